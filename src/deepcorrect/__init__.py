@@ -1,0 +1,55 @@
+"""DeepCorrect: keep a trained classifier's accuracy on distorted images, its weights untouched.
+
+Implements T. Borkar and L. Karam, "DeepCorrect: Correcting DNN Models against Image Distortions",
+IEEE Transactions on Image Processing 28(12), 2019.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from deepcorrect.adapter import AdaptedModel, AdapterConfig, correct, load
+from deepcorrect.alternatives import finetune
+from deepcorrect.augmentation import Augmentation
+from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.data import loader, open_data
+from deepcorrect.distortions import Distortion
+from deepcorrect.errors import DeepCorrectError, InputError, MissingExtraError
+from deepcorrect.evaluation import Grid, costs, evaluate
+from deepcorrect.models import resolve as load_model
+from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
+from deepcorrect.training import PAPER, Training, fit
+from deepcorrect.units import CorrectionUnit, UnitConfig
+
+try:
+    __version__ = version("deepcorrect-torch")
+except PackageNotFoundError:  # a source tree that was not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "PAPER",
+    "AdaptedModel",
+    "AdapterConfig",
+    "Augmentation",
+    "Classifier",
+    "CorrectionUnit",
+    "DeepCorrectError",
+    "Distortion",
+    "Grid",
+    "InputError",
+    "MissingExtraError",
+    "Preprocessing",
+    "Ranking",
+    "Training",
+    "UnitConfig",
+    "correct",
+    "costs",
+    "evaluate",
+    "finetune",
+    "fit",
+    "ideal_correction",
+    "load",
+    "load_model",
+    "load_ranking",
+    "loader",
+    "open_data",
+    "rank",
+]

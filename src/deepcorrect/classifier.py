@@ -1,0 +1,107 @@
+"""A network together with what it expects of an image: size, channels, mean, standard deviation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.errors import InputError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What turns a decoded image into a network's input.
+
+    The data reader resizes the shorter side to `resize` pixels (bilinear, antialiased), cuts
+    the central `input_size` square, and hands out floats in [0, 1]. Distortions act there.
+    `Classifier` then subtracts `mean` and divides by `std`.
+
+    Args:
+        input_size: height and width of the network's input, in pixels.
+        mean: per-channel mean of images in [0, 1]; its length is the number of channels (1 or 3).
+        std: per-channel standard deviation of images in [0, 1].
+        resize: shorter side before the central crop, in pixels; None takes `input_size`.
+    """
+
+    input_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.input_size < 1:
+            raise InputError(f"input size {self.input_size} is not a number of pixels above 0")
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise InputError(
+                f"mean has {len(self.mean)} values and std has {len(self.std)}: "
+                "both need one value (grey) or three (RGB)"
+            )
+        if any(value <= 0 for value in self.std):
+            raise InputError(f"std {self.std} has a value that is not above 0")
+        if self.resize is not None and self.resize < self.input_size:
+            raise InputError(
+                f"resize {self.resize} is smaller than the input size {self.input_size}"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels: 1 (grey) or 3 (RGB)."""
+        return len(self.mean)
+
+
+class Wrapper(nn.Module):
+    """A module around a `network`. Site names are always those of the network inside."""
+
+    network: nn.Module
+
+
+class Classifier(Wrapper):
+    """A network that takes images in [0, 1] and normalises them itself.
+
+    Args:
+        network: maps normalised images, N x C x H x W, to logits, N x classes.
+        preprocessing: what the network expects.
+        name: how results call it.
+        labels: the names of its classes, in the order of its logits; None where unknown.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        name: str = "model",
+        labels: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.preprocessing = preprocessing
+        self.name = name
+        self.labels = labels
+        shape = (1, preprocessing.channels, 1, 1)
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(shape), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, N x classes, of images in [0, 1], N x C x H x W."""
+        return self.network((images - self.mean) / self.std)
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """The network inside `model`, whatever it is wrapped in."""
+    while isinstance(model, Wrapper):
+        model = model.network
+    return model
+
+
+def preprocessing_of(model: nn.Module) -> Preprocessing | None:
+    """The preprocessing that comes with `model`, or None for a bare network."""
+    while isinstance(model, Wrapper):
+        if isinstance(model, Classifier):
+            return model.preprocessing
+        model = model.network
+    return None

@@ -1,0 +1,220 @@
+"""Accuracy over distortions and levels, and what a network costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.classifier import Preprocessing, preprocessing_of
+from deepcorrect.computing import Precision, autocast, device_of, inference, placed
+from deepcorrect.data import Batches, check_labels, count_of
+from deepcorrect.distortions import Distortion, generator_for, parse_all
+from deepcorrect.errors import InputError
+from deepcorrect.progress import progress
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy under one distortion. All values are shares of the images, 0 to 1.
+
+    Attributes:
+        distortion: with its levels.
+        top1: at each level.
+        top5: at each level.
+        clean_top1: on the undistorted images.
+    """
+
+    distortion: Distortion
+    top1: tuple[float, ...]
+    top5: tuple[float, ...]
+    clean_top1: float
+
+    @property
+    def mean_top1(self) -> float:
+        """The paper's average: over the clean images and every level."""
+        return (self.clean_top1 + sum(self.top1)) / (1 + len(self.top1))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Accuracy by distortion and level.
+
+    Attributes:
+        curves: one a distortion, by name.
+        images: number of images each value is a share of.
+        clean_top1, clean_top5: on the undistorted images.
+    """
+
+    curves: dict[str, Curve]
+    images: int
+    clean_top1: float
+    clean_top5: float
+
+    @property
+    def mean_top1(self) -> float:
+        """The mean of the distortions' `mean_top1`."""
+        return sum(curve.mean_top1 for curve in self.curves.values()) / len(self.curves)
+
+    def to_json(self) -> dict[str, Any]:
+        """The `distortions` part of a system in `results.json`."""
+        return {
+            name: {
+                "levels": list(curve.distortion.levels or ()),
+                "clip": curve.distortion.clip,
+                "quantize": curve.distortion.quantize,
+                "top1": list(curve.top1),
+                "top5": list(curve.top5),
+                "clean_top1": self.clean_top1,
+                "clean_top5": self.clean_top5,
+                "mean_top1": curve.mean_top1,
+            }
+            for name, curve in self.curves.items()
+        }
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Batches,
+    distortions: Sequence[str | Distortion] | str,
+    seed: int = 0,
+    precision: Precision = "float32",
+    task: str = "evaluation",
+) -> Grid:
+    """Measures top-1 and top-5 accuracy on clean images and at every level of every distortion.
+
+    The noise depends on the seed, the level and an image's place in the loader alone, so systems
+    evaluated with the same loader and seed see the same distorted images.
+
+    Args:
+        model: takes images in [0, 1]; runs in inference mode where it is.
+        loader: batches of (images, labels), in a fixed order.
+        distortions: specs such as `gaussian_blur` or `awgn:10,20`; without levels, the paper's
+            grid for the input size.
+        seed: of the noise.
+        precision: `bfloat16` runs faster and less exactly.
+        task: what the progress line says.
+
+    Raises:
+        InputError: a distortion or a label is not accepted, or there is no image.
+    """
+    device = device_of(model)
+    cells: list[tuple[Distortion, float]] = []
+    generators: list[torch.Generator] = []
+    grid: tuple[Distortion, ...] = ()
+    counts = torch.zeros(0)
+    images_seen = 0
+    with (
+        inference(model),
+        torch.no_grad(),
+        autocast(device, precision),
+        progress(task, count_of(loader)) as step,
+    ):
+        for images, labels in loader:
+            if not len(images):
+                continue
+            if not grid:
+                known = preprocessing_of(model)
+                pixels = known.input_size if known else min(images.shape[-2:])
+                grid = parse_all(distortions, pixels)
+                cells = [(kind, level) for kind in grid for level in kind.levels or ()]
+                generators = [generator_for(seed, kind.name, level) for kind, level in cells]
+                counts = torch.zeros(len(cells) + 1, 2, dtype=torch.long)
+            labels = labels.to(device)
+            logits = model(placed(images, device))
+            check_labels(labels, logits.shape[1])
+            counts[0] += _hits(logits, labels)
+            step(len(images) / (len(cells) + 1))
+            for row, (kind, level) in enumerate(cells):
+                distorted = kind(images, level, generators[row])
+                counts[row + 1] += _hits(model(placed(distorted, device)), labels)
+                step(len(images) / (len(cells) + 1))
+            images_seen += len(images)
+    if not images_seen:
+        raise InputError("there are no images to evaluate on")
+    shares = (counts.double() / images_seen).tolist()
+    clean_top1, clean_top5 = shares[0]
+    curves: dict[str, Curve] = {}
+    row = 1
+    for kind in grid:
+        rows = shares[row : row + len(kind.levels or ())]
+        row += len(rows)
+        top1, top5 = tuple(r[0] for r in rows), tuple(r[1] for r in rows)
+        curves[kind.name] = Curve(kind, top1, top5, clean_top1)
+    return Grid(curves, images_seen, clean_top1, clean_top5)
+
+
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many labels are the first, and among the first five, of the logits: shape (2,)."""
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a network costs.
+
+    Attributes:
+        parameters: in all, those of an adapter included.
+        trainable_parameters: of them, those that training changes.
+        multiply_adds: of the convolutions and linear layers, for one image.
+    """
+
+    parameters: int
+    trainable_parameters: int
+    multiply_adds: int
+
+
+def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
+    """Counts parameters, and multiply-adds by running one black image."""
+    total = 0
+
+    def count(module: nn.Module, args: Any, output: Tensor) -> None:
+        nonlocal total
+        del args
+        if isinstance(module, nn.Conv2d):
+            total += output[0].numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += output[0].numel() * module.in_features
+
+    handles = [module.register_forward_hook(count, prepend=True) for module in model.modules()]
+    size = preprocessing.input_size
+    image = torch.zeros(1, preprocessing.channels, size, size, device=device_of(model))
+    try:
+        with inference(model), torch.no_grad():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    parameters = list(model.parameters())
+    return Costs(
+        parameters=sum(p.numel() for p in parameters),
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        multiply_adds=total,
+    )
+
+
+def system_record(
+    grid: Grid, cost: Costs, *, trained: bool, images_seen: int, seconds: float
+) -> dict[str, Any]:
+    """One system as `results.json` and `evaluate --json` give it.
+
+    Args:
+        grid: its accuracies.
+        cost: its costs.
+        trained: whether its trainable parameters were trained; the baseline's were not.
+        images_seen: training images it saw, repeats counted.
+        seconds: its training time.
+    """
+    return {
+        "trainable_parameters": cost.trainable_parameters if trained else 0,
+        "parameters": cost.parameters,
+        "multiply_adds": cost.multiply_adds,
+        "images_seen": images_seen,
+        "training_seconds": round(seconds, 2),
+        "test_images": grid.images,
+        "distortions": grid.to_json(),
+    }

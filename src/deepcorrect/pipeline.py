@@ -1,0 +1,356 @@
+"""The run: measure, rank, correct, measure, report; each step reads and writes the run's folder."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import platform
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor, nn
+
+from deepcorrect import adapter, files
+from deepcorrect.alternatives import finetune
+from deepcorrect.classifier import Classifier
+from deepcorrect.computing import autocast, device_for, inference, placed, resolve_precision
+from deepcorrect.data import ImageSet, loader, open_data
+from deepcorrect.distortions import Distortion, generator_for, parse_all
+from deepcorrect.errors import InputError
+from deepcorrect.evaluation import costs, evaluate, system_record
+from deepcorrect.models import resolve
+from deepcorrect.models._resolve import output_classes
+from deepcorrect.progress import console
+from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
+from deepcorrect.recipe import CorrectionSystem, Recipe, System
+from deepcorrect.report import write_report
+from deepcorrect.training import fit
+
+EXAMPLES = 3
+EXAMPLE_PIXELS = 128
+
+
+def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
+    """Runs a recipe; the results, the report and everything needed to resume go to `folder`.
+
+    Steps whose files are whole are not repeated, so a run that was stopped at any moment goes on
+    with `resume` and gives the same figures.
+
+    Returns:
+        The path of `results.json`.
+
+    Raises:
+        InputError: the folder holds another run, or anything in the recipe cannot be used.
+    """
+    _open_folder(recipe, folder, resume)
+    this = _Run(recipe, folder)
+    records = {"baseline": this.measure("baseline", this.model, 0, 0.0, trained=False)}
+    ranking = this.rank() if this.needs_ranking else None
+    if ranking is not None and recipe.ideal.images:
+        this.ideal(ranking)
+    histories: dict[str, Any] = {}
+    systems: dict[str, nn.Module] = {"baseline": this.model}
+    for name, system in recipe.systems.items():
+        systems[name], histories[name] = this.train(name, system, ranking)
+        history = histories[name]
+        seconds = sum(epoch["seconds"] for epoch in history["epochs"])
+        records[name] = this.measure(
+            name, systems[name], history["images_seen"], seconds, trained=True
+        )
+        if isinstance(system, CorrectionSystem):
+            this.save_adapter(name, systems[name], records[name])
+    files.write_json(folder / "history.json", histories)
+    this.examples(systems)
+    this.finish(records)
+    this.log("report", path=str(write_report(folder)))
+    return folder / "results.json"
+
+
+def _open_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")):
+            raise InputError(f"{folder} is not empty and not a run: choose another --out")
+        files.write_text(path, recipe.to_yaml())
+        return
+    if not resume:
+        raise InputError(f"{folder} already holds a run: give --resume to go on, or another --out")
+    before = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+    now = _flat(yaml.safe_load(recipe.to_yaml()))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        shown = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed[:4])
+        raise InputError(
+            f"{folder} holds a run of another recipe ({shown}): resume it with the same recipe "
+            f"(deepcorrect run {path} --out {folder} --resume), or choose another --out"
+        )
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {key: value}
+    result: dict[str, Any] = {}
+    for name, inner in value.items():
+        result.update(_flat(inner, f"{key}.{name}" if key else str(name)))
+    return result
+
+
+class _Run:
+    """A run's model, data and folder, and one method a step."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.device = device_for(recipe.device)
+        self.model: Classifier = resolve(**recipe.model.model_dump()).to(self.device)
+        preprocessing = self.model.preprocessing
+        self.distortions: tuple[Distortion, ...] = parse_all(
+            recipe.distortion_list, preprocessing.input_size
+        )
+        self._open_data(output_classes(self.model, preprocessing))
+        self.needs_ranking = any(
+            isinstance(system, CorrectionSystem) for system in recipe.systems.values()
+        )
+        self.log("start", environment=self._environment())
+
+    def _open_data(self, classes: int) -> None:
+        data, preprocessing = self.recipe.data, self.model.preprocessing
+        seed = self.recipe.seed
+        train = open_data(data.train, preprocessing)
+        test = open_data(data.test, preprocessing)
+        if data.validation:
+            validation = open_data(data.validation, preprocessing)
+        else:
+            if data.validation_rows:
+                rows = _rows(Path(data.validation_rows))
+            else:
+                order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+                rows = order[: data.validation_images].sort().values.tolist()
+            validation = train.select(rows)
+            held_out = set(rows)
+            train = train.select(row for row in range(len(train)) if row not in held_out)
+        self.train_set = train.sample(data.train_images, seed)
+        self.test_set = test.sample(data.test_images, seed)
+        for images in (self.train_set, validation, self.test_set):
+            images.check_labels(classes)
+        count, ranked = len(validation), self.recipe.ranking.images
+        if ranked >= count:
+            raise InputError(
+                f"key 'ranking.images': given {ranked}; validation has {count} images, and some "
+                "must be left to choose the best epoch with"
+            )
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + 1)).tolist()
+        self.ranking_set = validation.select(sorted(order[:ranked]))
+        rest = order[ranked:]
+        self.ideal_set = validation.select(sorted(rest[: self.recipe.ideal.images]))
+        self.selection_set = validation.select(sorted(rest[: self.recipe.selection.images]))
+
+    def measure(
+        self, name: str, model: nn.Module, images_seen: int, seconds: float, *, trained: bool
+    ) -> dict[str, Any]:
+        """A system's accuracies and costs on the test images."""
+        path = self.folder / "checkpoints" / f"{name}.measured.json"
+        if path.exists():
+            return files.read_json(path)
+        started = time.monotonic()
+        grid = evaluate(
+            model,
+            self._loader(self.test_set),
+            self.distortions,
+            self.recipe.seed,
+            self.recipe.precision,
+            f"measuring {name}",
+        )
+        cost = costs(model, self.model.preprocessing)
+        record = system_record(
+            grid, cost, trained=trained, images_seen=images_seen, seconds=seconds
+        )
+        record["measuring_seconds"] = round(time.monotonic() - started, 2)
+        files.write_json(path, record)
+        means = {kind: round(curve.mean_top1, 4) for kind, curve in grid.curves.items()}
+        self.log("measured", system=name, clean_top1=round(grid.clean_top1, 4), mean_top1=means)
+        return record
+
+    def rank(self) -> Ranking:
+        """The ranking of all filters of the sites."""
+        if (self.folder / "ranking.json").exists():  # the last of its files
+            return load_ranking(self.folder)
+        section = self.recipe.ranking
+        ranking = rank(
+            self.model,
+            self._loader(self.ranking_set),
+            self.distortions,
+            section.method,
+            section.sites,
+            self.recipe.seed,
+            section.precision,
+        )
+        ranking.save(self.folder)
+        self.log("ranked", method=ranking.method, images=ranking.images, seconds=ranking.seconds)
+        return ranking
+
+    def ideal(self, ranking: Ranking) -> None:
+        """The ideal-correction curves of the ranking."""
+        path = self.folder / "ideal.json"
+        if path.exists():
+            return
+        started = time.monotonic()
+        curves = ideal_correction(
+            self.model,
+            self._loader(self.ideal_set),
+            ranking,
+            self.recipe.ideal.betas,
+            seed=self.recipe.seed + 1,
+            precision=self.recipe.ranking.precision,
+        )
+        files.write_json(path, {**curves.to_json(), "seconds": time.monotonic() - started})
+        self.log("ideal", images=curves.images, seconds=time.monotonic() - started)
+
+    def train(
+        self, name: str, system: System, ranking: Ranking | None
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """A system trained from the baseline, and its history."""
+        if isinstance(system, CorrectionSystem):
+            if ranking is None:
+                raise InputError(f"system {name!r} needs a ranking")
+            model: nn.Module = adapter.correct(
+                self.model, ranking, system.beta, system.unit, self.recipe.seed
+            )
+        else:
+            model = finetune(self.model)
+        batch = system.training.batch_size
+        validating = self._loader(self.selection_set) if len(self.selection_set) else None
+        history = fit(
+            model,
+            loader(self.train_set, batch, shuffle=True, workers=self.recipe.data.workers),
+            self.distortions,
+            system.training,
+            validating,
+            self.recipe.seed,
+            self.folder / "checkpoints" / f"{name}.pt",
+            f"training {name}",
+        )
+        self.log("trained", system=name, best=history.best, seconds=history.seconds)
+        return model, asdict(history)
+
+    def save_adapter(self, name: str, model: nn.Module, record: dict[str, Any]) -> None:
+        """The adapter's two files, with what it was measured to do."""
+        if not isinstance(model, adapter.AdaptedModel):
+            raise InputError(f"system {name!r} is not a corrected network")
+        folder = self.folder / ("adapter" if name == "deepcorrect" else f"adapter-{name}")
+        top1 = {kind: values["mean_top1"] for kind, values in record["distortions"].items()}
+        notes = {"distortions": [asdict(d) for d in self.distortions], "mean_top1": top1}
+        model.save(folder, json.loads(json.dumps(notes)))
+
+    def examples(self, systems: dict[str, nn.Module]) -> None:
+        """A few test images at every level, with every system's answers, for the report."""
+        path = self.folder / "examples.json"
+        if path.exists():
+            return
+        chosen = self.test_set.sample(EXAMPLES, self.recipe.seed + 2)
+        batches = [images for images, _ in self._loader(chosen)]
+        images = torch.cat(batches)
+        kept = [i for i in range(len(chosen)) if chosen.names[i] not in chosen.bad]
+        names = [self._class_name(chosen.labels[i]) for i in kept]
+        shown: dict[str, Any] = {}
+        for distortion in self.distortions:
+            levels = [0.0, *(distortion.levels or ())]
+            rows: list[dict[str, Any]] = [{"label": name, "cells": []} for name in names]
+            for level in levels:
+                generator = generator_for(self.recipe.seed, "examples", distortion.name, level)
+                batch = distortion(images, level, generator) if level else images
+                answers = {name: self._answers(model, batch) for name, model in systems.items()}
+                for number, row in enumerate(rows):
+                    said = {name: given[number] for name, given in answers.items()}
+                    row["cells"].append({"png": _png(batch[number]), "answers": said})
+            shown[distortion.name] = {"levels": levels, "rows": rows}
+        files.write_json(path, {"systems": list(systems), "distortions": shown})
+
+    def finish(self, records: dict[str, Any]) -> None:
+        """`results.json`, the run's figures in one file."""
+        seconds = sum(r["training_seconds"] + r["measuring_seconds"] for r in records.values())
+        for name in ("ranking.json", "ideal.json"):
+            if (self.folder / name).exists():
+                seconds += files.read_json(self.folder / name)["seconds"]
+        results = {
+            "schema": 1,
+            "name": self.recipe.name,
+            "model": self.model.name,
+            "data": self.recipe.data.test,
+            "seed": self.recipe.seed,
+            "seconds": round(seconds, 1),
+            "systems": records,
+        }
+        files.write_json(self.folder / "results.json", results)
+        for images in (self.train_set, self.ranking_set, self.selection_set, self.test_set):
+            images.warn_of_bad()
+
+    def log(self, event: str, **values: Any) -> None:
+        """Adds a line to `log.jsonl`."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **values}
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if event in ("ranked", "measured"):
+            shown = ", ".join(f"{key} {value}" for key, value in values.items())
+            console().print(f"{event}: {shown}", markup=False)
+
+    def _loader(self, images: ImageSet) -> Any:
+        data = self.recipe.data
+        return loader(images, data.batch_size, workers=data.workers)
+
+    def _answers(self, model: nn.Module, images: Tensor) -> list[str]:
+        with inference(model), torch.no_grad(), autocast(self.device, self.recipe.precision):
+            best = model(placed(images, self.device)).argmax(1).tolist()
+        return [self._class_name(index) for index in best]
+
+    def _class_name(self, index: int) -> str:
+        names = self.model.labels or self.test_set.classes or ()
+        return names[index] if index < len(names) else str(index)
+
+    def _environment(self) -> dict[str, Any]:
+        path = self.folder / "environment.json"
+        if not path.exists():
+            files.write_json(path, environment(self.device))
+        return files.read_json(path)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a run depends on: versions, machine, device."""
+    packages = ("deepcorrect-torch", "torch", "numpy", "pillow", "datasets", "accelerate")
+    values: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+    for package in packages:
+        try:
+            values[package] = version(package)
+        except PackageNotFoundError:
+            values[package] = "not installed"
+    return values | {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "auto_precision": resolve_precision(device, "auto"),
+    }
+
+
+def _rows(path: Path) -> list[int]:
+    value = files.read_json(path)
+    rows = value.get("rows") if isinstance(value, dict) else value
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, int) for row in rows):
+        raise InputError(f"{path} does not hold row numbers: a list, or a mapping with 'rows'")
+    return rows
+
+
+def _png(image: Tensor) -> str:
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture.thumbnail((EXAMPLE_PIXELS, EXAMPLE_PIXELS))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,66 @@
+"""Progress on stderr for anything longer than a few seconds: a bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LINE_INTERVAL_SECONDS = 5.0
+
+Advance = Callable[[float], None]
+
+
+def console() -> Console:
+    """The console that everything but a command's result is written to."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(task: str, total: int, unit: str = "images") -> Iterator[Advance]:
+    """Shows how far `task` is; yields a function that adds finished `unit`s.
+
+    On a terminal it draws a bar with the time left; elsewhere it prints a line every
+    5 seconds, so that logs show life too. Tasks under 5 seconds print nothing there.
+    """
+    screen = console()
+    if screen.is_terminal:
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=screen,
+            transient=True,
+        )
+        with bar:
+            handle = bar.add_task(task, total=total or None)
+            yield lambda amount: bar.advance(handle, amount)
+        return
+    started = last = time.monotonic()
+    done = 0.0
+
+    def advance(amount: float) -> None:
+        nonlocal done, last
+        done += amount
+        now = time.monotonic()
+        if now - last >= LINE_INTERVAL_SECONDS and done:
+            last = now
+            left = (now - started) / done * max(total - done, 0)
+            print(f"{task}: {done:.0f}/{total or '?'} {unit}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    yield advance

@@ -1,0 +1,148 @@
+"""The ranking as an object and as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deepcorrect import files
+from deepcorrect.distortions import Distortion
+from deepcorrect.errors import InputError, unknown
+
+TENSORS_FILE = "ranking.safetensors"
+LEVELS_FILE = "ranking_levels.safetensors"
+INFO_FILE = "ranking.json"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All filters of all sites, scored.
+
+    Attributes:
+        by_level: for each site, priorities (levels, filters); the levels are those of all
+            `distortions`, one after the other.
+        method: how they were measured.
+        distortions: with their levels.
+        images: number of clean images they were measured on.
+        seconds: how long it took.
+        seed: of the noise.
+    """
+
+    by_level: dict[str, Tensor]
+    method: str
+    distortions: tuple[Distortion, ...]
+    images: int
+    seconds: float
+    seed: int = 0
+
+    @property
+    def priorities(self) -> dict[str, Tensor]:
+        """For each site, its filters' priorities (filters,): the mean over all levels."""
+        return {site: values.mean(0) for site, values in self.by_level.items()}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The ranked sites, in the order of the network's modules."""
+        return tuple(self.by_level)
+
+    def order(self, site: str) -> list[int]:
+        """The site's filters, highest priority first; equal ones in their own order."""
+        if site not in self.by_level:
+            raise unknown("ranked site", site, self.by_level)
+        return torch.argsort(self.by_level[site].mean(0), descending=True, stable=True).tolist()
+
+    def top(self, beta: float | Mapping[str, float]) -> dict[str, list[int]]:
+        """The filters to correct: each site's first `beta`, ascending.
+
+        Args:
+            beta: share of a site's filters, above 0 and up to 1 (at least one filter is taken);
+                one for all sites, or one a site, the others being left out.
+
+        Raises:
+            InputError: beta is not a share, or names a site that was not ranked.
+        """
+        shares = dict(beta) if isinstance(beta, Mapping) else dict.fromkeys(self.sites, beta)
+        for site in shares:
+            if site not in self.by_level:
+                raise unknown("ranked site", site, self.by_level)
+        return {
+            site: sorted(self.order(site)[: count_for(shares[site], values.shape[1])])
+            for site, values in self.by_level.items()
+            if site in shares
+        }
+
+    def only(self, sites: Iterable[str]) -> Ranking:
+        """The same ranking for some of its sites."""
+        wanted = set(sites)
+        for site in wanted:
+            if site not in self.by_level:
+                raise unknown("ranked site", site, self.by_level)
+        kept = {site: values for site, values in self.by_level.items() if site in wanted}
+        return replace(self, by_level=kept)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `ranking.safetensors` (a tensor of priorities a site, under the site's name),
+        `ranking_levels.safetensors` (the same for each level) and `ranking.json` (how)."""
+        folder = Path(folder)
+        files.write_tensors(folder / LEVELS_FILE, self.by_level)
+        files.write_tensors(folder / TENSORS_FILE, self.priorities)
+        files.write_json(folder / INFO_FILE, self.info())
+        return folder
+
+    def info(self) -> dict[str, object]:
+        """What `ranking.json` holds."""
+        return {
+            "schema": 1,
+            "method": self.method,
+            "distortions": [
+                {"name": d.name, "levels": d.levels, "clip": d.clip, "quantize": d.quantize}
+                for d in self.distortions
+            ],
+            "sites": {site: values.shape[1] for site, values in self.by_level.items()},
+            "images": self.images,
+            "seconds": self.seconds,
+            "seed": self.seed,
+        }
+
+
+def load_ranking(folder: str | Path) -> Ranking:
+    """Reads what `Ranking.save` wrote.
+
+    Raises:
+        InputError: a file is missing, is not whole, or does not fit the others.
+    """
+    folder = Path(folder)
+    path = folder / INFO_FILE
+    info = files.read_json(path)
+    try:
+        distortions = tuple(
+            Distortion(d["name"], tuple(d["levels"]), d["clip"], d["quantize"])
+            for d in info["distortions"]
+        )
+        tensors = files.read_tensors(folder / LEVELS_FILE)
+        rows = sum(len(d.levels or ()) for d in distortions)
+        by_level = {}
+        for site, channels in info["sites"].items():
+            if site not in tensors or tensors[site].shape != (rows, channels):
+                raise InputError(f"{folder / LEVELS_FILE} does not hold site {site!r} of {path}")
+            by_level[site] = tensors[site]
+        return Ranking(
+            by_level, info["method"], distortions, info["images"], info["seconds"], info["seed"]
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a ranking's description: {error!r} is wrong") from None
+
+
+def count_for(beta: float, channels: int) -> int:
+    """How many of `channels` filters the share `beta` is: rounded, at least one.
+
+    Raises:
+        InputError: beta is not above 0 and up to 1.
+    """
+    if not 0 < beta <= 1:
+        raise InputError(f"beta={beta} is not a share of filters: it must be above 0 and at most 1")
+    return max(1, round(beta * channels))

@@ -1,0 +1,318 @@
+"""Recipes: one experiment as a YAML file, checked before anything runs."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from deepcorrect.computing import Precision
+from deepcorrect.distortions import Distortion
+from deepcorrect.errors import InputError, unknown
+from deepcorrect.ranking import BETAS, METHODS, count_for
+from deepcorrect.training import Training
+from deepcorrect.units import unit_config
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """The network: a MODEL spec and what the source does not tell; see `models.resolve`."""
+
+    spec: str
+    weights: str | None = None
+    classes: int | None = Field(default=None, ge=1)
+    input_size: int | None = Field(default=None, ge=1)
+    resize: int | None = Field(default=None, ge=1)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class DataSection(_Section):
+    """The images: DATA specs, and how many to use of each.
+
+    Attributes:
+        train: for correction and fine-tuning.
+        test: for the figures alone; read once a system.
+        validation: for ranking and for choosing the best epoch; without it, rows of `train`.
+        validation_rows: a JSON file with rows of `train` (a list, or `{"rows": [...]}`).
+        validation_images: without the two above, so many random rows of `train`.
+        train_images, test_images: random subsets; null takes all.
+        batch_size: for everything but training.
+        workers: decoding processes.
+    """
+
+    train: str
+    test: str
+    validation: str | None = None
+    validation_rows: str | None = None
+    validation_images: int = Field(default=1000, ge=2)
+    train_images: int | None = Field(default=None, ge=2)
+    test_images: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=250, ge=1)
+    workers: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> DataSection:
+        if self.validation and self.validation_rows:
+            raise ValueError("give validation or validation_rows, not both")
+        return self
+
+
+class DistortionSection(_Section):
+    """Levels of one distortion (null takes the paper's grid) and how its output is stored."""
+
+    levels: tuple[float, ...] | None = None
+    clip: bool = False
+    quantize: bool = False
+
+
+class RankingSection(_Section):
+    """How filters are ranked: on `images` of the validation images, at `sites` (null: all)."""
+
+    method: str = "path"
+    images: int = Field(default=500, ge=1)
+    sites: tuple[str, ...] | None = None
+    precision: Precision = "auto"
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"not one of {', '.join(METHODS)}")
+        return value
+
+
+class IdealSection(_Section):
+    """Ideal-correction curves, on validation images that the ranking did not see; 0 skips them."""
+
+    images: int = Field(default=200, ge=0)
+    betas: tuple[Share, ...] = BETAS
+
+
+class SelectionSection(_Section):
+    """Choosing the best epoch, on so many validation images that the ranking did not see."""
+
+    images: int = Field(default=500, ge=0)
+
+
+class CorrectionSystem(_Section):
+    """Correction units behind the first `beta` of each site's filters."""
+
+    method: Literal["deepcorrect"]
+    beta: Share | dict[str, Share] = 0.5
+    unit: str | dict[str, Any] = "bottleneck"
+    training: Training = Training()
+
+    @field_validator("unit")
+    @classmethod
+    def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        unit_config(value, 0)
+        return value
+
+
+class FinetuneSystem(_Section):
+    """A copy of the network with every parameter trained."""
+
+    method: Literal["finetune"]
+    training: Training = Training()
+
+
+System = Annotated[CorrectionSystem | FinetuneSystem, Field(discriminator="method")]
+
+
+class Recipe(_Section):
+    """One experiment: measure, rank, correct, measure, report."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+    precision: Precision = "float32"
+    model: ModelSection
+    data: DataSection
+    distortions: dict[str, DistortionSection] = Field(min_length=1)
+    ranking: RankingSection = RankingSection()
+    ideal: IdealSection = IdealSection()
+    selection: SelectionSection = SelectionSection()
+    systems: dict[str, System] = Field(min_length=1)
+
+    @field_validator("distortions")
+    @classmethod
+    def _distortions(cls, value: dict[str, DistortionSection]) -> dict[str, DistortionSection]:
+        for name, section in value.items():
+            Distortion(name, **section.model_dump())
+        return value
+
+    @field_validator("systems")
+    @classmethod
+    def _names(cls, value: dict[str, System]) -> dict[str, System]:
+        for name in value:
+            if name == "baseline" or not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(
+                    f"{name!r} cannot name a system: use letters, digits, - and _, not 'baseline'"
+                )
+        return value
+
+    @property
+    def distortion_list(self) -> tuple[Distortion, ...]:
+        """The distortions, as objects."""
+        return tuple(
+            Distortion(name, **section.model_dump()) for name, section in self.distortions.items()
+        )
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("deepcorrect") / "recipes"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if ".yaml" in item.name)
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe, applies `KEY=VALUE` overrides, and checks every key and value.
+
+    Args:
+        source: a YAML file, or the name of a shipped recipe. `based_on` in it names another one,
+            whose values it changes.
+        overrides: dotted keys and YAML values, such as `ranking.images=100` or
+            `distortions.awgn.levels=[10,20]`.
+
+    Raises:
+        InputError: the file cannot be read, a key is unknown, or a value is not accepted; it names
+            the key, the value and what is accepted.
+    """
+    values = _read(str(source), [])
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"recipe {source}: {_explain(error)}") from None
+
+
+def _read(source: str, chain: list[str]) -> dict[str, Any]:
+    path = Path(source)
+    text: str
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(f"there is no recipe file {path}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"recipe {path} cannot be read: {error}") from None
+    elif source in shipped():
+        text = (resources.files("deepcorrect") / "recipes" / f"{source}.yaml").read_text("utf-8")
+    else:
+        raise unknown("recipe", source, [*shipped(), "FILE.yaml"])
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {source} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"recipe {source} is not a mapping of keys to values")
+    base = values.pop("based_on", None)
+    if base is None:
+        return values
+    if source in chain:
+        raise InputError(f"recipe {source} is based on itself: {' -> '.join([*chain, source])}")
+    beside = path.parent / f"{base}"
+    return _merged(_read(str(beside if beside.is_file() else base), [*chain, source]), values)
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = _merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"{override!r} is not KEY=VALUE, such as ranking.images=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"the value of {override!r} is not YAML") from None
+    if isinstance(value, str):  # YAML 1.1 takes 1e-3 for a string
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if inner is None:
+            inner = place[parent] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"{override!r}: {parent!r} is a value ({inner!r}), not a section")
+        place = inner
+    place[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """Every problem, with its key, the value given and what is accepted."""
+    lines: list[str] = []
+    for problem in error.errors():
+        place = [str(p) for p in problem["loc"] if p not in ("deepcorrect", "finetune", "float")]
+        key = ".".join(part for part in place if not part.startswith(("dict[", "function-")))
+        if problem["type"] == "extra_forbidden":
+            accepted = _accepted_keys([str(part) for part in problem["loc"][:-1]])
+            lines.append(f"unknown key {key!r} (given {problem['input']!r}); accepted: {accepted}")
+        elif problem["type"] == "missing":
+            lines.append(f"key {key!r} is missing: it has no default")
+        elif problem["type"] == "union_tag_invalid":
+            lines.append(f"key '{key}.method': given {problem['ctx']['tag']!r}; "
+                         "accepted: 'deepcorrect', 'finetune'")
+        elif problem["type"] == "union_tag_not_found":
+            lines.append(f"key '{key}.method' is missing; accepted: 'deepcorrect', 'finetune'")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"key {key!r}: given {problem['input']!r}; {message}")
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _accepted_keys(place: Sequence[str]) -> str:
+    """The keys of the section at `place`."""
+    section: Any = Recipe
+    for part in place:
+        section = _inner(section, part)
+        if section is None:
+            return "see docs/recipes.md"
+    return ", ".join(section.model_fields)
+
+
+def _inner(section: Any, part: str) -> Any:
+    """The section under key `part` of a section, a mapping of sections, or a union of them."""
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        fields = section.model_fields
+        found = fields[part].annotation if part in fields else None
+    elif typing.get_origin(section) is dict:
+        found = typing.get_args(section)[1]
+    else:
+        tags = {"deepcorrect": CorrectionSystem, "finetune": FinetuneSystem}
+        return tags.get(part)
+    if typing.get_origin(found) in (typing.Union, types.UnionType):
+        models = [a for a in typing.get_args(found) if isinstance(a, type) and issubclass(a, BaseModel)]
+        return models[0] if len(models) == 1 else found
+    return found
+
+
+__all__ = ["Recipe", "count_for", "load_recipe", "shipped"]

@@ -1,0 +1,459 @@
+"""The one training loop, on accelerate: a system differs by its parameters and objective alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from torch import Tensor, nn
+
+from deepcorrect import files
+from deepcorrect.adapter import AdaptedModel
+from deepcorrect.augmentation import Augmentation, augment
+from deepcorrect.classifier import preprocessing_of
+from deepcorrect.computing import Precision, autocast, device_of, placed
+from deepcorrect.data import Batches, check_labels, count_of
+from deepcorrect.distortions import Distortion, generator_for, parse_all
+from deepcorrect.errors import DeepCorrectError, InputError, unknown
+from deepcorrect.evaluation import evaluate
+from deepcorrect.progress import console, progress
+
+Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Training(BaseModel):
+    """How a system is trained. The defaults are the modern recipe; `PAPER` is the paper's.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step (used by whoever builds the loader).
+        optimizer: `sgd` (Nesterov) or `adamw`.
+        learning_rate: its peak.
+        schedule: `one_cycle` (linear warm-up over the first `warm_up` of the steps, then a cosine
+            to zero) or `step` (divided by 10 every `step_epochs`).
+        warm_up: share of the steps.
+        step_epochs: for `step`.
+        momentum: of SGD.
+        weight_decay: on weights, not on biases and norms.
+        l1: L1 penalty on trained weights, added to the objective (the paper: 1e-5).
+        clean_share: share of each batch left undistorted (the paper: half).
+        objective: weights of `labels` (cross-entropy with the true class) and `logits`
+            (Kullback-Leibler divergence from the untouched network's answer to the clean image,
+            which needs no label).
+        augmentation: of the clean images, before they are distorted.
+        precision: `bfloat16` doubles to triples speed where the device has it; `auto` looks.
+        channels_last: memory layout of the images; faster nearly everywhere.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(default=2e-3, gt=0)
+    schedule: Literal["one_cycle", "step"] = "one_cycle"
+    warm_up: float = Field(default=0.15, ge=0, lt=1)
+    step_epochs: int = Field(default=10, ge=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    l1: float = Field(default=0.0, ge=0)
+    clean_share: float = Field(default=0.5, ge=0, le=1)
+    objective: dict[str, float] = Field(default={"labels": 1.0, "logits": 1.0})
+    augmentation: Augmentation = Augmentation()
+    precision: Precision = "auto"
+    channels_last: bool = True
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, weight in value.items():
+            if name not in OBJECTIVES:
+                raise ValueError(f"{name!r} is not one of {', '.join(OBJECTIVES)}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"the weight of {name!r} must be 0 or more")
+        if not any(value.values()):
+            raise ValueError("at least one objective needs a weight above 0")
+        return value
+
+
+def _labels(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+    del teacher
+    return F.cross_entropy(logits, labels)
+
+
+def _logits(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+    del labels
+    if teacher is None:
+        raise ValueError("the logits objective needs the teacher's logits")
+    return F.kl_div(
+        F.log_softmax(logits, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True
+    )
+
+
+OBJECTIVES: dict[str, Objective] = {"labels": _labels, "logits": _logits}
+
+PAPER = Training(
+    epochs=40,
+    optimizer="sgd",
+    learning_rate=0.1,
+    schedule="step",
+    step_epochs=10,
+    weight_decay=0.0,
+    l1=1e-5,
+    objective={"labels": 1.0},
+    augmentation=Augmentation(rotation=20, shift=0.15, zoom=0.25, flip=True),
+    precision="float32",
+    channels_last=False,
+)
+"""The paper's CIFAR-100 recipe for correction units; fine-tuning takes a learning rate of 0.01."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a training's history: losses are means over images, score is None where there
+    is no validation, seconds are of training and validation."""
+
+    number: int
+    loss: float
+    score: float | None
+    seconds: float
+
+
+@dataclass
+class History:
+    """What a training did.
+
+    Attributes:
+        epochs: one entry an epoch.
+        best: number of the epoch whose model was kept.
+        images_seen: training images, repeats counted.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: int = 0
+    images_seen: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Training and validation time in all."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+
+def fit(
+    model: nn.Module,
+    loader: Batches,
+    distortions: Sequence[str | Distortion] | str,
+    training: Training | None = None,
+    validation: Batches | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    task: str = "training",
+    **changes: Any,
+) -> History:
+    """Trains whatever of `model` requires gradients, on clean and distorted images.
+
+    Each batch keeps `clean_share` of its images clean; every other image gets a random distortion
+    at a random level. With a validation loader the epoch with the best mean top-1 (over clean and
+    all levels) is kept, otherwise the last. All randomness is a function of the seed and the step,
+    so a training that was killed and resumed ends as one that was not.
+
+    Args:
+        model: an `AdaptedModel` (its units are trained) or any module taking images in [0, 1].
+        loader: batches of (clean images, labels); it must have a length. Shuffle it.
+        distortions: specs; without levels, the paper's grid for the input size.
+        training: the settings; None takes the defaults.
+        validation: batches in a fixed order.
+        seed: of everything random.
+        checkpoint: a file written after each epoch; where it exists, training goes on from it.
+        task: what the progress line says.
+        **changes: attributes of `Training` to change, such as `epochs=5`.
+
+    Raises:
+        InputError: a setting, a label or the checkpoint does not fit; nothing is trainable.
+        DeepCorrectError: the loss is no longer finite.
+    """
+    training = _changed(training or Training(), changes)
+    return _Fit(model, loader, distortions, training, validation, seed, checkpoint, task).run()
+
+
+def _changed(training: Training, changes: Mapping[str, Any]) -> Training:
+    for name in changes:
+        if name not in Training.model_fields:
+            raise unknown("training setting", name, Training.model_fields)
+    try:
+        return Training.model_validate({**training.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"training {where}={first['input']!r}: {first['msg']}") from None
+
+
+class _Fit:
+    """The state of one training run."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Batches,
+        distortions: Sequence[str | Distortion] | str,
+        training: Training,
+        validation: Batches | None,
+        seed: int,
+        checkpoint: str | Path | None,
+        task: str,
+    ) -> None:
+        self.model = model
+        self.training = training
+        self.validation = validation
+        self.seed = seed
+        self.task = task
+        self.checkpoint = Path(checkpoint) if checkpoint else None
+        self.accelerator = Accelerator(cpu=device_of(model).type == "cpu")
+        several = self.accelerator.num_processes > 1
+        self.device = self.accelerator.device if several else device_of(model)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise InputError("nothing of this model is trainable: no parameter requires gradients")
+        needs_teacher = training.objective.get("logits", 0) > 0
+        self.teacher = _teacher(model).to(self.device) if needs_teacher else None
+        optimizer = _optimizer(self.parameters, training)
+        placement = [several, several]
+        self.runner, self.optimizer = self.accelerator.prepare(
+            model, optimizer, device_placement=placement
+        )
+        self.loader: Any = self.accelerator.prepare(loader) if several else loader
+        try:
+            self.steps: int = len(self.loader)
+        except TypeError:
+            raise InputError("the training loader must have a length (its number of batches)") from None
+        known = preprocessing_of(model)
+        self.pixels = known.input_size if known else None
+        self.specs = distortions
+        self.grid: tuple[Distortion, ...] = ()
+        self.history = History()
+        self.best_score = -math.inf
+        self.best_state: dict[str, Tensor] = {}
+
+    def run(self) -> History:
+        first = self._resume()
+        total = (self.training.epochs - first) * count_of(self.loader)
+        with (
+            torch.random.fork_rng(devices=[]),
+            progress(self.task, total) as step,
+        ):
+            for epoch in range(first, self.training.epochs):
+                torch.manual_seed(generator_for(self.seed, "epoch", epoch).initial_seed())
+                started = time.monotonic()
+                loss = self._epoch(epoch, step)
+                score = self._validate()
+                self._keep(epoch, loss, score, time.monotonic() - started)
+        _load_state(self.model, self.best_state)
+        self.model.eval()
+        return self.history
+
+    def _epoch(self, epoch: int, advance: Callable[[float], None]) -> float:
+        self.model.train()
+        total, images_seen = 0.0, 0
+        for step, (images, labels) in enumerate(self.loader):
+            if len(images) < 2:  # batch norm needs more than one value
+                continue
+            if not self.grid:
+                self.grid = parse_all(self.specs, self.pixels or min(images.shape[-2:]))
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    self.training, epoch * self.steps + step, self.training.epochs * self.steps,
+                    epoch,
+                )
+            generator = generator_for(
+                self.seed, "step", epoch, step, self.accelerator.process_index
+            )
+            loss = self._step(images, labels, generator)
+            if not math.isfinite(loss):
+                raise DeepCorrectError(
+                    f"{self.task}: the loss is {loss} in epoch {epoch + 1}: "
+                    "lower the learning rate or use float32"
+                )
+            total += loss * len(images)
+            images_seen += len(images)
+            advance(len(images))
+        if not images_seen:
+            raise InputError("there are no images to train on")
+        self.history.images_seen += images_seen * self.accelerator.num_processes
+        return total / images_seen
+
+    def _step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+        images = augment(images.cpu(), self.training.augmentation, generator)
+        labels = labels.to(self.device)
+        mixed = distort_some(images, self.grid, self.training.clean_share, generator)
+        layout = self.training.channels_last
+        teacher = None
+        with autocast(self.device, self.training.precision):
+            if self.teacher is not None:
+                with torch.no_grad():
+                    clean = placed(images, self.device, channels_last=layout)
+                    teacher = self.teacher(clean).float()
+            logits = self.runner(placed(mixed, self.device, channels_last=layout)).float()
+        if self.training.objective.get("labels", 0) > 0:
+            check_labels(labels, logits.shape[1])
+        loss = torch.zeros((), device=self.device)
+        for name, weight in self.training.objective.items():
+            if weight > 0:
+                loss = loss + weight * OBJECTIVES[name](logits, labels, teacher)
+        measured = float(loss.detach())
+        if self.training.l1 > 0:
+            weights = [p.abs().sum() for p in self.parameters if p.dim() > 1]
+            loss = loss + self.training.l1 * torch.stack(weights).sum()
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        return measured
+
+    def _validate(self) -> float | None:
+        if self.validation is None:
+            return None
+        name = f"{self.task}, validation"
+        grid = evaluate(
+            self.model, self.validation, self.grid, self.seed, self.training.precision, name
+        )
+        return grid.mean_top1
+
+    def _keep(self, epoch: int, loss: float, score: float | None, seconds: float) -> None:
+        if score is None or score > self.best_score:
+            self.best_score = -math.inf if score is None else score
+            self.best_state = {k: v.detach().cpu().clone() for k, v in _state(self.model).items()}
+            self.history.best = epoch
+        self.history.epochs.append(Epoch(epoch, loss, score, seconds))
+        if self.accelerator.is_main_process:
+            shown = "" if score is None else f", validation mean top-1 {score:.4f}"
+            console().print(
+                f"{self.task}: epoch {epoch + 1} of {self.training.epochs}, loss {loss:.4f}{shown}"
+            )
+            self._save()
+
+    def _signature(self) -> dict[str, Any]:
+        return {
+            "training": self.training.model_dump(mode="json"),
+            "seed": self.seed,
+            "distortions": [asdict(d) for d in self.grid],
+            "steps": self.steps,
+        }
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        files.write_checkpoint(
+            self.checkpoint,
+            {
+                "signature": self._signature(),
+                "state": dict(_state(self.model)),
+                "optimizer": self.optimizer.state_dict(),
+                "best_state": self.best_state,
+                "best_score": self.best_score,
+                "best": self.history.best,
+                "images_seen": self.history.images_seen,
+                "epochs": [asdict(epoch) for epoch in self.history.epochs],
+            },
+        )
+
+    def _resume(self) -> int:
+        """Loads the checkpoint, if there is one, and gives the epoch to go on with."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return 0
+        saved = files.read_checkpoint(self.checkpoint)
+        if self.pixels:
+            self.grid = parse_all(self.specs, self.pixels)
+        else:
+            self.grid = tuple(Distortion(**entry) for entry in saved["signature"]["distortions"])
+        if saved.get("signature") != self._signature():
+            raise InputError(
+                f"{self.checkpoint} is of a training with other settings: remove it, "
+                "or choose another folder"
+            )
+        _load_state(self.model, saved["state"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.best_state, self.best_score = saved["best_state"], saved["best_score"]
+        epochs = [Epoch(**entry) for entry in saved["epochs"]]
+        self.history = History(epochs, saved["best"], saved["images_seen"])
+        return len(epochs)
+
+
+def distort_some(
+    images: Tensor,
+    distortions: Sequence[Distortion],
+    clean_share: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Leaves `clean_share` of a batch clean and gives each other image a random distortion.
+
+    Args:
+        images: floats in [0, 1], N x C x H x W.
+        distortions: with their levels; kind and level are drawn uniformly.
+        clean_share: from 0 to 1.
+        generator: a CPU generator.
+    """
+    count = len(images)
+    order = torch.randperm(count, generator=generator)[round(count * clean_share) :]
+    kinds = torch.randint(len(distortions), (count,), generator=generator)
+    places = torch.rand(count, generator=generator)
+    result = images.clone()
+    for number, distortion in enumerate(distortions):
+        rows = order[kinds[order] == number].sort().values
+        if len(rows):
+            levels = torch.tensor(distortion.levels)
+            chosen = levels[(places[rows] * len(levels)).long()]
+            result[rows] = distortion(images[rows], chosen.to(images.device), generator)
+    return result
+
+
+def learning_rate(training: Training, step: int, steps: int, epoch: int) -> float:
+    """The learning rate at `step` of `steps`, in `epoch`, all from 0."""
+    peak = training.learning_rate
+    if training.schedule == "step":
+        return peak / 10 ** (epoch // training.step_epochs)
+    place = (step + 0.5) / steps
+    if place < training.warm_up:
+        return peak * place / training.warm_up
+    return peak * 0.5 * (1 + math.cos(math.pi * (place - training.warm_up) / (1 - training.warm_up)))
+
+
+def _optimizer(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=training.learning_rate)
+    return torch.optim.SGD(
+        groups,
+        lr=training.learning_rate,
+        momentum=training.momentum,
+        nesterov=training.momentum > 0,
+    )
+
+
+def _teacher(model: nn.Module) -> nn.Module:
+    """The untouched network: the adapted model's own base, or a frozen copy of the model."""
+    if isinstance(model, AdaptedModel):
+        return model.network
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _state(model: nn.Module) -> Mapping[str, Tensor]:
+    return model.adapter_tensors() if isinstance(model, AdaptedModel) else model.state_dict()
+
+
+def _load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    if isinstance(model, AdaptedModel):
+        model.load_adapter_tensors(state)
+    else:
+        model.load_state_dict(state)

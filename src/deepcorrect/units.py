@@ -1,0 +1,167 @@
+"""Correction units: small residual stacks that read ranked filters' outputs (paper, section IV).
+
+A unit maps N x n x H x W to a residual of the same shape, n being the number of corrected
+filters. The adapter adds it to what it read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from deepcorrect.errors import InputError, unknown
+
+
+class UnitConfig(BaseModel):
+    """The shape of a correction unit.
+
+    Attributes:
+        width: hidden channels; None takes `width_share` of the corrected filters.
+        width_share: hidden channels as a share of the corrected filters.
+        kernel_size: of the k x k stages; odd.
+        dilations: one k x k stage for each entry.
+        separable: each k x k stage is a 1 x k and a k x 1 convolution (rank-constrained).
+        norm_first: a batch norm before the first convolution.
+        affine: the corrected filters, behind the sum, get a trained scale and shift each. Before
+            a frozen batch norm this is the same as training that norm's weight and bias.
+        start: `identity` sets the last convolution to zero, so that an untrained unit changes
+            nothing; `he` draws it as the others (He et al. 2015).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int | None = Field(default=None, ge=1)
+    width_share: float = Field(default=1.0, gt=0, le=4)
+    kernel_size: Literal[1, 3, 5, 7] = 3
+    dilations: tuple[int, ...] = Field(default=(1, 1), max_length=8)
+    separable: bool = False
+    norm_first: bool = False
+    affine: bool = False
+    start: Literal["identity", "he"] = "identity"
+
+
+def _full(position: int, share: float = 1.0, separable: bool = False) -> UnitConfig:
+    return UnitConfig(
+        width_share=share,
+        kernel_size=5 if position == 0 else 3,
+        separable=separable,
+    )
+
+
+def _bottleneck(position: int) -> UnitConfig:
+    return UnitConfig(width_share=0.5, dilations=(1, 1, 2) if position == 0 else (1, 1, 1))
+
+
+def _lite(position: int) -> UnitConfig:
+    return UnitConfig(width=128, dilations=(1, 2) if position <= 1 else (1, 1))
+
+
+def _cifar(position: int) -> UnitConfig:
+    del position
+    return UnitConfig(width=64, norm_first=True, affine=True)
+
+
+KINDS = {
+    "full": _full,
+    "bottleneck": _bottleneck,
+    "lite": _lite,
+    "cifar": _cifar,
+    "rank_constrained": lambda position: _full(position, separable=True),
+}
+"""The paper's units: a name, and the configuration at the site's position (0 is the first site).
+
+full: "CW", width n, two stages (5 x 5 at the first site). bottleneck: width n/2, three stages, the
+last dilated by 2 at the first site. lite: width 128, the second stage dilated by 2 at the first two
+sites. cifar: batch norm first, width 64, trainable scale and shift behind the sum.
+rank_constrained: full with separable stages.
+"""
+
+DESCRIPTIONS = {
+    "full": "the paper's CW unit: as wide as the corrected filters, two k x k stages",
+    "bottleneck": "half as wide, three 3 x 3 stages",
+    "lite": "128 wide, two 3 x 3 stages",
+    "cifar": "the paper's CIFAR unit: batch norm first, 64 wide, trained scale and shift behind",
+    "rank_constrained": "full, with separable 1 x k and k x 1 stages",
+}
+
+
+UnitChoice = str | UnitConfig | Mapping[str, Any]
+
+
+def unit_config(choice: UnitChoice, position: int) -> UnitConfig:
+    """The configuration of a unit at the network's site number `position`, from 0.
+
+    Args:
+        choice: a kind; or a mapping with a `kind` and the attributes to change; or a configuration,
+            which is returned as it is.
+        position: place of the site among the corrected ones, first to run first.
+
+    Raises:
+        InputError: no such kind, no such attribute, or a value that is not accepted.
+    """
+    if isinstance(choice, UnitConfig):
+        return choice
+    changes = {} if isinstance(choice, str) else dict(choice)
+    kind = choice if isinstance(choice, str) else str(changes.pop("kind", "full"))
+    if kind not in KINDS:
+        raise unknown("correction unit", kind, KINDS)
+    try:
+        return UnitConfig.model_validate({**KINDS[kind](position).model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"unit option {where}={first['input']!r} is not accepted: {first['msg']}. "
+            f"Options: {', '.join(UnitConfig.model_fields)}"
+        ) from None
+
+
+class CorrectionUnit(nn.Module):
+    """1x1 convolution, batch norm, ReLU; k x k stages likewise; a linear 1x1 convolution back.
+
+    Args:
+        filters: number of corrected filters, n.
+        config: its shape.
+        generator: draws the He-initialised weights (He et al. 2015, fan-in).
+    """
+
+    def __init__(
+        self, filters: int, config: UnitConfig, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.filters = filters
+        width = config.width or max(1, round(filters * config.width_share))
+        layers: list[nn.Module] = [nn.BatchNorm2d(filters)] if config.norm_first else []
+        layers += [nn.Conv2d(filters, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        k = config.kernel_size
+        for dilation in config.dilations:
+            shapes = [(1, k), (k, 1)] if config.separable else [(k, k)]
+            for shape in shapes:
+                padding = tuple((side - 1) // 2 * dilation for side in shape)
+                layers.append(
+                    nn.Conv2d(width, width, shape, padding=padding, dilation=dilation, bias=False)
+                )
+            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+        last = nn.Conv2d(width, filters, 1)
+        self.residual = nn.Sequential(*layers, last)
+        for module in self.residual.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        with torch.no_grad():
+            if last.bias is not None:
+                last.bias.zero_()
+            if config.start == "identity":
+                last.weight.zero_()
+        self.scale = nn.Parameter(torch.ones(filters, 1, 1)) if config.affine else None
+        self.shift = nn.Parameter(torch.zeros(filters, 1, 1)) if config.affine else None
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The corrected maps, N x n x H x W: what was read plus the residual (paper, eq. 6)."""
+        corrected = maps + self.residual(maps)
+        if self.scale is not None:
+            corrected = corrected * self.scale + self.shift
+        return corrected
