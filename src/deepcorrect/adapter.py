@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -74,6 +75,8 @@ class AdaptedModel(Wrapper):
     ) -> None:
         super().__init__()
         modules = sites.find(network, config.sites)
+        for name, module in modules.items():
+            _check_site(name, module, config.sites[name])
         self.config = config
         self.network = network
         self.units = nn.ModuleDict()
@@ -84,7 +87,6 @@ class AdaptedModel(Wrapper):
         self._handles = []
         for name in modules:
             site = config.sites[name]
-            _check_site(name, modules[name], site)
             key = name.replace(".", "/")  # module names may not hold dots
             unit = CorrectionUnit(len(site.filters), site.unit, generator)
             self.units[key] = unit.to(parameters.device, parameters.dtype)
@@ -93,29 +95,30 @@ class AdaptedModel(Wrapper):
                 torch.tensor(site.filters, device=parameters.device),
                 persistent=False,
             )
-            self._handles.append(modules[name].register_forward_hook(self._correction(name, key)))
+            # a bound method, not a closure: a copy of this object is corrected by its own units
+            hook = functools.partial(self._correct, name, key)
+            self._handles.append(modules[name].register_forward_hook(hook))
         self._training_modes = {module: module.training for module in network.modules()}
         self._frozen = {p: p.requires_grad for p in network.parameters()}
         network.requires_grad_(False)
         self.train(False)
 
-    def _correction(self, name: str, key: str) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-            del module, args
-            if not self._active:
-                return None
-            channels = self.config.sites[name].channels
-            if not isinstance(output, Tensor) or output.dim() != 4 or output.shape[1] != channels:
-                given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise InputError(
-                    f"site {name!r} gives {given}: a corrected site must give "
-                    f"N x {channels} x H x W"
-                )
-            filters = self.get_buffer(f"filters/{key}")
-            corrected = self.units[key](output.index_select(1, filters))
-            return output.index_copy(1, filters, corrected.to(output.dtype))
-
-        return hook
+    def _correct(
+        self, name: str, key: str, module: nn.Module, args: Any, output: Tensor
+    ) -> Tensor | None:
+        """The forward hook of the site `name`."""
+        del module, args
+        if not self._active:
+            return None
+        channels = self.config.sites[name].channels
+        if not isinstance(output, Tensor) or output.dim() != 4 or output.shape[1] != channels:
+            given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise InputError(
+                f"site {name!r} gives {given}: a corrected site must give N x {channels} x H x W"
+            )
+        filters = self.get_buffer(f"filters/{key}")
+        corrected = self.units[key](output.index_select(1, filters))
+        return output.index_copy(1, filters, corrected.to(output.dtype))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output with corrections; the baseline's inside `disabled()`."""
@@ -237,11 +240,16 @@ def correct(
         chosen = ranking.top(beta)
     if not chosen:
         raise InputError("no site is to be corrected: name at least one")
+    for name, filters in chosen.items():
+        if not filters:
+            raise InputError(
+                f"no filter of {name!r} is to be corrected: name one, or drop the site"
+            )
     modules = sites.find(model, chosen)
     entries = {
         name: SiteConfig(
             filters=tuple(chosen[name]),
-            channels=_channels(name, module),
+            channels=filter_count(name, module),
             unit=unit_config(unit, position),
         )
         for position, (name, module) in enumerate(modules.items())
@@ -262,15 +270,7 @@ def load(model: nn.Module, folder: str | Path) -> AdaptedModel:
         InputError: a file is missing or not whole, or the network is another one.
     """
     folder = Path(folder)
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise InputError(f"{folder} holds no adapter: it has no {CONFIG_FILE}")
-    try:
-        config = AdapterConfig.model_validate(files.read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path} is not an adapter's configuration: {where}: {first['msg']}") from None
+    config = read_config(folder)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise InputError(f"{folder} holds no whole adapter: it has no {WEIGHTS_FILE}")
@@ -301,6 +301,25 @@ def load(model: nn.Module, folder: str | Path) -> AdaptedModel:
     return adapted
 
 
+def read_config(folder: str | Path) -> AdapterConfig:
+    """Reads a saved adapter's configuration.
+
+    Raises:
+        InputError: there is none, or it is not one.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} holds no adapter: it has no {CONFIG_FILE}")
+    try:
+        return AdapterConfig.model_validate(files.read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{path} is not an adapter's configuration: {where}: {first['msg']}"
+        ) from None
+
+
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and values of the network's floating-point tensors."""
     digest = hashlib.sha256()
@@ -312,7 +331,12 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _channels(name: str, module: nn.Module) -> int:
+def filter_count(name: str, module: nn.Module) -> int:
+    """Number of filters of the site `name`.
+
+    Raises:
+        InputError: the module does not say.
+    """
     for attribute in ("out_channels", "num_features", "num_channels"):
         value = getattr(module, attribute, None)
         if isinstance(value, int):
@@ -324,13 +348,13 @@ def _channels(name: str, module: nn.Module) -> int:
 
 
 def _check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
-    channels = _channels(name, module)
+    channels = filter_count(name, module)
     if channels != site.channels:
         raise InputError(
             f"site {name!r} has {channels} filters; the adapter was made for {site.channels}"
         )
     if list(site.filters) != sorted(set(site.filters)) or not (
-        0 <= site.filters[0] and site.filters[-1] < channels
+        site.filters[0] >= 0 and site.filters[-1] < channels
     ):
         raise InputError(
             f"the filters to correct at {name!r} must be ascending, each once, "

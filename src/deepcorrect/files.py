@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deepcorrect.errors import InputError
+
+NO_ROOM_BYTES = 1 << 16  # a write that failed with less than this left failed for want of room
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
@@ -35,8 +40,39 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except Exception as error:
+        if disk_full(error) or shutil.disk_usage(path.parent).free < NO_ROOM_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that the disk is full.
+
+    Libraries wrap the system's error in their own, some with nothing but its text.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def check_folder(path: Path) -> None:
+    """Checks that `path` can be a folder, before anything is computed that goes there.
+
+    Raises:
+        InputError: it, or what it would lie in, is a file.
+    """
+    for place in (path, *path.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise InputError(f"{place} is a file, and a folder is needed there")
+            return
 
 
 def write_text(path: Path, text: str) -> None:
@@ -97,7 +133,8 @@ def read_checkpoint(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles that it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds, pickle's own among them
         raise InputError(
             f"{path} is not a PyTorch file of tensors that can be read safely "

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from deepcorrect import adapter, files
+from deepcorrect import adapter, files, sites
 from deepcorrect.alternatives import finetune
 from deepcorrect.classifier import Classifier
 from deepcorrect.computing import autocast, device_for, inference, placed, resolve_precision
@@ -26,8 +26,7 @@ from deepcorrect.data import ImageSet, loader, open_data
 from deepcorrect.distortions import Distortion, generator_for, parse_all
 from deepcorrect.errors import InputError
 from deepcorrect.evaluation import costs, evaluate, system_record
-from deepcorrect.models import resolve
-from deepcorrect.models._resolve import output_classes
+from deepcorrect.models import output_classes, resolve
 from deepcorrect.progress import console
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
 from deepcorrect.recipe import CorrectionSystem, Recipe, System
@@ -50,8 +49,9 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
     Raises:
         InputError: the folder holds another run, or anything in the recipe cannot be used.
     """
-    _open_folder(recipe, folder, resume)
     this = _Run(recipe, folder)
+    _open_folder(recipe, folder, resume)
+    this.log("start", environment=this.environment())
     records = {"baseline": this.measure("baseline", this.model, 0, 0.0, trained=False)}
     ranking = this.rank() if this.needs_ranking else None
     if ranking is not None and recipe.ideal.images:
@@ -75,6 +75,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
 
 
 def _open_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    files.check_folder(folder)
     path = folder / "recipe.yaml"
     if not path.exists():
         if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")):
@@ -115,10 +116,17 @@ class _Run:
             recipe.distortion_list, preprocessing.input_size
         )
         self._open_data(output_classes(self.model, preprocessing))
-        self.needs_ranking = any(
-            isinstance(system, CorrectionSystem) for system in recipe.systems.values()
-        )
-        self.log("start", environment=self._environment())
+        corrections = [s for s in recipe.systems.values() if isinstance(s, CorrectionSystem)]
+        self.needs_ranking = bool(corrections)
+        found = sites.find(self.model, recipe.ranking.sites)
+        for system in corrections:
+            corrected = found
+            if isinstance(system.beta, dict):
+                corrected = sites.find(self.model, system.beta)
+                if not corrected.keys() <= found.keys():
+                    raise InputError("key 'beta' names a site that ranking.sites leaves out")
+            for name, module in corrected.items():
+                adapter.filter_count(name, module)
 
     def _open_data(self, classes: int) -> None:
         data, preprocessing = self.recipe.data, self.model.preprocessing
@@ -246,8 +254,13 @@ class _Run:
             raise InputError(f"system {name!r} is not a corrected network")
         folder = self.folder / ("adapter" if name == "deepcorrect" else f"adapter-{name}")
         top1 = {kind: values["mean_top1"] for kind, values in record["distortions"].items()}
-        notes = {"distortions": [asdict(d) for d in self.distortions], "mean_top1": top1}
-        model.save(folder, json.loads(json.dumps(notes)))
+        notes = {
+            "distortions": [asdict(distortion) for distortion in self.distortions],
+            "images_seen": record["images_seen"],
+            "training_seconds": record["training_seconds"],
+            "mean_top1": top1,
+        }
+        model.save(folder, notes)
 
     def examples(self, systems: dict[str, nn.Module]) -> None:
         """A few test images at every level, with every system's answers, for the report."""
@@ -314,7 +327,8 @@ class _Run:
         names = self.model.labels or self.test_set.classes or ()
         return names[index] if index < len(names) else str(index)
 
-    def _environment(self) -> dict[str, Any]:
+    def environment(self) -> dict[str, Any]:
+        """What the run was started with."""
         path = self.folder / "environment.json"
         if not path.exists():
             files.write_json(path, environment(self.device))

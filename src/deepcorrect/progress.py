@@ -1,4 +1,4 @@
-"""Progress on stderr for anything longer than a few seconds: a bar on a terminal, lines elsewhere."""
+"""Progress on stderr for anything longer than a few seconds."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ Advance = Callable[[float], None]
 
 
 def console() -> Console:
-    """The console that everything but a command's result is written to."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    """The console that everything but a command's result is written to.
+
+    It prints text as it is: names of files may hold brackets.
+    """
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -61,6 +64,10 @@ def progress(task: str, total: int, unit: str = "images") -> Iterator[Advance]:
         if now - last >= LINE_INTERVAL_SECONDS and done:
             last = now
             left = (now - started) / done * max(total - done, 0)
-            print(f"{task}: {done:.0f}/{total or '?'} {unit}, {left:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{task}: {done:.0f}/{total or '?'} {unit}, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     yield advance

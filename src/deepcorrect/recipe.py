@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -10,16 +11,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from deepcorrect.computing import Precision
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import KINDS, Distortion
 from deepcorrect.errors import InputError, unknown
-from deepcorrect.ranking import BETAS, METHODS, count_for
+from deepcorrect.ranking import BETAS, METHODS
 from deepcorrect.training import Training
 from deepcorrect.units import unit_config
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -69,10 +79,19 @@ class DataSection(_Section):
         return self
 
 
+def _known_distortion(name: str) -> str:
+    if name not in KINDS:
+        raise unknown("distortion", name, KINDS)
+    return name
+
+
+DistortionName = Annotated[str, AfterValidator(_known_distortion)]
+
+
 class DistortionSection(_Section):
     """Levels of one distortion (null takes the paper's grid) and how its output is stored."""
 
-    levels: tuple[float, ...] | None = None
+    levels: Annotated[tuple[Level, ...], Field(min_length=1)] | None = None
     clip: bool = False
     quantize: bool = False
 
@@ -110,9 +129,17 @@ class CorrectionSystem(_Section):
     """Correction units behind the first `beta` of each site's filters."""
 
     method: Literal["deepcorrect"]
-    beta: Share | dict[str, Share] = 0.5
+    beta: float | dict[str, float] = 0.5
     unit: str | dict[str, Any] = "bottleneck"
     training: Training = Training()
+
+    @field_validator("beta", mode="before")
+    @classmethod
+    def _shares(cls, value: Any) -> Any:
+        for share in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+                raise ValueError("a share of filters is above 0 and at most 1, one or one a site")
+        return value
 
     @field_validator("unit")
     @classmethod
@@ -140,7 +167,7 @@ class Recipe(_Section):
     precision: Precision = "float32"
     model: ModelSection
     data: DataSection
-    distortions: dict[str, DistortionSection] = Field(min_length=1)
+    distortions: dict[DistortionName, DistortionSection] = Field(min_length=1)
     ranking: RankingSection = RankingSection()
     ideal: IdealSection = IdealSection()
     selection: SelectionSection = SelectionSection()
@@ -178,7 +205,15 @@ class Recipe(_Section):
 def shipped() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("deepcorrect") / "recipes"
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if ".yaml" in item.name)
+    return sorted(
+        item.name.removesuffix(".yaml") for item in folder.iterdir() if ".yaml" in item.name
+    )
+
+
+def load_summary(name: str) -> str:
+    """The first comment line of a shipped recipe."""
+    text = (resources.files("deepcorrect") / "recipes" / f"{name}.yaml").read_text("utf-8")
+    return text.splitlines()[0].removeprefix("# ")
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -225,7 +260,7 @@ def _read(source: str, chain: list[str]) -> dict[str, Any]:
         raise InputError(f"recipe {source} is not a mapping of keys to values")
     base = values.pop("based_on", None)
     if base is None:
-        return values
+        return _merged({}, values)
     if source in chain:
         raise InputError(f"recipe {source} is based on itself: {' -> '.join([*chain, source])}")
     beside = path.parent / f"{base}"
@@ -233,10 +268,12 @@ def _read(source: str, chain: list[str]) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, section by section; sections that YAML anchors share are copied."""
     result = dict(base)
     for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = _merged(result[key], value)
+        if isinstance(value, Mapping):
+            below = result.get(key)
+            result[key] = _merged(below if isinstance(below, dict) else {}, value)
         else:
             result[key] = value
     return result
@@ -250,11 +287,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise InputError(f"the value of {override!r} is not YAML") from None
-    if isinstance(value, str):  # YAML 1.1 takes 1e-3 for a string
-        try:
+    if value == text.strip() and text[-1:].isdigit():  # YAML 1.1 takes 1e-3 for a string
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     *parents, last = key.split(".")
     place = values
     for parent in parents:
@@ -271,22 +306,35 @@ def _explain(error: ValidationError) -> str:
     """Every problem, with its key, the value given and what is accepted."""
     lines: list[str] = []
     for problem in error.errors():
-        place = [str(p) for p in problem["loc"] if p not in ("deepcorrect", "finetune", "float")]
-        key = ".".join(part for part in place if not part.startswith(("dict[", "function-")))
+        key = _key_of(problem["loc"])
         if problem["type"] == "extra_forbidden":
             accepted = _accepted_keys([str(part) for part in problem["loc"][:-1]])
             lines.append(f"unknown key {key!r} (given {problem['input']!r}); accepted: {accepted}")
         elif problem["type"] == "missing":
             lines.append(f"key {key!r} is missing: it has no default")
         elif problem["type"] == "union_tag_invalid":
-            lines.append(f"key '{key}.method': given {problem['ctx']['tag']!r}; "
-                         "accepted: 'deepcorrect', 'finetune'")
+            lines.append(
+                f"key '{key}.method': given {_tag_of(problem['input'])!r}; "
+                "accepted: 'deepcorrect', 'finetune'"
+            )
         elif problem["type"] == "union_tag_not_found":
             lines.append(f"key '{key}.method' is missing; accepted: 'deepcorrect', 'finetune'")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"key {key!r}: given {problem['input']!r}; {message}")
     return "; ".join(dict.fromkeys(lines))
+
+
+def _key_of(place: Sequence[int | str]) -> str:
+    """The dotted key of a problem, without the parts that pydantic adds for unions."""
+    parts = [str(part) for part in place]
+    if parts[:1] == ["systems"] and len(parts) > 2:
+        del parts[2]  # the method's tag
+    return ".".join(part for part in parts if part != "[key]")
+
+
+def _tag_of(section: Any) -> Any:
+    return section.get("method") if isinstance(section, dict) else section
 
 
 def _accepted_keys(place: Sequence[str]) -> str:
@@ -310,9 +358,8 @@ def _inner(section: Any, part: str) -> Any:
         tags = {"deepcorrect": CorrectionSystem, "finetune": FinetuneSystem}
         return tags.get(part)
     if typing.get_origin(found) in (typing.Union, types.UnionType):
-        models = [a for a in typing.get_args(found) if isinstance(a, type) and issubclass(a, BaseModel)]
+        models = [
+            a for a in typing.get_args(found) if isinstance(a, type) and issubclass(a, BaseModel)
+        ]
         return models[0] if len(models) == 1 else found
     return found
-
-
-__all__ = ["Recipe", "count_for", "load_recipe", "shipped"]

@@ -1,4 +1,4 @@
-"""Sites: finding convolutions by name, reading their outputs, and re-running what is behind them."""
+"""Sites: finding convolutions, reading their outputs, re-running what is behind them."""
 
 from __future__ import annotations
 
@@ -96,15 +96,28 @@ def _as_maps(name: str, output: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class _Call:
-    """One module call of a recorded pass: when it began and ended, and what it gave."""
+    """One module call of a recorded pass: when it began and ended, what it gave, and what it left
+    in the arguments that it changed in place (by position)."""
 
     start: int
     end: int
     output: Any
+    changed: dict[int, Tensor]
 
-    def recall(self) -> Any:
-        """A copy of the output, as the layers behind may change what they get in place."""
+    def recall(self, args: tuple[Any, ...]) -> Any:
+        """A copy of the output, as the layers behind may change what they get in place.
+
+        What the call did to its arguments is done again: a shortcut may read them later.
+        """
+        for place, value in self.changed.items():
+            args[place].copy_(value)
         return _copied(self.output)
+
+
+def _versions(args: tuple[Any, ...]) -> dict[int, int]:
+    """Counts, by position, of the changes made in place so far to each tensor among `args`."""
+    tensors = {place: value for place, value in enumerate(args) if isinstance(value, Tensor)}
+    return {place: value._version for place, value in tensors.items() if not value.is_inference()}
 
 
 def _copied(output: Any) -> Any:
@@ -146,8 +159,13 @@ class Replay:
         def record(module: nn.Module, forward: Forward, *args: Any, **kw: Any) -> Any:
             nonlocal clock
             start, clock = clock, clock + 1
+            before = _versions(args)
             output = forward(*args, **kw)
-            self._calls[module].append(_Call(start, clock, _copied(output)))
+            after = _versions(args)
+            changed = {
+                place: args[place].clone() for place in before if before[place] != after[place]
+            }
+            self._calls[module].append(_Call(start, clock, _copied(output), changed))
             clock += 1
             return output
 
@@ -182,7 +200,7 @@ class Replay:
                 return forward(*args, **kw)
             if call.end < end:
                 position = call.end
-                return call.recall()
+                return call.recall(args)
             position = call.start + 1
             output = forward(*args, **kw)
             position = call.end
@@ -199,7 +217,9 @@ def _routed(model: nn.Module, through: Callable[..., Any]) -> Iterator[None]:
     def route(module: nn.Module, forward: Forward) -> Forward:
         return lambda *args, **kw: through(module, forward, *args, **kw)
 
-    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    modules = [
+        module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
+    ]
     own = {module: module.__dict__["forward"] for module in modules if "forward" in module.__dict__}
     try:
         for module in modules:

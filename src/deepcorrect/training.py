@@ -21,7 +21,7 @@ from deepcorrect.adapter import AdaptedModel
 from deepcorrect.augmentation import Augmentation, augment
 from deepcorrect.classifier import preprocessing_of
 from deepcorrect.computing import Precision, autocast, device_of, placed
-from deepcorrect.data import Batches, check_labels, count_of
+from deepcorrect.data import Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, generator_for, parse_all
 from deepcorrect.errors import DeepCorrectError, InputError, unknown
 from deepcorrect.evaluation import evaluate
@@ -54,7 +54,7 @@ class Training(BaseModel):
         channels_last: memory layout of the images; faster nearly everywhere.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=128, ge=2)
@@ -234,7 +234,9 @@ class _Fit:
         try:
             self.steps: int = len(self.loader)
         except TypeError:
-            raise InputError("the training loader must have a length (its number of batches)") from None
+            raise InputError(
+                "the training loader must have a length (its number of batches)"
+            ) from None
         known = preprocessing_of(model)
         self.pixels = known.input_size if known else None
         self.specs = distortions
@@ -254,6 +256,7 @@ class _Fit:
                 torch.manual_seed(generator_for(self.seed, "epoch", epoch).initial_seed())
                 started = time.monotonic()
                 loss = self._epoch(epoch, step)
+                self._share_statistics()
                 score = self._validate()
                 self._keep(epoch, loss, score, time.monotonic() - started)
         _load_state(self.model, self.best_state)
@@ -262,15 +265,18 @@ class _Fit:
 
     def _epoch(self, epoch: int, advance: Callable[[float], None]) -> float:
         self.model.train()
-        total, images_seen = 0.0, 0
+        total, images_seen, alone = 0.0, 0, False
         for step, (images, labels) in enumerate(self.loader):
             if len(images) < 2:  # batch norm needs more than one value
+                alone = alone or len(images) == 1
                 continue
             if not self.grid:
                 self.grid = parse_all(self.specs, self.pixels or min(images.shape[-2:]))
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(
-                    self.training, epoch * self.steps + step, self.training.epochs * self.steps,
+                    self.training,
+                    epoch * self.steps + step,
+                    self.training.epochs * self.steps,
                     epoch,
                 )
             generator = generator_for(
@@ -284,9 +290,11 @@ class _Fit:
                 )
             total += loss * len(images)
             images_seen += len(images)
-            advance(len(images))
+            advance(len(images) * self.accelerator.num_processes)
         if not images_seen:
-            raise InputError("there are no images to train on")
+            if alone:
+                raise InputError("each batch has one image: training needs at least two in one")
+            raise no_images(self.loader, "to train on")
         self.history.images_seen += images_seen * self.accelerator.num_processes
         return total / images_seen
 
@@ -316,6 +324,19 @@ class _Fit:
         self.accelerator.backward(loss)
         self.optimizer.step()
         return measured
+
+    def _share_statistics(self) -> None:
+        """Gives every process the mean of all processes' batch-norm statistics.
+
+        Each saw other images; without this, validation would choose another epoch in each.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        for module in self.model.modules():
+            for buffer in module.buffers(recurse=False):
+                if module.training and buffer.is_floating_point():
+                    mean: Any = self.accelerator.reduce(buffer, "mean")
+                    buffer.copy_(mean)
 
     def _validate(self) -> float | None:
         if self.validation is None:
@@ -422,7 +443,9 @@ def learning_rate(training: Training, step: int, steps: int, epoch: int) -> floa
     place = (step + 0.5) / steps
     if place < training.warm_up:
         return peak * place / training.warm_up
-    return peak * 0.5 * (1 + math.cos(math.pi * (place - training.warm_up) / (1 - training.warm_up)))
+    return (
+        peak * 0.5 * (1 + math.cos(math.pi * (place - training.warm_up) / (1 - training.warm_up)))
+    )
 
 
 def _optimizer(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ filters. The adapter adds it to what it read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,7 +37,7 @@ class UnitConfig(BaseModel):
     width: int | None = Field(default=None, ge=1)
     width_share: float = Field(default=1.0, gt=0, le=4)
     kernel_size: Literal[1, 3, 5, 7] = 3
-    dilations: tuple[int, ...] = Field(default=(1, 1), max_length=8)
+    dilations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 1), max_length=8)
     separable: bool = False
     norm_first: bool = False
     affine: bool = False
@@ -141,7 +141,7 @@ class CorrectionUnit(nn.Module):
         for dilation in config.dilations:
             shapes = [(1, k), (k, 1)] if config.separable else [(k, k)]
             for shape in shapes:
-                padding = tuple((side - 1) // 2 * dilation for side in shape)
+                padding = ((shape[0] - 1) // 2 * dilation, (shape[1] - 1) // 2 * dilation)
                 layers.append(
                     nn.Conv2d(width, width, shape, padding=padding, dilation=dilation, bias=False)
                 )
@@ -156,12 +156,13 @@ class CorrectionUnit(nn.Module):
                 last.bias.zero_()
             if config.start == "identity":
                 last.weight.zero_()
-        self.scale = nn.Parameter(torch.ones(filters, 1, 1)) if config.affine else None
-        self.shift = nn.Parameter(torch.zeros(filters, 1, 1)) if config.affine else None
+        # one dimension, as in a batch norm: weight decay and L1 leave those alone
+        self.scale = nn.Parameter(torch.ones(filters)) if config.affine else None
+        self.shift = nn.Parameter(torch.zeros(filters)) if config.affine else None
 
     def forward(self, maps: Tensor) -> Tensor:
         """The corrected maps, N x n x H x W: what was read plus the residual (paper, eq. 6)."""
         corrected = maps + self.residual(maps)
-        if self.scale is not None:
-            corrected = corrected * self.scale + self.shift
+        if self.scale is not None and self.shift is not None:
+            corrected = corrected * self.scale[:, None, None] + self.shift[:, None, None]
         return corrected

@@ -17,7 +17,7 @@ def _conv_norm_relu(
 
 
 class DigitsCNN(nn.Module):
-    """The demo's network for 28 x 28 grey digits: four 3x3 convolutions, about 76,000 parameters.
+    """The demo's network for 28 x 28 grey digits: four 3x3 convolutions, about 61,000 parameters.
 
     Args:
         classes: number of logits.

@@ -132,7 +132,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise InputError(
             f"{path} is not a state dict: it must map parameter names to tensors, "
             f"but holds {_describe(state)}"
@@ -162,8 +164,9 @@ def _check_state(network: nn.Module, state: Mapping[str, Tensor], path: Path) ->
 
 def _describe(value: Any) -> str:
     if isinstance(value, Mapping):
-        odd = next((k for k, v in value.items() if not isinstance(v, Tensor)), None)
-        return f"{type(value[odd]).__name__} under {odd!r}"
+        for name, entry in value.items():
+            if not isinstance(name, str) or not isinstance(entry, Tensor):
+                return f"{type(entry).__name__} under {name!r}"
     return type(value).__name__
 
 

@@ -60,7 +60,7 @@ def register(name: str, summary: str) -> Callable[[Score], Score]:
 
 @register("swap", "the paper's: top-1 accuracy gained when the filter's clean output is swapped in")
 def swap(pair: Pair, site: str) -> Tensor:
-    """The paper's correction priority (section III-A): images right after the swap, minus before."""
+    """The paper's correction priority (section III): images right after the swap, minus before."""
     before = _correct(pair.distorted.logits, pair.labels)
     return _swapped(pair, site, lambda logits: (_correct(logits, pair.labels) - before).sum())
 

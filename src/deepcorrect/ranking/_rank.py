@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from deepcorrect import sites as sites_room
 from deepcorrect.classifier import preprocessing_of
 from deepcorrect.computing import Precision, autocast, device_of, inference, placed
-from deepcorrect.data import Batches, check_labels, count_of
+from deepcorrect.data import Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, generator_for, parse_all
-from deepcorrect.errors import InputError, unknown
+from deepcorrect.errors import unknown
 from deepcorrect.progress import progress
 from deepcorrect.ranking._methods import METHODS, Pair
 from deepcorrect.ranking._ranking import Ranking
@@ -95,7 +95,7 @@ def visit_pairs(
         autocast(device, precision),
         progress(task, total) as step,
     ):
-        for images, labels in loader:
+        for images, truth in loader:
             if not len(images):
                 continue
             if not grid:
@@ -103,7 +103,7 @@ def visit_pairs(
                 pixels = known.input_size if known else min(images.shape[-2:])
                 grid = parse_all(distortions, pixels)
                 generators = [generator_for(seed, "rank", d.name, v) for d, v in _levels(grid)]
-            labels = labels.to(device)
+            labels = truth.to(device)
             with sites_room.tap(model, sites) as clean:
                 check_labels(labels, model(placed(images, device)).shape[1])
             for number, (distortion, level) in enumerate(_levels(grid)):
@@ -114,7 +114,7 @@ def visit_pairs(
                     step(len(images) / (len(generators) * len(sites)))
             seen += len(images)
     if not seen:
-        raise InputError("there are no images to rank with")
+        raise no_images(loader, "to rank with")
     return seen, grid
 
 

@@ -133,7 +133,7 @@ def load_ranking(folder: str | Path) -> Ranking:
         return Ranking(
             by_level, info["method"], distortions, info["images"], info["seconds"], info["seed"]
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a ranking's description: {error!r} is wrong") from None
 
 

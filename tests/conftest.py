@@ -1,0 +1,174 @@
+"""Shared fixtures: a small network with everything awkward in it, images, loaders, folders."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="deepcorrect-tests-")
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.data import ImageSet, open_data
+from deepcorrect.models import resolve
+
+# The tensors here are tiny: a second thread saves nothing, and waiting for it on a busy machine
+# was measured to make a forward pass 70 times slower.
+torch.set_num_threads(1)
+
+SIZE = 16
+CLASSES = 5
+Batch = tuple[Tensor, Tensor]
+
+
+class TinyCNN(nn.Module):
+    """Batch norm, one in-place ReLU used three times, an in-place residual sum, grouped and
+    depthwise convolutions, and functional operations between modules."""
+
+    def __init__(self, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.pointwise = nn.Conv2d(8, 12, 1)
+        self.out_norm = nn.BatchNorm2d(12)
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.relu(self.norm(self.stem(images)))
+        identity = maps
+        out = self.depthwise(self.relu(self.grouped(maps)))
+        out += identity
+        out = F.avg_pool2d(self.relu(out), 2)
+        out = F.hardswish(self.out_norm(self.pointwise(out)), inplace=True)
+        return self.head(out.mean((2, 3)))
+
+
+TINY_SITES = ("stem", "grouped", "depthwise", "pointwise")
+
+
+def tiny_cnn(seed: int = 0) -> TinyCNN:
+    """A `TinyCNN` in inference mode, its batch norms' statistics and weights not the trivial ones,
+    its answers different from image to image."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = TinyCNN()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor in (module.running_var, module.weight):
+                    assert tensor is not None
+                    nn.init.uniform_(tensor, 0.5, 1.5)
+                for tensor in (module.running_mean, module.bias):
+                    assert tensor is not None
+                    nn.init.normal_(tensor, 0, 0.3)
+        nn.init.normal_(network.head.weight, 0, 2)
+    return network.eval()
+
+
+def cut(images: Tensor, labels: Tensor, size: int) -> list[Batch]:
+    """Batches of `size`: the simplest loader with a length."""
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def with_convolutions_by_hand(
+    network: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]], images: Tensor
+) -> Tensor:
+    """A full forward pass with plain hooks that change the named modules' outputs."""
+    modules = dict(network.named_modules())
+    handles = [
+        modules[name].register_forward_hook(lambda _m, _a, output, edit=edit: edit(output.clone()))
+        for name, edit in edits.items()
+    ]
+    try:
+        return network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def network() -> TinyCNN:
+    return tiny_cnn()
+
+
+@pytest.fixture
+def tiny_preprocessing() -> Preprocessing:
+    return Preprocessing(SIZE, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+@pytest.fixture
+def classifier(network: TinyCNN, tiny_preprocessing: Preprocessing) -> Classifier:
+    return Classifier(network, tiny_preprocessing, "tiny").eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(12, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return torch.randint(CLASSES, (12,), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def batches(images: Tensor, labels: Tensor) -> list[Batch]:
+    return cut(images, labels, 4)
+
+
+@pytest.fixture(scope="session")
+def digits_model() -> Classifier:
+    """The shipped, trained digits network. Tests must not change it."""
+    return resolve("digits_cnn")
+
+
+@pytest.fixture(scope="session")
+def digits_test(digits_model: Classifier) -> ImageSet:
+    return open_data("digits:test", digits_model.preprocessing)
+
+
+@pytest.fixture(scope="session")
+def digits_batch(digits_test: ImageSet) -> Batch:
+    """Forty-eight digits and their labels."""
+    some = digits_test.sample(48, seed=3)
+    samples = [sample for sample in (some[index] for index in range(len(some))) if sample]
+    return torch.stack([image for image, _ in samples]), torch.tensor([k for _, k in samples])
+
+
+def random_pixels(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """Random 8-bit pixels, H x W x C, or H x W for one channel."""
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[[Mapping[str, int]], Path]:
+    """Makes a folder of PNGs: sub-folder (or '' for the folder itself) -> number of images."""
+
+    def make(counts: Mapping[str, int]) -> Path:
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for group, count in counts.items():
+            (folder / group).mkdir(exist_ok=True)
+            for index in range(count):
+                pixels = random_pixels(20, 24, seed=index)
+                Image.fromarray(pixels).save(folder / group / f"{index}.png")
+        return folder
+
+    return make

@@ -1,0 +1,461 @@
+"""The adapter: right filters, nothing else; off is off; off the network means as before; files."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY_SITES, Batch, TinyCNN, tiny_cnn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from deepcorrect.adapter import AdaptedModel, correct, fingerprint, load
+from deepcorrect.classifier import Classifier
+from deepcorrect.distortions import Distortion
+from deepcorrect.errors import InputError
+from deepcorrect.models import CifarAllCNN, CifarResNet20
+from deepcorrect.ranking import Ranking
+from deepcorrect.sites import convolutions, tap
+from deepcorrect.units import CorrectionUnit
+
+FILTERS = {"stem": [1, 4, 6], "depthwise": [0, 7], "pointwise": [2, 3, 11]}
+
+
+def adapted_tiny(network: nn.Module, start: str = "he", seed: int = 0) -> AdaptedModel:
+    """Units that are not the identity, as after training."""
+    return correct(network, FILTERS, unit={"kind": "bottleneck", "start": start}, seed=seed)
+
+
+def ranking_of(model: nn.Module, seed: int = 0) -> Ranking:
+    generator = torch.Generator().manual_seed(seed)
+    by_level = {
+        name: torch.rand(1, module.out_channels, generator=generator)
+        for name, module in convolutions(model).items()
+    }
+    return Ranking(by_level, "random", (Distortion("awgn", (5,)),), 1, 0.0)
+
+
+def by_hand(network: TinyCNN, adapted: AdaptedModel, images: Tensor) -> Tensor:
+    """The tiny network's forward pass with the corrections written out."""
+
+    def corrected(site: str, maps: Tensor) -> Tensor:
+        if site not in FILTERS:
+            return maps
+        unit = adapted.units[site]
+        assert isinstance(unit, CorrectionUnit)
+        selected = torch.stack([maps[:, i] for i in FILTERS[site]], 1)
+        residual = unit.residual(selected)
+        channels = list(maps.unbind(1))
+        for place, index in enumerate(FILTERS[site]):
+            channels[index] = channels[index] + residual[:, place]
+        return torch.stack(channels, 1)
+
+    def convolve(site: str, maps: Tensor) -> Tensor:
+        layer = network.get_submodule(site)
+        assert isinstance(layer, nn.Conv2d)
+        (padding, _) = (p if isinstance(p, int) else 0 for p in layer.padding)
+        raw = F.conv2d(maps, layer.weight, layer.bias, padding=padding, groups=layer.groups)
+        return corrected(site, raw)
+
+    maps = F.relu(network.norm(convolve("stem", images)))
+    out = F.relu(convolve("depthwise", F.relu(convolve("grouped", maps))) + maps)
+    out = F.hardswish(network.out_norm(convolve("pointwise", F.avg_pool2d(out, 2))))
+    return network.head(out.mean((2, 3)))
+
+
+# --- correcting
+
+
+def test_the_right_filters_are_corrected_in_the_right_order(
+    network: TinyCNN, images: Tensor
+) -> None:
+    adapted = adapted_tiny(network)
+    with torch.no_grad():
+        assert torch.allclose(adapted(images), by_hand(network, adapted, images), atol=1e-5)
+        assert not torch.allclose(adapted(images), network(images), atol=1e-2)
+
+
+@pytest.mark.parametrize("site", FILTERS)
+def test_the_other_filters_of_a_site_pass_untouched(
+    network: TinyCNN, images: Tensor, site: str
+) -> None:
+    with torch.no_grad():
+        with tap(network, [site]) as before:
+            network(images)
+        adapted = correct(network, {site: FILTERS[site]}, unit={"kind": "full", "start": "he"})
+        with tap(network, [site]) as after:
+            adapted(images)
+    others = [i for i in range(before[site].shape[1]) if i not in FILTERS[site]]
+    assert torch.equal(after[site][:, others], before[site][:, others])
+    for index in FILTERS[site]:
+        assert not torch.allclose(after[site][:, index], before[site][:, index], atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", ["full", "bottleneck", "lite", "cifar", "rank_constrained"])
+def test_untrained_it_starts_as_the_baseline(
+    classifier: Classifier, images: Tensor, unit: str
+) -> None:
+    with torch.no_grad():
+        baseline = classifier(images)
+        adapted = correct(classifier, ranking_of(classifier), 0.5, unit)
+        assert torch.equal(adapted(images), baseline)
+
+
+def test_disabled_is_bit_identical_to_the_untouched_network(
+    classifier: Classifier, images: Tensor
+) -> None:
+    with torch.no_grad():
+        baseline = classifier(images)
+        adapted = adapted_tiny(classifier)
+        corrected = adapted(images)
+        with adapted.disabled():
+            assert torch.equal(adapted(images), baseline)
+            with adapted.disabled():
+                assert torch.equal(adapted(images), baseline)
+            assert torch.equal(adapted(images), baseline)
+        assert torch.equal(adapted(images), corrected)
+        with pytest.raises(ZeroDivisionError), adapted.disabled():
+            raise ZeroDivisionError
+        assert torch.equal(adapted(images), corrected)
+
+
+def test_the_network_called_directly_stays_the_baseline(
+    classifier: Classifier, images: Tensor
+) -> None:
+    with torch.no_grad():
+        baseline = classifier(images)
+        adapted = adapted_tiny(classifier)
+        assert not torch.equal(adapted(images), baseline)
+        assert torch.equal(classifier(images), baseline)
+        with pytest.raises(RuntimeError):
+            adapted(torch.zeros(1, 3, 1, 1))  # too small: the pass fails half-way
+        assert torch.equal(classifier(images), baseline)
+
+
+def test_two_adapters_on_one_network_do_not_mix(network: TinyCNN, images: Tensor) -> None:
+    with torch.no_grad():
+        first, second = adapted_tiny(network, seed=1), adapted_tiny(network, seed=2)
+        alone = adapted_tiny(tiny_cnn(), seed=1)(images)
+        assert torch.equal(first(images), alone)
+        assert not torch.equal(second(images), alone)
+
+
+def test_a_deep_copy_is_corrected_by_its_own_units(network: TinyCNN, images: Tensor) -> None:
+    adapted = adapted_tiny(network)
+    twin = copy.deepcopy(adapted)
+    with torch.no_grad():
+        corrected = adapted(images)
+        assert torch.equal(twin(images), corrected)
+        for parameter in twin.units.parameters():
+            parameter.zero_()
+        assert not torch.equal(twin(images), corrected)
+        assert torch.equal(adapted(images), corrected)
+        twin.remove()
+        assert torch.equal(twin(images), network(images))
+
+
+def test_remove_restores_the_network(classifier: Classifier, images: Tensor) -> None:
+    classifier.train()
+    norm = classifier.network.get_submodule("norm").eval()  # one layer frozen by its owner
+    head = classifier.network.get_submodule("head").requires_grad_(False)
+    modes = {name: module.training for name, module in classifier.named_modules()}
+    required = {name: p.requires_grad for name, p in classifier.named_parameters()}
+    state = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+
+    adapted = adapted_tiny(classifier)
+    assert not any(module.training for module in classifier.modules())
+    assert not any(p.requires_grad for p in classifier.parameters())
+    assert adapted.remove() is classifier
+
+    assert {name: module.training for name, module in classifier.named_modules()} == modes
+    assert {name: p.requires_grad for name, p in classifier.named_parameters()} == required
+    assert not norm.training
+    assert not any(p.requires_grad for p in head.parameters())
+    assert not any(module._forward_hooks for module in classifier.modules())
+    assert all(torch.equal(state[name], t) for name, t in classifier.state_dict().items())
+    with torch.no_grad():
+        classifier.eval()
+        assert torch.equal(adapted(images), classifier(images))
+
+
+def test_training_changes_units_alone(classifier: Classifier, batches: list[Batch]) -> None:
+    state = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    adapted = adapted_tiny(classifier).train()
+    units = [p.detach().clone() for p in adapted.units.parameters()]
+    trainable = [p for p in adapted.parameters() if p.requires_grad]
+    assert {id(p) for p in trainable} == {id(p) for p in adapted.units.parameters()}
+    optimizer = torch.optim.SGD(trainable, lr=0.1)
+    for images, labels in batches:
+        optimizer.zero_grad()
+        F.cross_entropy(adapted(images), labels).backward()
+        optimizer.step()
+    assert all(torch.equal(state[name], t) for name, t in classifier.state_dict().items())
+    after = list(adapted.units.parameters())
+    assert all(not torch.equal(a, b) for a, b in zip(units, after, strict=True) if a.dim() == 4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(8)), st.integers(1, 8))
+def test_the_order_in_which_filters_are_named_does_not_matter(order: list[int], count: int) -> None:
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    chosen = order[:count]
+    unit = {"kind": "full", "start": "he"}
+    with torch.no_grad():
+        named = correct(tiny_cnn(), {"stem": chosen}, unit=unit)
+        ascending = correct(tiny_cnn(), {"stem": sorted(chosen)}, unit=unit)
+        assert named.config.sites["stem"].filters == tuple(sorted(chosen))
+        assert torch.equal(named(images), ascending(images))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(8)))
+def test_permuting_a_convolutions_filters_permutes_the_correction(order: list[int]) -> None:
+    """A unit sees its filters in ascending order, so a network with its filters renumbered needs
+    the unit's first and last weights renumbered, and then corrects alike."""
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(6))
+    place = torch.tensor(order)
+    network, renumbered = tiny_cnn(), tiny_cnn()
+    unit = {"kind": "full", "start": "he"}
+    original = correct(network, {"stem": range(8)}, unit=unit)
+    moved = correct(renumbered, {"stem": range(8)}, unit=unit)
+    with torch.no_grad():
+        renumbered.stem.weight.copy_(network.stem.weight[place])
+        tensors = dict(original.adapter_tensors())
+        last = max(int(n.split(".")[1]) for n in (k.split("/")[1] for k in tensors) if "res" in n)
+        tensors["stem/residual.0.weight"] = tensors["stem/residual.0.weight"][:, place]
+        for name in (f"stem/residual.{last}.weight", f"stem/residual.{last}.bias"):
+            tensors[name] = tensors[name][place]
+        moved.load_adapter_tensors(tensors)
+        with tap(network, ["stem"]) as a:
+            original(images)
+        with tap(renumbered, ["stem"]) as b:
+            moved(images)
+    assert torch.allclose(a["stem"][:, place], b["stem"], atol=1e-5)
+
+
+def test_positions_follow_the_network_not_the_order_of_naming(network: TinyCNN) -> None:
+    """The paper's larger first unit belongs to the site that comes first."""
+    adapted = correct(network, {"pointwise": [0], "stem": [0]}, unit="full")
+    sizes = {site: entry.unit.kernel_size for site, entry in adapted.config.sites.items()}
+    assert sizes == {"stem": 5, "pointwise": 3}
+
+
+# --- choosing filters
+
+
+@pytest.mark.parametrize(("beta", "counts"), [(0.5, (4, 4, 4, 6)), (0.01, (1, 1, 1, 1)), (1, (8, 8, 8, 12))])
+def test_beta_is_the_share_of_each_sites_filters(
+    network: TinyCNN, beta: float, counts: tuple[int, ...]
+) -> None:
+    ranking = ranking_of(network)
+    adapted = correct(network, ranking, beta)
+    for site, count in zip(TINY_SITES, counts, strict=True):
+        best = sorted(ranking.by_level[site][0].topk(count).indices.tolist())
+        assert adapted.config.sites[site].filters == tuple(best)
+
+
+def test_beta_by_site_leaves_the_others_out(network: TinyCNN) -> None:
+    adapted = correct(network, ranking_of(network), {"stem": 0.75, "pointwise": 0.5})
+    counts = {site: len(entry.filters) for site, entry in adapted.config.sites.items()}
+    assert counts == {"stem": 6, "pointwise": 6}
+
+
+@pytest.mark.parametrize(
+    ("ranking", "beta", "message"),
+    [
+        (None, 0, "beta=0 is not a share"),
+        (None, 1.5, "beta=1.5 is not a share"),
+        (None, float("nan"), "beta=nan is not a share"),
+        (None, {"stem": -1}, "beta=-1 is not a share"),
+        (None, {"stemm": 0.5}, "unknown ranked site 'stemm', did you mean 'stem'"),
+        (None, {}, "no site is to be corrected"),
+        ({}, 0.5, "no site is to be corrected"),
+        ({"stemm": [0]}, 0.5, "unknown site 'stemm', did you mean 'stem'"),
+        ({"stem": [8]}, 0.5, r"from 0 to 7; given: \(8,\)"),
+        ({"stem": [-1]}, 0.5, r"from 0 to 7; given: \(-1,\)"),
+        ({"relu": [0]}, 0.5, "number of filters is not known"),
+    ],
+)
+def test_what_cannot_be_corrected_is_refused_and_leaves_the_network_alone(
+    network: TinyCNN, ranking: Mapping[str, list[int]] | None, beta: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        correct(network, ranking_of(network) if ranking is None else ranking, beta)
+    assert not any(module._forward_hooks for module in network.modules())
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_a_site_without_filters_is_refused(network: TinyCNN) -> None:
+    with pytest.raises(InputError, match="stem"):
+        correct(network, {"stem": []})
+
+
+def test_a_refused_site_leaves_no_hook_on_the_others(network: TinyCNN) -> None:
+    with pytest.raises(InputError, match="from 0 to 11"):
+        correct(network, {"stem": [0], "pointwise": [99]})
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+# --- files
+
+
+def saved_tiny(folder: Path, images: Tensor) -> Tensor:
+    """Saves an adapter with used batch norms, and gives its answers."""
+    adapted = adapted_tiny(tiny_cnn()).train()
+    with torch.no_grad():
+        adapted(images)
+        adapted.eval()
+        adapted.save(folder, notes={"trained_on": ["awgn"]})
+        return adapted(images)
+
+
+def test_save_and_load_round_trip_exactly(tmp_path: Path, images: Tensor) -> None:
+    expected = saved_tiny(tmp_path / "a" / "b", images)
+    names = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
+    assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    loaded = load(tiny_cnn(), tmp_path / "a" / "b")
+    with torch.no_grad():
+        assert torch.equal(loaded(images), expected)
+        loaded.save(tmp_path / "again")
+        assert torch.equal(load(tiny_cnn(), tmp_path / "again")(images), expected)
+    assert loaded.config.notes == {"trained_on": ["awgn"]}
+    weights = [(tmp_path / f / "adapter_model.safetensors").read_bytes() for f in ("a/b", "again")]
+    assert weights[0] == weights[1]
+
+
+def test_an_adapter_loads_onto_the_network_bare_or_wrapped(
+    tmp_path: Path, classifier: Classifier, images: Tensor
+) -> None:
+    adapted = adapted_tiny(classifier)
+    adapted.save(tmp_path)
+    normalised = (images - classifier.mean) / classifier.std
+    with torch.no_grad():
+        expected = adapted(images)
+        assert torch.equal(load(tiny_cnn(), tmp_path)(normalised), expected)
+
+
+def test_the_network_is_not_in_the_adapters_file(tmp_path: Path, network: TinyCNN) -> None:
+    adapted = adapted_tiny(network)
+    adapted.save(tmp_path)
+    assert {name.split("/")[0] for name in adapted.adapter_tensors()} == set(FILTERS)
+    held = sum(tensor.numel() for tensor in adapted.adapter_tensors().values())
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 4 * held + 10_000
+
+
+def edit_config(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text())
+        change(config)
+        path.write_text(json.dumps(config))
+
+    return edit
+
+
+def truncate(share: float) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "adapter_model.safetensors"
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+
+    return edit
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without("adapter_config.json"), "holds no adapter: it has no adapter_config.json"),
+        (without("adapter_model.safetensors"), "no whole adapter: it has no adapter_model"),
+        (truncate(0.5), "checksum differs"),
+        (truncate(0), "checksum differs"),
+        (flip_a_bit, "checksum differs"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "is not a JSON file"),
+        (lambda f: (f / "adapter_config.json").write_text("[]"), "not an adapter's configuration"),
+        (edit_config(lambda c: c.update(schema_version=2)), "schema_version"),
+        (edit_config(lambda c: c.update(format="peft")), "format"),
+        (edit_config(lambda c: c.update(sites={})), "sites"),
+        (edit_config(lambda c: c.update(extra=1)), "extra"),
+        (edit_config(lambda c: c["sites"].pop("stem")), "not those of its units"),
+        (edit_config(lambda c: c["sites"]["stem"].update(filters=[1, 4])), "needs"),
+        (edit_config(lambda c: c["sites"]["stem"].update(filters=[4, 1, 6])), "ascending"),
+        (edit_config(lambda c: c["sites"]["stem"].update(filters=[1, 4, 8])), "from 0 to 7"),
+        (edit_config(lambda c: c["sites"]["stem"].update(channels=9)), "made for 9"),
+        (edit_config(lambda c: c["sites"]["stem"]["unit"].update(width=5)), "needs"),
+        (edit_config(lambda c: c["sites"]["stem"]["unit"].update(affine=True)), "scale"),
+        (edit_config(lambda c: c["sites"]["stem"]["unit"].update(kernel_size=4)), "kernel_size"),
+    ],
+)
+def test_a_damaged_adapter_is_refused_and_the_network_left_alone(
+    tmp_path: Path, images: Tensor, damage: Callable[[Path], None], message: str
+) -> None:
+    saved_tiny(tmp_path, images)
+    damage(tmp_path)
+    network = tiny_cnn()
+    with pytest.raises(InputError, match=message):
+        load(network, tmp_path)
+    assert not any(module._forward_hooks for module in network.modules())
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_an_adapter_refuses_another_network(tmp_path: Path, images: Tensor) -> None:
+    saved_tiny(tmp_path, images)
+    with pytest.raises(InputError, match="with other weights"):
+        load(tiny_cnn(seed=1), tmp_path)
+    with pytest.raises(InputError, match="for the network 'TinyCNN': this one has no site"):
+        load(CifarResNet20(), tmp_path)
+    with pytest.raises(InputError, match="holds no adapter"):
+        load(tiny_cnn(), tmp_path / "nowhere")
+
+
+def test_the_fingerprint_sees_one_changed_bit_of_weights_or_statistics(
+    classifier: Classifier,
+) -> None:
+    before = fingerprint(classifier)
+    assert fingerprint(tiny_cnn()) == before
+    for name in ("pointwise.bias", "norm.running_var", "head.weight"):
+        tensor = classifier.network.state_dict()[name]
+        kept = tensor.clone()
+        tensor.view(-1)[0] = torch.nextafter(tensor.view(-1)[0], torch.tensor(9.0))
+        assert fingerprint(classifier) != before, name
+        tensor.copy_(kept)
+    assert fingerprint(classifier) == before
+
+
+# --- the budget
+
+
+@pytest.mark.parametrize(
+    ("network", "sites", "share"),
+    [
+        # the paper corrects layers 1 to 6 of its CIFAR-100 network
+        (CifarAllCNN(), [f"features.{k}.0" for k in range(6)], 0.20),
+        (CifarResNet20(), None, 0.25),
+    ],
+    ids=["allcnn, six sites", "resnet20, all sites"],
+)
+def test_bottleneck_units_are_at_most_a_quarter_of_the_network(
+    network: nn.Module, sites: list[str] | None, share: float
+) -> None:
+    whole = sum(p.numel() for p in network.parameters())
+    ranking = ranking_of(network)
+    adapted = correct(network, ranking if sites is None else ranking.only(sites), 0.5, "bottleneck")
+    added = sum(p.numel() for p in adapted.units.parameters())
+    assert added / whole <= share
