@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -81,14 +82,19 @@ def cut(images: Tensor, labels: Tensor, size: int) -> list[Batch]:
     return list(zip(images.split(size), labels.split(size), strict=True))
 
 
+def _edited(
+    edit: Callable[[Tensor], Tensor], module: nn.Module, args: object, output: Tensor
+) -> Tensor:
+    return edit(output.clone())
+
+
 def with_convolutions_by_hand(
     network: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]], images: Tensor
 ) -> Tensor:
     """A full forward pass with plain hooks that change the named modules' outputs."""
     modules = dict(network.named_modules())
     handles = [
-        modules[name].register_forward_hook(lambda _m, _a, output, edit=edit: edit(output.clone()))
-        for name, edit in edits.items()
+        modules[name].register_forward_hook(partial(_edited, edit)) for name, edit in edits.items()
     ]
     try:
         return network(images)

@@ -250,7 +250,9 @@ def test_positions_follow_the_network_not_the_order_of_naming(network: TinyCNN) 
 # --- choosing filters
 
 
-@pytest.mark.parametrize(("beta", "counts"), [(0.5, (4, 4, 4, 6)), (0.01, (1, 1, 1, 1)), (1, (8, 8, 8, 12))])
+@pytest.mark.parametrize(
+    ("beta", "counts"), [(0.5, (4, 4, 4, 6)), (0.01, (1, 1, 1, 1)), (1, (8, 8, 8, 12))]
+)
 def test_beta_is_the_share_of_each_sites_filters(
     network: TinyCNN, beta: float, counts: tuple[int, ...]
 ) -> None:

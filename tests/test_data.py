@@ -19,7 +19,15 @@ from PIL import Image
 from torch import Tensor
 
 from deepcorrect.classifier import Preprocessing
-from deepcorrect.data import ImageSet, check_labels, count_of, loader, open_data, open_files, to_tensor
+from deepcorrect.data import (
+    ImageSet,
+    check_labels,
+    count_of,
+    loader,
+    open_data,
+    open_files,
+    to_tensor,
+)
 from deepcorrect.errors import InputError
 
 COLOUR = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
@@ -101,7 +109,13 @@ def test_cmyk_becomes_rgb() -> None:
 
 @pytest.mark.parametrize(
     ("size", "input_size", "resize"),
-    [((60, 40), 16, 20), ((40, 60), 16, None), ((33, 33), 20, 25), ((9, 13), 16, 18), ((31, 20), 16, 17)],
+    [
+        ((60, 40), 16, 20),
+        ((40, 60), 16, None),
+        ((33, 33), 20, 25),
+        ((9, 13), 16, 18),
+        ((31, 20), 16, 17),
+    ],
 )
 def test_resizing_and_the_central_crop_are_pillows(
     size: tuple[int, int], input_size: int, resize: int | None
@@ -267,7 +281,10 @@ def test_a_missing_file_is_a_bad_image(tmp_path: Path) -> None:
 def parquet_rows(count: int) -> list[dict[str, Any]]:
     return [
         {
-            "image": {"bytes": encoded(Image.fromarray(random_pixels(20, 24, seed=i))), "path": None},
+            "image": {
+                "bytes": encoded(Image.fromarray(random_pixels(20, 24, seed=i))),
+                "path": None,
+            },
             "label": i % 3,
         }
         for i in range(count)

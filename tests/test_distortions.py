@@ -83,7 +83,9 @@ def test_blur_zero_is_the_identity() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.floats(0, 4, width=32), min_size=1, max_size=5), st.integers(1, 13), st.integers(1, 13)
+    st.lists(st.floats(0, 4, width=32), min_size=1, max_size=5),
+    st.integers(1, 13),
+    st.integers(1, 13),
 )
 def test_levels_of_a_batch_are_those_of_single_images(
     sigmas: list[float], height: int, width: int
@@ -314,4 +316,6 @@ def test_generator_for_depends_on_every_part_and_on_nothing_else() -> None:
 
 def test_a_level_is_the_same_seed_written_as_a_whole_number_or_not() -> None:
     """`awgn` (the grid says 5) and `awgn:5` (parsed as 5.0) must show the same noise."""
-    assert generator_for(0, "awgn", 5).initial_seed() == generator_for(0, "awgn", 5.0).initial_seed()
+    assert (
+        generator_for(0, "awgn", 5).initial_seed() == generator_for(0, "awgn", 5.0).initial_seed()
+    )

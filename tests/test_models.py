@@ -183,7 +183,9 @@ def test_a_classifier_normalises_as_its_preprocessing_says(digits_model: Classif
 
 
 def test_unknown_models_suggest_near_ones() -> None:
-    with pytest.raises(InputError, match=r"unknown model 'cifar_alcnn', did you mean 'cifar_allcnn'"):
+    with pytest.raises(
+        InputError, match=r"unknown model 'cifar_alcnn', did you mean 'cifar_allcnn'"
+    ):
         resolve("cifar_alcnn")
     with pytest.raises(InputError, match="classes=0 is not a number of classes"):
         resolve("digits_cnn", classes=0)
@@ -211,9 +213,7 @@ def test_a_python_file_gives_a_model(python_file: Path) -> None:
     assert (wrapped.name, wrapped.preprocessing) == ("mine", Preprocessing(8, (0.5,), (0.25,)))
 
 
-def test_a_python_module_gives_a_model(
-    python_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_python_module_gives_a_model(python_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(python_file.parent))
     assert resolve("python:my_net:wrapped").name == "mine"
 
@@ -352,7 +352,10 @@ class Exploit:
     ("make", "message"),
     [
         (lambda d: saved(CifarResNet20().state_dict(), d / "w.pt"), "weights of another network"),
-        (lambda d: safetensors_of(DigitsCNN(3), d / "w.safetensors"), r"head.weight has shape \(3,"),
+        (
+            lambda d: safetensors_of(DigitsCNN(3), d / "w.safetensors"),
+            r"head.weight has shape \(3,",
+        ),
         (lambda d: saved({}, d / "w.pt"), "another network than this DigitsCNN: .* is missing"),
         (lambda d: saved([1, 2], d / "w.pt"), "not a state dict.*holds list"),
         (lambda d: saved(torch.ones(3), d / "w.pt"), "not a state dict.*holds Tensor"),

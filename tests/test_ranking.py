@@ -29,10 +29,11 @@ from deepcorrect.ranking._methods import Pair, path
 from deepcorrect.sites import Replay, tap
 
 DIGITS_SITES = ("features.0.0", "features.1.0", "features.2.0")
-BLUR = "gaussian_blur:2"
+SIGMA = 1.25  # the trained digits network still gets about half of the images right
+BLUR = f"gaussian_blur:{SIGMA}"
 
 
-def blurred(images: Tensor, sigma: float = 2) -> Tensor:
+def blurred(images: Tensor, sigma: float = SIGMA) -> Tensor:
     return Distortion("gaussian_blur")(images, sigma)
 
 
@@ -64,9 +65,7 @@ def swaps(digits_model: Classifier, digits_batch: Batch) -> dict[str, Ranking]:
 # --- swap
 
 
-def captum_gains(
-    model: Classifier, site: str, batch: Batch, measured: str
-) -> Tensor:
+def captum_gains(model: Classifier, site: str, batch: Batch, measured: str) -> Tensor:
     """Each image's gain when a filter is 'ablated' to its clean map: images x filters."""
     images, labels = batch
     clean = clean_maps(model, images, [site])[site]
@@ -97,7 +96,7 @@ def test_swap_is_captums_ablation_to_the_clean_maps(
     counts = swaps["swap"].by_level[site][0] * len(digits_batch[1])
     assert torch.equal(counts.round(), gains.sum(0).double())
     assert torch.allclose(counts, counts.round(), atol=1e-9)
-    assert len(counts.unique()) > 3, "the comparison would say little if all were equal"
+    assert len(counts.unique()) > 2, "the comparison would say little if all were equal"
 
 
 @pytest.mark.parametrize("site", DIGITS_SITES[:2])
@@ -164,7 +163,7 @@ def test_path_is_its_closed_form_where_the_margin_is_linear(seed: int, steps: in
     found = path(pair, "conv", steps)
 
     weight = (network.head.weight[1] - network.head.weight[0]).detach().double().view(6, 8, 8)
-    bias = float(network.head.bias[1] - network.head.bias[0])
+    bias = float((network.head.bias[1] - network.head.bias[0]).detach())
     expected = torch.zeros(6, dtype=torch.float64)
     for image in range(5):
         sign = 1 if labels[image] == 1 else -1
@@ -243,9 +242,7 @@ def test_the_batch_size_does_not_matter(
     classifier: Classifier, images: Tensor, labels: Tensor, method: str
 ) -> None:
     grid = ["awgn:20,60", "gaussian_blur:1"]
-    one, other = (
-        rank(classifier, cut(images, labels, size), grid, method) for size in (12, 5)
-    )
+    one, other = (rank(classifier, cut(images, labels, size), grid, method) for size in (12, 5))
     assert one.sites == other.sites == TINY_SITES
     if method == "random":
         return  # a draw a batch: only its shape is promised
@@ -276,9 +273,7 @@ def test_levels_stand_in_a_row_and_the_priority_is_their_mean(
     assert [d.levels for d in both.distortions] == [(1, 2), (30,)]
 
 
-def test_the_noise_depends_on_the_seed_alone(
-    classifier: Classifier, batches: list[Batch]
-) -> None:
+def test_the_noise_depends_on_the_seed_alone(classifier: Classifier, batches: list[Batch]) -> None:
     first, same, other = (
         rank(classifier, batches, ["awgn:60"], "swap_logprob", ["stem"], seed=s).by_level["stem"]
         for s in (1, 1, 2)
@@ -422,7 +417,7 @@ def truncate(path: Path) -> None:
         (lambda f: damage_json(f, distortions=[{"name": "awgn"}]), "not a ranking's description"),
     ],
 )
-def test_a_damaged_ranking_is_refused(tmp_path: Path, damage, message: str) -> None:  # noqa: ANN001
+def test_a_damaged_ranking_is_refused(tmp_path: Path, damage, message: str) -> None:
     ranking_of({"a": [[0.0, 4.0]]}).save(tmp_path)
     damage(tmp_path)
     with pytest.raises(InputError, match=message):

@@ -27,9 +27,7 @@ def described(unit: CorrectionUnit) -> list[str]:
         if isinstance(layer, nn.Conv2d):
             height, width = layer.kernel_size
             dilated = f" d{layer.dilation[0]}" if layer.dilation != (1, 1) else ""
-            lines.append(
-                f"conv {height}x{width} {layer.in_channels}-{layer.out_channels}{dilated}"
-            )
+            lines.append(f"conv {height}x{width} {layer.in_channels}-{layer.out_channels}{dilated}")
         else:
             lines.append({nn.BatchNorm2d: "BN", nn.ReLU: "ReLU"}[type(layer)])
     return lines
@@ -86,9 +84,7 @@ def closed_form_parameters(n: int, config: UnitConfig) -> int:
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.integers(1, 24), st.sampled_from(sorted(KINDS)), st.integers(0, 3), st.booleans()
-)
+@given(st.integers(1, 24), st.sampled_from(sorted(KINDS)), st.integers(0, 3), st.booleans())
 def test_parameters_are_the_closed_form(n: int, kind: str, position: int, separable: bool) -> None:
     config = unit_config({"kind": kind, "separable": separable}, position)
     unit = CorrectionUnit(n, config)
@@ -123,7 +119,12 @@ def test_every_shape_keeps_the_maps_size(
     kernel: int, dilations: list[int], separable: bool, size: int
 ) -> None:
     config = UnitConfig.model_validate(
-        {"kernel_size": kernel, "dilations": tuple(dilations), "separable": separable, "start": "he"}
+        {
+            "kernel_size": kernel,
+            "dilations": tuple(dilations),
+            "separable": separable,
+            "start": "he",
+        }
     )
     maps = torch.randn(2, 4, size, size + 1)
     assert CorrectionUnit(4, config).eval()(maps).shape == maps.shape

@@ -6,6 +6,7 @@ import csv
 import gzip
 import importlib.util
 import io
+import signal
 from collections.abc import Callable, Iterable, Sequence, Sized
 from glob import glob, has_magic
 from pathlib import Path
@@ -195,6 +196,24 @@ def open_files(paths: Sequence[Path], preprocessing: Preprocessing) -> ImageSet:
     return ImageSet("files", lambda i: Image.open(paths[i]), labels, names, preprocessing)
 
 
+class _Loader(DataLoader[Any]):
+    """Starts its workers with Ctrl-C blocked.
+
+    A KeyboardInterrupt inside a fork would be swallowed by Python's own callbacks there, and the
+    program would go on; here it comes right after. The workers never see one: they end with the
+    process that started them.
+    """
+
+    def __iter__(self) -> Any:
+        if not self.num_workers or not hasattr(signal, "pthread_sigmask"):
+            return super().__iter__()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def loader(
     images: ImageSet, batch_size: int = 128, *, shuffle: bool = False, workers: int = 0
 ) -> DataLoader[Any]:
@@ -215,7 +234,7 @@ def loader(
             return empty, torch.zeros(0, dtype=torch.long)
         return torch.stack([image for image, _ in good]), torch.tensor([k for _, k in good])
 
-    return DataLoader(images, batch_size, shuffle=shuffle, num_workers=workers, collate_fn=collate)
+    return _Loader(images, batch_size, shuffle=shuffle, num_workers=workers, collate_fn=collate)
 
 
 def to_tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:

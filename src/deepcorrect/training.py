@@ -271,7 +271,8 @@ class _Fit:
                 alone = alone or len(images) == 1
                 continue
             if not self.grid:
-                self.grid = parse_all(self.specs, self.pixels or min(images.shape[-2:]))
+                self.pixels = self.pixels or min(images.shape[-2:])
+                self.grid = parse_all(self.specs, self.pixels)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(
                     self.training,
@@ -364,6 +365,7 @@ class _Fit:
         return {
             "training": self.training.model_dump(mode="json"),
             "seed": self.seed,
+            "pixels": self.pixels,
             "distortions": [asdict(d) for d in self.grid],
             "steps": self.steps,
         }
@@ -390,11 +392,15 @@ class _Fit:
         if self.checkpoint is None or not self.checkpoint.exists():
             return 0
         saved = files.read_checkpoint(self.checkpoint)
-        if self.pixels:
-            self.grid = parse_all(self.specs, self.pixels)
-        else:
-            self.grid = tuple(Distortion(**entry) for entry in saved["signature"]["distortions"])
-        if saved.get("signature") != self._signature():
+        signature = saved.get("signature") if isinstance(saved, Mapping) else None
+        if not isinstance(signature, Mapping):
+            raise InputError(
+                f"{self.checkpoint} is not a checkpoint of a training: remove it, "
+                "or choose another folder"
+            )
+        self.pixels = self.pixels or signature["pixels"]
+        self.grid = parse_all(self.specs, self.pixels)
+        if signature != self._signature():
             raise InputError(
                 f"{self.checkpoint} is of a training with other settings: remove it, "
                 "or choose another folder"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,10 +48,13 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 
-def register(name: str, summary: str) -> Callable[[Score], Score]:
+ScoreT = TypeVar("ScoreT", bound=Score)
+
+
+def register(name: str, summary: str) -> Callable[[ScoreT], ScoreT]:
     """Adds a scoring function to `METHODS`."""
 
-    def add(score: Score) -> Score:
+    def add(score: ScoreT) -> ScoreT:
         METHODS[name] = Method(score, summary)
         return score
 
