@@ -467,7 +467,11 @@ def interrupted(folder: Path, *arguments: object) -> Said:
     while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert checkpoint.exists()
     return Said(process.returncode, out, err)
 

@@ -191,14 +191,12 @@ def test_replay_with_edited_maps_is_a_full_pass_with_them(
             assert not torch.allclose(again[0], replay.logits, atol=1e-6)
 
 
-def test_sites_need_not_be_convolutions(any_network: nn.Module, images: Tensor) -> None:
-    if not isinstance(any_network, TinyCNN):
-        pytest.skip("one network is enough")
+def test_sites_need_not_be_convolutions(network: TinyCNN, images: Tensor) -> None:
     sites = ["norm", "out_norm"]
-    replay = Replay(any_network, images, sites)
+    replay = Replay(network, images, sites)
     for site in sites:
         edited = replay.maps[site] * 1.5
-        expected = with_convolutions_by_hand(any_network, {site: lambda maps: maps * 1.5}, images)
+        expected = with_convolutions_by_hand(network, {site: lambda maps: maps * 1.5}, images)
         assert torch.allclose(replay.from_site(site, edited), expected, atol=1e-6)
 
 

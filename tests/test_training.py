@@ -410,8 +410,8 @@ def test_a_killed_training_ends_as_one_that_was_not(
     expected = fit(whole, shuffled(lessons), GRID, **how)
 
     file = tmp_path / "deep" / "checkpoint.pt"
+    dying = Dying(shuffled(lessons), finished)
     with pytest.raises(Killed):
-        dying = Dying(shuffled(lessons), finished)
         fit(adapted_classifier(), dying, GRID, checkpoint=file, **how)
     assert file.exists() == (finished > 0)
     torch.manual_seed(99)

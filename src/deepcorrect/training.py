@@ -398,7 +398,7 @@ class _Fit:
                 f"{self.checkpoint} is not a checkpoint of a training: remove it, "
                 "or choose another folder"
             )
-        self.pixels = self.pixels or signature["pixels"]
+        self.pixels = self.pixels or signature.get("pixels") or 0
         self.grid = parse_all(self.specs, self.pixels)
         if signature != self._signature():
             raise InputError(
