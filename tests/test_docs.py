@@ -1,0 +1,61 @@
+"""The documents' own examples: they run as pasted, and say what is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import deepcorrect as dc
+from deepcorrect.cli import app
+from deepcorrect.recipe import Recipe
+from deepcorrect.training import Training
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(file: str, language: str) -> list[str]:
+    """The fenced code blocks of a document in one language."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_readmes_python_example_runs_as_pasted_and_corrects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("README.md", "python")
+    names: dict[str, object] = {}
+    exec(example, names)
+    before, after = re.findall(r"0\.\d{3}", capsys.readouterr().out)[:2]
+    assert float(after) > float(before)
+    assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in app.registered_commands:
+        assert f"| `deepcorrect {command.name} " in text
+
+
+def test_the_papers_recipe_in_the_docs_is_the_papers() -> None:
+    (text,) = blocks("docs/recipes.md", "yaml")
+    given = Training.model_validate(yaml.safe_load(text)["training"])
+    assert given.model_copy(update={"precision": "float32", "channels_last": False}) == dc.PAPER
+
+
+def test_every_key_of_a_recipe_is_documented() -> None:
+    text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    for key in Recipe.model_fields:
+        assert f"`{key}" in text
+    for key in Training.model_fields:
+        assert f"`{key}`" in text
+
+
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "docs/recipes.md"])
+def test_links_between_documents_lead_somewhere(file: str) -> None:
+    path = ROOT / file
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
