@@ -319,3 +319,9 @@ def test_a_level_is_the_same_seed_written_as_a_whole_number_or_not() -> None:
     assert (
         generator_for(0, "awgn", 5).initial_seed() == generator_for(0, "awgn", 5.0).initial_seed()
     )
+
+
+@pytest.mark.parametrize("level", [-1.0, float("nan"), torch.tensor([1.0, -0.5])])
+def test_a_call_with_a_level_below_zero_is_refused(level: float | Tensor) -> None:
+    with pytest.raises(InputError, match="is not a number from 0 up"):
+        Distortion("gaussian_blur")(torch.rand(2, 1, 8, 8), level)

@@ -263,18 +263,12 @@ def rank(
     specs = distortion or DEFAULT_DISTORTIONS
     result = ranking.rank(system, loader, specs, method, names, seed, precision)
     source.warn_of_bad()
-    if out:
-        result.save(out)
-        console().print(f"ranking: {out}", markup=False)
-    if as_json:
-        priorities = {site: values.tolist() for site, values in result.priorities.items()}
-        print(json.dumps(result.info() | {"priorities": priorities}))
-        return
-    table = Table("site", "filters", "first filters", "highest priority", "lowest")
-    for site, values in result.priorities.items():
-        first = ", ".join(str(index) for index in result.order(site)[:8])
-        table.add_row(site, str(len(values)), first, f"{values.max():.4f}", f"{values.min():.4f}")
-    Console().print(table)
+    try:  # neither a full disk nor a closed stdout loses what was computed to the other
+        _print_ranking(result, as_json)
+    finally:
+        if out:
+            result.save(out)
+            console().print(f"ranking: {out}", markup=False)
 
 
 @_command
@@ -436,6 +430,19 @@ def list_(
     width = max(len(name) for name in entries)
     for name, summary in entries.items():
         print(f"{name:{width}}  {summary}")
+
+
+def _print_ranking(ranked: ranking.Ranking, as_json: bool) -> None:
+    priorities = ranked.priorities
+    if as_json:
+        values = {site: scores.tolist() for site, scores in priorities.items()}
+        print(json.dumps(ranked.info() | {"priorities": values}))
+        return
+    table = Table("site", "filters", "first filters", "highest priority", "lowest")
+    for site, scores in priorities.items():
+        first = ", ".join(str(index) for index in ranked.order(site)[:8])
+        table.add_row(site, str(len(scores)), first, f"{scores.max():.4f}", f"{scores.min():.4f}")
+    Console().print(table)
 
 
 def _levels(levels: Sequence[float]) -> str:

@@ -168,6 +168,11 @@ class Distortion:
                 f"({len(images)} here)"
             )
         kind = KINDS[self.name]
+        if not bool((levels >= 0).all()):
+            raise InputError(
+                f"level {float(levels.min()):g} of {self.name!r} is not a number from 0 up "
+                f"({kind.unit})"
+            )
         if kind.random and generator is None:
             raise InputError(
                 f"distortion {self.name!r} is random: give a torch.Generator, "
