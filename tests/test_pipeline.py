@@ -385,6 +385,7 @@ def test_what_a_killed_write_left_is_no_file_of_the_run(copied: Path, recipe: Re
         (copied / f".{name}.abc.tmp").write_text(text[: len(text) // 2], encoding="utf-8")
     run(recipe, copied, resume=True)
     assert figures(copied) == before
+    assert not list(copied.rglob(".*.tmp"))
 
 
 @pytest.mark.parametrize("name", ["results.json", "examples.json", "report.html"])

@@ -84,6 +84,8 @@ def _open_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
         return
     if not resume:
         raise InputError(f"{folder} already holds a run: give --resume to go on, or another --out")
+    for leftover in folder.rglob(".*.tmp"):  # of a write that was killed
+        leftover.unlink(missing_ok=True)
     before = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
     now = _flat(yaml.safe_load(recipe.to_yaml()))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
