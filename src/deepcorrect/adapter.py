@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deepcorrect import files, sites
 from deepcorrect.classifier import Classifier, Wrapper, network_of
-from deepcorrect.errors import InputError
+from deepcorrect.errors import InputError, first_problem
 from deepcorrect.units import CorrectionUnit, UnitChoice, UnitConfig, unit_config
 
 CONFIG_FILE = "adapter_config.json"
@@ -313,11 +313,8 @@ def read_config(folder: str | Path) -> AdapterConfig:
     try:
         return AdapterConfig.model_validate(files.read_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"{path} is not an adapter's configuration: {where}: {first['msg']}"
-        ) from None
+        where, _, message = first_problem(error)
+        raise InputError(f"{path} is not an adapter's configuration: {where}: {message}") from None
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -98,6 +98,12 @@ def network_of(model: nn.Module) -> nn.Module:
     return model
 
 
+def input_size_of(model: nn.Module, images: Tensor) -> int:
+    """Side of the model's input in pixels; for a bare network, the shorter side of `images`."""
+    known = preprocessing_of(model)
+    return known.input_size if known else min(images.shape[-2:])
+
+
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
     """The preprocessing that comes with `model`, or None for a bare network."""
     while isinstance(model, Wrapper):

@@ -25,7 +25,7 @@ from deepcorrect import data as data_room
 from deepcorrect import distortions as distortion_room
 from deepcorrect import files, models, ranking, recipe, units
 from deepcorrect.classifier import Classifier
-from deepcorrect.computing import Precision, autocast, device_for, device_of, inference, placed
+from deepcorrect.computing import device_for, device_of, inference, placed
 from deepcorrect.errors import DeepCorrectError, InputError
 from deepcorrect.evaluation import costs, evaluate, system_record
 from deepcorrect.models import output_classes
@@ -216,11 +216,14 @@ def evaluate_(
     grid = evaluate(system, loader, distortion or DEFAULT_DISTORTIONS, seed, precision)
     source.warn_of_bad()
     cost = costs(system, network.preprocessing)
-    record = system_record(grid, cost, trained=adapter is not None, images_seen=0, seconds=0)
-    if adapter is not None:
-        notes = adapters.read_config(adapter).notes
-        record["images_seen"] = notes.get("images_seen", 0)
-        record["training_seconds"] = notes.get("training_seconds", 0)
+    notes = system.config.notes if isinstance(system, adapters.AdaptedModel) else {}
+    record = system_record(
+        grid,
+        cost,
+        trained=adapter is not None,
+        images_seen=notes.get("images_seen", 0),
+        seconds=notes.get("training_seconds", 0),
+    )
     if as_json:
         print(json.dumps(record))
     else:
@@ -512,8 +515,7 @@ def _answers(
 ) -> list[_Answer]:
     shares: list[torch.Tensor] = []
     device = device_of(system)
-    precision: Precision = "float32"
-    with inference(system), torch.no_grad(), autocast(device, precision):
+    with inference(system), torch.no_grad():
         for images, _ in data_room.loader(source, batch_size, workers=workers):
             if len(images):
                 shares.append(system(placed(images, device)).softmax(1).cpu())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from pydantic import ValidationError
+
 
 class DeepCorrectError(Exception):
     """Base of every error that DeepCorrect raises on purpose."""
@@ -22,6 +24,12 @@ class MissingExtraError(DeepCorrectError, ImportError):
             f"this needs {library}, which is not installed: "
             f"pip install 'deepcorrect-torch[{extra}]'"
         )
+
+
+def first_problem(error: ValidationError) -> tuple[str, object, str]:
+    """The first thing that pydantic found wrong: its dotted key, the value given, the message."""
+    problem = error.errors()[0]
+    return ".".join(str(part) for part in problem["loc"]), problem["input"], problem["msg"]
 
 
 def unknown(what: str, given: str, accepted: Iterable[str]) -> InputError:

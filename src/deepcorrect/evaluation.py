@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Preprocessing, preprocessing_of
+from deepcorrect.classifier import Preprocessing, input_size_of
 from deepcorrect.computing import Precision, autocast, device_of, inference, placed
 from deepcorrect.data import Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, generator_for, parse_all
@@ -116,9 +116,7 @@ def evaluate(
             if not len(images):
                 continue
             if not grid:
-                known = preprocessing_of(model)
-                pixels = known.input_size if known else min(images.shape[-2:])
-                grid = parse_all(distortions, pixels)
+                grid = parse_all(distortions, input_size_of(model, images))
                 cells = [(kind, level) for kind in grid for level in kind.levels or ()]
                 generators = [generator_for(seed, kind.name, level) for kind, level in cells]
                 counts = torch.zeros(len(cells) + 1, 2, dtype=torch.long)

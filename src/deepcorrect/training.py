@@ -23,7 +23,7 @@ from deepcorrect.classifier import preprocessing_of
 from deepcorrect.computing import Precision, autocast, device_of, placed
 from deepcorrect.data import Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, generator_for, parse_all
-from deepcorrect.errors import DeepCorrectError, InputError, unknown
+from deepcorrect.errors import DeepCorrectError, InputError, first_problem, unknown
 from deepcorrect.evaluation import evaluate
 from deepcorrect.progress import console, progress
 
@@ -192,9 +192,8 @@ def _changed(training: Training, changes: Mapping[str, Any]) -> Training:
     try:
         return Training.model_validate({**training.model_dump(), **changes})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"training {where}={first['input']!r}: {first['msg']}") from None
+        where, given, message = first_problem(error)
+        raise InputError(f"training {where}={given!r}: {message}") from None
 
 
 class _Fit:

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from deepcorrect.errors import InputError, unknown
+from deepcorrect.errors import InputError, first_problem, unknown
 
 
 class UnitConfig(BaseModel):
@@ -112,10 +112,9 @@ def unit_config(choice: UnitChoice, position: int) -> UnitConfig:
     try:
         return UnitConfig.model_validate({**KINDS[kind](position).model_dump(), **changes})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where, given, message = first_problem(error)
         raise InputError(
-            f"unit option {where}={first['input']!r} is not accepted: {first['msg']}. "
+            f"unit option {where}={given!r} is not accepted: {message}. "
             f"Options: {', '.join(UnitConfig.model_fields)}"
         ) from None
 

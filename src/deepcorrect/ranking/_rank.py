@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect import sites as sites_room
-from deepcorrect.classifier import preprocessing_of
+from deepcorrect.classifier import input_size_of
 from deepcorrect.computing import Precision, autocast, device_of, inference, placed
 from deepcorrect.data import Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, generator_for, parse_all
@@ -99,9 +99,7 @@ def visit_pairs(
             if not len(images):
                 continue
             if not grid:
-                known = preprocessing_of(model)
-                pixels = known.input_size if known else min(images.shape[-2:])
-                grid = parse_all(distortions, pixels)
+                grid = parse_all(distortions, input_size_of(model, images))
                 generators = [generator_for(seed, "rank", d.name, v) for d, v in _levels(grid)]
             labels = truth.to(device)
             with sites_room.tap(model, sites) as clean:
