@@ -128,6 +128,11 @@ class Distortion:
                 raise unknown("distortion option", option, ("clip", "quantize"))
         return cls(name, levels, clip="clip" in options, quantize="quantize" in options)
 
+    @property
+    def random(self) -> bool:
+        """Whether it needs a generator."""
+        return KINDS[self.name].random
+
     def for_size(self, pixels: int) -> Distortion:
         """This distortion with its levels filled in from the grid that suits `pixels` inputs."""
         if self.levels is not None:

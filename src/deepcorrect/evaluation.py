@@ -167,6 +167,18 @@ class Costs:
 
 def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
     """Counts parameters, and multiply-adds by running one black image."""
+    size = preprocessing.input_size
+    image = torch.zeros(1, preprocessing.channels, size, size, device=device_of(model))
+    parameters = list(model.parameters())
+    return Costs(
+        parameters=sum(p.numel() for p in parameters),
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        multiply_adds=multiply_adds(model, image),
+    )
+
+
+def multiply_adds(model: nn.Module, image: Tensor) -> int:
+    """Multiply-adds of the convolutions and linear layers for one image, 1 x C x H x W."""
     total = 0
 
     def count(module: nn.Module, args: Any, output: Tensor) -> None:
@@ -178,20 +190,13 @@ def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
             total += output[0].numel() * module.in_features
 
     handles = [module.register_forward_hook(count, prepend=True) for module in model.modules()]
-    size = preprocessing.input_size
-    image = torch.zeros(1, preprocessing.channels, size, size, device=device_of(model))
     try:
         with inference(model), torch.no_grad():
             model(image)
     finally:
         for handle in handles:
             handle.remove()
-    parameters = list(model.parameters())
-    return Costs(
-        parameters=sum(p.numel() for p in parameters),
-        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
-        multiply_adds=total,
-    )
+    return total
 
 
 def system_record(

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from deepcorrect.computing import Precision
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
-from deepcorrect.ranking._methods import Pair
-from deepcorrect.ranking._rank import visit_pairs
+from deepcorrect.ranking._pairs import Pair, Step, visit_pairs
 from deepcorrect.ranking._ranking import Ranking, count_for
 
 BETAS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -27,20 +26,40 @@ class IdealCorrection:
     Attributes:
         betas: corrected shares.
         distortions: with their levels.
-        top1: for each site, accuracies (levels, betas); levels of all distortions in a row.
-        distorted_top1: the baseline's accuracy at each level, (levels,).
-        images: number of images.
+        right: for each site, which images are answered rightly, bool (levels, betas, images);
+            levels of all distortions in a row.
+        distorted_right: the same without correction, bool (levels, images).
     """
 
     betas: tuple[float, ...]
     distortions: tuple[Distortion, ...]
-    top1: dict[str, Tensor]
-    distorted_top1: Tensor
-    images: int
+    right: dict[str, Tensor]
+    distorted_right: Tensor
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return self.distorted_right.shape[1]
+
+    @property
+    def top1(self) -> dict[str, Tensor]:
+        """For each site, accuracies (levels, betas)."""
+        return {site: values.double().mean(2) for site, values in self.right.items()}
+
+    @property
+    def distorted_top1(self) -> Tensor:
+        """The baseline's accuracy at each level, (levels,)."""
+        return self.distorted_right.double().mean(1)
 
     def area(self, site: str) -> float:
         """Mean accuracy of a site's curve over all betas and levels."""
-        return float(self.top1[site].mean())
+        return float(self.right[site].double().mean())
+
+    @property
+    def by_image(self) -> Tensor:
+        """Each image's mean over all sites, betas and levels, (images,): what to resample for an
+        interval of the mean area, or of the difference of two."""
+        return torch.stack([right.double().mean((0, 1)) for right in self.right.values()]).mean(0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: top1 by site and distortion, a row a level, a column a beta."""
@@ -91,29 +110,34 @@ def ideal_correction(
         site: [ranking.order(site)[: count_for(beta, values.shape[1])] for beta in betas]
         for site, values in ranking.by_level.items()
     }
+    found: dict[tuple[int, str, int], Tensor] = {}  # level, site ('' for none), first image
+
+    def visit(level: int, start: int, pair: Pair, step: Step) -> None:
+        classes = pair.clean.classes
+        found[level, "", start] = (pair.distorted.logits.argmax(1) == classes).cpu()
+        for site, choices in chosen.items():
+            rows = []
+            for filters in choices:
+                maps = pair.distorted.maps[site].clone()
+                maps[:, filters] = pair.clean.maps[site][:, filters]
+                rows.append(pair.distorted.from_site(site, maps).argmax(1) == classes)
+            found[level, site, start] = torch.stack(rows).cpu()
+            step(1 / len(chosen))
+
     grid = ranking.distortions if distortions is None else distortions
-    right: dict[str, list[Tensor]] = {site: [] for site in ranking.sites}
-    before: list[Tensor] = []
-
-    def visit(number: int, site: str, pair: Pair) -> None:
-        if site == ranking.sites[0]:
-            if number == len(before):
-                before.append(torch.zeros(()))
-            before[number] += _right(pair.distorted.logits, pair.labels)
-        if number == len(right[site]):
-            right[site].append(torch.zeros(len(betas)))
-        for column, filters in enumerate(chosen[site]):
-            maps = pair.distorted.maps[site].clone()
-            maps[:, filters] = pair.clean[site][:, filters]
-            logits = pair.distorted.from_site(site, maps)
-            right[site][number][column] += _right(logits, pair.labels)
-
-    images, used = visit_pairs(
-        model, loader, grid, ranking.sites, visit, "ideal correction", seed, precision
+    target = "labels" if ranking.target == "labels" else "prediction"
+    walk = visit_pairs(
+        model, loader, grid, ranking.sites, visit, "ideal correction", seed, precision, target
     )
-    top1 = {site: torch.stack(counts) / images for site, counts in right.items()}
-    return IdealCorrection(tuple(betas), used, top1, torch.stack(before) / images, images)
-
-
-def _right(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(1) == labels).sum().cpu()
+    levels = sum(len(kind.levels or ()) for kind in walk.distortions)
+    right = {site: torch.zeros(levels, len(betas), walk.images).byte() for site in chosen}
+    before = torch.zeros(levels, walk.images).byte()
+    for (level, site, start), values in found.items():
+        rows = right[site][level] if site else before[level]
+        rows[..., start : start + values.shape[-1]] = values
+    return IdealCorrection(
+        tuple(betas),
+        walk.distortions,
+        {site: walk.total(values).bool() for site, values in right.items()},
+        walk.total(before).bool(),
+    )

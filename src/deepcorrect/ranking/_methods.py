@@ -1,34 +1,23 @@
-"""Ranking methods. Each scores one batch at one level; `rank` streams over batches and levels."""
+"""Ranking methods. Each scores the filters of all sites on one block at one level.
+
+`rank` streams over blocks and levels. In the equations, d and c are a site's output on the
+distorted and on the clean images, and G is the gain: how well the network's answer fits the target
+(the log-probability of the true class, unless said otherwise).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from deepcorrect.sites import Replay
+from deepcorrect.distortions import generator_for
+from deepcorrect.ranking._pairs import Pair
 
-
-class Pair(NamedTuple):
-    """A batch seen twice.
-
-    Attributes:
-        clean: each site's output on the clean images, N x C x H x W.
-        distorted: the pass on the distorted images, which can be re-run from any site.
-        labels: the true classes, (N,).
-        generator: for methods that draw.
-    """
-
-    clean: dict[str, Tensor]
-    distorted: Replay
-    labels: Tensor
-    generator: torch.Generator
-
-
-Score = Callable[[Pair, str], Tensor]
+Score = Callable[[Pair], Iterator[tuple[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -36,8 +25,8 @@ class Method:
     """A ranking method.
 
     Attributes:
-        score: (pair, site) -> for each of the site's filters the sum of its priority over the
-            batch's images, (filters,).
+        score: pair -> for each site, one after the other, its name and for each of its filters the
+            sum of its priority over the block's images, (filters,) in float64.
         summary: one line for `deepcorrect list methods`.
     """
 
@@ -62,64 +51,128 @@ def register(name: str, summary: str) -> Callable[[ScoreT], ScoreT]:
 
 
 @register("swap", "the paper's: top-1 accuracy gained when the filter's clean output is swapped in")
-def swap(pair: Pair, site: str) -> Tensor:
+def swap(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     """The paper's correction priority (section III): images right after the swap, minus before."""
-    before = _correct(pair.distorted.logits, pair.labels)
-    return _swapped(pair, site, lambda logits: (_correct(logits, pair.labels) - before).sum())
+    classes = pair.clean.classes
+    return _swapped(pair, lambda logits, rows: (logits.argmax(1) == classes[rows]).double())
 
 
 @register("swap_logprob", "as swap, on the log-probability of the true class instead of accuracy")
-def swap_logprob(pair: Pair, site: str) -> Tensor:
-    """Log-probability of the label after the swap, minus before, summed over the images."""
-    before = _log_probability(pair.distorted.logits, pair.labels)
-    return _swapped(
-        pair, site, lambda logits: (_log_probability(logits, pair.labels) - before).sum()
-    )
+def swap_logprob(pair: Pair) -> Iterator[tuple[str, Tensor]]:
+    """The gain after the swap, minus before, summed over the images."""
+    return _swapped(pair, lambda logits, rows: pair.clean.gain(logits, rows).double())
+
+
+def _swapped(
+    pair: Pair, measure: Callable[[Tensor, Tensor], Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """`measure` of (logits, images), after each filter's swap minus before."""
+    recorded = pair.distorted
+    before = measure(recorded.logits, torch.arange(len(pair.images), device=pair.images.device))
+    for site in pair.clean.sites:
+        clean = pair.clean.maps[site]
+        gains = torch.zeros(clean.shape[1], dtype=torch.float64, device=clean.device)
+        for images, filters, logits in recorded.swaps(site, clean):
+            gains.index_add_(0, filters, measure(logits, images) - before[images])
+        yield site, gains
+
+
+@register("gradient", "first order: the gradient at the distorted output times the difference")
+def gradient(pair: Pair) -> Iterator[tuple[str, Tensor]]:
+    """Attribution patching: the inner product of c_i - d_i with dG/dd_i, for all sites at once."""
+    maps, slopes = pair.clean.slopes(pair.images)
+    for site, clean in pair.clean.maps.items():
+        yield site, _inner(slopes[site], clean - maps[site])
+
+
+@register("two_ended", "as gradient, with the mean of the gradients at both ends")
+def two_ended(pair: Pair) -> Iterator[tuple[str, Tensor]]:
+    """The trapezoid rule for the path from d to c, the gradients being those of two whole passes:
+    the distorted images' and the clean images'. The second serves every level."""
+    maps, slopes = pair.clean.slopes(pair.images)
+    for site, clean in pair.clean.maps.items():
+        mean = (slopes[site] + pair.clean.gradients[site]) / 2
+        yield site, _inner(mean, clean - maps[site])
+
+
+@register("conductance", "one path in input space, from the distorted to the clean images, 4 steps")
+def conductance(pair: Pair, steps: int = 4) -> Iterator[tuple[str, Tensor]]:
+    """Layer conductance (Dhamdhere et al. 2018) by the trapezoid rule, for all sites at once.
+
+    The path runs straight from the distorted to the clean images in `steps` steps; each adds the
+    inner product of a filter's change with the mean of the gradients at the step's two ends.
+    """
+    ends = [pair.images + step / steps * (pair.clean.images - pair.images) for step in range(steps)]
+    passes = [pair.clean.slopes(images) for images in ends]
+    passes.append((pair.clean.maps, pair.clean.gradients))
+    for site in pair.clean.sites:
+        total = torch.zeros(pair.clean.maps[site].shape[1], dtype=torch.float64)
+        total = total.to(pair.images.device)
+        for (before, slope), (after, next_slope) in zip(passes[:-1], passes[1:], strict=True):
+            mean = (slope[site] + next_slope[site]) / 2
+            total += _inner(mean, after[site] - before[site])
+        yield site, total
+
+
+@register("input_path", "the mean gradient along the path in input space, times the difference")
+def input_path(pair: Pair, steps: int = 2) -> Iterator[tuple[str, Tensor]]:
+    """As gradient, with the mean of the gradients at the midpoints of `steps` steps on the straight
+    path from the distorted to the clean images, for all sites at once."""
+    difference = pair.clean.images - pair.images
+    points = [pair.images + (step + 0.5) / steps * difference for step in range(steps)]
+    slopes = [pair.clean.slopes(images)[1] for images in points]
+    for site, clean in pair.clean.maps.items():
+        mean = sum(slope[site] for slope in slopes) / steps
+        yield site, _inner(mean, clean - pair.maps[site])
 
 
 @register("path", "integrated gradients from the distorted to the clean output, 4 steps a site")
-def path(pair: Pair, site: str, steps: int = 4) -> Tensor:
-    """Integrated gradients (Sundararajan et al. 2017) of the label's log-probability.
+def path(pair: Pair, steps: int = 4) -> Iterator[tuple[str, Tensor]]:
+    """Integrated gradients (Sundararajan et al. 2017) of the gain, one site at a time.
 
-    With d and c the site's distorted and clean outputs, filter i scores the inner product of
-    c_i - d_i with the mean gradient at d + a (c - d), a at the midpoints of `steps` intervals.
-    All filters of the site come out of the same passes; they sum to the gain of swapping all.
+    Filter i scores the inner product of c_i - d_i with the mean gradient at d + a (c - d), a at
+    the midpoints of `steps` steps. A site's filters sum to the gain of swapping all of them.
     """
-    distorted, clean = pair.distorted.maps[site].float(), pair.clean[site].float()
-    difference = clean - distorted
-    total = torch.zeros_like(difference)
-    for step in range(steps):
-        point = (distorted + (step + 0.5) / steps * difference).requires_grad_()
-        with torch.enable_grad():
-            logits = pair.distorted.from_site(site, point)
-            gain = _log_probability(logits, pair.labels).sum()
-        total += torch.autograd.grad(gain, point)[0]
-    return (total * difference).sum((0, 2, 3)).double() / steps
+    for site, clean in pair.clean.maps.items():
+        distorted = pair.distorted.maps[site].float()
+        difference = clean.float() - distorted
+        total = torch.zeros_like(difference)
+        for step in range(steps):
+            point = (distorted + (step + 0.5) / steps * difference).requires_grad_()
+            with torch.enable_grad():
+                gain = pair.clean.gain(pair.distorted.from_site(site, point)).sum()
+            total += torch.autograd.grad(gain, point)[0]
+        yield site, _inner(total / steps, difference)
+
+
+@register("change", "mean squared change of the filter's output: a control, it ignores the answer")
+def change(pair: Pair) -> Iterator[tuple[str, Tensor]]:
+    """Mean over the map of (c_i - d_i) squared."""
+    for site, clean in pair.clean.maps.items():
+        squares = (clean.float() - pair.maps[site].float()) ** 2
+        yield site, squares.mean((2, 3)).double().sum(0)
+
+
+@register("psnr", "peak signal-to-noise ratio of the filter's output, lowest first: a control")
+def psnr(pair: Pair) -> Iterator[tuple[str, Tensor]]:
+    """Minus the PSNR of d_i against c_i in dB, the peak being c_i's range; at most 100 dB."""
+    for site, clean in pair.clean.maps.items():
+        reference = clean.float()
+        error = ((reference - pair.maps[site].float()) ** 2).mean((2, 3))
+        peak = reference.amax((2, 3)) - reference.amin((2, 3))
+        ratio = (10 * (peak**2 / error.clamp_min(1e-30)).clamp_min(1e-10).log10()).clamp_max(100)
+        yield site, -ratio.double().sum(0)
 
 
 @register("random", "random numbers: the control")
-def random(pair: Pair, site: str) -> Tensor:
+def random(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     """Uniform numbers, the same whatever the network does."""
-    filters = pair.clean[site].shape[1]
-    return torch.rand(filters, generator=pair.generator, dtype=torch.float64) * len(pair.labels)
+    for site, clean in pair.clean.maps.items():
+        drawing = generator_for(pair.seed, "random ranking", site)
+        numbers = torch.rand(clean.shape[1], generator=drawing, dtype=torch.float64)
+        yield site, numbers * len(clean)
 
 
-def _swapped(pair: Pair, site: str, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """`measure` of the logits, for each filter with that filter's clean output swapped in."""
-    distorted, clean = pair.distorted.maps[site], pair.clean[site]
-    gains = torch.zeros(distorted.shape[1], dtype=torch.float64)
-    changed = (distorted != clean).any(3).any(2).any(0)
-    for index in changed.nonzero().flatten().tolist():
-        maps = distorted.clone()
-        maps[:, index] = clean[:, index]
-        gains[index] = float(measure(pair.distorted.from_site(site, maps)))
-    return gains
-
-
-def _correct(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(1) == labels).double()
-
-
-def _log_probability(logits: Tensor, labels: Tensor) -> Tensor:
-    chosen = torch.log_softmax(logits.float(), 1).gather(1, labels[:, None])
-    return chosen.squeeze(1).double()
+def _inner(slope: Tensor, difference: Tensor) -> Tensor:
+    """The inner product of each filter's maps, summed over the images: (filters,)."""
+    return (slope.float() * difference.float()).sum((2, 3)).double().sum(0)

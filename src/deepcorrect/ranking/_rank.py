@@ -1,37 +1,40 @@
-"""Streaming a method over batches, distortions and levels."""
+"""Ranking all filters of a network."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from deepcorrect import sites as sites_room
-from deepcorrect.classifier import input_size_of
-from deepcorrect.computing import Precision, autocast, device_of, inference, placed
-from deepcorrect.data import Batches, check_labels, count_of, no_images
-from deepcorrect.distortions import Distortion, generator_for, parse_all
+from deepcorrect.computing import Precision
+from deepcorrect.data import Batches
+from deepcorrect.distortions import Distortion
 from deepcorrect.errors import unknown
-from deepcorrect.progress import progress
-from deepcorrect.ranking._methods import METHODS, Pair
+from deepcorrect.ranking._methods import METHODS
+from deepcorrect.ranking._pairs import Pair, Step, Target, visit_pairs
 from deepcorrect.ranking._ranking import Ranking
-from deepcorrect.sites import Replay
+
+DEFAULT_METHOD = "path"
 
 
 def rank(
     model: nn.Module,
     loader: Batches,
     distortions: Sequence[str | Distortion] | str,
-    method: str = "path",
+    method: str = DEFAULT_METHOD,
     sites: Sequence[str] | None = None,
     seed: int = 0,
     precision: Precision = "float32",
+    target: Target | None = None,
 ) -> Ranking:
     """Scores every filter of the sites by its correction priority.
 
-    Streams: memory is bounded by one batch, nothing is kept of the images.
+    Streams: memory is bounded by one block of images, nothing is kept of the others. In a program
+    that `accelerate launch` started on several processes, all of them call this together, with the
+    same loader; they share the images, and all get the whole ranking.
 
     Args:
         model: takes images in [0, 1]; runs in inference mode where it is.
@@ -42,6 +45,9 @@ def rank(
         sites: dotted names of modules whose outputs are scored; None takes every convolution.
         seed: of the noise.
         precision: `bfloat16` runs the network faster and less exactly.
+        target: what answers are measured against: `labels`; `prediction`, the class that the
+            network gives the clean image; or `kl`, all the probabilities that it gives the clean
+            image. None takes the labels where there are any, else the prediction.
 
     Raises:
         InputError: an argument is not accepted, a label is outside the network's classes, or
@@ -52,71 +58,32 @@ def rank(
     score = METHODS[method].score
     names = list(sites_room.find(model, sites))
     started = time.monotonic()
-    sums: dict[str, list[Tensor]] = {}
+    sums: dict[str, dict[int, Tensor]] = {name: {} for name in names}
 
-    def visit(number: int, site: str, pair: Pair) -> None:
-        gains = score(pair, site)
-        rows = sums.setdefault(site, [])
-        if number == len(rows):
-            rows.append(torch.zeros_like(gains))
-        rows[number] += gains
+    def visit(level: int, start: int, pair: Pair, step: Step) -> None:
+        del start
+        for site, gains in score(pair):
+            before = sums[site].get(level)
+            sums[site][level] = gains.cpu() if before is None else before + gains.cpu()
+            step(1 / len(names))
 
-    images, used = visit_pairs(
-        model, loader, distortions, names, visit, f"ranking ({method})", seed, precision
+    walk = visit_pairs(
+        model, loader, distortions, names, visit, f"ranking ({method})", seed, precision, target
     )
-    by_level = {name: torch.stack(sums[name]) / images for name in names}
-    return Ranking(by_level, method, used, images, time.monotonic() - started, seed)
-
-
-def visit_pairs(
-    model: nn.Module,
-    loader: Batches,
-    distortions: Sequence[str | Distortion] | str,
-    sites: Sequence[str],
-    visit: Callable[[int, str, Pair], None],
-    task: str,
-    seed: int,
-    precision: Precision,
-) -> tuple[int, tuple[Distortion, ...]]:
-    """Calls `visit(level number from 0, site, pair)` for each batch, level and site in turn.
-
-    Returns:
-        The number of images, and the distortions with their levels.
-    """
-    device = device_of(model)
-    drawing = generator_for(seed, task)
-    seen = 0
-    grid: tuple[Distortion, ...] = ()
-    total = count_of(loader)
-    generators: list[torch.Generator] = []
-    with (
-        inference(model),
-        torch.no_grad(),
-        autocast(device, precision),
-        progress(task, total) as step,
-    ):
-        for images, truth in loader:
-            if not len(images):
-                continue
-            if not grid:
-                grid = parse_all(distortions, input_size_of(model, images))
-                generators = [generator_for(seed, "rank", d.name, v) for d, v in _levels(grid)]
-            labels = truth.to(device)
-            with sites_room.tap(model, sites) as clean:
-                check_labels(labels, model(placed(images, device)).shape[1])
-            for number, (distortion, level) in enumerate(_levels(grid)):
-                distorted = distortion(images, level, generators[number])
-                replay = Replay(model, placed(distorted, device), sites)
-                for site in sites:
-                    visit(number, site, Pair(clean, replay, labels, drawing))
-                    step(len(images) / (len(generators) * len(sites)))
-            seen += len(images)
-    if not seen:
-        raise no_images(loader, "to rank with")
-    return seen, grid
-
-
-def _levels(grid: Sequence[Distortion]) -> Iterator[tuple[Distortion, float]]:
-    for distortion in grid:
-        for level in distortion.levels or ():
-            yield distortion, level
+    rows = range(sum(len(kind.levels or ()) for kind in walk.distortions))
+    by_level = {}
+    for name, shape in walk.maps.items():
+        nothing = torch.zeros(shape[0], dtype=torch.float64)
+        total = walk.total(torch.stack([sums[name].get(row, nothing) for row in rows]))
+        by_level[name] = total / walk.images
+    return Ranking(
+        by_level,
+        method,
+        walk.distortions,
+        walk.images,
+        time.monotonic() - started,
+        seed,
+        walk.target,
+        {name: (height, width) for name, (_, height, width) in walk.maps.items()},
+        walk.network,
+    )

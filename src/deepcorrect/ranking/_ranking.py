@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,19 @@ INFO_FILE = "ranking.json"
 
 
 @dataclass(frozen=True)
+class NetworkSize:
+    """What a ranked network costs, which budgets are shares of.
+
+    Attributes:
+        parameters: of the whole network.
+        multiply_adds: of its convolutions and linear layers, for one image.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
 class Ranking:
     """All filters of all sites, scored.
 
@@ -30,6 +43,9 @@ class Ranking:
         images: number of clean images they were measured on.
         seconds: how long it took.
         seed: of the noise.
+        target: what answers were measured against; see `rank`.
+        maps: height and width of each site's output.
+        network: what the network costs.
     """
 
     by_level: dict[str, Tensor]
@@ -38,6 +54,9 @@ class Ranking:
     images: int
     seconds: float
     seed: int = 0
+    target: str = "labels"
+    maps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    network: NetworkSize | None = None
 
     @property
     def priorities(self) -> dict[str, Tensor]:
@@ -96,7 +115,7 @@ class Ranking:
     def info(self) -> dict[str, object]:
         """What `ranking.json` holds."""
         return {
-            "schema": 1,
+            "schema": 2,
             "method": self.method,
             "distortions": [
                 {"name": d.name, "levels": d.levels, "clip": d.clip, "quantize": d.quantize}
@@ -106,6 +125,9 @@ class Ranking:
             "images": self.images,
             "seconds": self.seconds,
             "seed": self.seed,
+            "target": self.target,
+            "maps": self.maps,
+            "network": None if self.network is None else asdict(self.network),
         }
 
 
@@ -131,7 +153,15 @@ def load_ranking(folder: str | Path) -> Ranking:
                 raise InputError(f"{folder / LEVELS_FILE} does not hold site {site!r} of {path}")
             by_level[site] = tensors[site]
         return Ranking(
-            by_level, info["method"], distortions, info["images"], info["seconds"], info["seed"]
+            by_level,
+            info["method"],
+            distortions,
+            info["images"],
+            info["seconds"],
+            info["seed"],
+            info["target"],
+            {site: (height, width) for site, (height, width) in info["maps"].items()},
+            NetworkSize(**info["network"]) if info["network"] else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a ranking's description: {error!r} is wrong") from None

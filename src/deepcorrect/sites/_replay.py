@@ -1,4 +1,4 @@
-"""Sites: finding convolutions, reading their outputs, re-running what is behind them."""
+"""Re-running any network behind a site, by recalling what the modules before it gave."""
 
 from __future__ import annotations
 
@@ -12,86 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.classifier import network_of
-from deepcorrect.errors import InputError, unknown
+from deepcorrect.errors import InputError
+from deepcorrect.sites._find import as_maps, find
+from deepcorrect.sites._pass import Swap
 
 Forward = Callable[..., Any]
-Edit = Callable[[str, Tensor], Tensor | None]
-
-
-def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """Every 2-D convolution of the network in `model`, by dotted name, in module order."""
-    modules = network_of(model).named_modules()
-    return {name: module for name, module in modules if isinstance(module, nn.Conv2d)}
-
-
-def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.Module]:
-    """The modules at the named sites, in the order of the network's modules.
-
-    Args:
-        model: a network, wrapped or bare.
-        names: dotted names; None takes every 2-D convolution.
-
-    Raises:
-        InputError: a name is not a module of the network, or there is no convolution at all.
-    """
-    if names is None:
-        found = dict(convolutions(model))
-        if not found:
-            raise InputError(
-                "the network has no 2-D convolution: name the sites yourself "
-                "(modules whose output is N x C x H x W)"
-            )
-        return dict(found)
-    modules = dict(network_of(model).named_modules())
-    wanted = set(names)
-    for name in wanted:
-        if name not in modules or name == "":
-            accepted = convolutions(model) or (known for known in modules if known)
-            raise unknown("site", name, accepted)
-    return {name: module for name, module in modules.items() if name in wanted}
-
-
-@contextmanager
-def tap(
-    model: nn.Module, sites: Iterable[str] | None = None, edit: Edit | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """Reads, and optionally replaces, the outputs of sites while the block runs.
-
-    Args:
-        model: a network, wrapped or bare.
-        sites: dotted names; None takes every 2-D convolution.
-        edit: called with a site's name and output; a tensor it returns replaces the output.
-
-    Yields:
-        A dictionary that each forward pass fills with the sites' outputs, N x C x H x W, as they
-        were before `edit`. They are copies, so that in-place layers behind do not change them.
-    """
-    maps: dict[str, Tensor] = {}
-
-    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
-            del module, args
-            maps[name] = _as_maps(name, output).clone()
-            return None if edit is None else edit(name, output)
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(hook_for(name)) for name, module in find(model, sites).items()
-    ]
-    try:
-        yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _as_maps(name: str, output: Any) -> Tensor:
-    if not isinstance(output, Tensor) or output.dim() != 4:
-        given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"site {name!r} gives {given}: a site's output must be N x C x H x W")
-    return output
 
 
 @dataclass(frozen=True)
@@ -179,7 +104,7 @@ class Replay:
                     f"site {name!r} runs {len(calls)} times in a forward pass: "
                     "only a module that runs once can be swapped or corrected"
                 )
-            self.maps[name] = _as_maps(name, calls[0].output)
+            self.maps[name] = as_maps(name, calls[0].output)
 
     def from_site(self, site: str, maps: Tensor) -> Tensor:
         """Logits, N x classes, of the recorded pass with `site`'s output replaced by `maps`.
@@ -208,6 +133,16 @@ class Replay:
 
         with _routed(self._model, rerun):
             return self._model(self._images)
+
+    def swaps(self, site: str, clean: Tensor) -> Iterator[Swap]:
+        """See `Pass.swaps`. Every image is run with a filter's map swapped, filter by filter."""
+        distorted = self.maps[site]
+        images = torch.arange(len(distorted), device=distorted.device)
+        different = (distorted != clean).any(3).any(2).any(0)
+        for index in different.nonzero().flatten().tolist():
+            maps = distorted.clone()
+            maps[:, index] = clean[:, index]
+            yield Swap(images, torch.full_like(images, index), self.from_site(site, maps))
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""The fastest way to record and re-run a network's passes that gives its own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from deepcorrect.progress import console
+from deepcorrect.sites._graph import Graph, NotExportable
+from deepcorrect.sites._pass import Pass, Recorder
+from deepcorrect.sites._replay import Replay
+
+TOLERANCE = 1e-3  # of the largest logit; float32 in another order of summation differs by 1e-5
+
+
+def recorder(model: nn.Module, images: Tensor, sites: Sequence[str]) -> Recorder:
+    """A function that records passes of `model`.
+
+    They run on the network's exported graph where it can be exported; the graph must first give,
+    on `images`, what the network itself gives, for a swap at each site too. Else on `Replay`,
+    which takes any network.
+
+    Args:
+        model: a network, wrapped or bare, in inference mode.
+        images: at least two; passes will have up to so many, N x C x H x W.
+        sites: names of the sites that passes will be re-run from.
+
+    Raises:
+        InputError: a site never runs, runs more than once, or does not give N x C x H x W.
+    """
+    reference = Replay(model, images, sites)
+    try:
+        graph = Graph(model, images, sites)
+        _check(graph, reference, images)
+    except NotExportable as reason:
+        console().print(
+            f"note: re-running module by module, as the network's graph cannot be used ({reason})"
+        )
+        return partial(Replay, model, sites=sites)
+    return graph.record
+
+
+def _check(graph: Graph, reference: Replay, images: Tensor) -> None:
+    """Compares a graph's pass, and a swap of half of the images' maps at each site, with the
+    network's own.
+
+    Raises:
+        NotExportable: they differ, or the graph cannot be run.
+    """
+    try:
+        recorded = graph.record(images)
+        _compare(recorded.logits, reference.logits, "answers")
+        for site, maps in reference.maps.items():
+            _compare(recorded.maps[site], maps, f"maps of {site}")
+            _check_swaps(recorded, reference, site, maps.flip(0))
+    except (RuntimeError, KeyError, TypeError, IndexError) as error:
+        raise NotExportable(f"{type(error).__name__}: {error}") from error
+
+
+def _check_swaps(recorded: Pass, reference: Replay, site: str, other: Tensor) -> None:
+    """One swap that the graph yields, against the reference's own full pass of it."""
+    swap = next(iter(recorded.swaps(site, other)), None)
+    if swap is None:
+        return
+    maps = reference.maps[site].clone()
+    chosen = int(swap.filters[0])
+    maps[:, chosen] = other[:, chosen]
+    expected = reference.from_site(site, maps)
+    _compare(recorded.from_site(site, maps), expected, f"answers behind {site}")
+    same = swap.filters == chosen
+    _compare(swap.logits[same], expected[swap.images[same]], f"swap at {site}")
+
+
+def _compare(given: Tensor, expected: Tensor, what: str) -> None:
+    limit = TOLERANCE * max(1.0, float(expected.abs().max()))
+    if given.shape != expected.shape or not float((given - expected).abs().max()) <= limit:
+        raise NotExportable(f"the graph's {what} are not the network's")
