@@ -1,16 +1,24 @@
 """Correction priorities: which filters give most accuracy back when they are corrected."""
 
+from deepcorrect.ranking._compare import Agreement, compare
 from deepcorrect.ranking._ideal import BETAS, IdealCorrection, ideal_correction
 from deepcorrect.ranking._methods import METHODS, Method
-from deepcorrect.ranking._rank import rank
-from deepcorrect.ranking._ranking import Ranking, count_for, load_ranking
+from deepcorrect.ranking._pairs import TARGETS, Target
+from deepcorrect.ranking._rank import DEFAULT_METHOD, rank
+from deepcorrect.ranking._ranking import NetworkSize, Ranking, count_for, load_ranking
 
 __all__ = [
     "BETAS",
+    "DEFAULT_METHOD",
     "METHODS",
+    "TARGETS",
+    "Agreement",
     "IdealCorrection",
     "Method",
+    "NetworkSize",
     "Ranking",
+    "Target",
+    "compare",
     "count_for",
     "ideal_correction",
     "load_ranking",

@@ -7,6 +7,7 @@ distorted and on the clean images, and G is the gain: how well the network's ans
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -71,7 +72,7 @@ def _swapped(
     before = measure(recorded.logits, torch.arange(len(pair.images), device=pair.images.device))
     for site in pair.clean.sites:
         clean = pair.clean.maps[site]
-        gains = torch.zeros(clean.shape[1], dtype=torch.float64, device=clean.device)
+        gains = before.new_zeros(clean.shape[1], *before.shape[1:])
         for images, filters, logits in recorded.swaps(site, clean):
             gains.index_add_(0, filters, measure(logits, images) - before[images])
         yield site, gains
@@ -83,16 +84,6 @@ def gradient(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     maps, slopes = pair.clean.slopes(pair.images)
     for site, clean in pair.clean.maps.items():
         yield site, _inner(slopes[site], clean - maps[site])
-
-
-@register("two_ended", "as gradient, with the mean of the gradients at both ends")
-def two_ended(pair: Pair) -> Iterator[tuple[str, Tensor]]:
-    """The trapezoid rule for the path from d to c, the gradients being those of two whole passes:
-    the distorted images' and the clean images'. The second serves every level."""
-    maps, slopes = pair.clean.slopes(pair.images)
-    for site, clean in pair.clean.maps.items():
-        mean = (slopes[site] + pair.clean.gradients[site]) / 2
-        yield site, _inner(mean, clean - maps[site])
 
 
 @register("conductance", "one path in input space, from the distorted to the clean images, 4 steps")
@@ -108,7 +99,7 @@ def conductance(pair: Pair, steps: int = 4) -> Iterator[tuple[str, Tensor]]:
     for site in pair.clean.sites:
         total = torch.zeros(pair.clean.maps[site].shape[1], dtype=torch.float64)
         total = total.to(pair.images.device)
-        for (before, slope), (after, next_slope) in zip(passes[:-1], passes[1:], strict=True):
+        for (before, slope), (after, next_slope) in itertools.pairwise(passes):
             mean = (slope[site] + next_slope[site]) / 2
             total += _inner(mean, after[site] - before[site])
         yield site, total

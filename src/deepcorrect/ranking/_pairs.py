@@ -22,9 +22,13 @@ from deepcorrect.progress import progress
 from deepcorrect.ranking._ranking import NetworkSize
 from deepcorrect.sites import Pass, Recorder
 
+TARGETS = {
+    "labels": "the true classes",
+    "prediction": "the class that the network gives the clean image",
+    "kl": "all the probabilities that the network gives the clean image",
+}
 Target = Literal["labels", "prediction", "kl"]
-"""What answers are measured against: the true classes; the class that the network gives the clean
-image; or all the probabilities that it gives the clean image. The last two need no labels."""
+"""What answers are measured against, one of `TARGETS`; the last two need no labels."""
 
 BLOCK_IMAGES, BLOCK_VALUES = 64, 64 * 3 * 64 * 64
 
@@ -232,11 +236,11 @@ def visit_pairs(
 
 
 def _block_size(images: Tensor, device: torch.device) -> int:
-    """Images a block: on a CPU so few that a block's activations stay small; else the batch."""
+    """Images a block: the batch's, but on a CPU so few that a block's activations stay small."""
     if device.type != "cpu":
         return len(images)
-    fitting = BLOCK_VALUES // max(1, images[0].numel())
-    return max(4, min(BLOCK_IMAGES, fitting))
+    fitting = max(4, BLOCK_VALUES // max(1, images[0].numel()))
+    return min(len(images), BLOCK_IMAGES, fitting)
 
 
 def _filled(images: Tensor, rows: int) -> Tensor:

@@ -54,7 +54,7 @@ SPATIAL = frozenset(
 IN_PLACE = {aten.relu.default: aten.relu_.default, aten.add.Tensor: aten.add_.Tensor}
 
 
-class NotExportable(Exception):
+class ExportError(Exception):
     """The network cannot be re-run as a graph; `Replay` can."""
 
 
@@ -112,7 +112,7 @@ class Graph:
         sites: names of the sites to cut behind; each must run once.
 
     Raises:
-        NotExportable: the network's code cannot be exported, or not be cut at a site.
+        ExportError: the network's code cannot be exported, or not be cut at a site.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, sites: Iterable[str]) -> None:
@@ -124,7 +124,7 @@ class Graph:
                 program = program.run_decompositions({})
         except Exception as error:  # export may fail in any way that user code may
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise NotExportable(f"torch.export: {reason[0]}") from error
+            raise ExportError(f"torch.export: {reason[0]}") from error
         self._nodes = [node for node in program.graph.nodes if node.op == "call_function"]
         self.constants: Values = {}
         self._read_inputs(program)
@@ -144,7 +144,7 @@ class Graph:
         nodes = {node.name: node for node in program.graph.nodes}
         signature = program.graph_signature
         if signature.buffers_to_mutate or len(signature.user_outputs) != 1:
-            raise NotExportable("the network changes its buffers, or gives more than one tensor")
+            raise ExportError("the network changes its buffers, or gives more than one tensor")
         for spec in signature.input_specs:
             if isinstance(spec.arg.name, str) and spec.arg.name not in nodes:
                 continue
@@ -156,7 +156,7 @@ class Graph:
             elif spec.target in program.constants:
                 self.constants[node] = program.constants[spec.target]
             else:
-                raise NotExportable(f"its input {spec.arg.name} is not a tensor")
+                raise ExportError(f"its input {spec.arg.name} is not a tensor")
         self.output: Node = nodes[signature.user_outputs[0]]
 
     def _simplify_norms(self) -> None:
@@ -185,13 +185,13 @@ class Graph:
                 if any(path == at[0] for at in node.meta.get("nn_module_stack", {}).values())
             ]
             if not inside or not isinstance(inside[-1].meta.get("val"), Tensor):
-                raise NotExportable(f"site {name!r} is not found in the exported graph")
+                raise ExportError(f"site {name!r} is not found in the exported graph")
             found[name] = inside[-1]
         return found
 
     def _cut(self, site: Node, behind: Sequence[Node]) -> Cut:
         if site.meta["val"].dim() != 4 or len(site.meta["val"]) != self.rows:
-            raise NotExportable(f"{site.name} is not N x C x H x W")
+            raise ExportError(f"{site.name} is not N x C x H x W")
         changed, alone = {site, *behind}, {site}
         for node in behind:
             if {n for n in node.all_input_nodes if n in changed} <= alone and _map_by_map(
@@ -442,13 +442,13 @@ def _call(node: Node, read: Callable[[Node], Any]) -> Any:
 
 def _function(node: Node) -> Callable[..., Any]:
     if not callable(node.target):
-        raise NotExportable(f"{node.name} is not a function")
+        raise ExportError(f"{node.name} is not a function")
     return node.target
 
 
 def _node(value: Any) -> Node:
     if not isinstance(value, Node):
-        raise NotExportable(f"{value!r} is not a value of the graph")
+        raise ExportError(f"{value!r} is not a value of the graph")
     return value
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from deepcorrect.progress import console
-from deepcorrect.sites._graph import Graph, NotExportable
+from deepcorrect.sites._graph import ExportError, Graph
 from deepcorrect.sites._pass import Pass, Recorder
 from deepcorrect.sites._replay import Replay
 
@@ -34,7 +34,7 @@ def recorder(model: nn.Module, images: Tensor, sites: Sequence[str]) -> Recorder
     try:
         graph = Graph(model, images, sites)
         _check(graph, reference, images)
-    except NotExportable as reason:
+    except ExportError as reason:
         console().print(
             f"note: re-running module by module, as the network's graph cannot be used ({reason})"
         )
@@ -47,7 +47,7 @@ def _check(graph: Graph, reference: Replay, images: Tensor) -> None:
     network's own.
 
     Raises:
-        NotExportable: they differ, or the graph cannot be run.
+        ExportError: they differ, or the graph cannot be run.
     """
     try:
         recorded = graph.record(images)
@@ -56,7 +56,7 @@ def _check(graph: Graph, reference: Replay, images: Tensor) -> None:
             _compare(recorded.maps[site], maps, f"maps of {site}")
             _check_swaps(recorded, reference, site, maps.flip(0))
     except (RuntimeError, KeyError, TypeError, IndexError) as error:
-        raise NotExportable(f"{type(error).__name__}: {error}") from error
+        raise ExportError(f"{type(error).__name__}: {error}") from error
 
 
 def _check_swaps(recorded: Pass, reference: Replay, site: str, other: Tensor) -> None:
@@ -76,4 +76,4 @@ def _check_swaps(recorded: Pass, reference: Replay, site: str, other: Tensor) ->
 def _compare(given: Tensor, expected: Tensor, what: str) -> None:
     limit = TOLERANCE * max(1.0, float(expected.abs().max()))
     if given.shape != expected.shape or not float((given - expected).abs().max()) <= limit:
-        raise NotExportable(f"the graph's {what} are not the network's")
+        raise ExportError(f"the graph's {what} are not the network's")

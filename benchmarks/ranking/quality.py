@@ -1,0 +1,194 @@
+"""Which ranking method chooses better filters: ideal-correction areas and stability.
+
+    DEEPCORRECT_SHARED=... python benchmarks/ranking/quality.py [--images 200] [--judged 200]
+
+For both CIFAR networks, at all sites and twelve levels, every method ranks the same images; the
+rankings are judged by ideal correction on images that none of them saw. Rankings from the two
+halves of the images give the stability; their mean is the ranking that is judged. What is finished
+is kept in runs/ranking-benchmark, so a stopped benchmark goes on; the figures are written to
+benchmarks/results/ranking/quality.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from subjects import CIFAR, DISTORTIONS, RESULTS, WORK, batches, cifar_network, cifar_rows
+from torch import Tensor
+
+from deepcorrect import files
+from deepcorrect.classifier import Classifier
+from deepcorrect.ranking import (
+    METHODS,
+    Ranking,
+    compare,
+    ideal_correction,
+    load_ranking,
+    rank,
+)
+from deepcorrect.ranking._methods import _swapped, register  # both exact methods in one pass
+from deepcorrect.ranking._pairs import Pair
+
+EXACT = ("swap", "swap_logprob")
+JUDGED_FROM = 1000  # of the 5,000 validation rows; ranked images are before
+RESAMPLES = 2000
+
+
+@register("both_swaps", "swap and swap_logprob in one pass")
+def both_swaps(pair: Pair) -> Iterator[tuple[str, Tensor]]:
+    classes = pair.clean.classes
+
+    def measure(logits: Tensor, rows: Tensor) -> Tensor:
+        right = (logits.argmax(1) == classes[rows]).double()
+        return torch.stack([right, pair.clean.gain(logits, rows).double()], 1)
+
+    return _swapped(pair, measure)
+
+
+def ranked(network: Classifier, folder: Path, method: str, first: int, count: int) -> Ranking:
+    """A ranking of `count` images from `first` on, read again where it was made before."""
+    if (folder / "ranking.json").exists():
+        return load_ranking(folder)
+    images = batches(cifar_rows(network, first, count))
+    ranking = rank(network, images, DISTORTIONS, "both_swaps" if method in EXACT else method)
+    if method in EXACT:
+        for place, name in enumerate(EXACT):
+            by_level = {site: v[..., place].clone() for site, v in ranking.by_level.items()}
+            replace(ranking, method=name, by_level=by_level).save(folder.parent / name)
+        return load_ranking(folder)
+    ranking.save(folder)
+    return ranking
+
+
+def mean_of(first: Ranking, second: Ranking) -> Ranking:
+    """The ranking of both halves' images."""
+    by_level = {s: (v + second.by_level[s]) / 2 for s, v in first.by_level.items()}
+    seconds = first.seconds + second.seconds
+    return replace(first, by_level=by_level, images=first.images * 2, seconds=seconds)
+
+
+def judged(network: Classifier, path: Path, ranking: Ranking, count: int) -> dict[str, Tensor]:
+    """By site: how often each image is right over levels and betas, (images,); and by level."""
+    if path.exists():
+        return files.read_tensors(path)
+    curves = ideal_correction(network, batches(cifar_rows(network, JUDGED_FROM, count)), ranking)
+    tensors = {site: right.double().mean(1).contiguous() for site, right in curves.right.items()}
+    files.write_tensors(path, tensors)  # (levels, images)
+    return tensors
+
+
+def interval(values: Tensor) -> list[float]:
+    """95 % percentile interval of the mean, by resampling images."""
+    drawing = torch.Generator().manual_seed(0)
+    picks = torch.randint(len(values), (RESAMPLES, len(values)), generator=drawing)
+    means = values[picks].mean(1)
+    return [float(means.quantile(q)) for q in (0.025, 0.975)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=200, help="ranked, two halves together")
+    parser.add_argument("--judged", type=int, default=200)
+    parser.add_argument("--methods", default=",".join(m for m in METHODS if m != "both_swaps"))
+    parser.add_argument("--networks", default=",".join(CIFAR))
+    options = parser.parse_args()
+    methods = options.methods.split(",")
+    report: dict[str, object] = {"images": options.images, "judged": options.judged}
+    scores: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for name in options.networks.split(","):
+        network = cifar_network(name)
+        half = options.images // 2
+        scores[name] = {}
+        stability, seconds = {}, {}
+        for method in methods:
+            halves = [
+                ranked(
+                    network,
+                    WORK / name / str(options.images) / f"half{k}" / method,
+                    method,
+                    k * half,
+                    half,
+                )
+                for k in range(2)
+            ]
+            started = time.monotonic()
+            ranking = mean_of(*halves)
+            path = (
+                WORK
+                / name
+                / str(options.images)
+                / f"judged{options.judged}"
+                / f"{method}.safetensors"
+            )
+            scores[name][method] = judged(network, path, ranking, options.judged)
+            agreement = compare(*halves, beta=0.5)
+            stability[method] = {
+                "top_half_overlap": agreement.mean_overlap,
+                "spearman": agreement.mean_spearman,
+            }
+            seconds[method] = ranking.seconds
+            area = torch.stack([v.mean() for v in scores[name][method].values()]).mean()
+            print(
+                f"{name} {method}: area {area:.4f}, {time.monotonic() - started:.0f} s", flush=True
+            )
+        report[name] = {
+            "sites": list(next(iter(scores[name].values()))),
+            "stability": stability,
+            "ranking_seconds": seconds,
+            "methods": {
+                method: summary(by_site, scores[name].get("swap"))
+                for method, by_site in scores[name].items()
+            },
+        }
+    if len(scores) > 1:
+        report["both"] = {
+            method: overall(
+                [scores[name][method] for name in scores],
+                [scores[name]["swap"] for name in scores] if "swap" in methods else None,
+            )
+            for method in methods
+        }
+    files.write_json(RESULTS / "quality.json", report)
+    print(f"written: {RESULTS / 'quality.json'}")
+
+
+def by_image(by_site: dict[str, Tensor]) -> Tensor:
+    """Mean over sites, betas and levels, (images,)."""
+    return torch.stack([values.mean(0) for values in by_site.values()]).mean(0)
+
+
+def summary(by_site: dict[str, Tensor], swap: dict[str, Tensor] | None) -> dict[str, object]:
+    """A method's areas on one network, and its lead over the paper's metric."""
+    values = by_image(by_site)
+    result: dict[str, object] = {
+        "area": float(values.mean()),
+        "interval": interval(values),
+        "by_site": {site: float(v.mean()) for site, v in by_site.items()},
+        "by_level": torch.stack(list(by_site.values())).mean((0, 2)).tolist(),
+    }
+    if swap is not None:
+        lead = values - by_image(swap)
+        result |= {"lead_over_swap": float(lead.mean()), "lead_interval": interval(lead)}
+        result["sites_ahead"] = sum(float(by_site[s].mean()) >= float(swap[s].mean()) for s in swap)
+    return result
+
+
+def overall(
+    each: list[dict[str, Tensor]], swaps: list[dict[str, Tensor]] | None
+) -> dict[str, object]:
+    """The mean over networks; the images are the same, so they are resampled together."""
+    values = torch.stack([by_image(by_site) for by_site in each]).mean(0)
+    result: dict[str, object] = {"area": float(values.mean()), "interval": interval(values)}
+    if swaps is not None:
+        lead = values - torch.stack([by_image(by_site) for by_site in swaps]).mean(0)
+        result |= {"lead_over_swap": float(lead.mean()), "lead_interval": interval(lead)}
+    return result
+
+
+if __name__ == "__main__":
+    main()

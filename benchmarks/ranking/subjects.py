@@ -1,0 +1,40 @@
+"""What the ranking benchmarks run on: trained networks and images of the shared folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from deepcorrect.classifier import Classifier
+from deepcorrect.data import ImageSet, loader, open_data
+from deepcorrect.models import resolve
+
+SHARED = Path(os.environ.get("DEEPCORRECT_SHARED", "../shared"))
+"""Trained networks and data sets; `DEEPCORRECT_SHARED` names the folder."""
+
+RESULTS = Path(__file__).parent.parent / "results" / "ranking"
+WORK = Path("runs/ranking-benchmark")
+CIFAR = {"resnet20": "cifar_resnet20", "allcnn": "cifar_allcnn"}
+DISTORTIONS = ("gaussian_blur", "awgn")
+
+
+def cifar_network(name: str) -> Classifier:
+    """ResNet-20 (`resnet20`) or the paper's CIFAR network (`allcnn`), trained on CIFAR-100."""
+    return resolve(CIFAR[name], str(SHARED / "models" / f"cifar100_{name}.safetensors"))
+
+
+def cifar_rows(network: Classifier, first: int, count: int) -> ImageSet:
+    """CIFAR-100's 5,000 validation images: `count` of them from `first` on."""
+    rows = json.loads((SHARED / "models" / "cifar100_validation_rows.json").read_text())
+    rows = rows["rows"] if isinstance(rows, dict) else rows
+    every = open_data(f"parquet:{SHARED}/data/cifar100/train-*.parquet", network.preprocessing)
+    return every.select(rows[first : first + count])
+
+
+def batches(images: ImageSet) -> DataLoader[Any]:
+    """In order, 50 a batch."""
+    return loader(images, 50)
