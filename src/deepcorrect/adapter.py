@@ -206,13 +206,13 @@ class AdaptedModel(Wrapper):
 class Chooses(Protocol):
     """Anything that names the filters to correct at each site, such as a `Ranking`."""
 
-    def top(self, beta: float | Mapping[str, float]) -> dict[str, list[int]]: ...
+    def top(self, beta: float | Mapping[str, Any], unit: UnitChoice) -> dict[str, list[int]]: ...
 
 
 def correct(
     model: nn.Module,
     ranking: Chooses | Mapping[str, Sequence[int]],
-    beta: float | Mapping[str, float] = 0.5,
+    beta: float | Mapping[str, Any] = 0.5,
     unit: UnitChoice = "bottleneck",
     seed: int = 0,
 ) -> AdaptedModel:
@@ -222,7 +222,10 @@ def correct(
         model: the network to correct. It is frozen while it is adapted, and never changed.
         ranking: whose first filters are corrected; or the filters themselves, by site.
         beta: the corrected share of each site's filters, above 0 and up to 1; one for all sites,
-            or one a site (sites left out are not corrected). Not used with filters given directly.
+            or one a site (sites left out are not corrected). Or `{"budget": {"parameters": X}}` or
+            `{"budget": {"multiply_adds": X}}`: as many filters of each site as are worth most
+            within the budget for all units, X up to 1 being a share of the network's own cost.
+            Not used with filters given directly.
         unit: `full`, `bottleneck`, `lite`, `cifar` or `rank_constrained`; or a mapping with a
             `kind` and changes to it, such as `{"kind": "full", "separable": True}`; or a
             `UnitConfig` for every site.
@@ -237,7 +240,7 @@ def correct(
     if isinstance(ranking, Mapping):
         chosen = {name: sorted({int(i) for i in filters}) for name, filters in ranking.items()}
     else:
-        chosen = ranking.top(beta)
+        chosen = ranking.top(beta, unit)
     if not chosen:
         raise InputError("no site is to be corrected: name at least one")
     for name, filters in chosen.items():

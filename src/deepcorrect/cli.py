@@ -25,11 +25,11 @@ from deepcorrect import data as data_room
 from deepcorrect import distortions as distortion_room
 from deepcorrect import files, models, ranking, recipe, units
 from deepcorrect.classifier import Classifier
-from deepcorrect.computing import device_for, device_of, inference, placed
-from deepcorrect.errors import DeepCorrectError, InputError
+from deepcorrect.computing import Precision, device_for, device_of, inference, placed
+from deepcorrect.errors import DeepCorrectError, InputError, unknown
 from deepcorrect.evaluation import costs, evaluate, system_record
 from deepcorrect.models import output_classes
-from deepcorrect.progress import console
+from deepcorrect.progress import console, is_main_process
 from deepcorrect.training import Training, fit
 
 app = typer.Typer(
@@ -41,7 +41,9 @@ app = typer.Typer(
     epilog="Any command takes --debug, which shows the traceback of an error.",
 )
 
-Model = Annotated[str, typer.Option(help="A built-in name, or python:FILE_OR_MODULE:CALLABLE.")]
+MODEL_HELP = "A built-in name, or python:FILE_OR_MODULE:CALLABLE."
+DATA_HELP = "parquet:GLOB, folder:DIR or a built-in name."
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Weights = Annotated[
     str | None, typer.Option(help="The network's weights: safetensors, or a PyTorch state dict.")
 ]
@@ -52,7 +54,7 @@ Resize = Annotated[
 ]
 Mean = Annotated[str | None, typer.Option(help="Mean of images in [0, 1]: one number or R,G,B.")]
 Std = Annotated[str | None, typer.Option(help="Standard deviation, likewise.")]
-Data = Annotated[str, typer.Option(help="parquet:GLOB, folder:DIR or a built-in name.")]
+Data = Annotated[str, typer.Option(help=DATA_HELP)]
 Images = Annotated[
     int | None, typer.Option(min=1, help="Use so many random images of the data; default all.")
 ]
@@ -232,8 +234,8 @@ def evaluate_(
 
 @_command
 def rank(
-    model: Model,
-    data: Data,
+    model: Annotated[str | None, typer.Option(help=MODEL_HELP)] = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     weights: Weights = None,
     classes: Classes = None,
     input_size: InputSize = None,
@@ -242,12 +244,30 @@ def rank(
     std: Std = None,
     distortion: Distortions = None,
     adapter: Adapter = None,
-    method: Annotated[str, typer.Option(help="See 'list methods'; swap is the paper's.")] = "path",
+    method: Annotated[
+        str, typer.Option(help="See 'list methods'; swap is the paper's.")
+    ] = ranking.DEFAULT_METHOD,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="What answers are measured against: labels, prediction or kl, see 'list targets'; "
+            "default the labels, or prediction where images have none."
+        ),
+    ] = None,
     sites: Annotated[
         str | None, typer.Option(help="Dotted names between commas; default all convolutions.")
     ] = None,
     images: Images = 500,
     out: Annotated[Path | None, typer.Option(help="Folder for the ranking's files.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A B",
+            help="Compare two rankings' folders instead; with --model and --data, by ideal "
+            "correction too.",
+        ),
+    ] = None,
+    beta: Annotated[float, typer.Option(help="Share of filters whose overlap is compared.")] = 0.5,
     batch_size: BatchSize = 128,
     workers: Workers = 0,
     device: Device = "auto",
@@ -255,23 +275,118 @@ def rank(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """A ranking of the network's filters by correction priority."""
+    """A ranking of the network's filters by correction priority, or a comparison of two.
+
+    `accelerate launch -m deepcorrect rank ...` shares the images among several processes.
+    """
     if out:
         files.check_folder(out)
-    network = _model(model, weights, classes, input_size, resize, mean, std, device)
-    source = _labelled(network, data, images, seed)
-    system = adapters.load(network, adapter) if adapter else network
+    if target is not None and target not in ranking.TARGETS:
+        raise unknown("target", target, ranking.TARGETS)
+    network = loader = source = None
+    if model is not None and data is not None:
+        network = _model(model, weights, classes, input_size, resize, mean, std, device)
+        source = data_room.open_data(data, network.preprocessing)
+        if target == "labels" or (target is None and source.labelled):
+            source.check_labels(output_classes(network, network.preprocessing))
+        source = source.sample(images, seed)
+        loader = data_room.loader(source, batch_size, workers=workers)
+        network = adapters.load(network, adapter) if adapter else network
+    elif compare is None or (model, data) != (None, None):
+        raise InputError("give --model and --data, both; or --compare A B alone")
+    if compare is not None:
+        first, second = (ranking.load_ranking(folder) for folder in compare)
+        agreement = ranking.compare(first, second, beta)
+        areas = _ideal_areas(network, loader, (first, second), list(agreement.overlap), precision)
+        _print_comparison(compare, agreement, areas, as_json)
+        return
+    if network is None or loader is None or source is None:
+        raise InputError("give --model and --data")
     names = [name.strip() for name in sites.split(",")] if sites else None
-    loader = data_room.loader(source, batch_size, workers=workers)
     specs = distortion or DEFAULT_DISTORTIONS
-    result = ranking.rank(system, loader, specs, method, names, seed, precision)
+    chosen: Any = target
+    result = ranking.rank(network, loader, specs, method, names, seed, precision, chosen)
     source.warn_of_bad()
+    if not is_main_process():
+        return
     try:  # neither a full disk nor a closed stdout loses what was computed to the other
         _print_ranking(result, as_json)
     finally:
         if out:
+            from deepcorrect.report import write_ranking_figure  # noqa: PLC0415  (slow to import)
+
             result.save(out)
-            console().print(f"ranking: {out}", markup=False)
+            picture = write_ranking_figure(result, out / "ranking.png")
+            console().print(f"ranking: {out}\nheat maps: {picture}", markup=False)
+
+
+def _ideal_areas(
+    network: nn.Module | None,
+    loader: Any,
+    rankings: tuple[ranking.Ranking, ranking.Ranking],
+    sites: list[str],
+    precision: Precision,
+) -> tuple[ranking.IdealCorrection, ranking.IdealCorrection] | None:
+    """Both rankings' ideal-correction curves on the same images and distortions."""
+    if network is None:
+        return None
+    first, second = (
+        ranking.ideal_correction(
+            network,
+            loader,
+            each.only(sites),
+            distortions=rankings[0].distortions,
+            precision=precision,
+        )
+        for each in rankings
+    )
+    return first, second
+
+
+def _print_comparison(
+    folders: tuple[Path, Path],
+    agreement: ranking.Agreement,
+    areas: tuple[ranking.IdealCorrection, ranking.IdealCorrection] | None,
+    as_json: bool,
+) -> None:
+    values: dict[str, Any] = {
+        "rankings": [str(folder) for folder in folders],
+        "beta": agreement.beta,
+        "spearman": agreement.spearman,
+        "overlap": agreement.overlap,
+        "mean_spearman": agreement.mean_spearman,
+        "mean_overlap": agreement.mean_overlap,
+    }
+    if areas is not None:
+        lead = ranking.lead(*areas)
+        values["ideal"] = {
+            "images": areas[0].images,
+            "areas": {s: [each.area(s) for each in areas] for s in agreement.overlap},
+            "mean_areas": [float(each.by_image.mean()) for each in areas],
+            "lead_of_first": lead.mean,
+            "lead_interval": [lead.low, lead.high],
+        }
+    if as_json:
+        print(json.dumps(values))
+        return
+    headings = ["site", "Spearman", f"overlap of the first {agreement.beta:.0%}"]
+    headings += ["ideal area, A", "ideal area, B"] if areas else []
+    table = Table(*headings, title=f"A: {folders[0]}\nB: {folders[1]}", title_justify="left")
+    for site, overlap in agreement.overlap.items():
+        row = [site, f"{agreement.spearman[site]:.3f}", f"{overlap:.3f}"]
+        table.add_row(*row, *(f"{each.area(site):.4f}" for each in areas or ()))
+    row = ["mean", f"{agreement.mean_spearman:.3f}", f"{agreement.mean_overlap:.3f}"]
+    table.add_section()
+    table.add_row(*row, *(f"{float(each.by_image.mean()):.4f}" for each in areas or ()))
+    Console().print(table)
+    if areas is None:
+        print("Give --model and --data to compare them by ideal correction too.")
+    else:
+        lead = ranking.lead(*areas)
+        print(
+            f"A's mean area minus B's: {lead.mean:+.4f}, 95 % interval {lead.low:+.4f} to "
+            f"{lead.high:+.4f} (resampling {areas[0].images:,} images)"
+        )
 
 
 @_command
@@ -292,6 +407,13 @@ def correct(
     ] = None,
     images: Images = None,
     beta: Annotated[float, typer.Option(help="Corrected share of each site's filters.")] = 0.5,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --beta: parameters=X or multiply_adds=X for all units together, X up "
+            "to 1 being a share of the network's. The priorities say what each site gives."
+        ),
+    ] = None,
     unit: Annotated[str, typer.Option(help="See 'list units'.")] = "bottleneck",
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = Training().learning_rate,
@@ -310,7 +432,7 @@ def correct(
     ranked = ranking.load_ranking(ranking_folder)
     pixels = network.preprocessing.input_size
     used = distortion_room.parse_all(distortion or ranked.distortions, pixels)
-    adapted = adapters.correct(network, ranked, beta, unit, seed)
+    adapted = adapters.correct(network, ranked, _share(beta, budget), unit, seed)
     held_out = None
     if validation:
         held_out = data_room.loader(
@@ -404,7 +526,7 @@ def report(
 @_command
 def list_(
     what: Annotated[
-        Literal["models", "datasets", "distortions", "units", "methods", "recipes"],
+        Literal["models", "datasets", "distortions", "units", "methods", "targets", "recipes"],
         typer.Argument(help="What to list."),
     ],
     as_json: Json = False,
@@ -425,6 +547,7 @@ def list_(
         },
         "units": units.DESCRIPTIONS,
         "methods": {name: method.summary for name, method in ranking.METHODS.items()},
+        "targets": ranking.TARGETS,
         "recipes": {name: recipe.load_summary(name) for name in recipe.shipped()},
     }[what]
     if as_json:
@@ -446,6 +569,19 @@ def _print_ranking(ranked: ranking.Ranking, as_json: bool) -> None:
         first = ", ".join(str(index) for index in ranked.order(site)[:8])
         table.add_row(site, str(len(scores)), first, f"{scores.max():.4f}", f"{scores.min():.4f}")
     Console().print(table)
+
+
+def _share(beta: float, budget: str | None) -> float | dict[str, Any]:
+    """What `correct` takes as beta: a share, or a budget such as `parameters=0.2`."""
+    if budget is None:
+        return beta
+    kind, _, number = budget.partition("=")
+    try:
+        return {"budget": {kind.strip(): float(number)}}
+    except ValueError:
+        raise InputError(
+            f"--budget {budget!r} is not accepted: give parameters=X or multiply_adds=X"
+        ) from None
 
 
 def _levels(levels: Sequence[float]) -> str:

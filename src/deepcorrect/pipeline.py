@@ -123,7 +123,7 @@ class _Run:
         found = sites.find(self.model, recipe.ranking.sites)
         for system in corrections:
             corrected = found
-            if isinstance(system.beta, dict):
+            if isinstance(system.beta, dict) and "budget" not in system.beta:
                 corrected = sites.find(self.model, system.beta)
                 if not corrected.keys() <= found.keys():
                     raise InputError("key 'beta' names a site that ranking.sites leaves out")
@@ -201,6 +201,7 @@ class _Run:
             section.sites,
             self.recipe.seed,
             section.precision,
+            section.target,
         )
         ranking.save(self.folder)
         self.log("ranked", method=ranking.method, images=ranking.images, seconds=ranking.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,13 +31,22 @@ def console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
+def is_main_process() -> bool:
+    """Whether this process speaks: the only one, or the first that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def progress(task: str, total: int, unit: str = "images") -> Iterator[Advance]:
     """Shows how far `task` is; yields a function that adds finished `unit`s.
 
     On a terminal it draws a bar with the time left; elsewhere it prints a line every
-    5 seconds, so that logs show life too. Tasks under 5 seconds print nothing there.
+    5 seconds, so that logs show life too. Tasks under 5 seconds print nothing there. Of several
+    processes, the first shows it.
     """
+    if not is_main_process():
+        yield lambda _: None
+        return
     screen = console()
     if screen.is_terminal:
         bar = Progress(

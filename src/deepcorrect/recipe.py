@@ -24,7 +24,7 @@ from pydantic import (
 from deepcorrect.computing import Precision
 from deepcorrect.distortions import KINDS, Distortion
 from deepcorrect.errors import InputError, unknown
-from deepcorrect.ranking import BETAS, METHODS
+from deepcorrect.ranking import BETAS, DEFAULT_METHOD, METHODS, Target, read_budget
 from deepcorrect.training import Training
 from deepcorrect.units import unit_config
 
@@ -97,12 +97,16 @@ class DistortionSection(_Section):
 
 
 class RankingSection(_Section):
-    """How filters are ranked: on `images` of the validation images, at `sites` (null: all)."""
+    """How filters are ranked: on `images` of the validation images, at `sites` (null: all).
 
-    method: str = "path"
+    `target` is what answers are measured against: `labels`, `prediction` or `kl`.
+    """
+
+    method: str = DEFAULT_METHOD
     images: int = Field(default=500, ge=1)
     sites: tuple[str, ...] | None = None
     precision: Precision = "auto"
+    target: Target = "labels"
 
     @field_validator("method")
     @classmethod
@@ -126,19 +130,26 @@ class SelectionSection(_Section):
 
 
 class CorrectionSystem(_Section):
-    """Correction units behind the first `beta` of each site's filters."""
+    """Correction units behind the first `beta` of each site's filters: a share, one a site, or
+    `{budget: {parameters: X}}` or `{budget: {multiply_adds: X}}` for all sites together."""
 
     method: Literal["deepcorrect"]
-    beta: float | dict[str, float] = 0.5
+    beta: float | dict[str, Any] = 0.5
     unit: str | dict[str, Any] = "bottleneck"
     training: Training = Training()
 
     @field_validator("beta", mode="before")
     @classmethod
     def _shares(cls, value: Any) -> Any:
+        if isinstance(value, dict) and set(value) == {"budget"}:
+            read_budget(value["budget"])
+            return value
         for share in value.values() if isinstance(value, dict) else [value]:
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-                raise ValueError("a share of filters is above 0 and at most 1, one or one a site")
+                raise ValueError(
+                    "a share of filters is above 0 and at most 1, one or one a site; or give "
+                    "{budget: {parameters: X}} or {budget: {multiply_adds: X}}"
+                )
         return value
 
     @field_validator("unit")

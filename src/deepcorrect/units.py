@@ -7,7 +7,7 @@ filters. The adapter adds it to what it read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -119,6 +119,33 @@ def unit_config(choice: UnitChoice, position: int) -> UnitConfig:
         ) from None
 
 
+def hidden_width(config: UnitConfig, filters: int) -> int:
+    """Hidden channels of a unit for so many filters."""
+    return config.width or max(1, round(filters * config.width_share))
+
+
+class UnitCosts(NamedTuple):
+    """What a unit costs.
+
+    Attributes:
+        parameters: trained numbers.
+        multiply_adds: of its convolutions, for one pixel of the maps.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+
+def unit_costs(config: UnitConfig, filters: int) -> UnitCosts:
+    """What a `CorrectionUnit` of this shape for so many filters costs."""
+    width, k = hidden_width(config, filters), config.kernel_size
+    stages = len(config.dilations) * (2 if config.separable else 1)
+    weights = 2 * filters * width + stages * width * width * k * (1 if config.separable else k)
+    norms = 2 * width * (1 + stages) + (2 * filters if config.norm_first else 0)
+    ends = filters + (2 * filters if config.affine else 0)  # the last bias; scale and shift
+    return UnitCosts(weights + norms + ends, weights)
+
+
 class CorrectionUnit(nn.Module):
     """1x1 convolution, batch norm, ReLU; k x k stages likewise; a linear 1x1 convolution back.
 
@@ -133,7 +160,7 @@ class CorrectionUnit(nn.Module):
     ) -> None:
         super().__init__()
         self.filters = filters
-        width = config.width or max(1, round(filters * config.width_share))
+        width = hidden_width(config, filters)
         layers: list[nn.Module] = [nn.BatchNorm2d(filters)] if config.norm_first else []
         layers += [nn.Conv2d(filters, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         k = config.kernel_size

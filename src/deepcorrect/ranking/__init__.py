@@ -1,7 +1,8 @@
 """Correction priorities: which filters give most accuracy back when they are corrected."""
 
+from deepcorrect.ranking._budget import read_budget
 from deepcorrect.ranking._compare import Agreement, compare
-from deepcorrect.ranking._ideal import BETAS, IdealCorrection, ideal_correction
+from deepcorrect.ranking._ideal import BETAS, IdealCorrection, Lead, ideal_correction, lead
 from deepcorrect.ranking._methods import METHODS, Method
 from deepcorrect.ranking._pairs import TARGETS, Target
 from deepcorrect.ranking._rank import DEFAULT_METHOD, rank
@@ -14,6 +15,7 @@ __all__ = [
     "TARGETS",
     "Agreement",
     "IdealCorrection",
+    "Lead",
     "Method",
     "NetworkSize",
     "Ranking",
@@ -21,6 +23,8 @@ __all__ = [
     "compare",
     "count_for",
     "ideal_correction",
+    "lead",
     "load_ranking",
     "rank",
+    "read_budget",
 ]

@@ -83,6 +83,31 @@ class IdealCorrection:
         }
 
 
+@dataclass(frozen=True)
+class Lead:
+    """By how much one ranking's mean area is above another's.
+
+    Attributes:
+        mean: the difference.
+        low, high: its 95 % interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+def lead(first: IdealCorrection, second: IdealCorrection, resamples: int = 2000) -> Lead:
+    """The difference of two mean areas on the same images, with its percentile bootstrap interval
+    over resampled images (Efron and Tibshirani 1993, chapter 13)."""
+    values = first.by_image - second.by_image
+    drawing = torch.Generator().manual_seed(0)
+    picks = torch.randint(len(values), (resamples, len(values)), generator=drawing)
+    means = values[picks].mean(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    return Lead(float(values.mean()), low, high)
+
+
 def ideal_correction(
     model: nn.Module,
     loader: Batches,

@@ -29,10 +29,12 @@ class Method:
         score: pair -> for each site, one after the other, its name and for each of its filters the
             sum of its priority over the block's images, (filters,) in float64.
         summary: one line for `deepcorrect list methods`.
+        gains: whether priorities are gains of the network's answer, which compare across sites.
     """
 
     score: Score
     summary: str
+    gains: bool
 
 
 METHODS: dict[str, Method] = {}
@@ -41,11 +43,11 @@ METHODS: dict[str, Method] = {}
 ScoreT = TypeVar("ScoreT", bound=Score)
 
 
-def register(name: str, summary: str) -> Callable[[ScoreT], ScoreT]:
+def register(name: str, summary: str, *, gains: bool = True) -> Callable[[ScoreT], ScoreT]:
     """Adds a scoring function to `METHODS`."""
 
     def add(score: ScoreT) -> ScoreT:
-        METHODS[name] = Method(score, summary)
+        METHODS[name] = Method(score, summary, gains)
         return score
 
     return add
@@ -136,7 +138,11 @@ def path(pair: Pair, steps: int = 4) -> Iterator[tuple[str, Tensor]]:
         yield site, _inner(total / steps, difference)
 
 
-@register("change", "mean squared change of the filter's output: a control, it ignores the answer")
+@register(
+    "change",
+    "mean squared change of the filter's output: a control, it ignores the answer",
+    gains=False,
+)
 def change(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     """Mean over the map of (c_i - d_i) squared."""
     for site, clean in pair.clean.maps.items():
@@ -144,7 +150,11 @@ def change(pair: Pair) -> Iterator[tuple[str, Tensor]]:
         yield site, squares.mean((2, 3)).double().sum(0)
 
 
-@register("psnr", "peak signal-to-noise ratio of the filter's output, lowest first: a control")
+@register(
+    "psnr",
+    "peak signal-to-noise ratio of the filter's output, lowest first: a control",
+    gains=False,
+)
 def psnr(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     """Minus the PSNR of d_i against c_i in dB, the peak being c_i's range; at most 100 dB."""
     for site, clean in pair.clean.maps.items():
@@ -155,7 +165,7 @@ def psnr(pair: Pair) -> Iterator[tuple[str, Tensor]]:
         yield site, -ratio.double().sum(0)
 
 
-@register("random", "random numbers: the control")
+@register("random", "random numbers: the control", gains=False)
 def random(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     """Uniform numbers, the same whatever the network does."""
     for site, clean in pair.clean.maps.items():

@@ -86,4 +86,5 @@ def rank(
         walk.target,
         {name: (height, width) for name, (_, height, width) in walk.maps.items()},
         walk.network,
+        METHODS[method].gains,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 from deepcorrect import files
 from deepcorrect.distortions import Distortion
 from deepcorrect.errors import InputError, unknown
+from deepcorrect.ranking._budget import read_budget, within
+from deepcorrect.units import UnitChoice
 
 TENSORS_FILE = "ranking.safetensors"
 LEVELS_FILE = "ranking_levels.safetensors"
@@ -46,6 +49,7 @@ class Ranking:
         target: what answers were measured against; see `rank`.
         maps: height and width of each site's output.
         network: what the network costs.
+        gains: whether priorities are gains of the network's answer, which compare across sites.
     """
 
     by_level: dict[str, Tensor]
@@ -57,6 +61,7 @@ class Ranking:
     target: str = "labels"
     maps: dict[str, tuple[int, int]] = field(default_factory=dict)
     network: NetworkSize | None = None
+    gains: bool = True
 
     @property
     def priorities(self) -> dict[str, Tensor]:
@@ -74,16 +79,25 @@ class Ranking:
             raise unknown("ranked site", site, self.by_level)
         return torch.argsort(self.by_level[site].mean(0), descending=True, stable=True).tolist()
 
-    def top(self, beta: float | Mapping[str, float]) -> dict[str, list[int]]:
+    def top(
+        self, beta: float | Mapping[str, Any], unit: UnitChoice = "bottleneck"
+    ) -> dict[str, list[int]]:
         """The filters to correct: each site's first `beta`, ascending.
 
         Args:
             beta: share of a site's filters, above 0 and up to 1 (at least one filter is taken);
-                one for all sites, or one a site, the others being left out.
+                one for all sites, or one a site, the others being left out. Or a budget for all
+                sites together, `{"budget": {"parameters": X}}` or `{"budget": {"multiply_adds":
+                X}}`, X up to 1 being a share of the network's: then the priorities say how many
+                filters each site gives.
+            unit: the kind of correction unit, for what a budget buys.
 
         Raises:
-            InputError: beta is not a share, or names a site that was not ranked.
+            InputError: beta is not a share, names a site that was not ranked, or the budget does
+                not hold a single filter.
         """
+        if isinstance(beta, Mapping) and set(beta) == {"budget"}:
+            return within(self, read_budget(beta["budget"]), unit)
         shares = dict(beta) if isinstance(beta, Mapping) else dict.fromkeys(self.sites, beta)
         for site in shares:
             if site not in self.by_level:
@@ -127,6 +141,7 @@ class Ranking:
             "seed": self.seed,
             "target": self.target,
             "maps": self.maps,
+            "gains": self.gains,
             "network": None if self.network is None else asdict(self.network),
         }
 
@@ -162,6 +177,7 @@ def load_ranking(folder: str | Path) -> Ranking:
             info["target"],
             {site: (height, width) for site, (height, width) in info["maps"].items()},
             NetworkSize(**info["network"]) if info["network"] else None,
+            info["gains"],
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a ranking's description: {error!r} is wrong") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deepcorrect import files
 from deepcorrect.report._figures import accuracy_figure
+from deepcorrect.report._heatmap import ranking_figure, write_ranking_figure
 from deepcorrect.report._numbers import AccuracyRow, accuracy_table, headline
 from deepcorrect.report._page import page
 from deepcorrect.report._read import read_run
@@ -39,5 +40,7 @@ __all__ = [
     "accuracy_figure",
     "accuracy_table",
     "headline",
+    "ranking_figure",
+    "write_ranking_figure",
     "write_report",
 ]

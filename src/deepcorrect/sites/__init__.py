@@ -1,7 +1,9 @@
 """Sites: finding convolutions, reading their outputs, re-running what is behind them."""
 
 from deepcorrect.sites._find import Edit, convolutions, find, gradients, tap
-from deepcorrect.sites._graph import ExportError, Graph
+from deepcorrect.sites._graph import Graph
+from deepcorrect.sites._graph_pass import GraphPass
+from deepcorrect.sites._nodes import ExportError
 from deepcorrect.sites._pass import Pass, Recorder, Swap
 from deepcorrect.sites._recorder import recorder
 from deepcorrect.sites._replay import Replay
@@ -10,6 +12,7 @@ __all__ = [
     "Edit",
     "ExportError",
     "Graph",
+    "GraphPass",
     "Pass",
     "Recorder",
     "Replay",

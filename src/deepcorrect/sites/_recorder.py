@@ -8,7 +8,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from deepcorrect.progress import console
-from deepcorrect.sites._graph import ExportError, Graph
+from deepcorrect.sites._graph import Graph
+from deepcorrect.sites._graph_pass import GraphPass
+from deepcorrect.sites._nodes import ExportError
 from deepcorrect.sites._pass import Pass, Recorder
 from deepcorrect.sites._replay import Replay
 
@@ -39,7 +41,7 @@ def recorder(model: nn.Module, images: Tensor, sites: Sequence[str]) -> Recorder
             f"note: re-running module by module, as the network's graph cannot be used ({reason})"
         )
         return partial(Replay, model, sites=sites)
-    return graph.record
+    return partial(GraphPass, graph)
 
 
 def _check(graph: Graph, reference: Replay, images: Tensor) -> None:
@@ -50,7 +52,7 @@ def _check(graph: Graph, reference: Replay, images: Tensor) -> None:
         ExportError: they differ, or the graph cannot be run.
     """
     try:
-        recorded = graph.record(images)
+        recorded = GraphPass(graph, images)
         _compare(recorded.logits, reference.logits, "answers")
         for site, maps in reference.maps.items():
             _compare(recorded.maps[site], maps, f"maps of {site}")
