@@ -91,7 +91,7 @@ def interval(values: Tensor) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Ideal-correction areas and stability.")
     parser.add_argument("--images", type=int, default=200, help="ranked, two halves together")
     parser.add_argument("--judged", type=int, default=200)
     parser.add_argument("--methods", default=",".join(m for m in METHODS if m != "both_swaps"))

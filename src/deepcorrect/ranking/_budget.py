@@ -51,8 +51,8 @@ def read_budget(value: Any) -> Budget:
         where, given, message = first_problem(error)
         raise InputError(
             f"budget {given!r} is not accepted{f' at {where}' if where else ''}: {message}. "
-            "Accepted: {parameters: X} or {multiply_adds: X}, X being a share of the network's (up to 1) or "
-            "a number"
+            "Accepted: {parameters: X} or {multiply_adds: X}, X being a share of the network's "
+            "(up to 1) or a number"
         ) from None
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.stats import spearmanr
+import numpy as np
+from scipy.stats import rankdata
 
 from deepcorrect.errors import InputError
 from deepcorrect.ranking._ranking import Ranking, count_for
@@ -65,7 +66,9 @@ def compare(first: Ranking, second: Ranking, beta: float = 0.5) -> Agreement:
                 "other: rank the same network"
             )
         constant = len(one) < 2 or bool((one == one[0]).all() or (other == other[0]).all())
-        spearman[site] = float("nan") if constant else float(spearmanr(one, other).statistic)
+        spearman[site] = (
+            float("nan") if constant else float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
+        )
         count = count_for(beta, len(one))
         same = set(first.order(site)[:count]) & set(second.order(site)[:count])
         overlap[site] = len(same) / count

@@ -115,7 +115,7 @@ def input_path(pair: Pair, steps: int = 2) -> Iterator[tuple[str, Tensor]]:
     points = [pair.images + (step + 0.5) / steps * difference for step in range(steps)]
     slopes = [pair.clean.slopes(images)[1] for images in points]
     for site, clean in pair.clean.maps.items():
-        mean = sum(slope[site] for slope in slopes) / steps
+        mean = torch.stack([slope[site] for slope in slopes]).mean(0)
         yield site, _inner(mean, clean - pair.maps[site])
 
 

@@ -142,8 +142,7 @@ class Walk:
         """The sum of all processes' `values`, exact for counts."""
         if self.state is None:
             return values
-        device = self.state.device if self.state.device.type == "cuda" else torch.device("cpu")
-        shared = values.to(device)
+        shared = values.to(self.state.device)
         torch.distributed.all_reduce(shared)
         return shared.cpu()
 
@@ -220,7 +219,7 @@ def visit_pairs(
                     first = clean.images
                     grid = parse_all(distortions, input_size_of(model, images))
                     levels = [(kind, level) for kind in grid for level in kind.levels or ()]
-                    maps = {name: tuple(value.shape[1:]) for name, value in clean.maps.items()}
+                    maps = {name: _shape(value) for name, value in clean.maps.items()}
                     parameters = sum(p.numel() for p in model.parameters())
                     network = NetworkSize(parameters, multiply_adds(model, clean.images[:1]))
                     if index:
@@ -233,6 +232,11 @@ def visit_pairs(
     if not seen:
         raise no_images(loader, "to rank with")
     return Walk(seen, grid, target or "labels", maps, network, state)
+
+
+def _shape(maps: Tensor) -> tuple[int, int, int]:
+    _, channels, height, width = maps.shape
+    return channels, height, width
 
 
 def _block_size(images: Tensor, device: torch.device) -> int:

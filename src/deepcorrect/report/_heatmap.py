@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -61,7 +62,7 @@ def write_ranking_figure(ranking: Ranking, path: Path) -> Path:
     return path
 
 
-def _colors(values: Tensor) -> dict[str, object]:
+def _colors(values: Tensor) -> dict[str, Any]:
     """Colours of a site: two-sided where priorities are gains and losses, else one-sided."""
     low, high = float(values.min()), float(values.max())
     if low < 0 < high:

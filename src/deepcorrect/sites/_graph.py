@@ -32,7 +32,10 @@ aten = torch.ops.aten
 Values = dict[Node, Any]
 
 NORM = aten._native_batch_norm_legit_no_training.default
-IN_PLACE = {aten.relu.default: aten.relu_.default, aten.add.Tensor: aten.add_.Tensor}
+IN_PLACE: dict[Any, Any] = {
+    aten.relu.default: aten.relu_.default,
+    aten.add.Tensor: aten.add_.Tensor,
+}
 """Operations that may overwrite their first input, and how."""
 
 
@@ -124,18 +127,16 @@ class Graph:
         if signature.buffers_to_mutate or len(signature.user_outputs) != 1:
             raise ExportError("the network changes its buffers, or gives more than one tensor")
         for spec in signature.input_specs:
-            if isinstance(spec.arg.name, str) and spec.arg.name not in nodes:
-                continue
-            node = nodes[spec.arg.name]
+            node, name = nodes[spec.arg.name], spec.target
             if spec.kind == InputKind.USER_INPUT:
                 self.images = node
-            elif spec.target in program.state_dict:
-                self.constants[node] = program.state_dict[spec.target].detach()
-            elif spec.target in program.constants:
-                self.constants[node] = program.constants[spec.target]
+            elif name in program.state_dict:
+                self.constants[node] = program.state_dict[name].detach()
+            elif isinstance(program.constants.get(name or ""), Tensor):
+                self.constants[node] = program.constants[name or ""]
             else:
                 raise ExportError(f"its input {spec.arg.name} is not a tensor")
-        self.output: Node = nodes[signature.user_outputs[0]]
+        self.output: Node = nodes[str(next(iter(signature.user_outputs)))]
 
     def _simplify_norms(self) -> None:
         """The operation that export makes of a batch norm gives three tensors, two of them empty:
@@ -143,10 +144,9 @@ class Graph:
         for node in list(self._nodes):
             if node.target is not operator.getitem or node.args[1] != 0:
                 continue
-            norm = node.args[0]
-            if isinstance(norm, Node) and norm.target is NORM:
-                node.target = batch_norm
-                node.args = norm.args[:5] + norm.args[6:7]
+            norm = as_node(node.args[0])
+            if norm.target is NORM:
+                node.target, node.args = batch_norm, norm.args[:5] + norm.args[6:7]
         for node in list(self._nodes):
             if node.target is NORM and not node.users:
                 self._nodes.remove(node)
@@ -208,7 +208,7 @@ class Graph:
             first = node.args[0]
             owned = isinstance(first, Node) and first in running and first in finished
             if owned:  # not a view of something else
-                owned = conv_of(first) is not None or first.target in IN_PLACE
+                owned = conv_of(as_node(first)) is not None or as_node(first).target in IN_PLACE
             steps.append(Step(node, conv, by_channel, node.target in IN_PLACE and owned, finished))
         return tuple(steps)
 

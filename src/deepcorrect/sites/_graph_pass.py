@@ -95,7 +95,7 @@ class GraphPass:
 
         for step in cut.swap:
             if step.by_channel and step.conv is not None:
-                source = step.conv.args[0]
+                source = as_node(step.conv.args[0])
                 change = swapped[source][rows, channels] - recorded[source][rows, channels]
                 value = _rows_of(recorded[step.node], rows)
                 local[step.node] = self._add_channel(step.conv, value, change, channels)
@@ -111,7 +111,7 @@ class GraphPass:
             weight, bias = self._graph.folded(conv)
             return function_of(conv)(read(as_node(conv.args[0])), weight, bias, *conv.args[3:])
         if step.in_place:
-            return IN_PLACE[node.target](*map_arg(node.args, read))
+            return IN_PLACE[function_of(node)](*map_arg(node.args, read))
         return call(node, read)
 
     def _add_channel(self, conv: Node, value: Tensor, change: Tensor, channels: Tensor) -> Tensor:
