@@ -1,9 +1,10 @@
-"""Ranking: the swap against Captum and plain hooks, the path against its closed form, files."""
+"""Ranking: the swap against Captum and plain hooks, streaming, files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import captum.attr
@@ -17,15 +18,17 @@ from torch import Tensor, nn
 from deepcorrect.classifier import Classifier
 from deepcorrect.distortions import Distortion
 from deepcorrect.errors import InputError
+from deepcorrect.evaluation import multiply_adds
 from deepcorrect.ranking import (
     METHODS,
+    NetworkSize,
     Ranking,
+    Target,
     count_for,
-    ideal_correction,
     load_ranking,
     rank,
 )
-from deepcorrect.ranking._methods import Pair, path
+from deepcorrect.ranking._pairs import Clean, Pair
 from deepcorrect.sites import Replay, tap
 
 DIGITS_SITES = ("features.0.0", "features.1.0", "features.2.0")
@@ -43,10 +46,14 @@ def clean_maps(model: nn.Module, images: Tensor, sites: Sequence[str]) -> dict[s
     return dict(maps)
 
 
-def pair_of(model: nn.Module, batch: Batch, sites: Sequence[str]) -> Pair:
+def pair_of(
+    model: nn.Module, batch: Batch, sites: Sequence[str], target: Target = "labels"
+) -> Pair:
+    """Blurred images, whose passes are recorded module by module."""
     images, labels = batch
-    clean = clean_maps(model, images, sites)
-    return Pair(clean, Replay(model, blurred(images), sites), labels, torch.Generator())
+    with torch.no_grad():
+        clean = Clean(model, sites, images, labels, target)
+    return Pair(clean, blurred(images), partial(Replay, model, sites=sites))
 
 
 def label_log_probability(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -135,129 +142,61 @@ def test_swap_on_an_awkward_network_is_a_full_pass_with_hooks(
                 )
 
 
-# --- path
-
-
-class TwoClasses(nn.Module):
-    """One convolution, then everything linear: the margin is linear in the site's maps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 6, 3, padding=1)
-        self.head = nn.Linear(6 * 8 * 8, 2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.conv(images).flatten(1))
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 8))
-def test_path_is_its_closed_form_where_the_margin_is_linear(seed: int, steps: int) -> None:
-    """With margin m, log p = -log(1 + exp(-m)), whose derivative is the sigmoid of -m. The mean
-    gradient along the path is its weight in the margin times the mean of that at the midpoints."""
-    torch.manual_seed(seed)
-    network = TwoClasses().eval()
-    nn.init.normal_(network.head.weight, 0, 0.3)
-    images, labels = torch.rand(5, 1, 8, 8), torch.randint(2, (5,))
-    pair = pair_of(network, (images, labels), ["conv"])
-    found = path(pair, "conv", steps)
-
-    weight = (network.head.weight[1] - network.head.weight[0]).detach().double().view(6, 8, 8)
-    bias = float((network.head.bias[1] - network.head.bias[0]).detach())
-    expected = torch.zeros(6, dtype=torch.float64)
-    for image in range(5):
-        sign = 1 if labels[image] == 1 else -1
-        clean = pair.clean["conv"][image].double()
-        distorted = pair.distorted.maps["conv"][image].double()
-        start = sign * (float((distorted * weight).sum()) + bias)
-        parts = sign * ((clean - distorted) * weight).sum((1, 2))  # each filter's, of the margin
-        middles = start + (torch.arange(steps) + 0.5) / steps * float(parts.sum())
-        expected += parts * torch.sigmoid(-middles).mean()
-    assert torch.allclose(found, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("site", DIGITS_SITES)
-def test_path_is_captums_integrated_gradients(
-    digits_model: Classifier, digits_batch: Batch, site: str
-) -> None:
-    """No shortcut passes these sites, so that Captum's path from input to input is the same."""
-    images, labels = digits_batch
-    pair = pair_of(digits_model, digits_batch, [site])
-    attributed = captum.attr.LayerIntegratedGradients(
-        lambda inputs: digits_model(inputs).log_softmax(1),
-        digits_model.network.get_submodule(site),
-    ).attribute(
-        images,
-        baselines=blurred(images),
-        target=labels,
-        n_steps=4,
-        method="riemann_middle",
-    )
-    assert isinstance(attributed, Tensor)
-    expected = attributed.sum((0, 2, 3)).double()
-    assert torch.allclose(path(pair, site, 4), expected, atol=1e-3, rtol=1e-4)
-
-
-@pytest.mark.parametrize("site", DIGITS_SITES)
-def test_path_is_complete(digits_model: Classifier, digits_batch: Batch, site: str) -> None:
-    """With many steps, the filters' priorities sum to the gain of swapping all of them."""
-    pair = pair_of(digits_model, digits_batch, [site])
-    labels = digits_batch[1]
-    with torch.no_grad():
-        after = pair.distorted.from_site(site, pair.clean[site]).log_softmax(1)
-    rows = torch.arange(len(labels))
-    gain = float((after - pair.distorted.logits.log_softmax(1))[rows, labels].sum())
-    coarse, fine = (float(path(pair, site, steps).sum()) for steps in (4, 32))
-    assert fine == pytest.approx(gain, rel=5e-3)
-    assert coarse == pytest.approx(gain, rel=0.15)
-
-
-def test_path_on_an_awkward_network_is_complete_too(
-    classifier: Classifier, images: Tensor, labels: Tensor
-) -> None:
-    pair = pair_of(classifier, (images, labels), TINY_SITES)
-    rows = torch.arange(len(labels))
-    for site in TINY_SITES:
-        with torch.no_grad():
-            after = pair.distorted.from_site(site, pair.clean[site]).log_softmax(1)
-        gain = (after - pair.distorted.logits.log_softmax(1))[rows, labels].sum()
-        assert float(path(pair, site, 64).sum()) == pytest.approx(float(gain), rel=1e-2, abs=1e-3)
-
-
-def test_path_agrees_with_the_swap_on_what_matters(
-    swaps: dict[str, Ranking], digits_model: Classifier, digits_batch: Batch
-) -> None:
-    """The estimate is of the same quantity: filters that gain much by the swap lead it too."""
-    site = DIGITS_SITES[0]
-    estimated = rank(digits_model, cut(*digits_batch, 20), [BLUR], "path", [site])
-    pairs = torch.stack([swaps["swap_logprob"].priorities[site], estimated.priorities[site]])
-    assert float(torch.corrcoef(pairs)[0, 1]) > 0.5
-
-
 # --- streaming
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("target", ["labels", "kl"])
 def test_the_batch_size_does_not_matter(
-    classifier: Classifier, images: Tensor, labels: Tensor, method: str
+    classifier: Classifier, images: Tensor, labels: Tensor, method: str, target: Target
 ) -> None:
+    """Nor does it to the noise, which is drawn image by image."""
     grid = ["awgn:20,60", "gaussian_blur:1"]
-    one, other = (rank(classifier, cut(images, labels, size), grid, method) for size in (12, 5))
-    assert one.sites == other.sites == TINY_SITES
-    if method == "random":
-        return  # a draw a batch: only its shape is promised
-    for site in TINY_SITES:
-        tolerance = 1e-12 if method == "swap" else 1e-6
-        assert torch.allclose(one.by_level[site], other.by_level[site], atol=tolerance)
+    one, *others = (
+        rank(classifier, cut(images, labels, size), grid, method, seed=3, target=target)
+        for size in (12, 5, 1)
+    )
+    for other in others:
+        assert one.sites == other.sites == TINY_SITES
+        for site in TINY_SITES:
+            if method == "swap":  # counts
+                counts = [(each.by_level[site] * 12).round() for each in (one, other)]
+                assert torch.equal(*counts)
+                assert torch.equal(one.by_level[site], other.by_level[site])
+            scale = float(one.by_level[site].abs().max().clamp_min(1))
+            assert torch.allclose(one.by_level[site], other.by_level[site], atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "random"])
+def test_batches_of_growing_size_are_cut_to_the_first_ones(
+    classifier: Classifier, images: Tensor, labels: Tensor
+) -> None:
+    growing = [(images[:2], labels[:2]), (images[2:5], labels[2:5]), (images[5:], labels[5:])]
+    one, other = (
+        rank(classifier, batches, ["awgn:20"], "swap_logprob", ["stem"]).by_level["stem"]
+        for batches in (growing, cut(images, labels, 12))
+    )
+    assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("random", "psnr")])
 def test_nothing_to_correct_scores_zero(
     classifier: Classifier, batches: list[Batch], method: str
 ) -> None:
     ranking = rank(classifier, batches, ["gaussian_blur:0", "awgn:0"], method)
     for site in TINY_SITES:
         assert torch.equal(ranking.by_level[site], torch.zeros_like(ranking.by_level[site]))
+
+
+def test_a_ranking_says_what_its_network_costs(
+    classifier: Classifier, batches: list[Batch]
+) -> None:
+    ranking = rank(classifier, batches, ["gaussian_blur:1"], "change", ["stem", "pointwise"])
+    assert ranking.maps == {"stem": (16, 16), "pointwise": (8, 8)}
+    assert ranking.network is not None
+    assert ranking.network.parameters == sum(p.numel() for p in classifier.parameters())
+    assert ranking.network.multiply_adds == multiply_adds(classifier, batches[0][0][:1])
+    assert not ranking.gains
+    assert rank(classifier, batches, ["gaussian_blur:1"], "gradient", ["stem"]).gains
 
 
 def test_levels_stand_in_a_row_and_the_priority_is_their_mean(
@@ -311,7 +250,10 @@ def test_empty_batches_are_passed_over(classifier: Classifier, batches: list[Bat
         ({"distortions": ["blur"]}, "unknown distortion 'blur'"),
         ({"loader": []}, "there are no images to rank with"),
         ({"loader": [(torch.rand(1, 3, 16, 16), torch.tensor([5]))]}, "label 5: the network has 5"),
-        ({"loader": [(torch.rand(1, 3, 16, 16), torch.tensor([-1]))]}, "label -1"),
+        (
+            {"loader": [(torch.rand(1, 3, 16, 16), torch.tensor([-1]))], "target": "labels"},
+            "label -1",
+        ),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(
@@ -329,7 +271,9 @@ def ranking_of(values: dict[str, list[list[float]]]) -> Ranking:
     levels = len(next(iter(values.values())))
     distortion = Distortion("awgn", tuple(range(1, levels + 1)), clip=True)
     tensors = {site: torch.tensor(rows, dtype=torch.float64) for site, rows in values.items()}
-    return Ranking(tensors, "swap", (distortion,), 7, 1.5, 3)
+    sizes = {site: (6 - place, 4) for place, site in enumerate(values)}
+    size = NetworkSize(1000, 50_000)
+    return Ranking(tensors, "swap", (distortion,), 7, 1.5, 3, "kl", sizes, size)
 
 
 def test_filters_are_ordered_by_their_mean_and_ties_by_their_place() -> None:
@@ -383,6 +327,33 @@ def test_a_ranking_is_read_back_exactly(
         assert found.by_level[site].dtype == ranking.by_level[site].dtype
     assert found.distortions == ranking.distortions
     assert (found.method, found.images, found.seconds, found.seed) == ("swap", 7, 1.5, 3)
+    assert (found.target, found.maps, found.network) == ("kl", ranking.maps, ranking.network)
+    assert found.gains
+
+
+def test_the_description_says_how(tmp_path: Path) -> None:
+    ranking_of({"a": [[0.0, 4.0], [1.0, 2.0]], "b": [[1.0], [1.0]]}).save(tmp_path)
+    described = json.loads((tmp_path / "ranking.json").read_text())
+    levels = [1, 2]
+    assert described == {
+        "schema": 2,
+        "method": "swap",
+        "distortions": [{"name": "awgn", "levels": levels, "clip": True, "quantize": False}],
+        "sites": {"a": 2, "b": 1},
+        "images": 7,
+        "seconds": 1.5,
+        "seed": 3,
+        "target": "kl",
+        "maps": {"a": [6, 4], "b": [5, 4]},
+        "gains": True,
+        "network": {"parameters": 1000, "multiply_adds": 50_000},
+    }
+
+
+def test_a_ranking_without_costs_is_read_back(tmp_path: Path) -> None:
+    plain = Ranking({"a": torch.ones(1, 2)}, "swap", (Distortion("awgn", (5,)),), 7, 1.5)
+    found = load_ranking(plain.save(tmp_path))
+    assert (found.network, found.maps, found.target) == (None, {}, "labels")
 
 
 def test_the_priorities_file_holds_a_tensor_a_site(tmp_path: Path) -> None:
@@ -415,6 +386,8 @@ def truncate(path: Path) -> None:
         (lambda f: damage_json(f, sites={"a": 3}), "does not hold site 'a'"),
         (lambda f: damage_json(f, sites={"b": 2}), "does not hold site 'b'"),
         (lambda f: damage_json(f, distortions=[{"name": "awgn"}]), "not a ranking's description"),
+        (lambda f: damage_json(f, network={"size": 3}), "not a ranking's description"),
+        (lambda f: damage_json(f, maps=None), "not a ranking's description"),
     ],
 )
 def test_a_damaged_ranking_is_refused(tmp_path: Path, damage, message: str) -> None:
@@ -422,70 +395,3 @@ def test_a_damaged_ranking_is_refused(tmp_path: Path, damage, message: str) -> N
     damage(tmp_path)
     with pytest.raises(InputError, match=message):
         load_ranking(tmp_path)
-
-
-# --- ideal correction
-
-
-def test_ideally_correcting_every_filter_gives_clean_accuracy(
-    digits_model: Classifier, digits_batch: Batch, swaps: dict[str, Ranking]
-) -> None:
-    """Nothing but the site lies between the image and what follows it."""
-    images, labels = digits_batch
-    found = ideal_correction(
-        digits_model, cut(images, labels, 20), swaps["swap"], [1.0], [BLUR, "awgn:100"]
-    )
-    with torch.no_grad():
-        clean = float((digits_model(images).argmax(1) == labels).double().mean())
-        distorted = float((digits_model(blurred(images)).argmax(1) == labels).double().mean())
-    assert distorted < clean
-    assert float(found.distorted_top1[0]) == pytest.approx(distorted)
-    for site in found.top1:
-        assert found.top1[site].flatten().tolist() == pytest.approx([clean] * 2)
-
-
-def test_ideal_correction_is_a_full_pass_with_the_first_filters_swapped(
-    digits_model: Classifier, digits_batch: Batch, swaps: dict[str, Ranking]
-) -> None:
-    images, labels = digits_batch
-    ranking = swaps["swap_logprob"]
-    betas = (0.25, 0.5)
-    found = ideal_correction(digits_model, cut(images, labels, 20), ranking, betas)
-    normalised = (blurred(images) - digits_model.mean) / digits_model.std
-    for site in ranking.sites:
-        clean = clean_maps(digits_model, images, [site])[site]
-        for column, beta in enumerate(betas):
-            count = int(beta * clean.shape[1])
-            best = ranking.by_level[site][0].topk(count).indices
-
-            def swap(maps: Tensor, c: Tensor = clean, b: Tensor = best) -> Tensor:
-                maps[:, b] = c[:, b]
-                return maps
-
-            with torch.no_grad():
-                logits = with_convolutions_by_hand(digits_model.network, {site: swap}, normalised)
-            expected = float((logits.argmax(1) == labels).double().mean())
-            assert float(found.top1[site][0, column]) == pytest.approx(expected)
-        assert found.area(site) == pytest.approx(float(found.top1[site].mean()))
-
-
-def test_ideal_corrections_json_is_by_site_and_distortion(
-    classifier: Classifier, batches: list[Batch]
-) -> None:
-    ranking = rank(classifier, batches, ["gaussian_blur:1,2", "awgn:30"], "random", ["stem"])
-    found = ideal_correction(classifier, batches, ranking, (0.5, 1.0))
-    written = json.loads(json.dumps(found.to_json()))
-    assert written["levels"] == {"gaussian_blur": [1, 2], "awgn": [30]}
-    assert written["top1"]["stem"]["gaussian_blur"] == found.top1["stem"][:2].tolist()
-    assert written["top1"]["stem"]["awgn"] == found.top1["stem"][2:].tolist()
-    assert written["distorted_top1"]["awgn"] == found.distorted_top1[2:].tolist()
-    assert (written["betas"], written["images"]) == ([0.5, 1.0], 12)
-
-
-def test_ideal_correction_refuses_bad_betas_and_no_images(batches: list[Batch]) -> None:
-    network = tiny_cnn()
-    ranking = rank(network, batches, ["awgn:30"], "random", ["stem"])
-    with pytest.raises(InputError, match="beta=0 is not a share"):
-        ideal_correction(network, batches, ranking, [0])
-    with pytest.raises(InputError, match="no images"):
-        ideal_correction(network, [], ranking)

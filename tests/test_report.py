@@ -108,14 +108,16 @@ def ranking_of(sites: dict[str, int]) -> Ranking:
 
 
 def ideal_of(sites: dict[str, int]) -> IdealCorrection:
+    """The first so many of 150 images are right."""
     before = torch.linspace(0.9, 0.2, 6).repeat(2) * torch.tensor([0.8] * 6 + [1.0] * 6)
-    betas = (0.1, 0.25, 0.5, 0.75, 0.9)
+    betas, images = (0.1, 0.25, 0.5, 0.75, 0.9), torch.arange(150)
     top1 = {
         site: before[:, None]
         + (0.97 - before[:, None]) * (1 - torch.exp(-3 * torch.tensor(betas))) / (1 + place / 5)
         for place, site in enumerate(sites)
     }
-    return IdealCorrection(betas, tuple(GRIDS.values()), top1, before, 150)
+    right = {site: images < 150 * shares[..., None] for site, shares in top1.items()}
+    return IdealCorrection(betas, tuple(GRIDS.values()), right, images < 150 * before[:, None])
 
 
 def history_of(system: str) -> dict[str, Any]:

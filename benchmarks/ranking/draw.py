@@ -219,7 +219,8 @@ def main() -> None:
     for name, make in tables.items():
         if sources.get(name, name) in found:
             marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-            text = re.sub(marks, lambda m, t=make(): f"{m[1]}{t}\n{m[2]}", text, flags=re.S)
+            made = make().replace("\\", r"\\")
+            text = re.sub(marks, rf"\g<1>{made}\n\g<2>", text, flags=re.S)
     files.write_text(page, text)
     if "quality" in found:
         quality_figure(found["quality"]).savefig(DOCS / "images" / "ranking_quality.png", dpi=130)
