@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from conftest import TINY_SITES, tiny_cnn, with_convolutions_by_hand
 from torch import Tensor, nn
 
 from deepcorrect.classifier import Classifier
+from deepcorrect.computing import side_by_side
 from deepcorrect.errors import InputError
 from deepcorrect.sites import ExportError, Graph, GraphPass, Pass, Replay, recorder
 
@@ -114,14 +116,25 @@ class Kernels(nn.Module):
         self.wide = nn.Conv2d(5, 4, (1, 4), padding=(0, 3), dilation=(1, 2))
         self.same = nn.Conv2d(4, 4, 3, padding="same", dilation=2)
         self.valid = nn.Conv2d(4, 4, 2, padding="valid")
-        self.ring = nn.Conv2d(4, 3, 3, padding=1, padding_mode="circular")
-        self.head = nn.Linear(3 * 2 * 3, 4)
+        self.head = nn.Linear(4 * 2 * 3, 4)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = F.leaky_relu(self.norm(self.tall(self.first(images))), inplace=True)
         maps = F.max_pool2d(self.same(F.gelu(self.wide(maps))), 2)
-        maps = self.ring(self.valid(maps))
-        return self.head(F.adaptive_max_pool2d(maps, (2, 3)).flatten(1))
+        return self.head(F.adaptive_max_pool2d(self.valid(maps), (2, 3)).flatten(1))
+
+
+class Ring(nn.Module):
+    """Padding that goes round; maps made larger again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, stride=2, padding=1, padding_mode="circular")
+        self.last = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = F.interpolate(F.relu6(self.first(images)), scale_factor=2.0)
+        return self.last(maps).softmax(3).amax((2, 3))
 
 
 class Norms(nn.Module):
@@ -179,7 +192,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Sequence[str]]] = {
     "padded shortcut": (PaddedShortcut, ("stem", "norm", "conv", "conv_norm")),
     "gated": (Gated, ("conv", "squeeze", "excite", "last")),
     "dense": (Dense, ("stem", "norms.0", "convs.0", "norms.1", "convs.1")),
-    "kernels": (Kernels, ("first", "tall", "wide", "same", "valid", "ring")),
+    "kernels": (Kernels, ("first", "tall", "wide", "same", "valid")),
+    "ring": (Ring, ("first", "last")),
     "norms": (Norms, ("first", "second", "instance", "third", "bare")),
     "answers": (Answers, ("left", "right")),
     "one by one": (OneByOne, ("conv", "norm", "whole")),
@@ -302,7 +316,8 @@ def test_pairs_left_out_change_nothing(
         assert not times[:, 0].any()
         assert not times[::2, 1].any()
         with torch.no_grad():
-            assert torch.allclose(expected[times == 0], network(images).expand_as(expected)[times == 0], atol=1e-4)
+            before = network(images).expand_as(expected)
+        assert torch.allclose(expected[times == 0], before[times == 0], atol=1e-4)
 
 
 def test_a_map_that_a_rectifier_flattens_is_not_run_again() -> None:
@@ -469,6 +484,27 @@ def test_a_network_that_can_be_exported_runs_on_its_graph(
         assert torch.allclose(recorded.logits, network(some_images(2)), atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_maps_may_be_flattened_into_a_linear_layer(
+    channels: int, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if channels == 1:
+        request.applymarker(
+            pytest.mark.xfail(strict=True, reason="the export's view meets a channels-last map")
+        )
+    network = nn.Sequential(
+        nn.Conv2d(channels, 4, 3),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 5, 2),
+        nn.Flatten(),
+        nn.Linear(20, 3),
+    ).eval()
+    images = some_images(4)[:, :channels].contiguous(memory_format=torch.channels_last)
+    recorded = recorder(network, images, ["0", "2"])(images)
+    assert capsys.readouterr().err == ""
+    assert isinstance(recorded, GraphPass)
+
+
 def test_what_cannot_be_exported_is_an_export_error() -> None:
     with pytest.raises(ExportError, match="torch.export"):
         Graph(built(Branching), some_images(), ["conv"])
@@ -489,3 +525,82 @@ def test_a_recorder_refuses_a_site_that_does_not_run_once(site: str) -> None:
 
     with pytest.raises(InputError, match=f"site '{site}' runs [02] times"):
         recorder(Odd().eval(), some_images(), [site])
+
+
+# --- threads
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Torch's threads, set for one test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    try:
+        yield request.param
+    finally:
+        torch.set_num_threads(before)
+
+
+two_ways = pytest.mark.parametrize("threads", [1, 2], indirect=True)
+CPU = torch.device("cpu")
+
+
+@two_ways
+def test_side_by_side_gives_results_in_order(threads: int) -> None:
+    def slow_at_first(item: int) -> int:
+        time.sleep(0.02 if item == 0 else 0)
+        return item * item
+
+    assert list(side_by_side(slow_at_first, range(20), CPU)) == [i * i for i in range(20)]
+    assert torch.get_num_threads() == threads
+    assert list(side_by_side(slow_at_first, [], CPU)) == []
+
+
+@two_ways
+@pytest.mark.parametrize("casting", [True, False])
+def test_side_by_side_casts_as_its_caller_does(threads: int, casting: bool) -> None:
+    left, right = torch.rand(2, 2), torch.rand(2, 2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=casting):
+        found = list(side_by_side(lambda _: (left @ right).dtype, range(3), CPU))
+    assert found == [torch.bfloat16 if casting else torch.float32] * 3
+
+
+@two_ways
+def test_side_by_side_builds_no_graph_of_gradients(threads: int) -> None:
+    weight = torch.ones(2, requires_grad=True)
+    with torch.no_grad():
+        values = list(side_by_side(lambda item: weight * item, range(3), CPU))
+    assert not any(value.requires_grad for value in values)
+
+
+@two_ways
+def test_an_exception_side_by_side_reaches_the_caller(threads: int) -> None:
+    def fail(item: int) -> int:
+        if item == 2:
+            raise KeyError(item)
+        return item
+
+    found = side_by_side(fail, range(5), CPU)
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(KeyError):
+        next(found)
+    assert torch.get_num_threads() == threads
+
+
+@two_ways
+def test_results_side_by_side_may_be_left(threads: int) -> None:
+    found = side_by_side(lambda item: item, range(50), CPU)
+    assert next(iter(found)) == 0
+    assert isinstance(found, Generator)
+    found.close()
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_swaps_are_the_same_on_two_threads(threads: int) -> None:
+    network, images = tiny_cnn(), torch.rand(4, 3, 12, 12)
+    recorded = GraphPass(Graph(network, images, TINY_SITES), images)
+    for site in TINY_SITES:
+        clean = maps_of(network, site, images.flip(0))
+        expected = swapped_by_hand(network, site, images, clean)
+        assert torch.allclose(all_swaps(recorded, site, clean)[0], expected, atol=1e-4)

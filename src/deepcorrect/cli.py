@@ -26,7 +26,7 @@ from deepcorrect import distortions as distortion_room
 from deepcorrect import files, models, ranking, recipe, units
 from deepcorrect.classifier import Classifier
 from deepcorrect.computing import Precision, device_for, device_of, inference, placed
-from deepcorrect.errors import DeepCorrectError, InputError, unknown
+from deepcorrect.errors import DeepCorrectError, InputError
 from deepcorrect.evaluation import costs, evaluate, system_record
 from deepcorrect.models import output_classes
 from deepcorrect.progress import console, is_main_process
@@ -248,10 +248,10 @@ def rank(
         str, typer.Option(help="See 'list methods'; swap is the paper's.")
     ] = ranking.DEFAULT_METHOD,
     target: Annotated[
-        str | None,
+        ranking.Target | None,
         typer.Option(
-            help="What answers are measured against: labels, prediction or kl, see 'list targets'; "
-            "default the labels, or prediction where images have none."
+            help="What answers are measured against, see 'list targets'; default labels, or "
+            "prediction where images have none."
         ),
     ] = None,
     sites: Annotated[
@@ -281,8 +281,6 @@ def rank(
     """
     if out:
         files.check_folder(out)
-    if target is not None and target not in ranking.TARGETS:
-        raise unknown("target", target, ranking.TARGETS)
     network = loader = source = None
     if model is not None and data is not None:
         network = _model(model, weights, classes, input_size, resize, mean, std, device)
@@ -304,8 +302,7 @@ def rank(
         raise InputError("give --model and --data")
     names = [name.strip() for name in sites.split(",")] if sites else None
     specs = distortion or DEFAULT_DISTORTIONS
-    chosen: Any = target
-    result = ranking.rank(network, loader, specs, method, names, seed, precision, chosen)
+    result = ranking.rank(network, loader, specs, method, names, seed, precision, target)
     source.warn_of_bad()
     if not is_main_process():
         return

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 LINE_INTERVAL_SECONDS = 5.0
+EARLIEST_ESTIMATE = 0.03  # of the work; before, the time left would be mostly start-up
 
 Advance = Callable[[float], None]
 
@@ -73,7 +74,9 @@ def progress(task: str, total: int, unit: str = "images") -> Iterator[Advance]:
         now = time.monotonic()
         if now - last >= LINE_INTERVAL_SECONDS and done:
             last = now
-            left = f", {(now - started) / done * max(total - done, 0):.0f} s left" if total else ""
+            left = ""
+            if done >= total * EARLIEST_ESTIMATE > 0:
+                left = f", {(now - started) / done * max(total - done, 0):.0f} s left"
             print(
                 f"{task}: {done:.0f}/{total or '?'} {unit}{left}",
                 file=sys.stderr,

@@ -214,7 +214,10 @@ def visit_pairs(
                     continue
                 if target is None:
                     target = "prediction" if bool((labels == UNLABELLED).any()) else "labels"
-                clean = Clean(model, sites, placed(images, device), labels.to(device), target)
+                here = placed(images, device)
+                if not number:
+                    sites_room.check_once(model, here[:1], sites)
+                clean = Clean(model, sites, here, labels.to(device), target)
                 if not number:
                     first = clean.images
                     grid = parse_all(distortions, input_size_of(model, images))
@@ -226,7 +229,7 @@ def visit_pairs(
                         continue
                 share = len(images) / len(levels)
                 for row, (kind, level) in enumerate(levels):
-                    distorted = _distorted(kind, level, images, seed, start)
+                    distorted = _distorted(kind, level, here, seed, start)
                     pair = Pair(clean, placed(distorted, device), recorder, seed)
                     visit(row, start, pair, lambda done, share=share: advance(done * share))
     if not seen:

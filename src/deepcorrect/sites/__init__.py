@@ -1,6 +1,6 @@
 """Sites: finding convolutions, reading their outputs, re-running what is behind them."""
 
-from deepcorrect.sites._find import Edit, convolutions, find, gradients, tap
+from deepcorrect.sites._find import Edit, check_once, convolutions, find, gradients, tap
 from deepcorrect.sites._graph import Graph
 from deepcorrect.sites._graph_pass import GraphPass
 from deepcorrect.sites._nodes import ExportError
@@ -17,6 +17,7 @@ __all__ = [
     "Recorder",
     "Replay",
     "Swap",
+    "check_once",
     "convolutions",
     "find",
     "gradients",

@@ -83,6 +83,41 @@ def tap(
             handle.remove()
 
 
+def check_once(model: nn.Module, images: Tensor, sites: Iterable[str]) -> None:
+    """Runs a batch and checks that each site runs exactly once.
+
+    Raises:
+        InputError: a site never runs, or runs more than once.
+    """
+    found = find(model, sites)
+    runs = dict.fromkeys(found, 0)
+
+    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            del module, args, output
+            runs[name] += 1
+
+        return hook
+
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in found.items()]
+    try:
+        model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, count in runs.items():
+        refuse_unless_once(name, count)
+
+
+def refuse_unless_once(name: str, runs: int) -> None:
+    """Raises InputError unless the site `name` ran once."""
+    if runs != 1:
+        raise InputError(
+            f"site {name!r} runs {runs} times in a forward pass: "
+            "only a module that runs once can be swapped or corrected"
+        )
+
+
 def gradients(
     model: nn.Module,
     images: Tensor,
@@ -118,9 +153,6 @@ def gradients(
     finally:
         for handle in handles:
             handle.remove()
-    for name in found:
-        if name not in maps:
-            raise InputError(f"site {name!r} does not run in a forward pass")
     values = torch.autograd.grad(gain, [maps[name] for name in found], materialize_grads=True)
     return (
         {name: maps[name].detach() for name in found},

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.errors import InputError
-from deepcorrect.sites._find import as_maps, find
+from deepcorrect.sites._find import as_maps, find, refuse_unless_once
 from deepcorrect.sites._pass import Swap
 
 Forward = Callable[..., Any]
@@ -99,11 +98,7 @@ class Replay:
         self.maps: dict[str, Tensor] = {}
         for name, module in self._sites.items():
             calls = self._calls[module]
-            if len(calls) != 1:
-                raise InputError(
-                    f"site {name!r} runs {len(calls)} times in a forward pass: "
-                    "only a module that runs once can be swapped or corrected"
-                )
+            refuse_unless_once(name, len(calls))
             self.maps[name] = as_maps(name, calls[0].output)
 
     def from_site(self, site: str, maps: Tensor) -> Tensor:
