@@ -226,7 +226,7 @@ def bfloat16(count: int = 32) -> dict[str, Any]:
             )
             for precision in ("float32", "bfloat16")
         ]
-        agreement = compare(*rankings)
+        agreement = compare(rankings[0], rankings[1])
         result[method] = {
             "spearman": agreement.mean_spearman,
             "top_half_overlap": agreement.mean_overlap,

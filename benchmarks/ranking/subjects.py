@@ -72,7 +72,7 @@ def timm_network(name: str) -> nn.Module:
         boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         for operator in ("nms", "qnms"):
             DECLARED.define(operator + boxes)
-    import timm  # noqa: PLC0415
+    import timm  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     return timm.create_model(name).eval()
 

@@ -48,7 +48,7 @@ class Step:
         conv: the convolution that gives it, with the batch norm `node` behind it folded in.
         by_channel: whether a swap changes one input channel of `conv`, whose output then changes
             by that channel's contribution, as it is linear.
-        in_place: whether the first input may be overwritten.
+        in_place: whether the first input may be overwritten, where no gradient is needed.
         finished: values that no later step reads.
     """
 
@@ -205,11 +205,15 @@ class Graph:
         for node, finished in with_last_uses(wanted, reads, {self.output}):
             conv = conv_of(node)
             by_channel = conv is not None and conv.args[0] in edge and plain(conv)
-            first = node.args[0]
-            owned = isinstance(first, Node) and first in running and first in finished
-            if owned:  # not a view of something else
-                owned = conv_of(as_node(first)) is not None or as_node(first).target in IN_PLACE
-            steps.append(Step(node, conv, by_channel, node.target in IN_PLACE and owned, finished))
+            in_place = node.target in IN_PLACE and not node.kwargs and conv is None
+            if in_place:
+                first = node.args[0]
+                in_place = isinstance(first, Node) and first in running and first in finished
+            if in_place:
+                first = as_node(node.args[0])
+                own = conv_of(first) is not None or first.target in IN_PLACE  # no view of another
+                in_place = own and first.meta["val"].shape == node.meta["val"].shape
+            steps.append(Step(node, conv, by_channel, in_place, finished))
         return tuple(steps)
 
     def _kept_nodes(self) -> set[Node]:

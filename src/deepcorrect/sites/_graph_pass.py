@@ -51,7 +51,7 @@ class GraphPass:
         cut = self._graph.cuts[site]
         values = {**self._values, cut.site: self._padded(maps)}
         for step in cut.rerun:
-            values[step.node] = self._compute(step, values.__getitem__)
+            values[step.node] = self._compute(step, values.__getitem__, in_place=False)
             for last in step.finished:
                 del values[last]
         return values[self._graph.output][: self._count]
@@ -59,6 +59,8 @@ class GraphPass:
     def swaps(self, site: str, clean: Tensor) -> Iterator[Swap]:
         """See `Pass.swaps`. Only changed maps are run, `rows` pairs of image and filter a time."""
         graph, cut = self._graph, self._graph.cuts[site]
+        if not cut.edge:  # the answer does not depend on the site
+            return
         swapped = {**self._values, cut.site: self._padded(clean)}
         for node in cut.alone:
             swapped[node] = call(node, swapped.__getitem__)
@@ -100,17 +102,17 @@ class GraphPass:
                 value = _rows_of(recorded[step.node], rows)
                 local[step.node] = self._add_channel(step.conv, value, change, channels)
             else:
-                local[step.node] = self._compute(step, read)
+                local[step.node] = self._compute(step, read, in_place=step.in_place)
             for last in step.finished:
                 local.pop(last, None)
         return read(self._graph.output)
 
-    def _compute(self, step: Step, read: Callable[[Node], Any]) -> Any:
+    def _compute(self, step: Step, read: Callable[[Node], Any], *, in_place: bool) -> Any:
         node, conv = step.node, step.conv
         if conv is not None:
             weight, bias = self._graph.folded(conv)
             return function_of(conv)(read(as_node(conv.args[0])), weight, bias, *conv.args[3:])
-        if step.in_place:
+        if in_place:
             return IN_PLACE[function_of(node)](*map_arg(node.args, read))
         return call(node, read)
 

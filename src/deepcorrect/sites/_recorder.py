@@ -34,8 +34,7 @@ def recorder(model: nn.Module, images: Tensor, sites: Sequence[str]) -> Recorder
     """
     reference = Replay(model, images, sites)
     try:
-        graph = Graph(model, images, sites)
-        _check(graph, reference, images)
+        graph = _checked(model, images, reference)
     except ExportError as reason:
         console().print(
             f"note: re-running module by module, as the network's graph cannot be used ({reason})"
@@ -44,19 +43,20 @@ def recorder(model: nn.Module, images: Tensor, sites: Sequence[str]) -> Recorder
     return partial(GraphPass, graph)
 
 
-def _check(graph: Graph, reference: Replay, images: Tensor) -> None:
-    """Compares a graph's pass, and a swap of half of the images' maps at each site, with the
-    network's own.
+def _checked(model: nn.Module, images: Tensor, reference: Replay) -> Graph:
+    """The network's graph, its pass and a swap at each site compared with the network's own.
 
     Raises:
-        ExportError: they differ, or the graph cannot be run.
+        ExportError: they differ, or the graph cannot be made or run.
     """
     try:
+        graph = Graph(model, images, list(reference.maps))
         recorded = GraphPass(graph, images)
         _compare(recorded.logits, reference.logits, "answers")
         for site, maps in reference.maps.items():
             _compare(recorded.maps[site], maps, f"maps of {site}")
             _check_swaps(recorded, reference, site, maps.flip(0))
+        return graph
     except (RuntimeError, KeyError, TypeError, IndexError) as error:
         raise ExportError(f"{type(error).__name__}: {error}") from error
 
