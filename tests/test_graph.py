@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from conftest import TINY_SITES, tiny_cnn, with_convolutions_by_hand
 from torch import Tensor, nn
 
 from deepcorrect.classifier import Classifier
-from deepcorrect.computing import side_by_side
 from deepcorrect.errors import InputError
 from deepcorrect.sites import ExportError, Graph, GraphPass, Pass, Replay, recorder
 
@@ -486,12 +484,8 @@ def test_a_network_that_can_be_exported_runs_on_its_graph(
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_maps_may_be_flattened_into_a_linear_layer(
-    channels: int, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    channels: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if channels == 1:
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="the export's view meets a channels-last map")
-        )
     network = nn.Sequential(
         nn.Conv2d(channels, 4, 3),
         nn.MaxPool2d(2),
@@ -499,7 +493,7 @@ def test_maps_may_be_flattened_into_a_linear_layer(
         nn.Flatten(),
         nn.Linear(20, 3),
     ).eval()
-    images = some_images(4)[:, :channels].contiguous(memory_format=torch.channels_last)
+    images = torch.rand(4, channels, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     recorded = recorder(network, images, ["0", "2"])(images)
     assert capsys.readouterr().err == ""
     assert isinstance(recorded, GraphPass)
@@ -525,82 +519,3 @@ def test_a_recorder_refuses_a_site_that_does_not_run_once(site: str) -> None:
 
     with pytest.raises(InputError, match=f"site '{site}' runs [02] times"):
         recorder(Odd().eval(), some_images(), [site])
-
-
-# --- threads
-
-
-@pytest.fixture
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Torch's threads, set for one test."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    try:
-        yield request.param
-    finally:
-        torch.set_num_threads(before)
-
-
-two_ways = pytest.mark.parametrize("threads", [1, 2], indirect=True)
-CPU = torch.device("cpu")
-
-
-@two_ways
-def test_side_by_side_gives_results_in_order(threads: int) -> None:
-    def slow_at_first(item: int) -> int:
-        time.sleep(0.02 if item == 0 else 0)
-        return item * item
-
-    assert list(side_by_side(slow_at_first, range(20), CPU)) == [i * i for i in range(20)]
-    assert torch.get_num_threads() == threads
-    assert list(side_by_side(slow_at_first, [], CPU)) == []
-
-
-@two_ways
-@pytest.mark.parametrize("casting", [True, False])
-def test_side_by_side_casts_as_its_caller_does(threads: int, casting: bool) -> None:
-    left, right = torch.rand(2, 2), torch.rand(2, 2)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=casting):
-        found = list(side_by_side(lambda _: (left @ right).dtype, range(3), CPU))
-    assert found == [torch.bfloat16 if casting else torch.float32] * 3
-
-
-@two_ways
-def test_side_by_side_builds_no_graph_of_gradients(threads: int) -> None:
-    weight = torch.ones(2, requires_grad=True)
-    with torch.no_grad():
-        values = list(side_by_side(lambda item: weight * item, range(3), CPU))
-    assert not any(value.requires_grad for value in values)
-
-
-@two_ways
-def test_an_exception_side_by_side_reaches_the_caller(threads: int) -> None:
-    def fail(item: int) -> int:
-        if item == 2:
-            raise KeyError(item)
-        return item
-
-    found = side_by_side(fail, range(5), CPU)
-    assert [next(found), next(found)] == [0, 1]
-    with pytest.raises(KeyError):
-        next(found)
-    assert torch.get_num_threads() == threads
-
-
-@two_ways
-def test_results_side_by_side_may_be_left(threads: int) -> None:
-    found = side_by_side(lambda item: item, range(50), CPU)
-    assert next(iter(found)) == 0
-    assert isinstance(found, Generator)
-    found.close()
-    assert torch.get_num_threads() == threads
-
-
-@pytest.mark.parametrize("threads", [2], indirect=True)
-def test_swaps_are_the_same_on_two_threads(threads: int) -> None:
-    network, images = tiny_cnn(), torch.rand(4, 3, 12, 12)
-    recorded = GraphPass(Graph(network, images, TINY_SITES), images)
-    for site in TINY_SITES:
-        clean = maps_of(network, site, images.flip(0))
-        expected = swapped_by_hand(network, site, images, clean)
-        assert torch.allclose(all_swaps(recorded, site, clean)[0], expected, atol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import sys
 import traceback
@@ -277,7 +278,8 @@ def rank(
 ) -> None:
     """A ranking of the network's filters by correction priority, or a comparison of two.
 
-    `accelerate launch -m deepcorrect rank ...` shares the images among several processes.
+    Started by `accelerate launch` or `torchrun -m deepcorrect rank ...`, several processes share
+    the images.
     """
     if out:
         files.check_folder(out)
@@ -296,7 +298,8 @@ def rank(
         first, second = (ranking.load_ranking(folder) for folder in compare)
         agreement = ranking.compare(first, second, beta)
         areas = _ideal_areas(network, loader, (first, second), list(agreement.overlap), precision)
-        _print_comparison(compare, agreement, areas, as_json)
+        if is_main_process():
+            _print_comparison(compare, agreement, areas, as_json)
         return
     if network is None or loader is None or source is None:
         raise InputError("give --model and --data")
@@ -363,7 +366,13 @@ def _print_comparison(
             "lead_of_first": lead.mean,
             "lead_interval": [lead.low, lead.high],
         }
-    if as_json:
+    if as_json:  # which has no word for what is not a number
+        values["spearman"] = {
+            site: None if math.isnan(value) else value for site, value in agreement.spearman.items()
+        }
+        values["mean_spearman"] = (
+            None if math.isnan(agreement.mean_spearman) else agreement.mean_spearman
+        )
         print(json.dumps(values))
         return
     headings = ["site", "Spearman", f"overlap of the first {agreement.beta:.0%}"]

@@ -141,7 +141,7 @@ def unit_costs(config: UnitConfig, filters: int) -> UnitCosts:
     width, k = hidden_width(config, filters), config.kernel_size
     stages = len(config.dilations) * (2 if config.separable else 1)
     weights = 2 * filters * width + stages * width * width * k * (1 if config.separable else k)
-    norms = 2 * width * (1 + stages) + (2 * filters if config.norm_first else 0)
+    norms = 2 * width * (1 + len(config.dilations)) + (2 * filters if config.norm_first else 0)
     ends = filters + (2 * filters if config.affine else 0)  # the last bias; scale and shift
     return UnitCosts(weights + norms + ends, weights)
 

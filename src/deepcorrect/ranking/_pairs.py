@@ -53,8 +53,9 @@ class Clean:
         self, model: nn.Module, sites: Sequence[str], images: Tensor, labels: Tensor, target: Target
     ) -> None:
         self.model, self.sites, self.images = model, tuple(sites), images
-        with sites_room.tap(model, sites) as self.maps:
+        with sites_room.tap(model, sites) as maps:
             logits = model(images).float()
+        self.maps = {site: maps[site] for site in self.sites}  # the network's order, not the run's
         if target == "labels":
             check_labels(labels, logits.shape[1])
             self.classes = labels

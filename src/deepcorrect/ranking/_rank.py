@@ -17,7 +17,7 @@ from deepcorrect.ranking._methods import METHODS
 from deepcorrect.ranking._pairs import Pair, Step, Target, visit_pairs
 from deepcorrect.ranking._ranking import Ranking
 
-DEFAULT_METHOD = "path"
+DEFAULT_METHOD = "conductance"
 
 
 def rank(

@@ -42,7 +42,7 @@ def ranking_figure(ranking: Ranking) -> Figure:
         for place, site in enumerate(names):
             panel = figure.add_subplot(rows, columns, place + 1)
             values = ranking.by_level[site][:, ranking.order(site)]
-            panel.imshow(values, aspect="auto", interpolation="nearest", **_colors(values))
+            panel.imshow(values.numpy(), aspect="auto", interpolation="nearest", **_colors(values))
             panel.set_title(f"{site}  {_range(values)}", fontsize=8, loc="left")
             panel.set_yticks(range(len(labels)), labels if place % columns == 0 else [])
             panel.tick_params(length=0, labelsize=6)

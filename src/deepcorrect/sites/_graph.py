@@ -109,7 +109,7 @@ class Graph:
         self._nodes = [node for node in program.graph.nodes if node.op == "call_function"]
         self.constants: Values = {}
         self._read_inputs(program)
-        self._simplify_norms()
+        self._simplify()
         order = {node: place for place, node in enumerate(self._nodes)}
         needed = ancestors([self.output])
         self.cuts = {
@@ -138,10 +138,15 @@ class Graph:
                 raise ExportError(f"its input {spec.arg.name} is not a tensor")
         self.output: Node = nodes[str(next(iter(signature.user_outputs)))]
 
-    def _simplify_norms(self) -> None:
-        """The operation that export makes of a batch norm gives three tensors, two of them empty:
-        `getitem` 0 of it becomes `F.batch_norm` itself."""
+    def _simplify(self) -> None:
+        """Exchanges what export makes of some operations for what is easier to run.
+
+        Its batch norm gives three tensors, two of them empty: `getitem` 0 of it becomes
+        `F.batch_norm` itself. A `view` becomes a `reshape`.
+        """
         for node in list(self._nodes):
+            if node.target is aten.view.default:  # maps may come in another memory layout here
+                node.target = aten.reshape.default
             if node.target is not operator.getitem or node.args[1] != 0:
                 continue
             norm = as_node(node.args[0])

@@ -55,7 +55,7 @@ def _checked(model: nn.Module, images: Tensor, reference: Replay) -> Graph:
         _compare(recorded.logits, reference.logits, "answers")
         for site, maps in reference.maps.items():
             _compare(recorded.maps[site], maps, f"maps of {site}")
-            _check_swaps(recorded, reference, site, maps.flip(0))
+            _check_swaps(recorded, reference, site, maps.flip(0) / 2)
         return graph
     except (RuntimeError, KeyError, TypeError, IndexError) as error:
         raise ExportError(f"{type(error).__name__}: {error}") from error
@@ -76,6 +76,7 @@ def _check_swaps(recorded: Pass, reference: Replay, site: str, other: Tensor) ->
 
 
 def _compare(given: Tensor, expected: Tensor, what: str) -> None:
+    given, expected = given.detach(), expected.detach()
     limit = TOLERANCE * max(1.0, float(expected.abs().max()))
     if given.shape != expected.shape or not float((given - expected).abs().max()) <= limit:
         raise ExportError(f"the graph's {what} are not the network's")
