@@ -30,41 +30,46 @@ def span(values: list[float]) -> str:
     return f"{100 * values[0]:+.2f} to {100 * values[1]:+.2f}"
 
 
+def judged(quality: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Results by network, and for both, each by method."""
+    found = {name: quality[name]["methods"] for name in NETWORKS if name in quality}
+    return found | {"both": quality["both"]} if quality["both"] else found
+
+
 def quality_table(quality: dict[str, Any]) -> str:
-    networks = [name for name in NETWORKS if name in quality]
-    headings = ["method", *(f"{NETWORKS[n]}: area" for n in networks)]
-    headings += [f"{NETWORKS[n]}: lead over `swap`, points" for n in networks]
-    if "both" in quality:
-        headings += ["both: area", "both: lead, points"]
+    found = judged(quality)
+    headings = ["method"]
+    for name in found:
+        headings += [f"{NETWORKS.get(name, name)}: area", "lead, points"]
     rows = []
-    for method in quality[networks[0]]["methods"]:
-        each = [quality[n]["methods"][method] for n in networks]
-        each += [quality["both"][method]] if "both" in quality else []
-        areas = [f"{one['area']:.4f}" for one in each]
-        leads = [
-            ""
-            if method == "swap"
-            else f"{100 * one['lead_over_swap']:+.2f} ({span(one['lead_interval'])})"
-            for one in each
-        ]
-        row = [f"`{method}`", *areas[: len(networks)], *leads[: len(networks)]]
-        row += [areas[-1], leads[-1]] if "both" in quality else []
+    for method in found[next(iter(found))]:
+        row = [f"`{method}`"]
+        for each in found.values():
+            one = each.get(method)
+            row.append(f"{one['area']:.4f}" if one else "")
+            known = one and method != "swap"
+            row.append(
+                f"{100 * one['lead_over_swap']:+.2f} ({span(one['lead_interval'])})"
+                if known
+                else ""
+            )
         rows.append(row)
     return table(headings, rows)
 
 
 def stability_table(quality: dict[str, Any]) -> str:
-    networks = [name for name in NETWORKS if name in quality]
+    found = {name: each for name, each in judged(quality).items() if name != "both"}
     headings = ["method"]
-    for name in networks:
+    for name in found:
         headings += [f"{NETWORKS[name]}: top-half overlap", "Spearman"]
     rows = []
-    for method in quality[networks[0]]["methods"]:
+    for method in found[next(iter(found))]:
         row = [f"`{method}`"]
-        for name in networks:
-            agreement = quality[name]["stability"][method]
-            row += [f"{agreement['top_half_overlap']:.3f}", f"{agreement['spearman']:.3f}"]
-        rows.append(row)
+        for each in found.values():
+            one = each.get(method)
+            row += [f"{one['top_half_overlap']:.3f}", f"{one['spearman']:.3f}"] if one else ["", ""]
+        if method != "random":
+            rows.append(row)
     return table(headings, rows)
 
 
@@ -140,26 +145,25 @@ def scaling_table(scaling: dict[str, Any]) -> str:
 
 def quality_figure(quality: dict[str, Any]) -> Figure:
     """Each method's lead over the paper's metric, with its interval."""
-    names = [n for n in (*NETWORKS, "both") if n in quality]
+    found = judged(quality)
     with rc_context(SETTINGS):
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         panel = figure.add_subplot()
-        methods: list[str] = []
-        for shift, name in enumerate(names):
-            each = quality[name]["methods"] if name != "both" else quality[name]
-            methods = [m for m in each if m != "swap"]
+        every = [m for m in found[next(iter(found))] if m != "swap"]
+        for shift, (name, each) in enumerate(found.items()):
+            methods = [m for m in every if m in each]
             leads = [100 * each[m]["lead_over_swap"] for m in methods]
             low = [100 * (each[m]["lead_over_swap"] - each[m]["lead_interval"][0]) for m in methods]
             high = [
                 100 * (each[m]["lead_interval"][1] - each[m]["lead_over_swap"]) for m in methods
             ]
-            places = [k + 0.22 * (shift - (len(names) - 1) / 2) for k in range(len(methods))]
+            places = [every.index(m) + 0.22 * (shift - (len(found) - 1) / 2) for m in methods]
             label = NETWORKS.get(name, "both")
             panel.errorbar(
                 leads, places, xerr=[low, high], fmt="o", ms=4, color=COLORS[name], label=label
             )
         panel.axvline(0, color=MUTED, lw=1)
-        panel.set_yticks(range(len(methods)), methods)
+        panel.set_yticks(range(len(every)), every)
         panel.invert_yaxis()
         panel.set_xlabel("ideal-correction area minus the paper's swap's, points (95 % interval)")
         panel.legend(frameon=False, loc="lower left")

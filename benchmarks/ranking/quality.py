@@ -1,6 +1,6 @@
 """Which ranking method chooses better filters: ideal-correction areas and stability.
 
-    DEEPCORRECT_SHARED=... python benchmarks/ranking/quality.py [--images 200] [--judged 200]
+    DEEPCORRECT_SHARED=... python benchmarks/ranking/quality.py [--images 100] [--judged 80]
 
 For both CIFAR networks, at all sites and twelve levels, every method ranks the same images; the
 rankings are judged by ideal correction on images that none of them saw. Rankings from the two
@@ -12,7 +12,6 @@ benchmarks/results/ranking/quality.json.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -92,69 +91,66 @@ def interval(values: Tensor) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Ideal-correction areas and stability.")
-    parser.add_argument("--images", type=int, default=200, help="ranked, two halves together")
-    parser.add_argument("--judged", type=int, default=200)
+    parser.add_argument("--images", type=int, default=100, help="ranked, two halves together")
+    parser.add_argument("--judged", type=int, default=80)
     parser.add_argument("--methods", default=",".join(m for m in METHODS if m != "both_swaps"))
     parser.add_argument("--networks", default=",".join(CIFAR))
     options = parser.parse_args()
-    methods = options.methods.split(",")
-    report: dict[str, object] = {"images": options.images, "judged": options.judged}
-    scores: dict[str, dict[str, dict[str, Tensor]]] = {}
     for name in options.networks.split(","):
         network = cifar_network(name)
-        half = options.images // 2
-        scores[name] = {}
-        stability, seconds = {}, {}
-        for method in methods:
-            halves = [
-                ranked(
-                    network,
-                    WORK / name / str(options.images) / f"half{k}" / method,
-                    method,
-                    k * half,
-                    half,
-                )
-                for k in range(2)
-            ]
-            started = time.monotonic()
-            ranking = mean_of(*halves)
-            path = (
-                WORK
-                / name
-                / str(options.images)
-                / f"judged{options.judged}"
-                / f"{method}.safetensors"
-            )
-            scores[name][method] = judged(network, path, ranking, options.judged)
+        for method in options.methods.split(","):
+            halves = rankings(network, name, method, options.images)
+            path = judged_folder(name, options) / f"{method}.safetensors"
+            scores = judged(network, path, mean_of(*halves), options.judged)
+            area = torch.stack([values.mean() for values in scores.values()]).mean()
+            print(f"{name} {method}: area {area:.4f}", flush=True)
+    files.write_json(RESULTS / "quality.json", report(options))
+    print(f"written: {RESULTS / 'quality.json'}")
+
+
+def judged_folder(name: str, options: argparse.Namespace) -> Path:
+    return WORK / name / str(options.images) / f"judged{options.judged}"
+
+
+def rankings(network: Classifier, name: str, method: str, count: int) -> tuple[Ranking, Ranking]:
+    """The rankings of the two halves of the images."""
+    half = count // 2
+    first, second = (
+        ranked(network, WORK / name / str(count) / f"half{k}" / method, method, k * half, half)
+        for k in range(2)
+    )
+    return first, second
+
+
+def report(options: argparse.Namespace) -> dict[str, object]:
+    """Areas, leads and stability of every method that has been judged so far."""
+    result: dict[str, object] = {"images": options.images, "judged": options.judged}
+    scores: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for name in CIFAR:
+        done = {path.stem: path for path in judged_folder(name, options).glob("*.safetensors")}
+        scores[name] = {m: files.read_tensors(done[m]) for m in METHODS if m in done}
+        if "swap" not in scores[name]:
+            continue
+        methods = {}
+        for method, by_site in scores[name].items():
+            halves = rankings(cifar_network(name), name, method, options.images)
             agreement = compare(*halves, beta=0.5)
-            stability[method] = {
+            methods[method] = summary(by_site, scores[name]["swap"]) | {
                 "top_half_overlap": agreement.mean_overlap,
                 "spearman": agreement.mean_spearman,
+                "ranking_seconds": sum(each.seconds for each in halves),
             }
-            seconds[method] = ranking.seconds
-            area = torch.stack([v.mean() for v in scores[name][method].values()]).mean()
-            print(
-                f"{name} {method}: area {area:.4f}, {time.monotonic() - started:.0f} s", flush=True
-            )
-        report[name] = {
-            "sites": list(next(iter(scores[name].values()))),
-            "stability": stability,
-            "ranking_seconds": seconds,
-            "methods": {
-                method: summary(by_site, scores[name].get("swap"))
-                for method, by_site in scores[name].items()
-            },
-        }
-    if len(scores) > 1:
-        report["both"] = {
-            method: overall(
-                [scores[name][method] for name in scores],
-                [scores[name]["swap"] for name in scores] if "swap" in methods else None,
-            )
-            for method in methods
-        }
-    files.write_json(RESULTS / "quality.json", report)
-    print(f"written: {RESULTS / 'quality.json'}")
+        result[name] = {"sites": list(scores[name]["swap"]), "methods": methods}
+    each = list(scores.values())
+    result["both"] = {
+        method: lead_over(
+            torch.stack([by_image(one[method]) for one in each]).mean(0),
+            torch.stack([by_image(one["swap"]) for one in each]).mean(0),
+        )
+        for method in METHODS
+        if all(method in one and "swap" in one for one in each)
+    }
+    return result
 
 
 def by_image(by_site: dict[str, Tensor]) -> Tensor:
@@ -162,32 +158,25 @@ def by_image(by_site: dict[str, Tensor]) -> Tensor:
     return torch.stack([values.mean(0) for values in by_site.values()]).mean(0)
 
 
-def summary(by_site: dict[str, Tensor], swap: dict[str, Tensor] | None) -> dict[str, object]:
+def summary(by_site: dict[str, Tensor], swap: dict[str, Tensor]) -> dict[str, object]:
     """A method's areas on one network, and its lead over the paper's metric."""
-    values = by_image(by_site)
-    result: dict[str, object] = {
-        "area": float(values.mean()),
-        "interval": interval(values),
+    values, reference = by_image(by_site), by_image(swap)
+    ahead = sum(float(by_site[s].mean()) >= float(swap[s].mean()) for s in swap)
+    return lead_over(values, reference) | {
         "by_site": {site: float(v.mean()) for site, v in by_site.items()},
         "by_level": torch.stack(list(by_site.values())).mean((0, 2)).tolist(),
+        "sites_ahead": ahead,
     }
-    if swap is not None:
-        lead = values - by_image(swap)
-        result |= {"lead_over_swap": float(lead.mean()), "lead_interval": interval(lead)}
-        result["sites_ahead"] = sum(float(by_site[s].mean()) >= float(swap[s].mean()) for s in swap)
-    return result
 
 
-def overall(
-    each: list[dict[str, Tensor]], swaps: list[dict[str, Tensor]] | None
-) -> dict[str, object]:
-    """The mean over networks; the images are the same, so they are resampled together."""
-    values = torch.stack([by_image(by_site) for by_site in each]).mean(0)
-    result: dict[str, object] = {"area": float(values.mean()), "interval": interval(values)}
-    if swaps is not None:
-        lead = values - torch.stack([by_image(by_site) for by_site in swaps]).mean(0)
-        result |= {"lead_over_swap": float(lead.mean()), "lead_interval": interval(lead)}
-    return result
+def lead_over(values: Tensor, reference: Tensor) -> dict[str, object]:
+    """The mean of values by image, and by how much it is above a reference on the same images."""
+    return {
+        "area": float(values.mean()),
+        "interval": interval(values),
+        "lead_over_swap": float((values - reference).mean()),
+        "lead_interval": interval(values - reference),
+    }
 
 
 if __name__ == "__main__":

@@ -85,13 +85,15 @@ class GraphPass:
     def _swap_rows(self, cut: Cut, swapped: Values, rows: Tensor, channels: Tensor) -> Tensor:
         """Logits of pairs of an image and a filter, whose maps on the edge are in `swapped`."""
         recorded, local, places = self._values, {}, torch.arange(len(rows), device=rows.device)
+        whole = torch.equal(rows, places)  # every image once, in order: no need to gather
 
         def read(node: Node) -> Any:
             if node in self._graph.constants:
                 return self._graph.constants[node]
             if node not in local:
-                local[node] = _rows_of(recorded[node], rows)
+                local[node] = recorded[node] if whole else _rows_of(recorded[node], rows)
                 if node in cut.edge:
+                    local[node] = local[node].clone() if whole else local[node]
                     local[node][places, channels] = swapped[node][rows, channels]
             return local[node]
 
@@ -99,7 +101,8 @@ class GraphPass:
             if step.by_channel and step.conv is not None:
                 source = as_node(step.conv.args[0])
                 change = swapped[source][rows, channels] - recorded[source][rows, channels]
-                value = _rows_of(recorded[step.node], rows)
+                value = recorded[step.node]
+                value = value if whole else _rows_of(value, rows)
                 local[step.node] = self._add_channel(step.conv, value, change, channels)
             else:
                 local[step.node] = self._compute(step, read, in_place=step.in_place)
