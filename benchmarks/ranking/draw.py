@@ -47,10 +47,9 @@ def quality_table(quality: dict[str, Any]) -> str:
         for each in found.values():
             one = each.get(method)
             row.append(f"{one['area']:.4f}" if one else "")
-            known = one and method != "swap"
             row.append(
                 f"{100 * one['lead_over_swap']:+.2f} ({span(one['lead_interval'])})"
-                if known
+                if one and method != "swap"
                 else ""
             )
         rows.append(row)
