@@ -108,16 +108,18 @@ def estimates_table(speed: dict[str, Any]) -> str:
     headings = ["method"]
     for name in networks:
         headings += [f"{NETWORKS[name]}: hooks took", "our exact swaps took"]
-    headings += ["ResNet-50 at 224 px: hooks took"] if "resnet50" in speed else []
+    wide = {"resnet50": "ResNet-50 at 224 px", "efficientnet": "EfficientNet-Lite0"}
+    wide = {name: title for name, title in wide.items() if name in speed}
+    headings += [f"{title}: hooks took" for title in wide.values()]
     rows = []
     for method in speed[networks[0]]["estimates"]:
         row = [f"`{method}`"]
         for name in networks:
             one = speed[name]["estimates"][method]
             row += [f"{one['hook_over_estimate']:,.0f} times", f"{one['exact_over_estimate']:,.0f}"]
-        if "resnet50" in speed:
-            wide = speed["resnet50"].get(method)
-            row.append(f"{wide['hook_over_estimate']:,.0f} times" if wide else "")
+        for name in wide:
+            one = speed[name].get(method)
+            row.append(f"{one['hook_over_estimate']:,.0f} times" if one else "")
         rows.append(row)
     return table(headings, rows)
 

