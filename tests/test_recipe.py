@@ -98,7 +98,7 @@ def test_a_minimal_recipe_gets_defaults(write: Write) -> None:
     recipe = load_recipe(write(MINIMAL))
     assert recipe.seed == 0
     assert recipe.data.validation_images == 1000
-    assert recipe.ranking.method == "path"
+    assert recipe.ranking.method == "conductance"
     assert correction(recipe).beta == 0.5
     assert isinstance(recipe.systems["tuned"], FinetuneSystem)
     awgn, blur = recipe.distortion_list

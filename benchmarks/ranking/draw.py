@@ -36,13 +36,18 @@ def judged(quality: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found | {"both": quality["both"]} if quality["both"] else found
 
 
+def methods_of(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Every method that was judged on some network."""
+    return list(dict.fromkeys(method for each in found.values() for method in each))
+
+
 def quality_table(quality: dict[str, Any]) -> str:
     found = judged(quality)
     headings = ["method"]
     for name in found:
         headings += [f"{NETWORKS.get(name, name)}: area", "lead, points"]
     rows = []
-    for method in found[next(iter(found))]:
+    for method in methods_of(found):
         row = [f"`{method}`"]
         for each in found.values():
             one = each.get(method)
@@ -62,7 +67,7 @@ def stability_table(quality: dict[str, Any]) -> str:
     for name in found:
         headings += [f"{NETWORKS[name]}: top-half overlap", "Spearman"]
     rows = []
-    for method in found[next(iter(found))]:
+    for method in methods_of(found):
         row = [f"`{method}`"]
         for each in found.values():
             one = each.get(method)
@@ -150,7 +155,7 @@ def quality_figure(quality: dict[str, Any]) -> Figure:
     with rc_context(SETTINGS):
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         panel = figure.add_subplot()
-        every = [m for m in found[next(iter(found))] if m != "swap"]
+        every = [m for m in methods_of(found) if m != "swap"]
         for shift, (name, each) in enumerate(found.items()):
             methods = [m for m in every if m in each]
             leads = [100 * each[m]["lead_over_swap"] for m in methods]
@@ -167,7 +172,7 @@ def quality_figure(quality: dict[str, Any]) -> Figure:
         panel.set_yticks(range(len(every)), every)
         panel.invert_yaxis()
         panel.set_xlabel("ideal-correction area minus the paper's swap's, points (95 % interval)")
-        panel.legend(frameon=False, loc="lower left")
+        panel.legend(frameon=False, loc="upper left")
     return figure
 
 
@@ -181,22 +186,16 @@ def scaling_figure(scaling: dict[str, Any]) -> Figure:
                 (("seconds", "seconds"), ("peak_megabytes", "peak MB"))
             ):
                 panel = figure.add_subplot(2, 3, row * 3 + column + 1)
-                for method, color in zip(
-                    (m for m, v in scaling.items() if isinstance(v, dict)),
-                    ("#0072b2", "#d55e00"),
-                    strict=True,
-                ):
-                    points = scaling[method][axis]["points"]
-                    slope = scaling[method][axis][
-                        "time_exponent" if value == "seconds" else "memory_exponent"
-                    ]
-                    panel.loglog(
-                        [p[key] for p in points],
-                        [p[value] for p in points],
-                        "o-",
-                        color=color,
-                        label=f"{method}: exponent {slope:.2f}",
-                    )
+                (method,) = (m for m, v in scaling.items() if isinstance(v, dict))
+                found = scaling[method][axis]
+                slope = found["time_exponent" if value == "seconds" else "memory_exponent"]
+                panel.loglog(
+                    [p[key] for p in found["points"]],
+                    [p[value] for p in found["points"]],
+                    "o-",
+                    color=COLORS["resnet20"],
+                    label=f"{method}: exponent {slope:.2f}",
+                )
                 panel.set_xlabel(key)
                 panel.set_ylabel(label)
                 panel.legend(frameon=False, fontsize=7)

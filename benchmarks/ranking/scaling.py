@@ -1,4 +1,4 @@
-"""How a ranking's time and memory grow with filters, images and levels.
+"""How the default ranking's time and memory grow with filters, images and levels.
 
     python benchmarks/ranking/scaling.py
 
@@ -31,8 +31,6 @@ AXES: dict[str, list[dict[str, Any]]] = {
     "images": [{"images": count} for count in (16, 160)],
     "levels": [{"levels": count} for count in (1, 2, 6)],
 }
-METHODS: dict[str, dict[str, int]] = {DEFAULT_METHOD: {}, "swap": {"images": 2, "levels": 1}}
-"""Exact swaps on few images and one level, where these do not vary: they take a pass a filter."""
 
 
 class Wide(CifarResNet20):
@@ -82,28 +80,23 @@ def main() -> None:
         options = json.loads(sys.argv[1])
         print(json.dumps(measure(**options)))
         return
-    report: dict[str, Any] = {"threads": torch.get_num_threads()}
-    for method, usual in METHODS.items():
-        report[method] = {}
-        for axis, settings in AXES.items():
-            points = []
-            for setting in settings:
-                scaled = {**usual, **setting}
-                if method == "swap" and axis == "images":
-                    scaled["images"] = setting["images"] // 8
-                run = subprocess.run(
-                    [sys.executable, __file__, json.dumps({"method": method, **scaled})],
-                    stdout=subprocess.PIPE,
-                    check=True,
-                    text=True,
-                )
-                points.append(json.loads(run.stdout.splitlines()[-1]))
-                print(method, axis, points[-1], flush=True)
-            report[method][axis] = {
-                "points": points,
-                "time_exponent": exponent(points, axis, "seconds"),
-                "memory_exponent": exponent(points, axis, "peak_megabytes"),
-            }
+    report: dict[str, Any] = {"threads": torch.get_num_threads(), DEFAULT_METHOD: {}}
+    for axis, settings in AXES.items():
+        points = []
+        for setting in settings:
+            run = subprocess.run(
+                [sys.executable, __file__, json.dumps({"method": DEFAULT_METHOD, **setting})],
+                stdout=subprocess.PIPE,
+                check=True,
+                text=True,
+            )
+            points.append(json.loads(run.stdout.splitlines()[-1]))
+            print(axis, points[-1], flush=True)
+        report[DEFAULT_METHOD][axis] = {
+            "points": points,
+            "time_exponent": exponent(points, axis, "seconds"),
+            "memory_exponent": exponent(points, axis, "peak_megabytes"),
+        }
     files.write_json(RESULTS / "scaling.json", report)
     print(f"written: {RESULTS / 'scaling.json'}")
 

@@ -254,7 +254,7 @@ def large(
     return result
 
 
-def bfloat16(count: int = 32) -> dict[str, Any]:
+def bfloat16(count: int = 8) -> dict[str, Any]:
     """What bfloat16 does to the rankings of ResNet-20, at two levels."""
     model = cifar_network("resnet20")
     result: dict[str, Any] = {"images": count}

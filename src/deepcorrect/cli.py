@@ -80,7 +80,11 @@ def main() -> None:
     """The console script. `--debug` is taken wherever it stands."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     _debugging.set(len(arguments) < len(sys.argv) - 1)
-    app(arguments)
+    try:
+        app(arguments)
+    finally:  # several processes part in good order; ending with open connections aborts some
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 _debugging: ContextVar[bool] = ContextVar("_debugging", default=False)
