@@ -72,8 +72,8 @@ def print_comparison(
         "mean_spearman": agreement.mean_spearman,
         "mean_overlap": agreement.mean_overlap,
     }
-    if areas is not None:
-        lead = ranking.lead(*areas)
+    lead = ranking.lead(*areas) if areas is not None else None
+    if areas is not None and lead is not None:
         values["ideal"] = {
             "images": areas[0].images,
             "areas": {s: [each.area(s) for each in areas] for s in agreement.overlap},
@@ -100,10 +100,9 @@ def print_comparison(
     table.add_section()
     table.add_row(*row, *(f"{float(each.by_image.mean()):.4f}" for each in areas or ()))
     Console().print(table)
-    if areas is None:
+    if areas is None or lead is None:
         print("Give --model and --data to compare them by ideal correction too.")
     else:
-        lead = ranking.lead(*areas)
         print(
             f"A's mean area minus B's: {lead.mean:+.4f}, 95 % interval {lead.low:+.4f} to "
             f"{lead.high:+.4f} (resampling {areas[0].images:,} images)"

@@ -92,7 +92,8 @@ def within(ranking: Ranking, budget: Budget, unit: UnitChoice) -> dict[str, list
     sites: Sequence[str] = ranking.sites
     while True:  # a site that gives none moves the others forward, where units may cost more
         costs = {s: _costs(ranking, s, unit, at, by_pixel) for at, s in enumerate(sites)}
-        counts = _fill(_relax(_worths(ranking, sites), costs, limit), ranking, costs, limit)
+        worths = _worths(ranking, sites)
+        counts = _fill(_relax(worths, costs, limit), worths, costs, limit)
         kept = [site for site in sites if counts[site]]
         if not kept:
             least = min(float(values[1]) for values in costs.values())
@@ -153,10 +154,12 @@ def _relax(
 
 
 def _fill(
-    counts: dict[str, int], ranking: Ranking, costs: Mapping[str, Tensor], limit: float
+    counts: dict[str, int],
+    worths: Mapping[str, Tensor],
+    costs: Mapping[str, Tensor],
+    limit: float,
 ) -> dict[str, int]:
     """Adds filters, the most worth for their cost first, while they fit."""
-    worths = _worths(ranking, list(counts))
     while True:
         left = limit - sum(float(costs[site][count]) for site, count in counts.items())
         best: tuple[float, str, int] | None = None
