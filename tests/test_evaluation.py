@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deepcorrect.adapter import correct
 from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.distortions import Distortion, generator_for
+from deepcorrect.distortions import Distortion, seeds_for
 from deepcorrect.errors import InputError
 from deepcorrect.evaluation import Costs, costs, evaluate, system_record
 from deepcorrect.models import CifarAllCNN, CifarResNet20
@@ -58,7 +58,9 @@ def test_accuracy_is_a_direct_count(digits_model: Classifier, digits_batch: Batc
     grid = evaluate(
         digits_model, cut(images, labels, 20), ["gaussian_blur:1,1.5", "awgn:60:clip"], seed=4
     )
-    noisy = Distortion("awgn", clip=True)(images, 60.0, generator_for(4, "awgn", 60.0))
+    noisy = Distortion("awgn", clip=True)(
+        images, 60.0, seeds_for(4, "awgn", 60.0, first=0, count=len(images))
+    )
     blur = Distortion("gaussian_blur")
     with torch.no_grad():
         clean = digits_model(images)
@@ -110,7 +112,9 @@ def noise_seen(images: Tensor, size: int, spec: str, seed: int = 0) -> Tensor:
 
 
 def test_noise_depends_on_seed_level_and_place_alone(images: Tensor) -> None:
-    expected = Distortion("awgn")(images, 20.0, generator_for(0, "awgn", 20.0))
+    expected = Distortion("awgn")(
+        images, 20.0, seeds_for(0, "awgn", 20.0, first=0, count=len(images))
+    )
     assert torch.equal(noise_seen(images, 12, "awgn:20"), expected)
     assert torch.equal(noise_seen(images, 5, "awgn:20"), expected)
     assert torch.equal(noise_seen(images, 5, "awgn:10,20"), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from importlib.metadata import distribution
@@ -62,16 +63,19 @@ def efficientnet_lite0() -> Classifier:
     ).eval()
 
 
-def timm_network(name: str) -> nn.Module:
-    """A network's structure from timm, with random weights.
+@functools.cache
+def declare_operators() -> None:
+    """torchvision's PyPI build is linked against CUDA: without it, its import needs two operators
+    that are never run here, so they are declared."""
+    boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+    for operator in ("nms", "qnms"):
+        DECLARED.define(operator + boxes)
 
-    torchvision's PyPI build is linked against CUDA: without it, its import needs two operators
-    that are never run here, so they are declared.
-    """
+
+def timm_network(name: str) -> nn.Module:
+    """A network's structure from timm, with random weights."""
     if not torch.cuda.is_available():
-        boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        for operator in ("nms", "qnms"):
-            DECLARED.define(operator + boxes)
+        declare_operators()
     import timm  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     return timm.create_model(name).eval()

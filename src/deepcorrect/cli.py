@@ -496,10 +496,11 @@ def list_(
             "parquet:GLOB": "Parquet in the Hugging Face image schema",
         },
         "distortions": {
-            kind.name: f"{kind.unit}; small inputs {_levels(kind.small_levels)}, "
-            f"large {_levels(kind.large_levels)}"
+            kind.name: f"{kind.summary} Level: {kind.unit}; {_grids(kind)}"
             for kind in distortion_room.KINDS.values()
-        },
+        }
+        | {group: "all of " + ", ".join(n) for group, n in distortion_room.GROUPS.items()}
+        | {"A+B": "A, then B on its result; level k is the k-th of each one's grid"},
         "units": units.DESCRIPTIONS,
         "methods": {name: method.summary for name, method in ranking.METHODS.items()},
         "targets": ranking.TARGETS,
@@ -526,8 +527,12 @@ def _share(beta: float, budget: str | None) -> float | dict[str, Any]:
         ) from None
 
 
-def _levels(levels: Sequence[float]) -> str:
-    return ", ".join(f"{level:g}" for level in levels)
+def _grids(kind: distortion_room.Kind) -> str:
+    small, large = (
+        ", ".join(f"{level:g}" for level in levels)
+        for levels in (kind.small_levels, kind.large_levels)
+    )
+    return small if small == large else f"small inputs {small}, large {large}"
 
 
 def _model(

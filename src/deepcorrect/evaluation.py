@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deepcorrect.classifier import Preprocessing, input_size_of
 from deepcorrect.computing import Precision, autocast, device_of, inference, placed
 from deepcorrect.data import Batches, check_labels, count_of, no_images
-from deepcorrect.distortions import Distortion, generator_for, parse_all
+from deepcorrect.distortions import Distortion, parse_all, seeds_for
 from deepcorrect.progress import progress
 
 
@@ -85,8 +85,8 @@ def evaluate(
 ) -> Grid:
     """Measures top-1 and top-5 accuracy on clean images and at every level of every distortion.
 
-    The noise depends on the seed, the level and an image's place in the loader alone, so systems
-    evaluated with the same loader and seed see the same distorted images.
+    The noise depends on the seed, the level and an image's number in the loader alone, not on the
+    batch size, so systems evaluated with the same images and seed see the same distorted ones.
 
     Args:
         model: takes images in [0, 1]; runs in inference mode where it is.
@@ -102,7 +102,6 @@ def evaluate(
     """
     device = device_of(model)
     cells: list[tuple[Distortion, float]] = []
-    generators: list[torch.Generator] = []
     grid: tuple[Distortion, ...] = ()
     counts = torch.zeros(0)
     images_seen = 0
@@ -118,15 +117,16 @@ def evaluate(
             if not grid:
                 grid = parse_all(distortions, input_size_of(model, images))
                 cells = [(kind, level) for kind in grid for level in kind.levels or ()]
-                generators = [generator_for(seed, kind.name, level) for kind, level in cells]
                 counts = torch.zeros(len(cells) + 1, 2, dtype=torch.long)
             labels = truth.to(device)
-            logits = model(placed(images, device))
+            here = placed(images, device)
+            logits = model(here)
             check_labels(labels, logits.shape[1])
             counts[0] += _hits(logits, labels)
             step(len(images) / (len(cells) + 1))
             for row, (kind, level) in enumerate(cells):
-                distorted = kind(images, level, generators[row])
+                seeds = seeds_for(seed, kind.name, level, first=images_seen, count=len(images))
+                distorted = kind(here, level, seeds)
                 counts[row + 1] += _hits(model(placed(distorted, device)), labels)
                 step(len(images) / (len(cells) + 1))
             images_seen += len(images)

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from deepcorrect.computing import Precision
-from deepcorrect.distortions import KINDS, Distortion
+from deepcorrect.distortions import Distortion, Parameters, kind_of
 from deepcorrect.errors import InputError, unknown
 from deepcorrect.ranking import BETAS, DEFAULT_METHOD, METHODS, Target, read_budget
 from deepcorrect.training import Training
@@ -80,8 +80,7 @@ class DataSection(_Section):
 
 
 def _known_distortion(name: str) -> str:
-    if name not in KINDS:
-        raise unknown("distortion", name, KINDS)
+    kind_of(name)
     return name
 
 
@@ -89,11 +88,13 @@ DistortionName = Annotated[str, AfterValidator(_known_distortion)]
 
 
 class DistortionSection(_Section):
-    """Levels of one distortion (null takes the paper's grid) and how its output is stored."""
+    """Levels of one distortion (null takes the grid for the input size), how its output is stored,
+    and whose parameters apply (null: the input size says)."""
 
     levels: Annotated[tuple[Level, ...], Field(min_length=1)] | None = None
     clip: bool = False
     quantize: bool = False
+    parameters: Parameters | None = None
 
 
 class RankingSection(_Section):

@@ -21,7 +21,7 @@ def print_results(results: dict[str, Any]) -> None:
     systems: dict[str, Any] = results["systems"]
     first = next(iter(systems.values()))
     for name, values in first["distortions"].items():
-        unit = distortion_room.KINDS[name].unit
+        unit = distortion_room.kind_of(name).unit
         table = Table(title=f"{name} ({unit}): top-1 accuracy", title_justify="left")
         table.add_column("system")
         for heading in (

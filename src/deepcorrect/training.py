@@ -22,7 +22,7 @@ from deepcorrect.augmentation import Augmentation, augment
 from deepcorrect.classifier import preprocessing_of
 from deepcorrect.computing import Precision, autocast, device_of, placed
 from deepcorrect.data import Batches, check_labels, count_of, no_images
-from deepcorrect.distortions import Distortion, generator_for, parse_all
+from deepcorrect.distortions import Distortion, distort_some, generator_for, parse_all
 from deepcorrect.errors import DeepCorrectError, InputError, first_problem, unknown
 from deepcorrect.evaluation import evaluate
 from deepcorrect.progress import console, progress
@@ -299,7 +299,7 @@ class _Fit:
         return total / images_seen
 
     def _step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> float:
-        images = augment(images.cpu(), self.training.augmentation, generator)
+        images = augment(images.cpu(), self.training.augmentation, generator).to(self.device)
         labels = labels.to(self.device)
         mixed = distort_some(images, self.grid, self.training.clean_share, generator)
         layout = self.training.channels_last
@@ -410,34 +410,6 @@ class _Fit:
         epochs = [Epoch(**entry) for entry in saved["epochs"]]
         self.history = History(epochs, saved["best"], saved["images_seen"])
         return len(epochs)
-
-
-def distort_some(
-    images: Tensor,
-    distortions: Sequence[Distortion],
-    clean_share: float,
-    generator: torch.Generator,
-) -> Tensor:
-    """Leaves `clean_share` of a batch clean and gives each other image a random distortion.
-
-    Args:
-        images: floats in [0, 1], N x C x H x W.
-        distortions: with their levels; kind and level are drawn uniformly.
-        clean_share: from 0 to 1.
-        generator: a CPU generator.
-    """
-    count = len(images)
-    order = torch.randperm(count, generator=generator)[round(count * clean_share) :]
-    kinds = torch.randint(len(distortions), (count,), generator=generator)
-    places = torch.rand(count, generator=generator)
-    result = images.clone()
-    for number, distortion in enumerate(distortions):
-        rows = order[kinds[order] == number].sort().values
-        if len(rows):
-            levels = torch.tensor(distortion.levels)
-            chosen = levels[(places[rows] * len(levels)).long()]
-            result[rows] = distortion(images[rows], chosen.to(images.device), generator)
-    return result
 
 
 def learning_rate(training: Training, step: int, steps: int, epoch: int) -> float:

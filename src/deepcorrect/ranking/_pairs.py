@@ -16,7 +16,7 @@ from deepcorrect import sites as sites_room
 from deepcorrect.classifier import input_size_of
 from deepcorrect.computing import Precision, autocast, device_of, inference, placed
 from deepcorrect.data import UNLABELLED, Batches, check_labels, count_of, no_images
-from deepcorrect.distortions import Distortion, generator_for, parse_all
+from deepcorrect.distortions import Distortion, parse_all, seeds_for
 from deepcorrect.evaluation import multiply_adds
 from deepcorrect.progress import progress
 from deepcorrect.ranking._ranking import NetworkSize
@@ -230,8 +230,11 @@ def visit_pairs(
                         continue
                 share = len(images) / len(levels)
                 for row, (kind, level) in enumerate(levels):
-                    distorted = _distorted(kind, level, here, seed, start)
-                    pair = Pair(clean, placed(distorted, device), recorder, seed)
+                    seeds = seeds_for(
+                        seed, "rank", kind.name, level, first=start, count=len(images)
+                    )
+                    distorted = placed(kind(here, level, seeds), device)
+                    pair = Pair(clean, distorted, recorder, seed)
                     visit(row, start, pair, lambda done, share=share: advance(done * share))
     if not seen:
         raise no_images(loader, "to rank with")
@@ -256,17 +259,6 @@ def _filled(images: Tensor, rows: int) -> Tensor:
     repeats = -(-max(2, rows) // len(images))
     filled = images.repeat(repeats, 1, 1, 1)[: max(2, rows)]
     return filled.contiguous(memory_format=torch.channels_last)
-
-
-def _distorted(kind: Distortion, level: float, images: Tensor, seed: int, start: int) -> Tensor:
-    """The images at a level; random kinds draw image by image, by its number from `start`."""
-    if not kind.random:
-        return kind(images, level)
-    drawn = [
-        kind(image[None], level, generator_for(seed, "rank", kind.name, level, start + place))
-        for place, image in enumerate(images)
-    ]
-    return torch.cat(drawn)
 
 
 def _processes(device: torch.device) -> PartialState | None:

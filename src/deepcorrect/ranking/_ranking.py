@@ -157,8 +157,7 @@ def load_ranking(folder: str | Path) -> Ranking:
     info = files.read_json(path)
     try:
         distortions = tuple(
-            Distortion(d["name"], tuple(d["levels"]), d["clip"], d["quantize"])
-            for d in info["distortions"]
+            Distortion(**{**d, "levels": tuple(d["levels"])}) for d in info["distortions"]
         )
         tensors = files.read_tensors(folder / LEVELS_FILE)
         rows = sum(len(d.levels or ()) for d in distortions)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from deepcorrect.distortions import KINDS
+from deepcorrect.distortions import kind_of
+from deepcorrect.errors import InputError
 
 DISTORTION_NAMES = {"gaussian_blur": "Gaussian blur", "awgn": "Gaussian noise"}
 SYSTEM_NAMES = {"baseline": "Baseline", "finetuned": "Fine-tuned", "deepcorrect": "DeepCorrect"}
@@ -160,7 +161,10 @@ def distortion_name(name: str) -> str:
 
 def level_unit(distortion: str) -> str:
     """What a level of the distortion means."""
-    return KINDS[distortion].unit if distortion in KINDS else "level"
+    try:
+        return kind_of(distortion).unit
+    except InputError:  # a results file of another version, or of one's own kind
+        return "level"
 
 
 def under(distortion: str) -> str:

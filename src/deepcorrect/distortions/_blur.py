@@ -1,0 +1,188 @@
+"""Blur: the paper's, and ImageNet-C's five."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepcorrect.distortions._draws import Draws
+from deepcorrect.distortions._filters import (
+    constant,
+    convolve,
+    correlate,
+    gaussian,
+    gaussian_taps,
+    translated_sum,
+)
+from deepcorrect.distortions._kinds import corruption, register
+
+
+@register(
+    "gaussian_blur",
+    unit="standard deviation in pixels",
+    small_levels=(0.5, 1, 1.5, 2, 2.5, 3),
+    large_levels=(1, 2, 3, 4, 5, 6),
+    source="Borkar and Karam 2019, section III",
+    random=False,
+)
+def gaussian_blur(images: Tensor, draws: Draws, sigma: float) -> Tensor:
+    """Gaussian blur with a kernel of 4 sigma + 1 pixels (made odd) and a border of zeros.
+
+    Equal to OpenCV's `GaussianBlur` with `BORDER_CONSTANT`. The filter is separable and linear,
+    so it is two products with banded matrices, B_h X B_w^T.
+    """
+    del draws
+    rows = _band(sigma, images.shape[-2], images.device)
+    columns = _band(sigma, images.shape[-1], images.device)
+    return rows @ images @ columns.T
+
+
+def kernel_size(sigma: float) -> int:
+    """The paper's kernel size, 4 sigma + 1, rounded to the nearest odd number of pixels."""
+    return 2 * round(2 * sigma) + 1
+
+
+@constant
+def _band(sigma: float, pixels: int, device: torch.device) -> Tensor:
+    """The banded matrix, pixels x pixels, that blurs one axis."""
+    radius = kernel_size(sigma) // 2
+    taps = torch.tensor(gaussian_taps(sigma, radius), device=device)
+    place = torch.arange(pixels, device=device)
+    offset = place[None] - place[:, None] + radius
+    inside = (offset >= 0) & (offset < len(taps))
+    return torch.where(inside, taps[offset.clamp(0, len(taps) - 1)], taps.new_zeros(()))
+
+
+@corruption(
+    "gaussian_blur_c",
+    imagenet=[(1.0,), (2.0,), (3.0,), (4.0,), (6.0,)],
+    cifar=[(0.4,), (0.6,), (0.7,), (0.8,), (1.0,)],
+)
+def gaussian_blur_c(images: Tensor, draws: Draws, sigma: float) -> Tensor:
+    """ImageNet-C's Gaussian blur: taps up to 4 sigma, edge pixels drawn out."""
+    del draws
+    return gaussian(images, sigma)
+
+
+@corruption(
+    "defocus_blur",
+    imagenet=[(3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)],
+    cifar=[(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)],
+)
+def defocus_blur(images: Tensor, draws: Draws, radius: float, smoothing: float) -> Tensor:
+    """Convolution with a disc, its rim smoothed, as by a lens out of focus."""
+    del draws
+    return convolve(images, _disc(radius, smoothing, images.device), "mirror")
+
+
+@constant
+def _disc(radius: float, smoothing: float, device: torch.device) -> Tensor:
+    """A disc on a square of 17 pixels, or 2 radius + 1 beyond, blurred over 3 or 5 pixels."""
+    half, reach = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
+    place = torch.arange(-half, half + 1, dtype=torch.float32)
+    disc = (place[:, None] ** 2 + place[None] ** 2 <= radius**2).float()
+    taps = gaussian_taps(smoothing, reach)
+    disc = correlate(correlate(disc / disc.sum(), taps, -2, "mirror"), taps, -1, "mirror")
+    return disc.to(device)
+
+
+@corruption(
+    "motion_blur",
+    imagenet=[(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)],
+    cifar=[(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],
+    random=True,
+)
+def motion_blur(images: Tensor, draws: Draws, radius: int, sigma: float) -> Tensor:
+    """A half Gaussian along a straight line, within 45 degrees of the horizontal."""
+    return along_lines(images, draws.uniform(low=-45, high=45), radius, sigma)
+
+
+def along_lines(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> Tensor:
+    """Blur along a line from every pixel, each image's at its own angle.
+
+    The line has 2 radius + 1 pixels, weighed by a Gaussian of their distance and rounded to whole
+    pixels. What lies farther than the image is wide is left out.
+    """
+    weights = gaussian_taps(sigma, 2 * radius)[2 * radius :]
+    weights = [weight / sum(weights) for weight in weights]
+    height, width = images.shape[-2:]
+    blurred = []
+    for image, angle in zip(images.split(1), degrees.tolist(), strict=True):
+        down, right = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+        steps: defaultdict[tuple[int, int], float] = defaultdict(float)
+        for place, weight in enumerate(weights):
+            move = (-math.ceil(place * down - 0.5), -math.ceil(place * right - 0.5))
+            if abs(move[0]) >= height or abs(move[1]) >= width:
+                break
+            steps[move] += weight
+        blurred.append(translated_sum(image, list(steps), list(steps.values())))
+    return torch.cat(blurred)
+
+
+@corruption(
+    "zoom_blur",
+    imagenet=[(1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)],
+    cifar=[(1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)],
+)
+def zoom_blur(images: Tensor, draws: Draws, stop: float, step: float) -> Tensor:
+    """The mean of the image and of its centre, enlarged step by step, as by moving closer."""
+    del draws
+    factors = np.arange(1, stop, step)
+    total = images.clone()
+    for factor in factors.tolist():
+        total = total + enlarged(images, factor)
+    return total / (len(factors) + 1)
+
+
+def enlarged(images: Tensor, factor: float) -> Tensor:
+    """The centre of the images, `factor` times as large, bilinear, cut to the images' size."""
+    height, width = images.shape[-2:]
+    inner = [math.ceil(height / factor), math.ceil(width / factor)]
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    centre = images[..., top : top + inner[0], left : left + inner[1]]
+    size = [
+        max(side, round(part * factor)) for side, part in zip((height, width), inner, strict=True)
+    ]
+    large = F.interpolate(centre, size, mode="bilinear", align_corners=True)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return large[..., top : top + height, left : left + width]
+
+
+DOUBLINGS = 6  # chains of 64 links; one link follows another with less than even chance
+
+
+@corruption(
+    "glass_blur",
+    imagenet=[(0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)],
+    cifar=[(0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)],
+    random=True,
+)
+def glass_blur(images: Tensor, draws: Draws, sigma: float, reach: int, rounds: int) -> Tensor:
+    """Blur, pixels taken from a little way off, blur again, as through frosted glass.
+
+    The benchmark's code goes through the pixels from the last to the first and gives each the
+    present value of one up to `reach` away; so a pixel copies one that may have been replaced
+    before. Such chains of copies are followed for all pixels at once, by doubling their links.
+    """
+    count, channels, height, width = images.shape
+    places = torch.arange(height * width, device=images.device).view(height, width)
+    row, column = places // width, places % width
+    first, last = reach + 1, (height - reach, width - reach)
+    moved = (row >= first) & (row <= last[0]) & (column >= first) & (column <= last[1])
+    source = places.flatten().expand(count, -1)
+    for _ in range(rounds):
+        step = draws.integers(-reach, reach, 2, height, width)
+        taken = torch.where(moved, places + step[:, 0] * width + step[:, 1], places).flatten(1)
+        later = moved.flatten()[taken] & (taken > places.flatten()) & moved.flatten()
+        link = torch.where(later, taken, places.flatten())
+        for _ in range(DOUBLINGS):
+            link = link.gather(1, link)
+        source = source.gather(1, taken.gather(1, link))
+    blurred = gaussian(images, sigma).flatten(2)
+    shuffled = blurred.gather(2, source[:, None].expand(-1, channels, -1))
+    return gaussian(shuffled.view_as(images), sigma)

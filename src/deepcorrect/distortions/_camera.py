@@ -1,0 +1,131 @@
+"""What cameras and pipelines do beyond ImageNet-C."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepcorrect.distortions._draws import Draws
+from deepcorrect.distortions._kinds import KINDS, SEVERITIES, Parameters, register
+
+GREY = 0.5
+
+
+@register(
+    "resize",
+    unit="times smaller on each side",
+    small_levels=(1.25, 1.5, 2, 3, 4),
+    large_levels=(2, 3, 4, 6, 8),
+    source="bilinear with antialiasing; resolution as a distortion: Dodge and Karam 2016",
+    random=False,
+    weakest=1.0,
+)
+def resize(images: Tensor, draws: Draws, factor: float) -> Tensor:
+    """Shrunk by a factor and enlarged to the old size again, bilinear with antialiasing."""
+    del draws
+    height, width = images.shape[2:]
+    small = [max(1, round(height / factor)), max(1, round(width / factor))]
+    shrunk = F.interpolate(images, small, mode="bilinear", antialias=True)
+    return F.interpolate(shrunk, (height, width), mode="bilinear")
+
+
+@register(
+    "bit_depth",
+    unit="bits of 8 that are lost",
+    small_levels=(3, 4, 5, 6, 7),
+    source="uniform quantisation; reduced bit depth: Xu, Evans and Qi 2018 (feature squeezing)",
+    random=False,
+    strongest=7.0,
+    smooth=False,
+)
+def bit_depth(images: Tensor, draws: Draws, lost: float) -> Tensor:
+    """Each value is rounded to the nearest of 2^(8 - lost) evenly spaced ones from 0 to 1."""
+    del draws
+    steps = 2 ** (8 - lost) - 1
+    return (images * steps).round_().clamp_(0, steps) / steps
+
+
+@register(
+    "occlusion",
+    unit="share of the picture covered",
+    small_levels=(0.05, 0.1, 0.2, 0.3, 0.4),
+    source="grey square: Zeiler and Fergus 2014; cutout: DeVries and Taylor 2017",
+    random=True,
+    strongest=1.0,
+)
+def occlusion(images: Tensor, draws: Draws, share: float) -> Tensor:
+    """A grey rectangle of the picture's shape covers that share of it, somewhere inside."""
+    height, width = images.shape[2:]
+    tall, wide = round(height * math.sqrt(share)), round(width * math.sqrt(share))
+    covered = images.clone()
+    for image, (down, right) in zip(covered, draws.uniform(2).tolist(), strict=True):
+        top, left = int(down * (height - tall + 1)), int(right * (width - wide + 1))
+        image[:, top : top + tall, left : left + wide] = GREY
+    return covered
+
+
+@register(
+    "colour_cast",
+    unit="stops between the red and the blue channel",
+    small_levels=(0.5, 1, 1.5, 2, 3),
+    source="wrong white balance as channel gains: von Kries; Afifi and Brown 2019",
+    random=True,
+    colours=True,
+)
+def colour_cast(images: Tensor, draws: Draws, stops: float) -> Tensor:
+    """A wrong white balance: too warm or too cold, each as often, clipped.
+
+    In linear light (gamma 2.2) one of red and blue gains half the stops and the other loses them.
+    Grey images stay as they are.
+    """
+    side = draws.uniform(1).round() * 2 - 1
+    if images.shape[1] == 1:
+        return images
+    red = torch.exp2(side * (stops / 2 / 2.2))
+    gains = torch.cat([red, torch.ones_like(red), 1 / red], 1)
+    return (images * gains[:, :, None, None]).clamp_(0, 1)
+
+
+WHEEL = (
+    ("defocus_blur", "gaussian_noise"),
+    ("motion_blur", "jpeg_compression"),
+    ("low_light", "gaussian_blur_c"),
+    ("resize", "jpeg_compression"),
+    ("contrast", "shot_noise"),
+    ("colour_cast", "motion_blur"),
+    ("fog", "defocus_blur"),
+    ("brightness", "bit_depth"),
+)
+
+
+@register(
+    "rolling_mixture",
+    unit="severity",
+    small_levels=SEVERITIES,
+    source="ours: pairs that one camera or pipeline causes together",
+    random=True,
+    severities={size: tuple((k, size) for k in range(1, 6)) for size in ("cifar", "imagenet")},
+    strongest=5.0,
+    colours=True,
+    smooth=False,
+)
+def rolling_mixture(images: Tensor, draws: Draws, severity: int, parameters: Parameters) -> Tensor:
+    """Two distortions, one after the other; each image draws its pair from a wheel of eight.
+
+    The first is at the severity, the second one step below it (at 1: at 1).
+    """
+    mixed = []
+    picks = draws.uniform(1).flatten().tolist()
+    for place, (image, pick) in enumerate(zip(images.split(1), picks, strict=True)):
+        own = draws.of(place)
+        for name, place_in_grid in zip(
+            WHEEL[int(pick * len(WHEEL))], (severity, max(1, severity - 1)), strict=True
+        ):
+            kind = KINDS[name]
+            level = kind.levels(parameters)[place_in_grid - 1]
+            image = kind.function(image, own, *kind.arguments(level, parameters))  # noqa: PLW2901
+        mixed.append(image)
+    return torch.cat(mixed)

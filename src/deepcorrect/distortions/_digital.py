@@ -1,0 +1,199 @@
+"""Light, colour and what encoders do: ImageNet-C's other six."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from deepcorrect.distortions._draws import Draws
+from deepcorrect.distortions._filters import constant, correlate, gaussian_taps
+from deepcorrect.distortions._kinds import corruption
+
+
+@corruption(
+    "brightness",
+    imagenet=[(0.1,), (0.2,), (0.3,), (0.4,), (0.5,)],
+    cifar=[(0.05,), (0.1,), (0.15,), (0.2,), (0.3,)],
+    colours=True,
+)
+def brightness(images: Tensor, draws: Draws, added: float) -> Tensor:
+    """The value of HSV is raised by `added`, hue and saturation kept.
+
+    All channels are proportional to the value, so they are multiplied by what it gains.
+    """
+    del draws
+    value = images.amax(1, keepdim=True)
+    raised = (value + added).clamp(0, 1)
+    brighter = images * (raised / value.clamp_min(1e-6))
+    return torch.where(value > 1e-6, brighter, raised).clamp(0, 1)
+
+
+@corruption(
+    "contrast",
+    imagenet=[(0.4,), (0.3,), (0.2,), (0.1,), (0.05,)],
+    cifar=[(0.75,), (0.5,), (0.4,), (0.3,), (0.15,)],
+)
+def contrast(images: Tensor, draws: Draws, kept: float) -> Tensor:
+    """Differences from each channel's mean are multiplied by `kept`."""
+    del draws
+    mean = images.mean((2, 3), keepdim=True)
+    return torch.lerp(mean, images, kept).clamp_(0, 1)
+
+
+@corruption(
+    "saturate",
+    imagenet=[(0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)],
+    cifar=[(0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)],
+    colours=True,
+)
+def saturate(images: Tensor, draws: Draws, factor: float, added: float) -> Tensor:
+    """The saturation s of HSV becomes factor s + added, hue and value kept.
+
+    Distances from the value are proportional to the saturation, so they are multiplied by its
+    ratio. Grey has the hue of red, as the benchmark's code has it; grey images stay as they are.
+    """
+    del draws
+    if images.shape[1] == 1:
+        return images
+    value = images.amax(1, keepdim=True)
+    below = value - images
+    depth = below.amax(1, keepdim=True)  # saturation times value
+    wanted = (depth * factor + value * added).clamp_min(0).minimum(value)
+    changed = value - below * (wanted / depth.clamp_min(1e-6))
+    if not added:
+        return changed.clamp_(0, 1)
+    reddened = torch.cat([value, value - wanted, value - wanted], 1)
+    return torch.where(depth > 1e-6, changed, reddened).clamp_(0, 1)
+
+
+@corruption(
+    "pixelate",
+    imagenet=[(0.6,), (0.5,), (0.4,), (0.3,), (0.25,)],
+    cifar=[(0.95,), (0.9,), (0.85,), (0.75,), (0.65,)],
+)
+def pixelate(images: Tensor, draws: Draws, share: float) -> Tensor:
+    """Boxes of pixels become their mean: the picture is shrunk to `share` and enlarged again."""
+    del draws
+    height, width = images.shape[-2:]
+    for dim in (-2, -1):
+        boxes = _boxes(images.shape[dim], max(1, int(images.shape[dim] * share)), images.device)
+        shape = (-1, 1) if dim == -2 else (-1,)
+        (place, weight), *more = boxes
+        total = images.index_select(dim, place) * weight.view(shape)
+        for place, weight in more:
+            total.addcmul_(images.index_select(dim, place), weight.view(shape))
+        images = total
+    return F.interpolate(images, (height, width), mode="nearest-exact")
+
+
+@constant
+def _boxes(pixels: int, count: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """The pixels whose centres lie in each of `count` boxes: k-th of each, and its weight."""
+    bounds = torch.floor(torch.arange(count + 1, dtype=torch.float64) * pixels / count + 0.5)
+    first, last = bounds[:-1].long(), bounds[1:].long()
+    found = []
+    for place in range(int((last - first).max())):
+        weight = (first + place < last).float() / (last - first)
+        found.append(((first + place).clamp_max(pixels - 1).to(device), weight.to(device)))
+    return found
+
+
+@corruption(
+    "jpeg_compression",
+    imagenet=[(25,), (18,), (15,), (10,), (7,)],
+    cifar=[(80,), (65,), (58,), (50,), (40,)],
+    colours=True,
+    smooth=False,
+)
+def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:
+    """JPEG of that quality, by the real codec, 8 bits in and out."""
+    del draws
+    count, channels, height, width = images.shape
+    stored = np.empty((count, height, width, channels), np.uint8)
+    for place, image in enumerate(images.detach()):
+        pixels = (image * 255).round_().clamp_(0, 255).to("cpu", torch.uint8)
+        pixels = pixels.permute(1, 2, 0).contiguous().numpy()
+        file = io.BytesIO()
+        Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(
+            file, "JPEG", quality=quality
+        )
+        with Image.open(file) as picture:
+            stored[place] = np.asarray(picture).reshape(height, width, channels)
+    decoded = torch.from_numpy(stored).to(images.device).permute(0, 3, 1, 2)
+    return decoded.contiguous().float().div_(255)
+
+
+@corruption(
+    "elastic_transform",
+    imagenet=[(part * 250 * 0.005, 0.01, 0.0) for part in (0.05, 0.065, 0.085, 0.1, 0.12)],
+    cifar=[
+        (0, 0, 0.08),
+        (0.05, 0.2, 0.07),
+        (0.08, 0.06, 0.06),
+        (0.1, 0.04, 0.05),
+        (0.1, 0.03, 0.03),
+    ],
+    random=True,
+)
+def elastic_transform(
+    images: Tensor, draws: Draws, strength: float, smoothness: float, slant: float
+) -> Tensor:
+    """Pixels are moved by smooth random fields, after a random affine map where `slant` is given.
+
+    All lengths are shares of the image's side: the field is uniform noise of that strength, blurred
+    with a standard deviation of `smoothness`; the affine map moves three points by up to `slant`.
+    """
+    height, width = images.shape[2:]
+    if slant:
+        images = _slanted(images, draws.uniform(3, 2, low=-slant, high=slant))
+    if not strength:
+        return images.clamp(0, 1)
+    field = draws.uniform(2, height, width, low=-1, high=1)
+    for dim, side in ((-2, height), (-1, width)):
+        radius = int(3 * smoothness * side + 0.5)
+        field = correlate(field, gaussian_taps(smoothness * side, radius), dim, "reflect")
+    move = field * (strength * height)
+    down = torch.arange(height, device=images.device).view(-1, 1) + move[:, 0]
+    right = torch.arange(width, device=images.device) + move[:, 1]
+    grid = torch.stack([(2 * right + 1) / width - 1, (2 * down + 1) / height - 1], 3)
+    moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return moved.clamp_(0, 1)
+
+
+def _slanted(images: Tensor, moves: Tensor) -> Tensor:
+    """Three points of the images moved, N x 3 x (x, y) in shares of the side, by an affine map."""
+    height, width = images.shape[2:]
+    side = min(height, width) // 3
+    middle_y, middle_x = height // 2, width // 2
+    points = torch.tensor(
+        [
+            [middle_x + side, middle_y + side],
+            [middle_x + side, middle_y - side],
+            [middle_x - side, middle_y - side],
+        ],
+        device=images.device,
+        dtype=torch.float32,
+    )
+    moved = points + moves * min(height, width)
+    ones = torch.ones(len(moves), 3, 1, device=images.device)
+    # the map from the result's places to the picture's: moved -> points
+    backward = torch.linalg.solve(torch.cat([moved, ones], 2), points.expand(len(moves), 3, 2))
+    rows = torch.arange(height, device=images.device, dtype=torch.float32)
+    columns = torch.arange(width, device=images.device, dtype=torch.float32)
+    place = torch.stack(
+        [
+            columns.expand(height, -1),
+            rows[:, None].expand(-1, width),
+            torch.ones_like(rows)[:, None].expand(-1, width),
+        ],
+        2,
+    )
+    source = place @ backward[:, None]
+    extent = torch.tensor([max(1, width - 1), max(1, height - 1)], device=images.device)
+    grid = source * 2 / extent - 1
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)

@@ -1,0 +1,317 @@
+"""A distortion with its levels: how specs name it, and how it is applied to a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deepcorrect.computing import side_by_side
+from deepcorrect.distortions._draws import Draws
+from deepcorrect.distortions._kinds import (
+    GROUPS,
+    KINDS,
+    PARAMETERS,
+    SMALL_INPUT,
+    Kind,
+    Parameters,
+    kind_of,
+)
+from deepcorrect.errors import InputError, unknown
+
+OPTIONS = ("clip", "quantize", *PARAMETERS)
+CHUNK_VALUES = 8 * 3 * 224 * 224
+"""So many values are distorted at a time on a CPU: the fastest of 1 to 32 images (measured)."""
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """A kind of distortion, its grid of levels, and how its output is stored.
+
+    Args:
+        name: a registered kind, or several between plus signs, applied in that order.
+        levels: the levels to measure and train at; None takes the grid for the input size.
+        clip: clamp the result to [0, 1], as a camera does. The paper does not.
+        quantize: clamp and round to 8 bits (multiples of 1/255).
+        parameters: `cifar` or `imagenet`, whose grid and severities apply; None takes CIFAR's
+            under 128 pixels and ImageNet's from there on.
+
+    Raises:
+        InputError: no such kind, no level, or one that is not accepted.
+    """
+
+    name: str
+    levels: tuple[float, ...] | None = None
+    clip: bool = False
+    quantize: bool = False
+    parameters: Parameters | None = None
+
+    def __post_init__(self) -> None:
+        kind = kind_of(self.name)
+        if self.parameters not in (None, *PARAMETERS):
+            raise unknown("parameter set", str(self.parameters), PARAMETERS)
+        if self.levels is None:
+            return
+        if not self.levels:
+            raise InputError(f"distortion {self.name!r} has an empty list of levels")
+        for level in self.levels:
+            kind.check(level)
+        if len(set(self.levels)) != len(self.levels):
+            raise InputError(f"distortion {self.name!r} names a level twice: {self.levels}")
+
+    @classmethod
+    def parse(cls, spec: str | Distortion) -> Distortion:
+        """Reads `NAME`, `NAME:LEVEL,LEVEL` or `NAME:LEVELS:OPTION,OPTION`.
+
+        Options are `clip`, `quantize`, and `cifar` or `imagenet`; an empty LEVELS takes the grid
+        (`awgn::quantize`).
+
+        Raises:
+            InputError: the name, a level or an option is not accepted.
+        """
+        if isinstance(spec, Distortion):
+            return spec
+        name, _, rest = spec.partition(":")
+        levels_text, _, options_text = rest.partition(":")
+        kind = kind_of(name)
+        try:
+            levels = tuple(float(text) for text in levels_text.split(",")) if levels_text else None
+        except ValueError:
+            raise InputError(
+                f"levels {levels_text!r} of {name!r} are not numbers between commas, "
+                f"such as {name}:{','.join(f'{level:g}' for level in kind.small_levels)}"
+            ) from None
+        options = [text for text in options_text.split(",") if text]
+        for option in options:
+            if option not in OPTIONS:
+                raise unknown("distortion option", option, OPTIONS)
+        if {"cifar", "imagenet"} <= set(options):
+            raise InputError(f"{spec!r} asks for both cifar's and imagenet's parameters: name one")
+        chosen = next((each for each in PARAMETERS if options.count(each)), None)
+        return cls(name, levels, "clip" in options, "quantize" in options, chosen)
+
+    @property
+    def kind(self) -> Kind:
+        """What is known of its kind."""
+        return kind_of(self.name)
+
+    @property
+    def random(self) -> bool:
+        """Whether it needs a source of randomness."""
+        return self.kind.random
+
+    def for_size(self, pixels: int) -> Distortion:
+        """This distortion with its levels filled in from the grid that suits `pixels` inputs."""
+        if self.levels is not None:
+            return self
+        return dataclasses.replace(self, levels=self.kind.levels(self._parameters_at(pixels)))
+
+    def _parameters_at(self, pixels: int) -> Parameters:
+        return self.parameters or ("cifar" if pixels < SMALL_INPUT else "imagenet")
+
+    def __call__(
+        self,
+        images: Tensor,
+        level: float | Tensor,
+        generator: torch.Generator | Tensor | None = None,
+    ) -> Tensor:
+        """Distorts a batch.
+
+        Args:
+            images: floats in [0, 1], N x C x H x W, any device.
+            level: one level for all images, or a tensor of N of them.
+            generator: source of randomness. Each image takes one seed from it, in order, so a
+                batch cut in two gives the same result from the same generator; or the seeds
+                themselves, an int64 tensor of N (see `seeds_for`). Numbers are drawn on the
+                images' device.
+
+        Returns:
+            The distorted images: same shape, device and type. Computed in float32.
+
+        Raises:
+            InputError: the shape, the type, the level or the generator does not fit.
+        """
+        kind = self.kind
+        _check_images(images, kind)
+        levels = _levels(images, level, kind)
+        seeds = _seeds(len(images), generator, kind)
+        parameters = self._parameters_at(min(images.shape[-2:]))
+        with torch.autocast(images.device.type, enabled=False):
+            return self._distorted(images, levels, seeds, parameters)
+
+    def _distorted(
+        self, images: Tensor, levels: Tensor, seeds: Tensor, parameters: Parameters
+    ) -> Tensor:
+        kind = self.kind
+        tracked = torch.is_grad_enabled() and images.requires_grad
+
+        def distorted(piece: _Piece) -> Tensor:
+            part = images[piece.rows].float().contiguous()
+            if piece.level != kind.weakest:
+                draws = Draws(seeds[piece.rows].tolist(), images.device)
+                part = kind.function(part, draws, *kind.arguments(piece.level, parameters))
+            return self._stored(part).to(images.dtype)
+
+        if tracked:  # in one go: gradients do not follow other threads
+            pieces = list(_pieces(levels, len(images)))
+            numbers = torch.arange(len(images), device=images.device)
+            order = torch.cat([numbers[piece.rows] for piece in pieces])
+            return torch.cat([distorted(piece) for piece in pieces])[order.argsort()]
+        with torch.inference_mode(False):
+            result = torch.empty_like(images, memory_format=torch.contiguous_format)
+
+        def fill(piece: _Piece) -> None:
+            result[piece.rows] = distorted(piece)
+
+        at_once = max(1, len(images))
+        if images.device.type == "cpu":
+            fair = -(-at_once // torch.get_num_threads())
+            at_once = max(1, min(fair, CHUNK_VALUES // max(1, images[:1].numel())))
+        for _ in side_by_side(fill, _pieces(levels, at_once), images.device):
+            pass
+        return result
+
+    def _stored(self, images: Tensor) -> Tensor:
+        if self.quantize:
+            return images.clamp(0, 1).mul_(255).round_().div_(255)
+        return images.clamp(0, 1) if self.clip else images
+
+
+class _Piece(NamedTuple):
+    """Images that get the same level: their rows of the batch."""
+
+    level: float
+    rows: slice | Tensor
+
+
+def _pieces(levels: Tensor, at_once: int) -> Iterator[_Piece]:
+    """A batch in pieces of one level each, of so many images at most."""
+    present = levels.unique().tolist()
+    for level in present:
+        if len(present) == 1:
+            places = range(0, len(levels), at_once)
+            yield from (_Piece(level, slice(place, place + at_once)) for place in places)
+            return
+        rows = (levels == level).nonzero().flatten()
+        yield from (_Piece(level, some) for some in rows.split(at_once))
+
+
+def _check_images(images: Tensor, kind: Kind) -> None:
+    if images.dim() != 4 or not images.is_floating_point():
+        raise InputError(
+            f"distortions act on float images N x C x H x W in [0, 1], "
+            f"not on a {images.dtype} tensor of shape {tuple(images.shape)}"
+        )
+    if kind.colours and images.shape[1] not in (1, 3):
+        raise InputError(
+            f"distortion {kind.name!r} acts on grey or RGB images (1 or 3 channels), "
+            f"not on {images.shape[1]} channels"
+        )
+    if not images.shape[2] or not images.shape[3]:
+        raise InputError(f"images of {images.shape[2]} x {images.shape[3]} pixels are empty")
+
+
+def _levels(images: Tensor, level: float | Tensor, kind: Kind) -> Tensor:
+    """One level a image, checked, as float64 on the CPU: 0.1 stays the 0.1 that was asked for."""
+    levels = torch.as_tensor(level, dtype=torch.float64, device="cpu")
+    if levels.dim() == 0:
+        levels = levels.expand(len(images))
+    if levels.shape != (len(images),):
+        raise InputError(
+            f"level has shape {tuple(levels.shape)}: give one number, or one a image "
+            f"({len(images)} here)"
+        )
+    for value in levels.unique().tolist():
+        kind.check(value)
+    return levels
+
+
+def _seeds(count: int, generator: torch.Generator | Tensor | None, kind: Kind) -> Tensor:
+    """A seed a image, int64 on the CPU."""
+    if generator is None:
+        if not kind.random:
+            return torch.zeros(count, dtype=torch.int64)
+        raise InputError(
+            f"distortion {kind.name!r} is random: give a torch.Generator, "
+            "such as torch.Generator().manual_seed(0), or a seed for each image"
+        )
+    if isinstance(generator, Tensor):
+        if generator.dtype != torch.int64 or generator.shape != (count,):
+            raise InputError(
+                f"seeds are one int64 a image ({count} here), not a {generator.dtype} tensor of "
+                f"shape {tuple(generator.shape)}"
+            )
+        return generator.cpu()
+    if not kind.random:
+        return torch.zeros(count, dtype=torch.int64)
+    at_once = count if generator.device.type == "cpu" else 1  # a GPU's depend on how many it draws
+    drawn = [
+        torch.randint(2**62, (at_once,), generator=generator, device=generator.device)
+        for _ in range(count // max(1, at_once))
+    ]
+    return torch.cat(drawn).cpu() if drawn else torch.zeros(0, dtype=torch.int64)
+
+
+def parse_all(
+    specs: Sequence[str | Distortion] | str | Distortion, pixels: int
+) -> tuple[Distortion, ...]:
+    """Reads several specs, with the levels that suit inputs of `pixels` filled in.
+
+    The name of a group (`imagenet_c:1,3`) stands for all its kinds.
+
+    Raises:
+        InputError: a spec is not accepted, there is none, or a kind stands twice.
+    """
+    distortions = tuple(each.for_size(pixels) for each in ungrouped(specs))
+    names = [distortion.name for distortion in distortions]
+    if not names:
+        raise InputError(f"no distortion is named. Accepted: {', '.join([*GROUPS, *KINDS])}")
+    if len(set(names)) != len(names):
+        raise InputError(f"a distortion is named twice: {', '.join(names)}")
+    return distortions
+
+
+def ungrouped(specs: Sequence[str | Distortion] | str | Distortion) -> list[Distortion]:
+    """Reads specs, the kinds of a group each on its own."""
+    if isinstance(specs, str | Distortion):
+        specs = [specs]
+    found = []
+    for spec in specs:
+        name, colon, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+        members = GROUPS.get(name)
+        each = [f"{member}{colon}{rest}" for member in members] if members else [spec]
+        found += [Distortion.parse(one) for one in each]
+    return found
+
+
+def distort_some(
+    images: Tensor,
+    distortions: Sequence[Distortion],
+    clean_share: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Leaves `clean_share` of a batch clean and gives each other image a random distortion.
+
+    Args:
+        images: floats in [0, 1], N x C x H x W, any device.
+        distortions: with their levels; kind and level are drawn uniformly.
+        clean_share: from 0 to 1.
+        generator: a CPU generator.
+    """
+    count = len(images)
+    order = torch.randperm(count, generator=generator)[round(count * clean_share) :]
+    kinds = torch.randint(len(distortions), (count,), generator=generator)
+    places = torch.rand(count, generator=generator)
+    result = images.clone()
+    for number, distortion in enumerate(distortions):
+        rows = order[kinds[order] == number].sort().values
+        if len(rows):
+            levels = torch.tensor(distortion.levels, dtype=torch.float64)
+            chosen = levels[(places[rows] * len(levels)).long()]
+            here = rows.to(images.device)
+            result[here] = distortion(images[here], chosen, generator)
+    return result

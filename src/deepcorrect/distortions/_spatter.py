@@ -1,0 +1,140 @@
+"""Water and mud on the lens: ImageNet-C's spatter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepcorrect.distortions._draws import Draws
+from deepcorrect.distortions._filters import Border, correlate, extended, gaussian
+from deepcorrect.distortions._kinds import corruption
+from deepcorrect.distortions._weather import grey_of
+
+WATER, MUD = (175, 238, 238), (63, 42, 20)  # pale turquoise and brown, of 255
+FARTHEST = 20  # pixels from a drop's rim
+STRONG_EDGE = 150
+TAN_EIGHTH = math.tan(math.pi / 8)
+
+
+@corruption(
+    "spatter",
+    imagenet=[
+        (0.65, 0.3, 4, 0.69, 0.6, False),
+        (0.65, 0.3, 3, 0.68, 0.6, False),
+        (0.65, 0.3, 2, 0.68, 0.5, False),
+        (0.65, 0.3, 1, 0.65, 1.5, True),
+        (0.67, 0.4, 1, 0.65, 1.5, True),
+    ],
+    cifar=[
+        (0.62, 0.1, 0.7, 0.7, 0.5, False),
+        (0.65, 0.1, 0.8, 0.7, 0.5, False),
+        (0.65, 0.3, 1, 0.69, 0.5, False),
+        (0.65, 0.1, 0.7, 0.69, 0.6, True),
+        (0.65, 0.1, 0.5, 0.68, 0.6, True),
+    ],
+    random=True,
+    colours=True,
+)
+def spatter(
+    images: Tensor,
+    draws: Draws,
+    mean: float,
+    deviation: float,
+    size: float,
+    threshold: float,
+    strength: float,
+    mud: bool,
+) -> Tensor:
+    """Drops of water that shine, or of mud that hide, on the lens.
+
+    The drops are where blurred noise of the given mean and deviation is above the threshold. They
+    are made anew for every image, by a procedure.
+    """
+    liquid = draws.normal(1, *images.shape[2:]).mul_(deviation).add_(mean)
+    liquid = gaussian(liquid, size)
+    inside = liquid > threshold
+    colour = torch.tensor(MUD if mud else WATER, device=images.device).view(1, 3, 1, 1) / 255
+    if images.shape[1] == 1:
+        colour = grey_of(colour)
+    if mud:
+        cover = gaussian(inside.float(), strength)
+        cover = torch.where(cover < 0.8, 0.0, cover)
+        return (images * (1 - cover) + cover * colour).clamp_(0, 1)
+    shine = _relief(liquid * inside)
+    shine = shine / shine.amax((1, 2, 3), keepdim=True).clamp_min(1e-6) * strength
+    return torch.addcmul(images, shine, colour).clamp_(0, 1)
+
+
+def _relief(liquid: Tensor) -> Tensor:
+    """How drops shine: by their depth, and by the slope of the distance to their rims.
+
+    Values are those of 8-bit images, as in the benchmark's code.
+    """
+    depth = (liquid * 255).floor()
+    distance = _distance(_rims(depth), FARTHEST)
+    distance = _equalised(_mean3(distance).floor().long(), FARTHEST)
+    at = _neighbours(distance, "mirror")
+    lit = at(0, 0) + at(0, 1) + at(1, 0) + 2 * at(1, 1) - at(0, -1) - at(-1, 0) - 2 * at(-1, -1)
+    return depth * _mean3(lit.clamp_(0, 255)).round()
+
+
+def _neighbours(maps: Tensor, border: Border) -> Callable[[int, int], Tensor]:
+    """A function that gives the maps moved so that (dy, dx) of each pixel comes to its place."""
+    height, width = maps.shape[-2:]
+    wide = extended(extended(maps, -2, 1, 1, border), -1, 1, 1, border)
+    return lambda dy, dx: wide[..., 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+
+
+def _mean3(maps: Tensor) -> Tensor:
+    return correlate(correlate(maps, (1 / 3,) * 3, -2, "mirror"), (1 / 3,) * 3, -1, "mirror")
+
+
+def _rims(depth: Tensor) -> Tensor:
+    """Edge pixels as by Canny: steep, and steepest across the edge. Bool, N x 1 x H x W."""
+    at = _neighbours(depth, "nearest")
+    falling, rising = at(1, 1) - at(-1, -1), at(-1, 1) - at(1, -1)
+    across = falling + rising + 2 * (at(0, 1) - at(0, -1))  # Sobel
+    down = falling - rising + 2 * (at(1, 0) - at(-1, 0))
+    steep = across.abs() + down.abs()
+    to = _neighbours(steep, "nearest")
+    level = down.abs() < across.abs() * TAN_EIGHTH
+    upright = across.abs() < down.abs() * TAN_EIGHTH
+    ridge = torch.where(
+        (across < 0) == (down < 0),
+        (steep > to(-1, -1)) & (steep > to(1, 1)),
+        (steep > to(-1, 1)) & (steep > to(1, -1)),
+    )
+    ridge = torch.where(upright, (steep > to(-1, 0)) & (steep >= to(1, 0)), ridge)
+    ridge = torch.where(level, (steep > to(0, -1)) & (steep >= to(0, 1)), ridge)
+    return ridge & (steep > STRONG_EDGE)
+
+
+def _distance(edges: Tensor, farthest: int) -> Tensor:
+    """Distance to the nearest edge pixel, at most `farthest`, N x 1 x H x W."""
+    height, width = edges.shape[-2:]
+    place = torch.arange(width, device=edges.device, dtype=torch.float32)
+    far = float(farthest + 1)
+    left = place - torch.where(edges, place, -far).cummax(-1).values
+    right = torch.where(edges, place, width + far).flip(-1).cummin(-1).values.flip(-1) - place
+    across = torch.minimum(left, right).clamp_max(far).square()
+    wide = F.pad(across, (0, 0, farthest, farthest), value=far * far)
+    nearest = across
+    for dy in range(1, farthest + 1):
+        above = wide[..., farthest - dy : farthest - dy + height, :]
+        below = wide[..., farthest + dy : farthest + dy + height, :]
+        nearest = torch.minimum(nearest, torch.minimum(above, below) + dy * dy)
+    return nearest.sqrt().clamp_max(farthest)
+
+
+def _equalised(values: Tensor, highest: int) -> Tensor:
+    """Histogram equalisation of whole numbers from 0 to `highest` over 0 to 255, by image."""
+    flat = values.flatten(1)
+    counts = torch.zeros(len(flat), highest + 1, device=values.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32))
+    first = counts.gather(1, (counts > 0).float().argmax(1, keepdim=True))
+    table = (counts.cumsum(1) - first).clamp_min(0) * 255 / (flat.shape[1] - first).clamp_min(1)
+    return table.round().gather(1, flat).view(values.shape)

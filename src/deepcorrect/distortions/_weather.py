@@ -1,0 +1,141 @@
+"""Weather: ImageNet-C's snow, frost and fog; see `_spatter` for the fourth."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from deepcorrect.distortions._blur import along_lines, enlarged
+from deepcorrect.distortions._draws import Draws
+from deepcorrect.distortions._frost import TEXTURES, texture
+from deepcorrect.distortions._kinds import corruption
+
+LUMA = (0.299, 0.587, 0.114)
+
+
+def grey_of(images: Tensor) -> Tensor:
+    """Luma of grey or RGB images, N x 1 x H x W."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, 1)
+    return red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
+
+
+@corruption(
+    "snow",
+    imagenet=[
+        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+    ],
+    cifar=[
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+    ],
+    random=True,
+    colours=True,
+)
+def snow(
+    images: Tensor,
+    draws: Draws,
+    mean: float,
+    deviation: float,
+    size: float,
+    threshold: float,
+    radius: int,
+    sigma: float,
+    kept: float,
+) -> Tensor:
+    """Streaks of falling snow over a whitened picture.
+
+    The flakes are noise of the given mean and deviation, enlarged, cut off below the threshold
+    and blurred along a steep line; they are added as they are and turned by 180 degrees.
+    """
+    flakes = draws.normal(1, *images.shape[2:]).mul_(deviation).add_(mean)
+    flakes = enlarged(flakes, size)
+    flakes = torch.where(flakes < threshold, 0.0, flakes).clamp_(0, 1)
+    flakes = along_lines(flakes, draws.uniform(low=-135, high=-45), radius, sigma)
+    white = torch.maximum(images, grey_of(images) * 1.5 + 0.5)
+    falling = flakes + flakes.flip(-2, -1)
+    return (kept * images + (1 - kept) * white + falling).clamp_(0, 1)
+
+
+@corruption(
+    "frost",
+    imagenet=[(1, 0.4, 1.1), (0.8, 0.6, 1.1), (0.7, 0.7, 1.1), (0.65, 0.7, 1.1), (0.6, 0.75, 1.1)],
+    cifar=[(1, 0.2, 0.2), (1, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)],
+    random=True,
+    colours=True,
+)
+def frost(images: Tensor, draws: Draws, kept: float, weight: float, scale: float) -> Tensor:
+    """Ice crystals over the picture: a weighted sum with a random cut of a texture.
+
+    The textures are made here, by a procedure: no photograph of the benchmark's is used. Each of
+    five has the colour, contrast and radial power spectrum that was measured on one of them.
+    """
+    height, width = images.shape[2:]
+    picks = draws.uniform(3)
+    frosted = []
+    for image, (kind, *corner) in zip(images.split(1), picks.tolist(), strict=True):
+        ice = texture(int(kind * len(TEXTURES)), scale, images.device)
+        side = ice.shape[-1]
+        rows = (torch.arange(height, device=images.device) + int(corner[0] * side)) % side
+        columns = (torch.arange(width, device=images.device) + int(corner[1] * side)) % side
+        cut = ice.index_select(-2, rows).index_select(-1, columns)
+        cut = grey_of(cut[None]) if images.shape[1] == 1 else cut[None]
+        frosted.append(torch.add(image * kept, cut, alpha=weight).clamp_(0, 1))
+    return torch.cat(frosted)
+
+
+@corruption(
+    "fog",
+    imagenet=[(1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)],
+    cifar=[(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)],
+    random=True,
+)
+def fog(images: Tensor, draws: Draws, thickness: float, decay: float) -> Tensor:
+    """A cloud made by midpoint displacement is added, and the brightness brought back."""
+    height, width = images.shape[2:]
+    cloud = plasma(draws, max(height, width), decay)[:, None, :height, :width]
+    brightest = images.amax((1, 2, 3), keepdim=True)
+    scale = brightest / (brightest + thickness)
+    return torch.add(images, cloud, alpha=thickness).mul_(scale).clamp_(0, 1)
+
+
+def plasma(draws: Draws, pixels: int, decay: float) -> Tensor:
+    """Fractal clouds in [0, 1], N x side x side, by the diamond-square algorithm.
+
+    The side is the next power of two. At every halving of the step, a point becomes the mean of
+    four neighbours plus uniform noise, whose reach falls by `decay`; edges wrap around. Fournier,
+    Fussell and Carpenter 1982.
+    """
+    side = 2 ** max(1, math.ceil(math.log2(pixels)))
+    noise = draws.uniform(side * side, low=-1, high=1)
+    cloud = torch.zeros(len(noise), 1, 1, device=noise.device)
+    reach, used = 100.0, 0
+    while cloud.shape[1] < side:
+        count = cloud.shape[1]
+
+        def displaced(neighbours: Tensor) -> Tensor:
+            nonlocal used
+            drawn = noise[:, used : used + count * count].view(-1, count, count)  # noqa: B023
+            used += count * count  # noqa: B023
+            return torch.add(neighbours / 4, drawn, alpha=reach * reach)  # noqa: B023
+
+        across = cloud + cloud.roll(-1, 2)
+        along = cloud + cloud.roll(-1, 1)
+        middle = displaced(across + across.roll(-1, 1))
+        top = displaced(middle + middle.roll(1, 1) + across)
+        side_ = displaced(middle + middle.roll(1, 2) + along)
+        rows = torch.stack([cloud, top], 3), torch.stack([side_, middle], 3)
+        cloud = torch.stack(rows, 2).view(-1, 2 * count, 2 * count)
+        reach /= decay
+    lowest, highest = cloud.amin((1, 2), keepdim=True), cloud.amax((1, 2), keepdim=True)
+    return (cloud - lowest) / (highest - lowest)
