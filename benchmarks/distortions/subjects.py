@@ -1,0 +1,64 @@
+"""What the distortion benchmarks run on: images of ImageNet at 224 pixels, ours and the peer's."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.ranking.subjects import efficientnet_lite0, imagenet_sample
+from deepcorrect.classifier import Classifier
+from deepcorrect.data import loader
+from deepcorrect.distortions import GROUPS, Distortion, seeds_for
+
+warnings.simplefilter("ignore")
+import imagecorruptions  # noqa: E402  # pyright: ignore[reportMissingImports]
+
+RESULTS = Path(__file__).parent.parent / "results" / "distortions"
+CORRUPTIONS = GROUPS["imagenet_c"] + GROUPS["imagenet_c_extra"]
+DETERMINISTIC = tuple(name for name in CORRUPTIONS if not Distortion(name).random)
+SEVERITIES = (1, 2, 3, 4, 5)
+BATCH = 32
+
+
+def network_and_images(count: int) -> tuple[Classifier, Tensor, Tensor]:
+    """EfficientNet-Lite0 and images of ImageNet, N x 3 x 224 x 224, in 8 bits, with their labels."""
+    network = efficientnet_lite0()
+    batches = list(loader(imagenet_sample(network, count), 50))
+    images = torch.cat([images for images, _ in batches])
+    return network, (images * 255).round() / 255, torch.cat([labels for _, labels in batches])
+
+
+def theirs(image: np.ndarray, name: str, severity: int) -> np.ndarray:
+    """What imagecorruptions makes of one image, H x W x 3, uint8."""
+    name = "gaussian_blur" if name == "gaussian_blur_c" else name
+    return imagecorruptions.corrupt(image, severity=severity, corruption_name=name)
+
+
+def as_bytes(images: Tensor) -> np.ndarray:
+    """N x H x W x 3, uint8, as the peer takes them."""
+    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def as_tensor(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def both(
+    images: Tensor, name: str, severity: int, seed: int = 0
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Batch by batch: its place, ours and theirs, as floats; each draws its own randomness."""
+    np.random.seed(1000 * seed + severity)  # noqa: NPY002  (the peer's only source)
+    for first in range(0, len(images), BATCH):
+        part = images[first : first + BATCH]
+        seeds = seeds_for(seed, name, severity, first=first, count=len(part))
+        peer = np.stack([theirs(image, name, severity) for image in as_bytes(part)])
+        yield (
+            slice(first, first + len(part)),
+            Distortion(name)(part, severity, seeds),
+            as_tensor(peer),
+        )
