@@ -11,6 +11,7 @@ done, so a stopped benchmark goes on; benchmarks/results/distortions/fidelity.js
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,9 +39,8 @@ def spectrum(images: Tensor) -> Tensor:
     power = torch.fft.fft2(grey - grey.mean((1, 2), keepdim=True)).abs().square()
     axis = torch.fft.fftfreq(grey.shape[-1]) * grey.shape[-1]
     radius = torch.hypot(axis[:, None], axis[None])
-    bands = zip(BANDS[:-1], BANDS[1:], strict=True)
     return torch.stack(
-        [power[:, (radius >= low) & (radius < high)].mean(1) for low, high in bands], 1
+        [power[:, (radius >= low) & (radius < high)].mean(1) for low, high in pairwise(BANDS)], 1
     )
 
 
@@ -80,9 +80,7 @@ def cell(
         stored = (own.clamp(0, 1) * 255).floor() / 255  # the peer cuts off to 8 bits
         ours.append(statistics(stored))
         theirs.append(statistics(peer))
-        hits.append(
-            torch.stack([right(network, each, labels[rows]) for each in (stored, peer)], 1)
-        )
+        hits.append(torch.stack([right(network, each, labels[rows]) for each in (stored, peer)], 1))
     drawing = torch.Generator().manual_seed(0)
     picks = torch.randint(len(images), (RESAMPLES, len(images)), generator=drawing)
     own_values, peer_values, hit = torch.cat(ours), torch.cat(theirs), torch.cat(hits)

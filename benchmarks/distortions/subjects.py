@@ -26,7 +26,7 @@ BATCH = 32
 
 
 def network_and_images(count: int) -> tuple[Classifier, Tensor, Tensor]:
-    """EfficientNet-Lite0 and images of ImageNet, N x 3 x 224 x 224, in 8 bits, with their labels."""
+    """EfficientNet-Lite0 and images of ImageNet, N x 3 x 224 x 224, and their labels."""
     network = efficientnet_lite0()
     batches = list(loader(imagenet_sample(network, count), 50))
     images = torch.cat([images for images, _ in batches])
@@ -52,7 +52,7 @@ def both(
     images: Tensor, name: str, severity: int, seed: int = 0
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Batch by batch: its place, ours and theirs, as floats; each draws its own randomness."""
-    np.random.seed(1000 * seed + severity)  # noqa: NPY002  (the peer's only source)
+    np.random.seed(1000 * seed + severity)  # the peer draws from nothing else
     for first in range(0, len(images), BATCH):
         part = images[first : first + BATCH]
         seeds = seeds_for(seed, name, severity, first=first, count=len(part))

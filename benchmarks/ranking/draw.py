@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from subjects import RESULTS
 
 from deepcorrect import files
@@ -149,6 +150,37 @@ def scaling_table(scaling: dict[str, Any]) -> str:
     return table(["grows", "from, to", "seconds", "exponent", "peak MB", "exponent"], rows)
 
 
+def budget_table(budget: dict[str, Any]) -> str:
+    rows = [["untouched network", "", "", "", f"{budget['baseline']:.4f}"]]
+    for name, one in budget["choices"].items():
+        rows.append(
+            [
+                name,
+                f"{one['parameters']:,}",
+                f"{one['multiply_adds'] / 1e6:.1f} M",
+                f"{one['clean_top1']:.3f}",
+                f"{one['mean_top1']:.4f}",
+            ]
+        )
+    return table(
+        ["filters chosen by", "parameters", "multiply-adds", "clean top-1", "mean top-1"], rows
+    )
+
+
+def bfloat16_table(speed: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"`{method}`",
+            f"{one['spearman']:.3f}",
+            f"{one['top_half_overlap']:.3f}",
+            f"{one['seconds'][0] / one['seconds'][1]:.1f}",
+        ]
+        for method, one in speed["bfloat16"].items()
+        if isinstance(one, dict)
+    ]
+    return table(["method", "Spearman", "top-half overlap", "times as fast"], rows)
+
+
 def quality_figure(quality: dict[str, Any]) -> Figure:
     """Each method's lead over the paper's metric, with its interval."""
     found = judged(quality)
@@ -194,11 +226,15 @@ def scaling_figure(scaling: dict[str, Any]) -> Figure:
                     [p[value] for p in found["points"]],
                     "o-",
                     color=COLORS["resnet20"],
-                    label=f"{method}: exponent {slope:.2f}",
                 )
+                panel.set_title(f"{method}: exponent {slope:.2f}", fontsize=9)
                 panel.set_xlabel(key)
                 panel.set_ylabel(label)
-                panel.legend(frameon=False, fontsize=7)
+                panel.xaxis.set_minor_formatter(NullFormatter())
+                panel.yaxis.set_minor_formatter(NullFormatter())
+                panel.set_xticks([p[key] for p in found["points"]])
+                panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+                panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 if value == "peak_megabytes":
                     panel.set_ylim(100, 5000)
     return figure
@@ -209,7 +245,7 @@ def main() -> None:
     text = page.read_text(encoding="utf-8")
     found = {
         name: files.read_json(RESULTS / f"{name}.json")
-        for name in ("quality", "speed", "scaling")
+        for name in ("quality", "speed", "scaling", "budget")
         if (RESULTS / f"{name}.json").exists()
     }
     tables = {
@@ -217,9 +253,11 @@ def main() -> None:
         "stability": lambda: stability_table(found["quality"]),
         "exact": lambda: exact_table(found["speed"]),
         "estimates": lambda: estimates_table(found["speed"]),
+        "bfloat16": lambda: bfloat16_table(found["speed"]),
         "scaling": lambda: scaling_table(found["scaling"]),
+        "budget": lambda: budget_table(found["budget"]),
     }
-    sources = {"stability": "quality", "exact": "speed", "estimates": "speed"}
+    sources = {"stability": "quality"} | dict.fromkeys(("exact", "estimates", "bfloat16"), "speed")
     for name, make in tables.items():
         if sources.get(name, name) in found:
             marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
