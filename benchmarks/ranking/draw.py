@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 from subjects import RESULTS
 
 from deepcorrect import files
@@ -19,7 +19,13 @@ from deepcorrect.report._figures import INK, MUTED, SETTINGS
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 NETWORKS = {"resnet20": "ResNet-20", "allcnn": "the paper's network"}
+LARGE = {"resnet50": "ResNet-50 at 224 px", "efficientnet": "EfficientNet-Lite0"}
 COLORS = {"resnet20": "#0072b2", "allcnn": "#d55e00", "both": INK}
+CHOICES = {  # how names of budget.json begin or end: label, marker and colour
+    "fixed": ("fixed beta", "o-", INK),
+    " parameters": ("budget of parameters", "s", COLORS["resnet20"]),
+    " multiply-adds": ("budget of multiply-adds", "^", COLORS["allcnn"]),
+}
 
 
 def table(headings: list[str], rows: list[list[str]]) -> str:
@@ -102,7 +108,7 @@ def exact_table(speed: dict[str, Any]) -> str:
             "filters",
             "times as fast as hooks",
             "times as fast as Captum",
-            "answers apart",
+            "counts apart, in answers",
             "export, once",
         ],
         rows,
@@ -114,19 +120,32 @@ def estimates_table(speed: dict[str, Any]) -> str:
     headings = ["method"]
     for name in networks:
         headings += [f"{NETWORKS[name]}: hooks took", "our exact swaps took"]
-    wide = {"resnet50": "ResNet-50 at 224 px", "efficientnet": "EfficientNet-Lite0"}
-    wide = {name: title for name, title in wide.items() if name in speed}
-    headings += [f"{title}: hooks took" for title in wide.values()]
     rows = []
     for method in speed[networks[0]]["estimates"]:
         row = [f"`{method}`"]
         for name in networks:
             one = speed[name]["estimates"][method]
             row += [f"{one['hook_over_estimate']:,.0f} times", f"{one['exact_over_estimate']:,.0f}"]
-        for name in wide:
-            one = speed[name].get(method)
-            row.append(f"{one['hook_over_estimate']:,.0f} times" if one else "")
         rows.append(row)
+    return table(headings, rows)
+
+
+def large_table(speed: dict[str, Any]) -> str:
+    """How many times as long as ours the hooks took on the large networks."""
+    methods = ("gradient", "input_path", "conductance")
+    headings = ["network", "filters", "`swap`", "counts apart", *(f"`{m}`" for m in methods)]
+    rows = []
+    for name in (n for n in LARGE if n in speed):
+        one = speed[name]
+        rows.append(
+            [
+                LARGE[name],
+                f"{one['filters']:,}",
+                f"{one['exact_ratio_to_hook']:.1f} times",
+                f"{one['exact_counts_apart']}",
+                *(f"{one[m]['hook_over_estimate']:,.0f} times" for m in methods),
+            ]
+        )
     return table(headings, rows)
 
 
@@ -143,11 +162,12 @@ def scaling_table(scaling: dict[str, Any]) -> str:
                         " → ".join(f"{p[key]:,}" for p in points),
                         " → ".join(f"{p['seconds']:.2f}" for p in points),
                         f"{found['time_exponent']:.2f}",
-                        " → ".join(f"{p['peak_megabytes']:.0f}" for p in points),
+                        " → ".join(f"{p['peak_megabytes']:,.0f}" for p in points),
                         f"{found['memory_exponent']:.2f}",
                     ]
                 )
-    return table(["grows", "from, to", "seconds", "exponent", "peak MB", "exponent"], rows)
+    headings = ["what grows", "from, to", "seconds", "time's exponent"]
+    return table([*headings, "peak MB", "memory's exponent"], rows)
 
 
 def budget_table(budget: dict[str, Any]) -> str:
@@ -173,12 +193,15 @@ def bfloat16_table(speed: dict[str, Any]) -> str:
             f"`{method}`",
             f"{one['spearman']:.3f}",
             f"{one['top_half_overlap']:.3f}",
+            f"{one['seconds'][0]:.2f}",
+            f"{one['seconds'][1]:.2f}",
             f"{one['seconds'][0] / one['seconds'][1]:.1f}",
         ]
         for method, one in speed["bfloat16"].items()
         if isinstance(one, dict)
     ]
-    return table(["method", "Spearman", "top-half overlap", "times as fast"], rows)
+    headings = ["method", "Spearman", "top-half overlap", "float32, s", "bfloat16, s"]
+    return table([*headings, "times as fast"], rows)
 
 
 def quality_figure(quality: dict[str, Any]) -> Figure:
@@ -209,34 +232,67 @@ def quality_figure(quality: dict[str, Any]) -> Figure:
 
 
 def scaling_figure(scaling: dict[str, Any]) -> Figure:
-    """Time and memory against filters, images and levels, on logarithmic axes."""
+    """Time and memory against filters, images and levels.
+
+    Logarithmic axes; all panels of a row span the same, and all columns the same factor, so slopes
+    compare.
+    """
+    (method,) = (m for m, v in scaling.items() if isinstance(v, dict))
+    rows = {  # value: label, limits, ticks
+        "seconds": ("seconds", (0.06, 6), (0.1, 0.3, 1, 3)),
+        "peak_megabytes": ("peak MB", (60, 6000), (100, 300, 1000, 3000)),
+    }
     with rc_context(SETTINGS):
-        figure = Figure(figsize=(8.4, 4.6), layout="constrained")
-        axes = {"width": "filters", "images": "images", "levels": "levels"}
-        for column, (axis, key) in enumerate(axes.items()):
-            for row, (value, label) in enumerate(
-                (("seconds", "seconds"), ("peak_megabytes", "peak MB"))
-            ):
-                panel = figure.add_subplot(2, 3, row * 3 + column + 1)
-                (method,) = (m for m, v in scaling.items() if isinstance(v, dict))
-                found = scaling[method][axis]
+        figure = Figure(figsize=(8.4, 5.0), layout="constrained")
+        panels = figure.subplots(2, 3, sharex="col", sharey="row", squeeze=False)
+        figure.suptitle(f"{method} on ResNet-20", fontsize=11)
+        for column, axis in enumerate(("width", "images", "levels")):
+            key = "filters" if axis == "width" else axis
+            found = scaling[method][axis]
+            places = [p[key] for p in found["points"]]
+            middle = (places[0] * places[-1]) ** 0.5
+            for row, (value, (label, limits, ticks)) in enumerate(rows.items()):
+                panel = panels[row, column]
+                values = [p[value] for p in found["points"]]
+                panel.loglog(places, values, "o-", color=COLORS["resnet20"])
                 slope = found["time_exponent" if value == "seconds" else "memory_exponent"]
-                panel.loglog(
-                    [p[key] for p in found["points"]],
-                    [p[value] for p in found["points"]],
-                    "o-",
-                    color=COLORS["resnet20"],
+                panel.set_title(f"exponent {slope:.2f}", fontsize=9)
+                panel.set_ylim(*limits)
+                panel.set_yticks(ticks)
+                panel.set_xlim(middle / 4, middle * 4)
+                panel.set_xticks(places)
+                for each, form in ((panel.xaxis, "{x:,.0f}"), (panel.yaxis, "{x:,g}")):
+                    each.set_major_formatter(StrMethodFormatter(form))
+                    each.set_minor_locator(NullLocator())
+                if column == 0:
+                    panel.set_ylabel(label)
+                if row == 1:
+                    panel.set_xlabel(key)
+    return figure
+
+
+def budget_figure(budget: dict[str, Any]) -> Figure:
+    """Accuracy of fixed shares and of budgets, against what they cost in both ways."""
+    costs = {
+        "parameters": (1e3, "parameters, thousands"),
+        "multiply_adds": (1e6, "multiply-adds, millions"),
+    }
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for panel, (cost, (unit, label)) in zip(panels, costs.items(), strict=True):
+            for mark, (title, style, color) in CHOICES.items():
+                points = sorted(
+                    (one[cost] / unit, 100 * one["mean_top1"])
+                    for name, one in budget["choices"].items()
+                    if name.startswith(mark) or name.endswith(mark)
                 )
-                panel.set_title(f"{method}: exponent {slope:.2f}", fontsize=9)
-                panel.set_xlabel(key)
-                panel.set_ylabel(label)
-                panel.xaxis.set_minor_formatter(NullFormatter())
-                panel.yaxis.set_minor_formatter(NullFormatter())
-                panel.set_xticks([p[key] for p in found["points"]])
-                panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-                panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-                if value == "peak_megabytes":
-                    panel.set_ylim(100, 5000)
+                panel.plot(*zip(*points, strict=True), style, color=color, label=title)
+            panel.set_xlim(0, 1.1 * max(one[cost] for one in budget["choices"].values()) / unit)
+            panel.set_xlabel(f"added {label}")
+        panels[0].set_ylabel("mean top-1, %")
+        lines = panels[0].get_lines()
+        figure.legend(handles=lines, frameon=False, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -253,21 +309,23 @@ def main() -> None:
         "stability": lambda: stability_table(found["quality"]),
         "exact": lambda: exact_table(found["speed"]),
         "estimates": lambda: estimates_table(found["speed"]),
+        "large": lambda: large_table(found["speed"]),
         "bfloat16": lambda: bfloat16_table(found["speed"]),
         "scaling": lambda: scaling_table(found["scaling"]),
         "budget": lambda: budget_table(found["budget"]),
     }
-    sources = {"stability": "quality"} | dict.fromkeys(("exact", "estimates", "bfloat16"), "speed")
+    of_speed = ("exact", "estimates", "large", "bfloat16")
+    sources = {"stability": "quality"} | dict.fromkeys(of_speed, "speed")
     for name, make in tables.items():
         if sources.get(name, name) in found:
             marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
             made = make().replace("\\", r"\\")
             text = re.sub(marks, rf"\g<1>{made}\n\g<2>", text, flags=re.S)
     files.write_text(page, text)
-    if "quality" in found:
-        quality_figure(found["quality"]).savefig(DOCS / "images" / "ranking_quality.png", dpi=130)
-    if "scaling" in found:
-        scaling_figure(found["scaling"]).savefig(DOCS / "images" / "ranking_scaling.png", dpi=130)
+    figures = {"quality": quality_figure, "scaling": scaling_figure, "budget": budget_figure}
+    for name, draw in figures.items():
+        if name in found:
+            draw(found[name]).savefig(DOCS / "images" / f"ranking_{name}.png", dpi=130)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,19 @@ from torch import nn
 import deepcorrect as dc
 from deepcorrect import adapter as adapters
 from deepcorrect import data as data_room
+from deepcorrect import distorted_sets, files, models, ranking, recipe, tables, units
 from deepcorrect import distortions as distortion_room
-from deepcorrect import files, models, ranking, recipe, tables, units
-from deepcorrect.classifier import Classifier
+from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.computing import Precision, device_for, device_of, inference, placed
+from deepcorrect.corruption_error import (
+    ALEXNET_REFERENCE,
+    Reference,
+    corruption_error,
+    reference_from,
+)
+from deepcorrect.distortions import ungrouped
 from deepcorrect.errors import DeepCorrectError, InputError
-from deepcorrect.evaluation import costs, evaluate, system_record
+from deepcorrect.evaluation import costs, evaluate, evaluate_stored, system_record
 from deepcorrect.models import output_classes
 from deepcorrect.progress import console, is_main_process
 from deepcorrect.training import Training, fit
@@ -204,6 +211,17 @@ def evaluate_(
     std: Std = None,
     distortion: Distortions = None,
     adapter: Adapter = None,
+    clean: Annotated[
+        str | None,
+        typer.Option(help="DATA of the undistorted images, for a stored distorted set."),
+    ] = None,
+    reference: Annotated[
+        str,
+        typer.Option(
+            help="Whose corruption errors are divided by: alexnet (on ImageNet-C, published), a "
+            "file of another network's evaluate --json, or none."
+        ),
+    ] = "none",
     images: Images = None,
     batch_size: BatchSize = 128,
     workers: Workers = 0,
@@ -212,13 +230,38 @@ def evaluate_(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Accuracy of a network, with or without an adapter, over distortions and levels."""
+    """Accuracy of a network, with or without an adapter, over distortions and levels.
+
+    The data are clean images, distorted here, or a set that was distorted and stored (cifar_c:DIR,
+    imagenet_c:DIR). Of ImageNet-C's corruptions, corruption errors and their means are given, too.
+    """
     network = _model(model, weights, classes, input_size, resize, mean, std, device)
-    source = _labelled(network, data, images, seed)
+    divisor = _reference(reference)
     system = adapters.load(network, adapter) if adapter else network
-    loader = data_room.loader(source, batch_size, workers=workers)
-    grid = evaluate(system, loader, distortion or DEFAULT_DISTORTIONS, seed, precision)
-    source.warn_of_bad()
+
+    def batches(source: data_room.ImageSet) -> Any:
+        return data_room.loader(source, batch_size, workers=workers)
+
+    if distorted_sets.is_stored(data):
+        kinds = [each.name for each in ungrouped(distortion)] if distortion else None
+        stored = distorted_sets.open_stored(data, network.preprocessing, kinds)
+        sources = {
+            kind: {level: each.sample(images, seed) for level, each in by_level.items()}
+            for kind, by_level in stored.items()
+        }
+        opened = _labelled(network, clean, images, seed) if clean else None
+        cells = {k: {v: batches(each) for v, each in found.items()} for k, found in sources.items()}
+        grid = evaluate_stored(system, cells, batches(opened) if opened else None, precision)
+        seen = [each for by_level in sources.values() for each in by_level.values()]
+    else:
+        if clean:
+            raise InputError("--clean goes with a stored distorted set (cifar_c:, imagenet_c:)")
+        opened = _labelled(network, data, images, seed)
+        specs = distortion or DEFAULT_DISTORTIONS
+        grid = evaluate(system, batches(opened), specs, seed, precision)
+        seen = []
+    for source in [*seen, *([opened] if opened else [])]:
+        source.warn_of_bad()
     cost = costs(system, network.preprocessing)
     notes = system.config.notes if isinstance(system, adapters.AdaptedModel) else {}
     record = system_record(
@@ -228,10 +271,72 @@ def evaluate_(
         images_seen=notes.get("images_seen", 0),
         seconds=notes.get("training_seconds", 0),
     )
+    errors = corruption_error(record["distortions"], divisor)
+    if errors is not None:
+        record["corruption_error"] = errors
     if as_json:
         print(json.dumps(record))
-    else:
-        tables.print_results({"systems": {"deepcorrect" if adapter else "baseline": record}})
+        return
+    tables.print_results({"systems": {"deepcorrect" if adapter else "baseline": record}})
+    if errors is not None:
+        tables.print_corruption_error(errors)
+
+
+def _reference(name: str) -> Reference | None:
+    if name == "none":
+        return None
+    if name == "alexnet":
+        return ALEXNET_REFERENCE
+    return reference_from(files.read_json(Path(name)), Path(name).stem)
+
+
+@_command
+def distort(
+    data: Data,
+    distortion: Distortions,
+    out: Out,
+    layout: Annotated[
+        distorted_sets.Layout,
+        typer.Option(help="folder: as ImageNet-C; npy: as CIFAR-C; parquet: a file a level."),
+    ] = "folder",
+    input_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Resize and cut to this side first; default: each its own size."),
+    ] = None,
+    resize: Resize = None,
+    grey: Annotated[bool, typer.Option("--grey", help="Grey images, one channel.")] = False,
+    images: Images = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write distorted copies of a set of images, in 8 bits. Given again, it goes on."""
+    ones = (0.5,) * (1 if grey else 3)
+    if resize is not None and input_size is None:
+        raise InputError("--resize goes with --input-size")
+    preprocessing = Preprocessing(input_size or 224, ones, ones, resize)
+    source = data_room.open_data(data, preprocessing).sample(images, seed)
+    pixels = input_size or _first_side(source)
+    kinds = distortion_room.parse_all(distortion or [], pixels)
+    distorted_sets.write_set(
+        source, kinds, out, layout, seed, batch_size, device_for(device), input_size is None
+    )
+    source.warn_of_bad()
+    written = {kind.name: list(kind.levels or ()) for kind in kinds}
+    if as_json:
+        print(json.dumps({"out": str(out), "layout": layout, "distortions": written}))
+        return
+    print(f"distorted images: {out}")
+
+
+def _first_side(source: data_room.ImageSet) -> int:
+    """The shorter side of the first image that can be read: which grid of levels applies."""
+    for row in range(len(source)):
+        image = source.at_own_size(row)
+        if image is not None:
+            return min(image[0].shape[-2:])
+    raise InputError(f"none of the {len(source)} images of {source.name} could be read")
 
 
 @_command
@@ -494,7 +599,8 @@ def list_(
         | {
             "folder:DIR": "one sub-folder a class, or images alone",
             "parquet:GLOB": "Parquet in the Hugging Face image schema",
-        },
+        }
+        | {spec: f"{text} (evaluate)" for spec, text in distorted_sets.SPECS.items()},
         "distortions": {
             kind.name: f"{kind.summary} Level: {kind.unit}; {_grids(kind)}"
             for kind in distortion_room.KINDS.values()

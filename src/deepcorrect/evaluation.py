@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +24,19 @@ class Curve:
         distortion: with its levels.
         top1: at each level.
         top5: at each level.
-        clean_top1: on the undistorted images.
+        clean_top1: on the undistorted images; None where there were none.
     """
 
     distortion: Distortion
     top1: tuple[float, ...]
     top5: tuple[float, ...]
-    clean_top1: float
+    clean_top1: float | None
 
     @property
     def mean_top1(self) -> float:
-        """The paper's average: over the clean images and every level."""
-        return (self.clean_top1 + sum(self.top1)) / (1 + len(self.top1))
+        """The paper's average: over the clean images, where there are any, and every level."""
+        shares = (*(() if self.clean_top1 is None else (self.clean_top1,)), *self.top1)
+        return sum(shares) / len(shares)
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class Grid:
     Attributes:
         curves: one a distortion, by name.
         images: number of images each value is a share of.
-        clean_top1, clean_top5: on the undistorted images.
+        clean_top1, clean_top5: on the undistorted images; None where there were none.
     """
 
     curves: dict[str, Curve]
     images: int
-    clean_top1: float
-    clean_top5: float
+    clean_top1: float | None
+    clean_top5: float | None
 
     @property
     def mean_top1(self) -> float:
@@ -142,6 +143,60 @@ def evaluate(
         top1, top5 = tuple(r[0] for r in rows), tuple(r[1] for r in rows)
         curves[kind.name] = Curve(kind, top1, top5, clean_top1)
     return Grid(curves, images_seen, clean_top1, clean_top5)
+
+
+def evaluate_stored(
+    model: nn.Module,
+    cells: Mapping[str, Mapping[float, Batches]],
+    clean: Batches | None = None,
+    precision: Precision = "float32",
+    task: str = "evaluation",
+) -> Grid:
+    """Measures accuracy on images that were distorted and stored, such as ImageNet-C's.
+
+    Args:
+        model: takes images in [0, 1]; runs in inference mode where it is.
+        cells: batches of (images, labels), by kind and level.
+        clean: batches of the undistorted images, if there are any.
+        precision: as for `evaluate`.
+        task: what the progress line says.
+
+    Raises:
+        InputError: a kind, level or label is not accepted, or a cell has no image.
+    """
+    device = device_of(model)
+    total = sum(count_of(b) for by_level in cells.values() for b in by_level.values())
+
+    def shares(loader: Batches, name: str, step: Callable[[float], None]) -> tuple[float, ...]:
+        counts, seen = torch.zeros(2, dtype=torch.long), 0
+        for images, truth in loader:
+            if len(images):
+                logits = model(placed(images, device))
+                check_labels(truth, logits.shape[1], name)
+                counts += _hits(logits, truth.to(device))
+                seen += len(images)
+                step(len(images))
+        if not seen:
+            raise no_images(loader, f"to evaluate on ({name})")
+        nonlocal images_seen
+        images_seen = max(images_seen, seen)
+        return tuple((counts.double() / seen).tolist())
+
+    images_seen = 0
+    curves: dict[str, Curve] = {}
+    with (
+        inference(model),
+        torch.no_grad(),
+        autocast(device, precision),
+        progress(task, total + (count_of(clean) if clean is not None else 0)) as step,
+    ):
+        before = (None, None) if clean is None else shares(clean, "clean", step)
+        for name, by_level in cells.items():
+            found = [shares(each, f"{name}, {level:g}", step) for level, each in by_level.items()]
+            kind = Distortion(name, tuple(by_level), quantize=True)
+            top1, top5 = tuple(each[0] for each in found), tuple(each[1] for each in found)
+            curves[name] = Curve(kind, top1, top5, before[0])
+    return Grid(curves, images_seen, *before)
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:

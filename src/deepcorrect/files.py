@@ -8,7 +8,8 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ NO_ROOM_BYTES = 1 << 16  # a write that failed with less than this left failed f
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` with a temporary path beside `path`, then renames it to `path`.
+    """Calls `write` with a temporary path beside `path`, then renames it to `path`."""
+    with partial(path) as temporary:
+        write(temporary)
+
+
+@contextmanager
+def partial(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` for the block to write, which is then renamed to `path`.
 
     A reader sees the old content or the new one, never a part. On any failure (a full disk, a
     kill) `path` is as it was.
@@ -33,7 +41,7 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
     os.close(handle)
     temporary = Path(name)
     try:
-        write(temporary)
+        yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)

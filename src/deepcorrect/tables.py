@@ -37,11 +37,34 @@ def print_results(results: dict[str, Any]) -> None:
             shares = (curve["clean_top1"], *curve["top1"], curve["mean_top1"])
             table.add_row(
                 system,
-                *(f"{share:.3f}" for share in shares),
+                *("" if share is None else f"{share:.3f}" for share in shares),
                 f"{record['trainable_parameters']:,}",
                 f"{record['multiply_adds'] / 1e6:.1f}",
             )
         screen.print(table)
+
+
+def print_corruption_error(found: dict[str, Any]) -> None:
+    """A row a corruption: its mean error, and that over the reference's; then their means."""
+    reference = found["reference"]
+    headings = ["corruption", "error"]
+    headings += [f"over {reference}", "relative"] if reference else []
+    table = Table(*headings, title="top-1 error, means over levels", title_justify="left")
+
+    def row(name: str, values: list[float | None]) -> None:
+        shown = ["" if value is None else f"{value:.3f}" for value in values]
+        table.add_row(name, *shown[: len(headings) - 1])
+
+    for kind, one in found["by_corruption"].items():
+        row(kind, [one["error"], one["ce"], one["relative_ce"]])
+    table.add_section()
+    row("mean of the common", [found["mean"], found["mce"], found["relative_mce"]])
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    missing = 15 - found["corruptions"]
+    if missing:
+        print(f"{found['corruptions']} of the 15 common corruptions are in these means.")
+    if reference:
+        print("The means over the reference are mCE and relative mCE.")
 
 
 def print_ranking(ranked: ranking.Ranking, as_json: bool) -> None:

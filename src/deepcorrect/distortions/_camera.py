@@ -61,9 +61,9 @@ def occlusion(images: Tensor, draws: Draws, share: float) -> Tensor:
     height, width = images.shape[2:]
     tall, wide = round(height * math.sqrt(share)), round(width * math.sqrt(share))
     covered = images.clone()
-    for image, (down, right) in zip(covered, draws.uniform(2).tolist(), strict=True):
+    for place, (down, right) in enumerate(draws.uniform(2).tolist()):
         top, left = int(down * (height - tall + 1)), int(right * (width - wide + 1))
-        image[:, top : top + tall, left : left + wide] = GREY
+        covered[place, :, top : top + tall, left : left + wide] = GREY
     return covered
 
 

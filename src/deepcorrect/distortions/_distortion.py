@@ -91,7 +91,8 @@ class Distortion:
                 raise unknown("distortion option", option, OPTIONS)
         if {"cifar", "imagenet"} <= set(options):
             raise InputError(f"{spec!r} asks for both cifar's and imagenet's parameters: name one")
-        chosen = next((each for each in PARAMETERS if options.count(each)), None)
+        chosen: Parameters | None = "cifar" if "cifar" in options else None
+        chosen = "imagenet" if "imagenet" in options else chosen
         return cls(name, levels, "clip" in options, "quantize" in options, chosen)
 
     @property

@@ -42,7 +42,7 @@ TEXTURES = (
     Texture(
         (76.7, 147.4, 163.8),
         (24.8, 15.1, 14.2),
-        (1.15e+06, 49400, 2110, 10000, 1860, 296, 90.4, 56.8, 22.9, 1.18),
+        (1.15e06, 49400, 2110, 10000, 1860, 296, 90.4, 56.8, 22.9, 1.18),
         (10, 8),
     ),
     _WHITE,
@@ -122,7 +122,7 @@ def _coloured(pattern: Tensor, look: Texture) -> Tensor:
     return shaped / shaped.std()
 
 
-def _interpolated(at: Tensor, places: tuple[int, ...], values: tuple[float, ...]) -> Tensor:
+def _interpolated(at: Tensor, places: tuple[float, ...], values: tuple[float, ...]) -> Tensor:
     """Values between known places, straight on logarithmic axes."""
     x = at.clamp(places[0], places[-1]).log()
     known, heights = torch.tensor(places).log(), torch.tensor(values).log()

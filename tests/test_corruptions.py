@@ -1,0 +1,1220 @@
+"""ImageNet-C's nineteen corruptions against SciPy, OpenCV, Pillow, colorsys and closed forms, and
+what holds of every registered kind."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from deepcorrect.distortions import (
+    GROUPS,
+    KINDS,
+    Distortion,
+    Parameters,
+    distort_some,
+    parse_all,
+    seeds_for,
+    ungrouped,
+)
+from deepcorrect.distortions._draws import Draws
+from deepcorrect.distortions._frost import FREQUENCIES, TEXTURES, texture
+from deepcorrect.distortions._spatter import MUD, WATER, _distance, _equalised, _rims
+from deepcorrect.distortions._weather import plasma
+from deepcorrect.errors import InputError
+
+CPU = torch.device("cpu")
+LEVELS = (1, 2, 3, 4, 5)
+SETS: tuple[Parameters, ...] = ("cifar", "imagenet")
+CORRUPTIONS = GROUPS["imagenet_c"] + GROUPS["imagenet_c_extra"]
+RANDOM = [name for name, kind in KINDS.items() if kind.random]
+at_each_severity = pytest.mark.parametrize("level", LEVELS)
+of_each_benchmark = pytest.mark.parametrize("parameters", SETS)
+of_every_kind = pytest.mark.parametrize("name", list(KINDS))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=seeded(seed))
+
+
+def pictures(count: int, height: int, width: int, channels: int = 3) -> Tensor:
+    """Smooth pictures: slopes and waves, and a disc of another colour on them."""
+    down, right = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)[None]
+    drawing = seeded(11)
+    found = []
+    for _ in range(count):
+        y, x, size = torch.rand(3, generator=drawing).tolist()
+        away = torch.hypot(down - 0.2 - 0.6 * y, right - 0.2 - 0.6 * x)
+        disc = torch.sigmoid((0.15 + 0.2 * size - away) * 25)
+        for _ in range(channels):
+            a, b, rate, phase, shade = torch.rand(5, generator=drawing).tolist()
+            wave = torch.sin(2 * math.pi * ((1 + 3 * rate) * (a * right + (1 - a) * down) + phase))
+            ground = 0.25 + 0.25 * (a * down + b * right) + 0.12 * wave
+            found.append(ground * (1 - disc) + disc * (0.15 + 0.7 * shade))
+    return torch.stack(found).view(count, channels, height, width).clamp(0, 1)
+
+
+def numbers_of(name: str, level: int, parameters: Parameters) -> tuple:
+    """The benchmark's numbers for a severity."""
+    severities = KINDS[name].severities
+    assert severities is not None
+    return tuple(severities[parameters][level - 1])
+
+
+def by_pixel(
+    function: Callable[[float, float, float], tuple[float, float, float]], image: Tensor
+) -> Tensor:
+    """A function of red, green and blue, applied to each pixel of C x H x W."""
+    pixels = [function(*pixel.tolist()) for pixel in image.double().flatten(1).T]
+    return torch.tensor(pixels).T.reshape(image.shape)
+
+
+def by_channel(function: Callable[[np.ndarray], np.ndarray], image: Tensor) -> Tensor:
+    """A function of H x W float64 arrays, applied to each channel of C x H x W."""
+    return torch.tensor(np.stack([function(plane) for plane in image.double().numpy()])).float()
+
+
+def gaussian_by_scipy(sigma: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda plane: scipy.ndimage.gaussian_filter(plane, sigma, mode="nearest", truncate=4.0)
+
+
+def matches(ours: Tensor, theirs: Tensor, atol: float = 1e-5) -> bool:
+    assert ours.shape == theirs.shape
+    return torch.allclose(ours.double(), theirs.double(), atol=atol, rtol=0)
+
+
+# --- light, colour and encoders
+
+SOME_COLOURS = torch.cat(
+    [
+        torch.tensor([[0, 0, 0], [1, 1, 1], [0.4, 0.4, 0.4], [1, 0, 0], [0, 0.5, 1]]).T,
+        noise(3, 100),
+    ],
+    1,
+).view(3, 15, 7)
+
+
+@of_each_benchmark
+@at_each_severity
+def test_brightness_raises_the_value_of_hsv(level: int, parameters: Parameters) -> None:
+    (added,) = numbers_of("brightness", level, parameters)
+
+    def raised(*pixel: float) -> tuple[float, float, float]:
+        hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+        return colorsys.hsv_to_rgb(hue, saturation, min(value + added, 1))
+
+    ours = Distortion("brightness", parameters=parameters)(SOME_COLOURS[None], level)[0]
+    assert matches(ours, by_pixel(raised, SOME_COLOURS))
+
+
+@of_each_benchmark
+@at_each_severity
+def test_saturate_changes_the_saturation_of_hsv(level: int, parameters: Parameters) -> None:
+    factor, added = numbers_of("saturate", level, parameters)
+
+    def saturated(*pixel: float) -> tuple[float, float, float]:
+        hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+        return colorsys.hsv_to_rgb(hue, min(saturation * factor + added, 1), value)
+
+    ours = Distortion("saturate", parameters=parameters)(SOME_COLOURS[None], level)[0]
+    assert matches(ours, by_pixel(saturated, SOME_COLOURS))
+
+
+@at_each_severity
+def test_brightness_and_saturate_of_random_pictures_are_opencvs(level: int) -> None:
+    image = noise(3, 40, 30)
+    hsv = cv2.cvtColor(image.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2HSV)
+    (added,) = numbers_of("brightness", level, "imagenet")
+    factor, more = numbers_of("saturate", level, "imagenet")
+    for name, channel, changed in (
+        ("brightness", 2, hsv[..., 2] + added),
+        ("saturate", 1, hsv[..., 1] * factor + more),
+    ):
+        wanted = hsv.copy()
+        wanted[..., channel] = changed.clip(0, 1)
+        theirs = torch.tensor(cv2.cvtColor(wanted, cv2.COLOR_HSV2RGB)).permute(2, 0, 1)
+        ours = Distortion(name, parameters="imagenet")(image[None], level)[0]
+        assert matches(ours, theirs, 1e-4)
+
+
+def test_a_grey_image_is_brightened_by_the_same_everywhere_and_has_nothing_to_saturate() -> None:
+    image = noise(1, 1, 9, 13)
+    brighter = Distortion("brightness", parameters="imagenet")(image, 3)
+    assert matches(brighter, (image + 0.3).clamp(0, 1))
+    for level in LEVELS:
+        assert torch.equal(Distortion("saturate")(image, level), image)
+
+
+@of_each_benchmark
+@at_each_severity
+def test_contrast_draws_each_channel_towards_its_mean(level: int, parameters: Parameters) -> None:
+    (kept,) = numbers_of("contrast", level, parameters)
+    image = noise(3, 9, 13)
+    theirs = by_channel(lambda plane: plane.mean() + kept * (plane - plane.mean()), image)
+    ours = Distortion("contrast", parameters=parameters)(image[None], level)[0]
+    assert matches(ours, theirs, 1e-6)
+
+
+@of_each_benchmark
+@pytest.mark.parametrize("shape", [(8, 8), (9, 13), (32, 32), (161, 224)], ids=str)
+def test_pixelate_is_pillows_box_and_nearest(
+    shape: tuple[int, int], parameters: Parameters
+) -> None:
+    image = noise(3, *shape)
+    for level in LEVELS:
+        (share,) = numbers_of("pixelate", level, parameters)
+        small = (int(shape[1] * share), int(shape[0] * share))
+
+        def boxed(plane: np.ndarray, small: tuple[int, int] = small) -> np.ndarray:
+            picture = Image.fromarray(plane.astype(np.float32))
+            shrunk = picture.resize(small, Image.Resampling.BOX)
+            return np.asarray(shrunk.resize(shape[::-1], Image.Resampling.NEAREST))
+
+        ours = Distortion("pixelate", parameters=parameters)(image[None], level)[0]
+        assert matches(ours, by_channel(boxed, image))
+
+
+@of_each_benchmark
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_is_pillows_to_the_bit(channels: int, parameters: Parameters) -> None:
+    image = pictures(1, 30, 45, channels)[0] * 0.9 + noise(channels, 30, 45) * 0.1
+    pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+    for level in LEVELS:
+        (quality,) = numbers_of("jpeg_compression", level, parameters)
+        file = io.BytesIO()
+        Image.fromarray(pixels.squeeze()).save(file, "JPEG", quality=quality)
+        decoded = np.asarray(Image.open(file)).reshape(pixels.shape)
+        ours = Distortion("jpeg_compression", parameters=parameters)(image[None], level)[0]
+        assert torch.equal((ours * 255).round().byte().permute(1, 2, 0), torch.tensor(decoded))
+        assert matches(ours * 255, (ours * 255).round(), 1e-4)
+
+
+# --- blur
+
+
+@of_each_benchmark
+@at_each_severity
+@pytest.mark.parametrize("shape", [(8, 8), (23, 40)], ids=str)
+def test_gaussian_blur_c_is_scipys(
+    level: int, parameters: Parameters, shape: tuple[int, int]
+) -> None:
+    (sigma,) = numbers_of("gaussian_blur_c", level, parameters)
+    image = noise(3, *shape)
+    ours = Distortion("gaussian_blur_c", parameters=parameters)(image[None], level)[0]
+    assert matches(ours, by_channel(gaussian_by_scipy(sigma), image))
+
+
+@of_each_benchmark
+@at_each_severity
+@pytest.mark.parametrize("shape", [(8, 8), (23, 40)], ids=str)
+def test_defocus_is_opencvs_filter_with_a_smoothed_disc(
+    level: int, parameters: Parameters, shape: tuple[int, int]
+) -> None:
+    radius, smoothing = numbers_of("defocus_blur", level, parameters)
+    half = max(8, radius)
+    disc = np.zeros((2 * half + 1, 2 * half + 1), np.float64)
+    for y in range(-half, half + 1):
+        for x in range(-half, half + 1):
+            disc[half + y, half + x] = math.hypot(y, x) <= radius + 1e-9
+    size = 3 if radius <= 8 else 5
+    disc = cv2.GaussianBlur(disc / disc.sum(), (size, size), smoothing)
+    image = noise(3, *shape)
+    theirs = by_channel(lambda plane: cv2.filter2D(plane, -1, disc), image)
+    ours = Distortion("defocus_blur", parameters=parameters)(image[None], level)[0]
+    assert matches(ours, theirs)
+
+
+def moved_along_a_line(plane: np.ndarray, degrees: float, radius: int, sigma: float) -> np.ndarray:
+    """Motion blur in a loop: a half Gaussian of places along a line, nearest pixels, edges drawn
+    out, nothing from farther away than the image is wide or high."""
+    height, width = plane.shape
+    distances = np.arange(2 * radius + 1)
+    weights = scipy.stats.norm.pdf(distances, scale=sigma)
+    weights /= weights.sum()
+    rows, columns = np.mgrid[:height, :width]
+    total = np.zeros_like(plane)
+    for distance, weight in zip(distances, weights, strict=True):
+        down = math.ceil(distance * math.sin(math.radians(degrees)) - 0.5)
+        right = math.ceil(distance * math.cos(math.radians(degrees)) - 0.5)
+        if abs(down) >= height or abs(right) >= width:
+            break
+        total += (
+            weight * plane[(rows + down).clip(0, height - 1), (columns + right).clip(0, width - 1)]
+        )
+    return total
+
+
+@of_each_benchmark
+@at_each_severity
+@pytest.mark.parametrize("shape", [(8, 8), (45, 50)], ids=str)
+def test_motion_blur_is_a_loop_over_places_on_a_line(
+    level: int, parameters: Parameters, shape: tuple[int, int]
+) -> None:
+    radius, sigma = numbers_of("motion_blur", level, parameters)
+    images, seeds = noise(3, 3, *shape), torch.tensor([1, 22, 333])
+    blurred = Distortion("motion_blur", parameters=parameters)(images, level, seeds)
+    angles = Draws(seeds.tolist(), CPU).uniform(low=-45, high=45).tolist()
+    assert len(set(angles)) == 3
+    assert all(-45 <= angle < 45 for angle in angles)
+    for image, ours, angle in zip(images, blurred, angles, strict=True):
+        theirs = by_channel(
+            lambda plane, angle=angle: moved_along_a_line(plane, angle, radius, sigma), image
+        )
+        assert matches(ours, theirs)
+
+
+def enlarged_by_scipy(plane: np.ndarray, factor: float) -> np.ndarray:
+    """The middle of a plane, enlarged by SciPy, of which the middle again."""
+    height, width = plane.shape
+    inner = (math.ceil(height / factor), math.ceil(width / factor))
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    part = plane[top : top + inner[0], left : left + inner[1]]
+    large = scipy.ndimage.zoom(part, factor, order=1)
+    top, left = (large.shape[0] - height) // 2, (large.shape[1] - width) // 2
+    return large[top : top + height, left : left + width]
+
+
+@of_each_benchmark
+@at_each_severity
+@pytest.mark.parametrize("shape", [(9, 13), (32, 32), (64, 50)], ids=str)
+def test_zoom_blur_is_the_mean_of_scipys_zooms(
+    level: int, parameters: Parameters, shape: tuple[int, int]
+) -> None:
+    stop, step = numbers_of("zoom_blur", level, parameters)
+    factors = np.arange(1, stop, step)
+    image = noise(3, *shape)
+
+    def zoomed(plane: np.ndarray) -> np.ndarray:
+        views = [plane, *(enlarged_by_scipy(plane, factor) for factor in factors)]
+        return np.mean(views, 0)
+
+    ours = Distortion("zoom_blur", parameters=parameters)(image[None], level)[0]
+    assert matches(ours, by_channel(zoomed, image))
+
+
+@of_each_benchmark
+@at_each_severity
+@pytest.mark.parametrize("shape", [(3, 9, 13), (1, 32, 28)], ids=str)
+def test_glass_blur_copies_pixels_one_after_the_other_from_the_last_to_the_first(
+    level: int, parameters: Parameters, shape: tuple[int, int, int]
+) -> None:
+    sigma, reach, rounds = numbers_of("glass_blur", level, parameters)
+    image = noise(*shape)
+    planes = by_channel(gaussian_by_scipy(sigma), image)
+    draws = Draws([5], CPU)
+    height, width = shape[1:]
+    for _ in range(rounds):
+        (down, right) = draws.integers(-reach, reach, 2, height, width)[0].tolist()
+        for y in range(height - reach, reach, -1):
+            for x in range(width - reach, reach, -1):
+                planes[:, y, x] = planes[:, y + down[y][x], x + right[y][x]].clone()
+    theirs = by_channel(gaussian_by_scipy(sigma), planes)
+    glass = Distortion("glass_blur", parameters=parameters)
+    assert matches(glass(image[None], level, torch.tensor([5]))[0], theirs)
+
+
+# --- weather
+
+
+def diamond_square(side: int, decay: float, drawn: Iterator[float]) -> np.ndarray:
+    """Midpoint displacement on a torus, point by point."""
+    cloud = np.zeros((side, side))
+    step, reach = side, 100.0
+    while step > 1:
+        half = step // 2
+        for y_first, x_first, around in (
+            (half, half, ((-half, -half), (-half, half), (half, -half), (half, half))),
+            (0, half, ((-half, 0), (half, 0), (0, -half), (0, half))),
+            (half, 0, ((-half, 0), (half, 0), (0, -half), (0, half))),
+        ):
+            for y in range(y_first, side, step):
+                for x in range(x_first, side, step):
+                    near = [cloud[(y + dy) % side, (x + dx) % side] for dy, dx in around]
+                    cloud[y, x] = sum(near) / 4 + reach**2 * next(drawn)
+        step, reach = half, reach / decay
+    return (cloud - cloud.min()) / (cloud.max() - cloud.min())
+
+
+@pytest.mark.parametrize("pixels", [2, 9, 16])
+def test_clouds_are_the_diamond_square_algorithms(pixels: int) -> None:
+    side = {2: 2, 9: 16, 16: 16}[pixels]
+    clouds = plasma(Draws([3, 4], CPU), pixels, 1.75)
+    drawn = Draws([3, 4], CPU).uniform(side * side, low=-1, high=1).double().tolist()
+    for ours, numbers in zip(clouds, drawn, strict=True):
+        assert matches(ours, torch.tensor(diamond_square(side, 1.75, iter(numbers))))
+
+
+def test_clouds_fill_the_range_and_wrap_around() -> None:
+    clouds = plasma(Draws(range(20), CPU), 64, 2.0)
+    assert clouds.shape == (20, 64, 64)
+    assert clouds.amin((1, 2)).tolist() == [0] * 20
+    assert clouds.amax((1, 2)).tolist() == [1] * 20
+    for axis in (1, 2):
+        steps = clouds.diff(dim=axis).square().mean()
+        seam = (clouds.select(axis, 0) - clouds.select(axis, -1)).square().mean()
+        assert float(seam) == pytest.approx(float(steps), rel=0.5)
+
+
+def test_clouds_are_smoother_where_the_displacement_decays_faster() -> None:
+    roughness = [
+        float(plasma(Draws(range(20), CPU), 64, decay).diff().var())
+        for decay in (1.4, 1.5, 1.7, 2, 3)
+    ]
+    assert roughness == sorted(roughness, reverse=True)
+    assert roughness[-1] < roughness[0] / 10
+
+
+@of_each_benchmark
+@at_each_severity
+def test_fog_adds_a_cloud_and_brings_the_brightness_back(
+    level: int, parameters: Parameters
+) -> None:
+    thickness, decay = numbers_of("fog", level, parameters)
+    images, seeds = pictures(2, 20, 33), torch.tensor([8, 9])
+    clouds = plasma(Draws(seeds.tolist(), CPU), 33, decay)[:, None, :20, :33]
+    peak = torch.tensor([float(image.max()) for image in images]).view(2, 1, 1, 1)
+    theirs = ((images + thickness * clouds) * peak / (peak + thickness)).clamp(0, 1)
+    assert matches(Distortion("fog", parameters=parameters)(images, level, seeds), theirs)
+
+
+@of_each_benchmark
+@at_each_severity
+@pytest.mark.parametrize("channels", [1, 3])
+def test_snow_is_whitening_and_streaks_both_ways(
+    level: int, parameters: Parameters, channels: int
+) -> None:
+    mean, deviation, size, threshold, radius, sigma, kept = numbers_of("snow", level, parameters)
+    image = pictures(1, 40, 30, channels)[0]
+    draws = Draws([6], CPU)
+    flakes = mean + deviation * draws.normal(1, 40, 30)[0, 0].double().numpy()
+    flakes = enlarged_by_scipy(flakes, size)
+    flakes = np.where(flakes < threshold, 0, flakes).clip(0, 1)
+    (angle,) = draws.uniform(low=-135, high=-45).tolist()
+    streaks = moved_along_a_line(flakes, angle, radius, sigma)
+    grey = image[0].numpy()
+    if channels == 3:
+        grey = cv2.cvtColor(image.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
+    whitened = np.maximum(image.numpy(), 1.5 * grey + 0.5)
+    theirs = kept * image.numpy() + (1 - kept) * whitened + streaks + np.rot90(streaks, 2)
+    ours = Distortion("snow", parameters=parameters)(image[None], level, torch.tensor([6]))[0]
+    assert matches(ours, torch.tensor(theirs.clip(0, 1)))
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_frosts_textures_have_the_measured_colour_contrast_and_spectrum(number: int) -> None:
+    look = TEXTURES[number]
+    ice = texture(number, 1.1, CPU).double() * 255
+    assert ice.mean((1, 2)).tolist() == pytest.approx(look.colour, abs=1)
+    assert ice.std((1, 2)).tolist() == pytest.approx(look.deviation, rel=0.06)
+    power = np.abs(np.fft.fft2((ice[1] - ice[1].mean()).numpy())) ** 2
+    cycles = np.fft.fftfreq(ice.shape[1]) * 224
+    radius = np.hypot(cycles[:, None], cycles[None])
+    found = [
+        power[np.abs(radius - frequency) < 0.03 * frequency].mean()
+        for frequency in FREQUENCIES
+        if frequency >= 8
+    ]
+    wanted = look.spectrum[len(FREQUENCIES) - len(found) :]
+    ratio = np.log(np.array(found) / np.array(wanted))
+    assert np.ptp(ratio) < math.log(1.6)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.1])
+@pytest.mark.parametrize("number", range(5))
+def test_frosts_textures_have_no_seam(number: int, scale: float) -> None:
+    ice = texture(number, scale, CPU)
+    assert (float(ice.min()) >= 0, float(ice.max()) <= 1) == (True, True)
+    for axis in (1, 2):
+        steps = ice.diff(dim=axis).square().mean((0, 3 - axis)).sqrt()
+        seam = (ice.select(axis, 0) - ice.select(axis, -1)).square().mean().sqrt()
+        assert float(seam) < 1.2 * float(steps.max())
+
+
+@of_each_benchmark
+@at_each_severity
+def test_frost_is_a_weighted_sum_with_a_cut_of_a_texture(
+    level: int, parameters: Parameters
+) -> None:
+    kept, weight, scale = numbers_of("frost", level, parameters)
+    images, seeds = pictures(6, 20, 33), torch.arange(6)
+    frosted = Distortion("frost", parameters=parameters)(images, level, seeds)
+    for image, ours, (pick, down, right) in zip(
+        images, frosted, Draws(range(6), CPU).uniform(3).tolist(), strict=True
+    ):
+        ice = texture(int(5 * pick), scale, CPU).numpy()
+        side = ice.shape[1]
+        cut = np.roll(ice, (-int(down * side), -int(right * side)), (1, 2))[:, :20, :33]
+        assert matches(ours, (kept * image + weight * torch.tensor(cut)).clamp(0, 1))
+
+
+def test_frost_of_a_grey_image_is_the_grey_of_its_frost() -> None:
+    image, frost = pictures(1, 20, 33, 1) / 4, Distortion("frost", parameters="cifar")
+    coloured = frost(image.expand(-1, 3, -1, -1), 1, torch.tensor([3]))[0]
+    grey = cv2.cvtColor(coloured.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
+    assert matches(frost(image, 1, torch.tensor([3]))[0, 0], torch.tensor(grey))
+
+
+def test_five_textures_and_all_their_places_are_drawn() -> None:
+    frosted = Distortion("frost")(torch.zeros(200, 1, 8, 8), 1, torch.arange(200))
+    picks = (Draws(range(200), CPU).uniform(3)[:, 0] * 5).int()
+    assert scipy.stats.chisquare(torch.bincount(picks).numpy()).pvalue > 1e-3
+    assert len(frosted.flatten(1).unique(dim=0)) == 200
+
+
+# --- spatter
+
+
+def drops(seed: int, height: int, width: int, numbers: tuple) -> np.ndarray:
+    """The liquid on the lens, from the same draws: noise blurred by SciPy."""
+    mean, deviation, size = numbers[:3]
+    liquid = Draws([seed], CPU).normal(1, height, width)[0, 0].double().numpy()
+    return gaussian_by_scipy(size)(mean + deviation * liquid)
+
+
+MUDDY = [
+    (level, each) for each in SETS for level in LEVELS if numbers_of("spatter", level, each)[5]
+]
+WET = [(level, each) for each in SETS for level in LEVELS if (level, each) not in MUDDY]
+
+
+@pytest.mark.parametrize(("level", "parameters"), MUDDY)
+def test_mud_covers_what_lies_under_thick_drops(level: int, parameters: Parameters) -> None:
+    numbers = numbers_of("spatter", level, parameters)
+    image = pictures(1, 48, 40)[0]
+    cover = gaussian_by_scipy(numbers[4])((drops(2, 48, 40, numbers) > numbers[3]) * 1.0)
+    cover = torch.tensor(np.where(cover < 0.8, 0, cover))
+    brown = torch.tensor(MUD).view(3, 1, 1) / 255
+    theirs = image * (1 - cover) + cover * brown
+    ours = Distortion("spatter", parameters=parameters)(image[None], level, torch.tensor([2]))[0]
+    assert matches(ours, theirs)
+    assert float((cover > 0).double().mean()) > 0.01
+
+
+@pytest.mark.parametrize(("level", "parameters"), WET)
+def test_water_shines_as_opencv_computes_it(level: int, parameters: Parameters) -> None:
+    """By Canny, distance transform, equalisation and a relief filter on 8-bit images.
+
+    Canny's weak edges that touch strong ones are left out here, so a few pixels differ.
+    """
+    numbers = numbers_of("spatter", level, parameters)
+    liquid = drops(2, 96, 80, numbers)
+    depth = np.where(liquid > numbers[3], liquid * 255, 0).astype(np.uint8)
+    away = cv2.distanceTransform(
+        255 - cv2.Canny(depth, 50, 150), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
+    away = cv2.equalizeHist(cv2.blur(away.clip(0, 20), (3, 3)).astype(np.uint8))
+    relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
+    lit = cv2.blur(cv2.filter2D(away, cv2.CV_8U, relief), (3, 3))
+    shine = depth.astype(np.float64) * lit
+    shine *= numbers[4] / shine.max()
+    turquoise = torch.tensor(WATER).view(3, 1, 1) / 255
+    ours = Distortion("spatter", parameters=parameters)(
+        torch.zeros(1, 3, 96, 80), level, torch.tensor([2])
+    )[0]
+    off = (ours - torch.tensor(shine) * turquoise).abs()
+    assert float(off.mean()) < 0.02 * numbers[4]
+    assert float((off > 0.05 * numbers[4]).double().mean()) < 0.05
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_water_only_brightens_and_is_pale_turquoise(level: int) -> None:
+    images = pictures(3, 32, 32) / 3
+    wet = Distortion("spatter", parameters="imagenet")(images, level, torch.arange(3)) - images
+    strength = numbers_of("spatter", level, "imagenet")[4]
+    assert float(wet.min()) > -1e-6
+    assert matches(wet[:, 0] / 175, wet[:, 2] / 238, 1e-7)
+    assert torch.equal(wet[:, 1], wet[:, 2]) or matches(wet[:, 1], wet[:, 2], 1e-6)
+    peaks = wet[:, 1].amax((1, 2)) / (238 / 255)
+    assert peaks.tolist() == pytest.approx([strength] * 3, abs=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 70), st.floats(0, 0.1), st.integers(0, 9))
+def test_the_distance_to_drops_is_scipys_up_to_20_pixels(
+    height: int, width: int, share: float, seed: int
+) -> None:
+    rims = noise(2, 1, height, width, seed=seed) < share
+    for ours, edges in zip(_distance(rims, 20), rims, strict=True):
+        free = ~edges[0].numpy()
+        away = scipy.ndimage.distance_transform_edt(free) if edges.any() else free * 99.0
+        assert matches(ours[0], torch.tensor(np.minimum(away, 20)), 1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(1, 12), st.integers(0, 9))
+def test_equalisation_is_opencvs(present: list[int], side: int, seed: int) -> None:
+    drawn = torch.randint(len(present), (2, 1, side, side), generator=seeded(seed))
+    values = torch.tensor(present)[drawn]
+    for ours, plane in zip(_equalised(values, 20), values, strict=True):
+        if len(plane.unique()) == 1:
+            continue  # one value alone: OpenCV keeps it, and there is no relief either way
+        theirs = torch.tensor(cv2.equalizeHist(plane[0].byte().numpy()))
+        assert matches(ours[0], theirs, 1)
+        assert float((ours[0] == theirs).float().mean()) > 0.9 or side < 4
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rims_of_drops_are_cannys_edges(seed: int) -> None:
+    blots = gaussian_by_scipy(3)(noise(60, 50, seed=seed).double().numpy()) > 0.5
+    depth = np.where(blots, 180, 0).astype(np.uint8)
+    theirs = torch.tensor(cv2.Canny(depth, 150, 150)) > 0
+    ours = _rims(torch.tensor(depth, dtype=torch.float32)[None, None])[0, 0]
+    assert float((ours != theirs).double().mean()) < 0.01
+
+
+# --- elastic
+
+
+@of_each_benchmark
+@at_each_severity
+@pytest.mark.parametrize("shape", [(32, 32), (40, 55)], ids=str)
+def test_elastic_is_an_affine_map_of_three_points_and_scipys_sampling(
+    level: int, parameters: Parameters, shape: tuple[int, int]
+) -> None:
+    strength, smoothness, slant = numbers_of("elastic_transform", level, parameters)
+    height, width = shape
+    image, draws = pictures(1, *shape)[0], Draws([4], CPU)
+    theirs, places = image, np.mgrid[:height, :width].astype(np.float64)
+    if slant:
+        moves = draws.uniform(3, 2, low=-slant, high=slant)[0].numpy() * min(shape)
+        far = min(shape) // 3
+        corners = np.array([(far, far), (far, -far), (-far, -far)]) + (width // 2, height // 2)
+        there = cv2.getAffineTransform(
+            (corners + moves).astype(np.float32), corners.astype(np.float32)
+        )
+        x, y = there @ np.stack([places[1].ravel(), places[0].ravel(), np.ones(height * width)])
+        theirs = by_channel(
+            lambda plane: scipy.ndimage.map_coordinates(
+                plane, (y, x), order=1, mode="mirror"
+            ).reshape(shape),
+            theirs,
+        )
+    if strength:
+        field = draws.uniform(2, *shape, low=-1, high=1)[0].double().numpy()
+        wide = (smoothness * height, smoothness * width)
+        smooth = [scipy.ndimage.gaussian_filter(f, wide, mode="reflect", truncate=3) for f in field]
+        moved = places + np.stack(smooth) * strength * height
+        theirs = by_channel(
+            lambda plane: scipy.ndimage.map_coordinates(plane, moved, order=1, mode="reflect"),
+            theirs,
+        )
+    elastic = Distortion("elastic_transform", parameters=parameters)
+    assert matches(elastic(image[None], level, torch.tensor([4]))[0], theirs, 1e-4)
+
+
+# --- noise
+
+
+def clipped_moments(mean: float, deviation: float) -> tuple[float, float]:
+    """Mean and deviation of a normal number clipped to [0, 1], by numerical integration."""
+    law = scipy.stats.norm(mean, deviation)
+    places = law.ppf((np.arange(200_000) + 0.5) / 200_000).clip(0, 1)
+    return float(places.mean()), float(places.std())
+
+
+@of_each_benchmark
+@at_each_severity
+@pytest.mark.parametrize("value", [0.1, 0.5, 0.9])
+def test_gaussian_and_speckle_noise_are_clipped_normal_numbers(
+    level: int, parameters: Parameters, value: float
+) -> None:
+    images = torch.full((2, 3, 80, 80), value)
+    for name, scale in (("gaussian_noise", 1), ("speckle_noise", value)):
+        (sigma,) = numbers_of(name, level, parameters)
+        mean, deviation = clipped_moments(value, sigma * scale)
+        noisy = Distortion(name, parameters=parameters)(images, level, seeded()).double()
+        standard_error = deviation / noisy.numel() ** 0.5
+        assert float(noisy.mean()) == pytest.approx(mean, abs=4 * standard_error)
+        assert float(noisy.std()) == pytest.approx(deviation, rel=0.03)
+        assert (float(noisy.min()) >= 0, float(noisy.max()) <= 1) == (True, True)
+
+
+def test_unclipped_gaussian_noise_is_normal() -> None:
+    image = torch.full((1, 1, 100, 100), 0.5)
+    noisy = Distortion("gaussian_noise", parameters="cifar")(image, 3, seeded())
+    standardised = ((noisy - 0.5) / 0.08).double().flatten().numpy()
+    assert scipy.stats.kstest(standardised, "norm").pvalue > 1e-3
+
+
+@of_each_benchmark
+@at_each_severity
+def test_impulse_noise_makes_a_share_black_or_white(level: int, parameters: Parameters) -> None:
+    (share,) = numbers_of("impulse_noise", level, parameters)
+    images = noise(4, 3, 64, 64) * 0.8 + 0.1
+    noisy = Distortion("impulse_noise", parameters=parameters)(images, level, seeded())
+    spread = (share / 2 / images.numel()) ** 0.5
+    for extreme in (noisy == 0, noisy == 1):
+        assert float(extreme.double().mean()) == pytest.approx(share / 2, abs=4 * spread)
+    untouched = (noisy > 0) & (noisy < 1)
+    assert torch.equal(noisy[untouched], images[untouched])
+
+
+def fits_poisson(counts: Tensor, mean: float) -> bool:
+    """A chi-square test, the counts of less than five expected taken together."""
+    total = counts.numel()
+    highest = int(counts.max()) + 2
+    seen = torch.bincount(counts.flatten().long(), minlength=highest).double().numpy()
+    expected = scipy.stats.poisson.pmf(np.arange(highest), mean) * total
+    usual = expected >= 5
+    seen = np.append(seen[usual], total - seen[usual].sum())
+    expected = np.append(expected[usual], total - expected[usual].sum())
+    if expected[-1] < 1e-6:
+        return seen[-1] == 0 and scipy.stats.chisquare(seen[:-1], expected[:-1]).pvalue > 1e-3
+    return float(scipy.stats.chisquare(seen, expected).pvalue) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("share", "most"),
+    [
+        (1 / 255, 60.0),
+        (128 / 255, 60.0),
+        (1.0, 60.0),
+        (200 / 255, 3.0),
+        (77 / 255, 500.0),
+        (0.4321, 60.0),
+        (0.9999, 3.0),
+        (0.0013, 60.0),
+        (0.5678, 500.0),
+    ],
+)
+def test_counts_are_poissons_whether_or_not_the_values_are_of_8_bits(
+    share: float, most: float
+) -> None:
+    counts = Draws([1, 2], CPU).poisson(torch.full((2, 3, 100, 100), share), most)
+    assert torch.equal(counts, counts.round())
+    assert fits_poisson(counts, share * most)
+    first, second = counts
+    assert not torch.equal(first, second)
+
+
+def test_no_light_gives_no_counts() -> None:
+    assert not Draws([1], CPU).poisson(torch.zeros(1, 3, 100, 100), 60.0).any()
+
+
+@pytest.mark.parametrize("value", [51 / 255, 0.2345, 0.5])
+@of_each_benchmark
+@pytest.mark.parametrize("level", [1, 3])
+def test_shot_noises_variance_is_the_value_over_the_photons(
+    level: int, parameters: Parameters, value: float
+) -> None:
+    (photons,) = numbers_of("shot_noise", level, parameters)
+    law = scipy.stats.poisson(value * photons)
+    possible = np.arange(2000)
+    chances, values = law.pmf(possible), (possible / photons).clip(0, 1)
+    mean = float((chances * values).sum())
+    deviation = float((chances * (values - mean) ** 2).sum()) ** 0.5
+    images = torch.full((2, 3, 100, 100), value)
+    noisy = Distortion("shot_noise", parameters=parameters)(images, level, seeded()).double()
+    assert float(noisy.mean()) == pytest.approx(mean, abs=4 * deviation / noisy.numel() ** 0.5)
+    assert float(noisy.std()) == pytest.approx(deviation, rel=0.03)
+
+
+# --- what holds of every kind
+
+
+def mixed_images(height: int, width: int, channels: int) -> Tensor:
+    """Black, white, black-and-white, 8-bit, smooth and random images: every awkward one."""
+    chance = noise(channels, height, width)
+    return torch.stack(
+        [
+            torch.zeros_like(chance),
+            torch.ones_like(chance),
+            (chance > 0.5).float(),
+            (chance * 255).round() / 255,
+            pictures(1, height, width, channels)[0],
+            noise(channels, height, width, seed=1),
+        ]
+    )
+
+
+@of_every_kind
+def test_the_weakest_level_changes_nothing(name: str) -> None:
+    images = torch.cat([mixed_images(9, 13, 3), noise(1, 3, 9, 13) * 3 - 1])
+    assert torch.equal(Distortion(name)(images, KINDS[name].weakest, seeded()), images)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(8, 8), (9, 13), (32, 32)], ids=str)
+@of_every_kind
+def test_every_level_gives_images_of_the_same_shape_in_range(
+    name: str, shape: tuple[int, int], channels: int
+) -> None:
+    images = mixed_images(*shape, channels)
+    before = images.clone()
+    for parameters in SETS:
+        distortion = Distortion(name, parameters=parameters)
+        for level in distortion.kind.levels(parameters):
+            result = distortion(images, level, seeded())
+            assert (result.shape, result.dtype) == (images.shape, images.dtype)
+            assert result.device == images.device
+            assert result.isfinite().all()
+            if name != "awgn":  # the paper's noise is not clipped
+                assert float(result.min()) >= -1e-5
+                assert float(result.max()) <= 1 + 1e-5
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 2)], ids=str)
+@of_every_kind
+def test_images_of_a_few_pixels_do_no_harm(name: str, shape: tuple[int, int]) -> None:
+    for channels in (1, 3):
+        for level in KINDS[name].small_levels:
+            result = Distortion(name)(noise(2, channels, *shape), level, seeded())
+            assert result.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@of_every_kind
+def test_half_precision_images_are_computed_in_float32(name: str, dtype: torch.dtype) -> None:
+    images = mixed_images(8, 10, 3).to(dtype)
+    for level in KINDS[name].small_levels[::2]:
+        result = Distortion(name)(images, level, seeded())
+        assert result.dtype == dtype
+        assert torch.equal(result, Distortion(name)(images.float(), level, seeded()).to(dtype))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@of_every_kind
+def test_the_device_is_kept(name: str) -> None:
+    images = mixed_images(16, 20, 3)
+    level = KINDS[name].small_levels[1]
+    result = Distortion(name)(images.cuda(), level, torch.arange(6))
+    assert result.device.type == "cuda"
+    if not KINDS[name].random:
+        assert matches(result.cpu(), Distortion(name)(images, level), 1e-4)
+
+
+@of_every_kind
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_an_image_gets_the_same_alone_and_anywhere_in_any_batch(
+    name: str, data: st.DataObject
+) -> None:
+    images = mixed_images(9, 13, data.draw(st.sampled_from([1, 3])))
+    grid = [KINDS[name].weakest, *KINDS[name].small_levels]
+    order = data.draw(st.permutations(range(6)))[: data.draw(st.integers(2, 6))]
+    levels = torch.tensor([data.draw(st.sampled_from(grid)) for _ in order])
+    seeds = torch.tensor([1000 + place for place in order])
+    together = Distortion(name)(images[order], levels.double(), seeds)
+    for result, place, level in zip(together, order, levels.tolist(), strict=True):
+        alone = Distortion(name)(images[place][None], level, torch.tensor([1000 + place]))[0]
+        assert matches(result, alone, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["low_light", "shot_noise", "shot_noise+gaussian_noise"])
+def test_what_an_image_gets_does_not_depend_on_whether_its_neighbours_are_of_8_bits(
+    name: str,
+) -> None:
+    """Counts of 8-bit values need fewer random numbers; that must not shift a neighbour's."""
+    images, seeds = mixed_images(9, 13, 3), torch.arange(6)
+    together = Distortion(name)(images, 1.0, seeds)
+    for place in range(6):
+        alone = Distortion(name)(images[place][None], 1.0, seeds[place][None])[0]
+        assert torch.equal(together[place], alone)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_seed_decides_what_is_drawn(name: str) -> None:
+    images = pictures(1, 24, 24).expand(6, -1, -1, -1)
+    level = KINDS[name].small_levels[4]
+    seeds = torch.tensor([7, 8, 7, 9, 10, 11])
+    result = Distortion(name)(images, level, seeds)
+    assert torch.equal(result, Distortion(name)(images, level, seeds))
+    assert torch.equal(result[0], result[2])
+    different = 2 if name == "colour_cast" else 5  # too warm or too cold, nothing between
+    assert len(result.flatten(1).unique(dim=0)) == different
+
+
+@pytest.mark.parametrize("name", sorted(set(KINDS) - set(RANDOM)))
+def test_a_kind_without_chance_needs_no_generator_and_leaves_it_alone(name: str) -> None:
+    images, level = pictures(2, 12, 12), KINDS[name].small_levels[1]
+    generator = seeded()
+    result = Distortion(name)(images, level, generator)
+    assert torch.equal(result, Distortion(name)(images, level))
+    assert torch.equal(result, Distortion(name)(images, level, torch.tensor([5, 6])))
+    assert torch.equal(generator.get_state(), seeded().get_state())
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_generator_gives_each_image_the_next_seed(name: str) -> None:
+    images, level = pictures(4, 12, 12), KINDS[name].small_levels[1]
+    one, two = seeded(3), seeded(3)
+    whole = Distortion(name)(images, level, one)
+    parts = [Distortion(name)(part, level, two) for part in (images[:1], images[1:])]
+    assert torch.equal(whole, torch.cat(parts))
+    torch_state = torch.get_rng_state()
+    Distortion(name)(images, level, one)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def test_seeds_are_one_int64_a_image() -> None:
+    images = torch.zeros(3, 1, 4, 4)
+    for seeds in (torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.tensor(1)):
+        with pytest.raises(InputError, match=r"seeds are one int64 a image \(3 here\)"):
+            Distortion("awgn")(images, 5, seeds)
+
+
+def test_an_images_seed_depends_on_its_number_and_not_on_the_batch() -> None:
+    whole = seeds_for(0, "fog", 3.0, first=0, count=10)
+    assert whole.dtype == torch.int64
+    assert len(whole.unique()) == 10
+    assert torch.equal(whole[4:], seeds_for(0, "fog", 3, first=4, count=6))
+
+
+# Runs of levels along which a benchmark's own numbers make the error grow, where not all five do:
+# `saturate` first takes colour away and then adds it; `spatter` is water and then mud; `frost`
+# trades the picture's share against the ice's from the fourth level on, which darkens some
+# pictures less; `glass_blur` varies how far, how often and how blurred pixels are moved, so only
+# its ends compare; CIFAR's `elastic_transform` has ever smaller affine maps.
+RISING: dict[tuple[str, Parameters], tuple[tuple[int, ...], ...]] = {
+    ("saturate", "cifar"): ((1, 2), (3, 4, 5)),
+    ("saturate", "imagenet"): ((1, 2), (3, 4, 5)),
+    ("spatter", "cifar"): ((1, 2, 3), (4, 5)),
+    ("spatter", "imagenet"): ((1, 2, 3), (4, 5)),
+    ("frost", "cifar"): ((1, 2, 3),),
+    ("frost", "imagenet"): ((1, 2, 3), (4, 5)),
+    ("glass_blur", "cifar"): ((1, 4), (1, 5)),
+    ("glass_blur", "imagenet"): ((1, 3), (1, 5)),
+    ("elastic_transform", "cifar"): ((5, 4, 3, 2, 1),),
+}
+
+
+@of_each_benchmark
+@of_every_kind
+def test_a_higher_level_is_farther_from_the_clean_image(name: str, parameters: Parameters) -> None:
+    size = 32 if parameters == "cifar" else 64
+    images, seeds = pictures(8, size, size), torch.arange(1, 9)
+    grid = KINDS[name].levels(parameters)
+    distortion = Distortion(name, parameters=parameters)
+    errors = [
+        float((distortion(images, level, seeds) - images).double().square().mean())
+        for level in grid
+    ]
+    assert min(errors) > 0 or (name, parameters) == ("defocus_blur", "cifar")
+    for run in RISING.get((name, parameters), (tuple(range(1, len(grid) + 1)),)):
+        along = [errors[place - 1] for place in run]
+        assert along == sorted(along), errors
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_the_size_chooses_the_benchmark_unless_an_option_does(name: str) -> None:
+    small, large = pictures(1, 127, 140), pictures(1, 128, 140)
+    seeds = torch.tensor([3])
+    by_size, cifar, imagenet = (
+        Distortion.parse(f"{name}:5{option}") for option in ("", ":cifar", ":imagenet")
+    )
+    assert torch.equal(by_size(small, 5, seeds), cifar(small, 5, seeds))
+    assert torch.equal(by_size(large, 5, seeds), imagenet(large, 5, seeds))
+    assert not torch.equal(cifar(small, 5, seeds), imagenet(small, 5, seeds))
+    assert not torch.equal(cifar(large, 5, seeds), imagenet(large, 5, seeds))
+
+
+def test_an_option_chooses_the_grid_too() -> None:
+    assert parse_all("awgn::imagenet", 32)[0].levels == KINDS["awgn"].large_levels
+    assert parse_all("awgn::cifar", 224)[0].levels == KINDS["awgn"].small_levels
+    assert parse_all("low_light", 224)[0].levels == KINDS["low_light"].large_levels
+
+
+# --- gradients and modes
+
+SMOOTH = [name for name, kind in KINDS.items() if kind.smooth]
+WITHOUT_KINKS = (
+    "gaussian_blur",
+    "gaussian_blur_c",
+    "defocus_blur",
+    "motion_blur",
+    "zoom_blur",
+    "glass_blur",
+    "fog",
+    "brightness",
+    "contrast",
+    "saturate",
+    "pixelate",
+    "elastic_transform",
+    "gaussian_noise",
+    "speckle_noise",
+    "awgn",
+    "impulse_noise",
+    "resize",
+    "occlusion",
+    "colour_cast",
+)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_gradients_are_finite_and_reach_the_image(name: str) -> None:
+    for level in KINDS[name].small_levels[::2]:
+        images = mixed_images(12, 12, 3).requires_grad_()
+        result = Distortion(name)(images, level, torch.arange(6))
+        result.square().sum().backward()
+        assert images.grad is not None
+        assert images.grad.isfinite().all()
+        assert images.grad[4].any()
+
+
+@pytest.mark.parametrize("name", WITHOUT_KINKS)
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    """Directional derivatives, on images so grey that hardly a value is clipped."""
+    images = pictures(2, 12, 12) * 0.2 + 0.4 + torch.tensor([0.1, 0, -0.1]).view(1, 3, 1, 1)
+    direction, weights = noise(2, 3, 12, 12) - 0.5, noise(2, 3, 12, 12, seed=1) - 0.5
+    direction = direction / 10  # keeps the order of the channels, and so the hue's sextant
+    distortion, level = Distortion(name, parameters="cifar"), KINDS[name].small_levels[0]
+
+    def along(step: float) -> float:
+        moved = distortion(images + step * direction, level, torch.tensor([1, 2]))
+        return float((moved.double() * weights).sum())
+
+    images.requires_grad_()
+    (distortion(images, level, torch.tensor([1, 2])) * weights).sum().backward()
+    assert images.grad is not None
+    slope = float((images.grad.double() * direction).sum())
+    with torch.no_grad():
+        measured = (along(0.1) - along(-0.1)) / 0.2
+    assert slope == pytest.approx(measured, rel=0.02, abs=2e-3)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@of_every_kind
+def test_following_gradients_does_not_change_the_result(name: str, mixed: bool) -> None:
+    images, grid = mixed_images(9, 13, 3), KINDS[name].small_levels
+    levels = torch.tensor([grid[k % 3] if mixed else grid[2] for k in range(6)]).double()
+    followed = Distortion(name)(images.clone().requires_grad_(), levels, torch.arange(6))
+    assert matches(followed.detach(), Distortion(name)(images, levels, torch.arange(6)), 1e-6)
+
+
+def test_an_empty_batch_that_asks_for_gradients_stays_empty() -> None:
+    images = torch.zeros(0, 3, 8, 8, requires_grad=True)
+    assert Distortion("contrast")(images, 1).shape == (0, 3, 8, 8)
+
+
+@of_every_kind
+def test_without_gradients_none_are_followed(name: str) -> None:
+    images = mixed_images(9, 13, 3).requires_grad_()
+    with torch.no_grad():
+        result = Distortion(name)(images, KINDS[name].small_levels[1], seeded())
+    assert not result.requires_grad
+
+
+@of_every_kind
+def test_in_inference_mode_the_result_is_the_same(name: str) -> None:
+    level = KINDS[name].small_levels[2]
+    with torch.inference_mode():
+        images = mixed_images(11, 14, 3)  # a size of its own: constants are made in this mode
+        inside = Distortion(name)(images, level, seeded())
+    outside = Distortion(name)(mixed_images(11, 14, 3), level, seeded())
+    assert torch.equal(inside, outside)
+    learning = mixed_images(11, 14, 3).requires_grad_()
+    Distortion(name)(learning, level, seeded())  # and those constants serve gradients after it
+
+
+@of_every_kind
+def test_inside_autocast_the_result_is_the_same(name: str) -> None:
+    images, level = mixed_images(9, 13, 3), KINDS[name].small_levels[2]
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = Distortion(name)(images, level, seeded())
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, Distortion(name)(images, level, seeded()))
+
+
+@contextmanager
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@of_every_kind
+def test_two_threads_give_what_one_does(name: str) -> None:
+    images, level = mixed_images(9, 13, 3), KINDS[name].small_levels[2]
+    alone = Distortion(name)(images, level, seeded())
+    with two_threads():
+        plain = Distortion(name)(images, level, seeded())
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            inside = Distortion(name)(images.clone(), level, seeded())
+    assert matches(plain, alone, 1e-6)
+    assert matches(inside, alone, 1e-6)
+
+
+@of_every_kind
+def test_the_memory_layout_does_not_matter(name: str) -> None:
+    images, level = mixed_images(9, 13, 3), KINDS[name].small_levels[2]
+    plain = Distortion(name)(images, level, seeded())
+    last = images.contiguous(memory_format=torch.channels_last)
+    turned = images.transpose(2, 3).contiguous().transpose(2, 3)
+    for other in (last, turned):
+        assert torch.equal(Distortion(name)(other, level, seeded()), plain)
+
+
+# --- compositions and groups
+
+
+@pytest.mark.parametrize("level", [1, 3, 5])
+@of_each_benchmark
+def test_a_composition_applies_its_parts_in_order(level: int, parameters: Parameters) -> None:
+    images = pictures(3, 20, 24)
+    names = ("gaussian_blur", "brightness", "jpeg_compression")
+    composed = Distortion("+".join(names), parameters=parameters)
+    one_by_one = images
+    for name in names:
+        at = KINDS[name].levels(parameters)[level - 1]
+        one_by_one = Distortion(name, parameters=parameters)(one_by_one, at)
+    assert torch.equal(composed(images, level), one_by_one)
+    turned = Distortion("+".join(reversed(names)), parameters=parameters)
+    assert not torch.equal(turned(images, level), one_by_one)
+
+
+def test_a_compositions_random_part_draws_what_it_would_alone() -> None:
+    images, seeds = pictures(3, 20, 24), torch.tensor([4, 5, 6])
+    composed = Distortion("contrast+gaussian_noise")(images, 2, seeds)
+    dull = Distortion("contrast")(images, 2)
+    assert torch.equal(composed, Distortion("gaussian_noise")(dull, 2, seeds))
+
+
+def test_two_random_parts_draw_apart() -> None:
+    images, seeds = torch.full((1, 1, 100, 100), 0.5), torch.tensor([4])
+    twice = Distortion("awgn+awgn")(images, 2, seeds) - images
+    assert float(twice.std()) * 255 == pytest.approx(10 * 2**0.5, rel=0.03)
+
+
+def test_a_composition_is_what_its_parts_are() -> None:
+    kind = Distortion("gaussian_blur+saturate").kind
+    assert (kind.random, kind.colours, kind.smooth) == (False, True, True)
+    kind = Distortion("contrast+shot_noise").kind
+    assert (kind.random, kind.colours, kind.smooth) == (True, False, False)
+    assert Distortion("gaussian_blur+awgn").for_size(32).levels == (1, 2, 3, 4, 5, 6)
+    assert Distortion("gaussian_blur+fog").for_size(224).levels == (1, 2, 3, 4, 5)
+    clean = pictures(1, 9, 9)
+    assert torch.equal(Distortion("gaussian_blur+fog")(clean, 0, seeded()), clean)
+
+
+def test_the_groups_share_out_all_kinds() -> None:
+    members = [name for group in GROUPS.values() for name in group]
+    assert len(members) == len(set(members))
+    assert set(members) == set(KINDS)
+    assert {name: len(group) for name, group in GROUPS.items()} == {
+        "imagenet_c": 15,
+        "imagenet_c_extra": 4,
+        "paper": 2,
+        "camera": 6,
+    }
+
+
+@pytest.mark.parametrize("group", list(GROUPS))
+def test_a_groups_name_stands_for_its_kinds(group: str) -> None:
+    found = ungrouped(f"{group}:1,3:quantize,imagenet")
+    assert [each.name for each in found] == list(GROUPS[group])
+    assert all(each.levels == (1, 3) and each.quantize for each in found)
+    assert all(each.parameters == "imagenet" for each in found)
+    whole = parse_all([group], 32)
+    assert [each.levels for each in whole] == [KINDS[name].small_levels for name in GROUPS[group]]
+
+
+def test_a_group_and_one_of_its_kinds_name_that_kind_twice() -> None:
+    with pytest.raises(InputError, match="a distortion is named twice"):
+        parse_all(["imagenet_c", "fog:2"], 32)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("fog:6", "level 6.0 of 'fog' is not a whole number from 0 to 5 (severity)"),
+        ("fog:2.5", "level 2.5 of 'fog' is not a whole number from 0 to 5 (severity)"),
+        ("fog:-1", "level -1.0 of 'fog' is not a whole number from 0 to 5 (severity)"),
+        ("fog:nan", "level nan of 'fog' is not a whole number from 0 to 5 (severity)"),
+        ("occlusion:2", "level 2.0 of 'occlusion' is not a number from 0 to 1 (share of"),
+        ("bit_depth:8", "level 8.0 of 'bit_depth' is not a number from 0 to 7 (bits of 8"),
+        ("resize:0.5", "level 0.5 of 'resize' is not a number from 1 up (times smaller"),
+        ("fog:1::2", "unknown distortion option ':2'"),
+        ("fog+contrst:1", "unknown distortion 'contrst', did you mean 'contrast'"),
+        ("fog+", "unknown distortion ''"),
+        ("fog+contrast:1.5", "level 1.5 of 'fog+contrast' is not a whole number from 0 to 5"),
+        ("gaussian_blur+awgn:7", "is not a whole number from 0 to 6 (place in each part's grid"),
+        ("fog:1:cifar,imagenet", "asks for both cifar's and imagenet's parameters: name one"),
+        ("fog:1:imagnet", "unknown distortion option 'imagnet', did you mean 'imagenet'"),
+    ],
+)
+def test_specs_say_what_is_wrong_with_them(spec: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ungrouped(spec)
+    assert message in str(caught.value)
+
+
+def test_calls_say_what_is_wrong_with_them() -> None:
+    two_channels = torch.zeros(1, 2, 8, 8)
+    with pytest.raises(InputError, match=r"acts on grey or RGB images \(1 or 3 channels\)"):
+        Distortion("saturate")(two_channels, 1)
+    assert Distortion("contrast")(two_channels, 1).shape == two_channels.shape
+    with pytest.raises(InputError, match="images of 0 x 8 pixels are empty"):
+        Distortion("contrast")(torch.zeros(1, 3, 0, 8), 1)
+    with pytest.raises(InputError, match="level 6.0 of 'fog' is not a whole number"):
+        Distortion("fog")(torch.zeros(2, 3, 8, 8), torch.tensor([1.0, 6.0]), seeded())
+    with pytest.raises(InputError, match="'snow' is random: give a torch.Generator"):
+        Distortion("snow")(torch.zeros(1, 3, 8, 8), 1)
+    wrong: Parameters = "cifer"  # pyright: ignore[reportAssignmentType]
+    with pytest.raises(InputError, match="unknown parameter set 'cifer', did you mean 'cifar'"):
+        Distortion("fog", parameters=wrong)
+
+
+# --- a random distortion for some of a batch
+
+
+def test_distort_some_leaves_a_share_clean_and_reaches_every_kind_and_level() -> None:
+    images = torch.full((400, 1, 4, 4), 0.5)
+    distortions = (  # each leaves a mark of its own on a mid-grey image
+        Distortion("brightness", (1, 2, 4), parameters="imagenet"),
+        Distortion("occlusion", (1.0,)),
+        Distortion("gaussian_blur", (3.0,)),
+        Distortion("impulse_noise", (5,), parameters="imagenet"),
+    )
+    result = distort_some(images, distortions, 0.25, seeded())
+    flat = (result - images).flatten(1)
+    raised = [(flat - step).abs().amax(1) < 1e-6 for step in (0.1, 0.2, 0.4)]
+    blurred = (flat < 0).all(1) & (flat > -0.5).all(1)
+    same = ~flat.any(1)
+    salted = ~same & ~blurred & ~torch.stack(raised).any(0)
+    # a covered mid-grey image looks clean; so does one that impulse noise missed
+    assert 100 + 40 < int(same.sum()) < 100 + 75 + 40
+    for share in [*raised, blurred, salted]:
+        assert int(share.sum()) > 10
+    assert int(torch.stack(raised).sum()) == pytest.approx(75, abs=30)
+    assert int(blurred.sum()) == pytest.approx(75, abs=30)
+
+
+@pytest.mark.parametrize("clean_share", [0.0, 0.1, 0.5, 1.0])
+def test_the_clean_share_is_exact(clean_share: float) -> None:
+    images = pictures(40, 8, 8)
+    distortions = parse_all(["contrast", "awgn"], 32)
+    result = distort_some(images, distortions, clean_share, seeded())
+    clean = (result == images).flatten(1).all(1)
+    assert int(clean.sum()) == round(40 * clean_share)
+    assert torch.equal(result, distort_some(images, distortions, clean_share, seeded()))
+    assert not clean_share < 1 or not torch.equal(
+        result, distort_some(images, distortions, clean_share, seeded(1))
+    )
+
+
+def test_distort_some_serves_all_kinds_at_once() -> None:
+    images = pictures(120, 8, 8)
+    result = distort_some(images, parse_all(list(GROUPS), 32), 0.0, seeded())
+    assert result.isfinite().all()
+    assert float((result != images).flatten(1).any(1).double().mean()) > 0.9
