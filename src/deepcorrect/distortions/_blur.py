@@ -77,7 +77,8 @@ def gaussian_blur_c(images: Tensor, draws: Draws, sigma: float) -> Tensor:
 def defocus_blur(images: Tensor, draws: Draws, radius: float, smoothing: float) -> Tensor:
     """Convolution with a disc, its rim smoothed, as by a lens out of focus."""
     del draws
-    return convolve(images, _disc(radius, smoothing, images.device), "mirror")
+    kernel = _disc(radius, smoothing, images.device)  # its sum is not quite 1, as theirs
+    return convolve(images, kernel, "mirror").clamp(0, 1)
 
 
 @constant

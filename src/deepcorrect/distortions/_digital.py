@@ -88,19 +88,36 @@ def pixelate(images: Tensor, draws: Draws, share: float) -> Tensor:
         for place, weight in more:
             total.addcmul_(images.index_select(dim, place), weight.view(shape))
         images = total
-    return F.interpolate(images, (height, width), mode="nearest-exact")
+    for dim, pixels in ((-1, width), (-2, height)):
+        images = images.index_select(dim, _nearest(images.shape[dim], pixels, images.device))
+    return images
+
+
+@constant
+def _nearest(pixels: int, count: int, device: torch.device) -> Tensor:
+    """Which of `pixels` each of `count` takes, by Pillow's running sum."""
+    steps = torch.full((count,), pixels / count, dtype=torch.float64)
+    steps[0] /= 2
+    return steps.cumsum(0).long().clamp_max(pixels - 1).to(device)
 
 
 @constant
 def _boxes(pixels: int, count: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """The pixels whose centres lie in each of `count` boxes: k-th of each, and its weight."""
-    bounds = torch.floor(torch.arange(count + 1, dtype=torch.float64) * pixels / count + 0.5)
-    first, last = bounds[:-1].long(), bounds[1:].long()
+    """The pixels whose centres lie in each of `count` boxes: k-th of each, and its weight.
+
+    Pillow's arithmetic is followed, as it decides about centres that lie between two boxes.
+    """
+    scale = pixels / count
+    centre = (torch.arange(count, dtype=torch.float64) + 0.5) * scale
+    first = (centre - scale * 0.5 + 0.5).floor().clamp_min(0).long()
+    last = (centre + scale * 0.5 + 0.5).floor().clamp_max(pixels).long()
     found = []
-    for place in range(int((last - first).max())):
-        weight = (first + place < last).float() / (last - first)
-        found.append(((first + place).clamp_max(pixels - 1).to(device), weight.to(device)))
-    return found
+    for step in range(int((last - first).max())):
+        offset = (step + first - centre + 0.5) * (1 / scale)
+        inside = (offset > -0.5) & (offset <= 0.5) & (first + step < last)
+        found.append(((first + step).clamp_max(pixels - 1), inside.double()))
+    total = torch.stack([weight for _, weight in found]).sum(0)
+    return [(place.to(device), (weight / total).float().to(device)) for place, weight in found]
 
 
 @corruption(

@@ -148,7 +148,7 @@ class Distortion:
         self, images: Tensor, levels: Tensor, seeds: Tensor, parameters: Parameters
     ) -> Tensor:
         kind = self.kind
-        tracked = torch.is_grad_enabled() and images.requires_grad
+        tracked = torch.is_grad_enabled() and images.requires_grad and len(images) > 0
 
         def distorted(piece: _Piece) -> Tensor:
             part = images[piece.rows].float().contiguous()

@@ -56,19 +56,9 @@ class Draws:
         kept = chance < chances.index_select(0, cell).view_as(chance)
         counts = torch.where(kept, column, aliases.index_select(0, cell).view_as(column)).float()
         rest = (scaled - base).clamp_min_(0) * (most / 255)
-        if bool(rest.max() > 1e-3) if rest.numel() else False:
-            counts += self._few(rest)
-        return counts
-
-    def _few(self, means: Tensor) -> Tensor:
-        """Poisson counts of small means, by inversion."""
-        chance = self.uniform(*means.shape[1:])
-        density = torch.exp(-means)
-        below, counts = density.clone(), torch.zeros_like(means)
-        for count in range(1, 12 + 4 * int(means.max())):
-            counts += chance > below
-            density = density * means / count
-            below += density
+        for place, means in enumerate(rest):  # image by image: neighbours change nothing
+            if bool((means > 1e-3).any()):
+                counts[place] += _few(means, most / 255, self.generators[place])
         return counts
 
     def of(self, place: int) -> Draws:
@@ -85,6 +75,18 @@ class Draws:
         for row, generator in zip(numbers, self.generators, strict=True):
             fill(row, generator)
         return numbers
+
+
+def _few(means: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Poisson counts of small means, up to `most`, by inversion."""
+    chance = torch.rand(means.shape, generator=generator, device=means.device)
+    density = torch.exp(-means)
+    below, counts = density.clone(), torch.zeros_like(means)
+    for count in range(1, 12 + 4 * math.ceil(most)):
+        counts += chance > below
+        density = density * means / count
+        below += density
+    return counts
 
 
 @constant

@@ -1,0 +1,115 @@
+"""How fast the corruptions are, against imagecorruptions, side by side in one process.
+
+    DEEPCORRECT_SHARED=... python -m benchmarks.distortions.speed [--rounds 5]
+
+Batches of 32 images of 224 pixels. The peer takes and gives 8-bit arrays image by image, ours takes
+and gives floats by the batch; each is timed in its own form. The peer uses one core: its time with
+every core at work on images of its own, as in a loader's workers, is measured too. Rounds are
+interleaved; medians over rounds and severities. Memory is what a process of its own, which has
+distorted one image before, grows by during a batch, in batches. Written to speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.distortions.subjects import (
+    BATCH,
+    CORRUPTIONS,
+    RESULTS,
+    as_bytes,
+    network_and_images,
+    theirs,
+)
+from deepcorrect import files
+from deepcorrect.distortions import Distortion, seeds_for
+
+SEVERITIES = (1, 3, 5)
+SLOW_PEER = {"glass_blur": 4}  # so many images instead of 32: half a second each
+
+
+def peer_image(job: tuple[np.ndarray, str, int]) -> None:
+    theirs(*job)
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    _, images, _ = network_and_images(BATCH)
+    pixels = as_bytes(images)
+    found: dict[str, dict[str, float]] = {}
+    with multiprocessing.Pool(torch.get_num_threads()) as pool:
+        for name in CORRUPTIONS:
+            times: dict[str, list[float]] = {"ours": [], "peer": [], "peer_workers": []}
+            count = SLOW_PEER.get(name, BATCH)
+            for _ in range(rounds):
+                for severity in SEVERITIES:
+                    seeds = seeds_for(name, severity, first=0, count=BATCH)
+                    jobs = [(image, name, severity) for image in pixels[:count]]
+                    Distortion(name)(images, severity, seeds)  # tables made, caches warm
+                    started = time.perf_counter()
+                    Distortion(name)(images, severity, seeds)
+                    times["ours"].append((time.perf_counter() - started) / BATCH)
+                    started = time.perf_counter()
+                    for job in jobs:
+                        peer_image(job)
+                    times["peer"].append((time.perf_counter() - started) / count)
+                    started = time.perf_counter()
+                    pool.map(peer_image, jobs, chunksize=1)
+                    times["peer_workers"].append((time.perf_counter() - started) / count)
+            typical = {who: 1000 * statistics.median(each) for who, each in times.items()}
+            found[name] = {f"{who}_milliseconds": value for who, value in typical.items()}
+            for peer in ("peer", "peer_workers"):
+                ratios = [p / o for p, o in zip(times[peer], times["ours"], strict=True)]
+                found[name][f"{peer}_over_ours"] = statistics.median(ratios)
+            print(name, {k: round(v, 2) for k, v in found[name].items()}, flush=True)
+    return {
+        "images": BATCH,
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "corruptions": found,
+        "geometric_mean": {
+            peer: statistics.geometric_mean(one[f"{peer}_over_ours"] for one in found.values())
+            for peer in ("peer", "peer_workers")
+        },
+    }
+
+
+def memory(name: str) -> float:
+    """Growth of this process's peak memory while a batch is distorted, in batches."""
+    images = torch.rand(BATCH, 3, 224, 224)
+    Distortion(name)(images[:1], 3, seeds_for(name, first=0, count=1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Distortion(name)(images, 3, seeds_for(name, first=0, count=BATCH))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return grown / (images.numel() * 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed and memory of the corruptions.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory-of", help="print one corruption's memory, and end")
+    options = parser.parse_args()
+    if options.memory_of:
+        print(json.dumps(memory(options.memory_of)))
+        return
+    report = measure(options.rounds)
+    for name, one in report["corruptions"].items():
+        command = [sys.executable, "-m", "benchmarks.distortions.speed", "--memory-of", name]
+        said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+        one["memory_in_batches"] = json.loads(said.splitlines()[-1])
+    files.write_json(RESULTS / "speed.json", report)
+    print(report["geometric_mean"], f"written: {RESULTS / 'speed.json'}")
+
+
+if __name__ == "__main__":
+    main()
