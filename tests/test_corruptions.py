@@ -565,14 +565,19 @@ def test_the_distance_to_drops_is_scipys_up_to_20_pixels(
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(1, 12), st.integers(0, 9))
 def test_equalisation_is_opencvs(present: list[int], side: int, seed: int) -> None:
+    """But for halves, which OpenCV's float arithmetic rounds either way."""
     drawn = torch.randint(len(present), (2, 1, side, side), generator=seeded(seed))
     values = torch.tensor(present)[drawn]
     for ours, plane in zip(_equalised(values, 20), values, strict=True):
-        if len(plane.unique()) == 1:
+        least = int((plane == plane.min()).sum())
+        others = side * side - least
+        if not others:
             continue  # one value alone: OpenCV keeps it, and there is no relief either way
-        theirs = torch.tensor(cv2.equalizeHist(plane[0].byte().numpy()))
-        assert matches(ours[0], theirs, 1)
-        assert float((ours[0] == theirs).float().mean()) > 0.9 or side < 4
+        below = (plane.flatten()[:, None] >= plane.flatten()).sum(1).view_as(plane) - least
+        half = (below * 510 % others == 0) & (below * 510 // others % 2 == 1)
+        theirs = torch.tensor(cv2.equalizeHist(plane[0].byte().numpy()))[None]
+        assert torch.equal(ours[~half], theirs[~half].float())
+        assert matches(ours, theirs, 1)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -136,12 +136,14 @@ def zoom_blur(images: Tensor, draws: Draws, stop: float, step: float) -> Tensor:
     factors = np.arange(1, stop, step)
     total = images.clone()
     for factor in factors.tolist():
-        total = total + enlarged(images, factor)
-    return total / (len(factors) + 1)
+        total.add_(enlarged(images, factor))
+    return total.div_(len(factors) + 1)
 
 
 def enlarged(images: Tensor, factor: float) -> Tensor:
     """The centre of the images, `factor` times as large, bilinear, cut to the images' size."""
+    if factor == 1:
+        return images
     height, width = images.shape[-2:]
     inner = [math.ceil(height / factor), math.ceil(width / factor)]
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2

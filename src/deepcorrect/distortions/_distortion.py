@@ -24,7 +24,7 @@ from deepcorrect.distortions._kinds import (
 from deepcorrect.errors import InputError, unknown
 
 OPTIONS = ("clip", "quantize", *PARAMETERS)
-CHUNK_VALUES = 8 * 3 * 224 * 224
+CHUNK_VALUES = 4 * 3 * 224 * 224
 """So many values are distorted at a time on a CPU: the fastest of 1 to 32 images (measured)."""
 
 

@@ -46,16 +46,16 @@ class Draws:
         alias tables (Walker 1977), and the rest, whose few counts come from inverting their
         distribution; the sum of both is exactly Poisson. torch's own is ten times as slow.
         """
-        scaled = shares.clamp(0, 1) * 255
+        scaled = (shares * 255).clamp_(0, 255)
         base = (scaled + 1e-3).floor_()  # 8-bit images are all base
         chances, aliases, width = _alias_tables(float(most), self.device)
         bits = self._fill(shares.shape[1:], lambda row, g: row.random_(generator=g), torch.int32)
         column = bits & (width - 1)
-        chance = (bits >> (width.bit_length() - 1)).float() * (width / 2**31)
-        cell = torch.add(column, base.to(torch.int32), alpha=width).flatten()
-        kept = chance < chances.index_select(0, cell).view_as(chance)
-        counts = torch.where(kept, column, aliases.index_select(0, cell).view_as(column)).float()
-        rest = (scaled - base).clamp_min_(0) * (most / 255)
+        chance = bits.bitwise_right_shift_(width.bit_length() - 1).float().mul_(width / 2**31)
+        cell = base.to(torch.int32).mul_(width).add_(column).flatten()
+        other = chance >= chances.index_select(0, cell).view_as(chance)
+        counts = torch.where(other, aliases.index_select(0, cell).view_as(column), column).float()
+        rest = scaled.sub_(base).clamp_min_(0).mul_(most / 255)
         for place, means in enumerate(rest):  # image by image: neighbours change nothing
             if bool((means > 1e-3).any()):
                 counts[place] += _few(means, most / 255, self.generators[place])

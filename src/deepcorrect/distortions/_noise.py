@@ -42,7 +42,7 @@ def gaussian_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
 )
 def shot_noise(images: Tensor, draws: Draws, photons: float) -> Tensor:
     """Poisson noise of so many photons in a white pixel, clipped."""
-    return (draws.poisson(images, photons) / photons).clamp_(0, 1)
+    return draws.poisson(images, photons).div_(photons).clamp_(0, 1)
 
 
 @corruption(
@@ -54,8 +54,8 @@ def shot_noise(images: Tensor, draws: Draws, photons: float) -> Tensor:
 def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:
     """Salt and pepper: a share of the values becomes 0 or 1, each as often."""
     chance = draws.uniform(*images.shape[1:])
-    peppered = images.clamp(0, 1).masked_fill(chance < share / 2, 0.0)
-    return peppered.masked_fill_(chance >= 1 - share / 2, 1.0)
+    struck = images.clamp(0, 1).masked_fill_(chance < share / 2, 0.0)
+    return struck.masked_fill_(chance >= 1 - share / 2, 1.0)
 
 
 @corruption(
