@@ -791,6 +791,13 @@ def test_images_of_a_few_pixels_do_no_harm(name: str, shape: tuple[int, int]) ->
             assert result.isfinite().all()
 
 
+@of_every_kind
+def test_values_out_of_range_as_unclipped_noise_makes_them_do_no_harm(name: str) -> None:
+    noisy = Distortion(f"awgn+{name}")
+    for level in LEVELS:
+        assert noisy(mixed_images(9, 13, 3), level, torch.arange(6)).isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @of_every_kind
 def test_half_precision_images_are_computed_in_float32(name: str, dtype: torch.dtype) -> None:

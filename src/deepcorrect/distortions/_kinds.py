@@ -179,7 +179,7 @@ def kind_of(name: str) -> Kind:
     parts = name.split("+")
     for part in parts:
         if part not in KINDS:
-            raise unknown("distortion", part, KINDS)
+            raise unknown("distortion", part, [*GROUPS, *KINDS])
     return _composed(name, [KINDS[part] for part in parts])
 
 
