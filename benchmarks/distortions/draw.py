@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepcorrect import files
 from deepcorrect.distortions import GROUPS, KINDS, Distortion, Kind, seeds_for
+from deepcorrect.distortions._kinds import PARAMETERS
 
 RESULTS = Path(__file__).parent.parent / "results" / "distortions"
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -27,6 +28,9 @@ TITLES = {
     "imagenet_c_extra": "ImageNet-C's four for validation",
     "camera": "Cameras and pipelines",
 }
+
+
+BENCHMARKS = {"imagenet": "ImageNet", "cifar": "CIFAR"}
 
 
 def scene() -> Tensor:
@@ -92,9 +96,9 @@ def gallery() -> str:
             kind = KINDS[name]
             parts.append(f"**`{name}`** {kind.summary} Level: {kind.unit}.")
             if kind.severities is not None and name != "rolling_mixture":
-                for size, title in (("imagenet", "ImageNet"), ("cifar", "CIFAR")):
+                for size in PARAMETERS[::-1]:
                     each = "; ".join(numbers(values) for values in kind.severities[size])
-                    parts.append(f"<br>{title}: {each}.")
+                    parts.append(f"<br>{BENCHMARKS[size]}: {each}.")
             elif kind.severities is None:
                 for levels, title in (
                     (kind.large_levels, "From 128 pixels"),
