@@ -35,6 +35,8 @@ FOLDERS = ("noise", "blur", "weather", "digital", "extra")  # as ImageNet-C's ar
 class _Writer(Protocol):
     """Takes the distorted images of one kind, level by level and batch by batch."""
 
+    def has(self, level: float, rows: Sequence[int]) -> bool: ...
+
     def add(self, level: float, rows: Sequence[int], pixels: np.ndarray) -> None: ...
 
 
@@ -89,6 +91,9 @@ def write_set(
             for rows, batch in _batches(images, batch_size, own_size):
                 here = batch.to(device or "cpu")
                 for level in levels:
+                    advance(len(rows) / len(levels))
+                    if writer.has(level, rows):
+                        continue
                     seeds = torch.cat(
                         [
                             seeds_for(seed, "distort", kind.name, level, first=row, count=1)
@@ -98,7 +103,6 @@ def write_set(
                     stored = kind(here, level, seeds).clamp(0, 1).mul(255).round()
                     pixels = stored.to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
                     writer.add(level, rows, pixels.numpy())
-                    advance(len(rows) / len(levels))
 
 
 def _claim(out: Path, asked: Mapping[str, Any]) -> None:
@@ -154,12 +158,18 @@ class _FolderWriter:
     def __init__(self, images: ImageSet, kind: Distortion, out: Path) -> None:
         self.images, self.folder = images, out / kind.name
 
+    def _path(self, level: float, row: int) -> Path:
+        place = self.folder / f"{level:g}"
+        if self.images.labels[row] != UNLABELLED:
+            place /= self.images.class_name(self.images.labels[row])
+        return place / f"{row:06d}_{_file_name(self.images.names[row])}.png"
+
+    def has(self, level: float, rows: Sequence[int]) -> bool:
+        return all(self._path(level, row).exists() for row in rows)
+
     def add(self, level: float, rows: Sequence[int], pixels: np.ndarray) -> None:
         for row, image in zip(rows, pixels, strict=True):
-            place = self.folder / f"{level:g}"
-            if self.images.labels[row] != UNLABELLED:
-                place /= self.images.class_name(self.images.labels[row])
-            path = place / f"{row:06d}_{_file_name(self.images.names[row])}.png"
+            path = self._path(level, row)
             if not path.exists():
                 files.write_with(path, lambda temporary, image=image: _save(image, temporary))
 
@@ -185,6 +195,10 @@ class _NpyWriter:
         self.temporary = stack.enter_context(files.partial(path))
         self.array: np.memmap | None = None
         stack.callback(self._check)
+
+    def has(self, level: float, rows: Sequence[int]) -> bool:
+        del level, rows
+        return False
 
     def add(self, level: float, rows: Sequence[int], pixels: np.ndarray) -> None:
         levels = self.kind.levels or ()
@@ -247,11 +261,13 @@ class _ParquetWriter:
             for level, path in paths.items()
         }
 
+    def has(self, level: float, rows: Sequence[int]) -> bool:
+        del rows
+        return level not in self.writers
+
     def add(self, level: float, rows: Sequence[int], pixels: np.ndarray) -> None:
         import pyarrow  # noqa: PLC0415
 
-        if level not in self.writers:
-            return
         columns: dict[str, list[Any]] = {"image": []}
         for row, image in zip(rows, pixels, strict=True):
             file = io.BytesIO()
