@@ -140,12 +140,13 @@ def chain(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
 def test_help_names_every_command() -> None:
     said = command("--help")
     assert said.status == 0
-    for name in ("run", "evaluate", "rank", "correct", "predict", "report", "list", "--version"):
+    names = ("run", "evaluate", "distort", "rank", "correct", "predict", "report", "list")
+    for name in (*names, "--version"):
         assert name in said.out
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "evaluate", "rank", "correct", "predict", "report", "list"]
+    "name", ["run", "evaluate", "distort", "rank", "correct", "predict", "report", "list"]
 )
 def test_every_command_has_help_and_json(name: str) -> None:
     said = command(name, "--help")
@@ -174,7 +175,7 @@ def test_version() -> None:
     ("what", "some"),
     [
         ("models", {"digits_cnn", "cifar_allcnn", "cifar_resnet20", "alexnet"}),
-        ("datasets", {"digits", "digits:test", "folder:DIR", "parquet:GLOB"}),
+        ("datasets", {"digits:test", "folder:DIR", "parquet:GLOB", "imagenet_c:DIR"}),
         ("distortions", {"gaussian_blur", "awgn"}),
         ("units", {"full", "bottleneck", "lite", "cifar", "rank_constrained"}),
         ("methods", {"swap", "path"}),

@@ -54,7 +54,10 @@ def test_every_key_of_a_recipe_is_documented() -> None:
         assert f"`{key}`" in text
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "docs/recipes.md"])
+@pytest.mark.parametrize(
+    "file",
+    ["README.md", "CONTRIBUTING.md", "docs/recipes.md", "docs/corruptions.md", "docs/files.md"],
+)
 def test_links_between_documents_lead_somewhere(file: str) -> None:
     path = ROOT / file
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8")):

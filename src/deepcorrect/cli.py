@@ -19,20 +19,30 @@ from torch import nn
 
 import deepcorrect as dc
 from deepcorrect import adapter as adapters
+from deepcorrect import (
+    corrupted_sets,
+    distorted_sets,
+    files,
+    models,
+    ranking,
+    recipe,
+    tables,
+    units,
+)
 from deepcorrect import data as data_room
-from deepcorrect import distorted_sets, files, models, ranking, recipe, tables, units
 from deepcorrect import distortions as distortion_room
-from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.classifier import Classifier
 from deepcorrect.computing import Precision, device_for, device_of, inference, placed
 from deepcorrect.corruption_error import (
     ALEXNET_REFERENCE,
+    COMMON,
+    EXTRA,
     Reference,
     corruption_error,
-    reference_from,
+    reference_for,
 )
-from deepcorrect.distortions import ungrouped
 from deepcorrect.errors import DeepCorrectError, InputError
-from deepcorrect.evaluation import costs, evaluate, evaluate_stored, system_record
+from deepcorrect.evaluation import StoredGrid, costs, evaluate, evaluate_stored, system_record
 from deepcorrect.models import output_classes
 from deepcorrect.progress import console, is_main_process
 from deepcorrect.training import Training, fit
@@ -213,15 +223,15 @@ def evaluate_(
     adapter: Adapter = None,
     clean: Annotated[
         str | None,
-        typer.Option(help="DATA of the undistorted images, for a stored distorted set."),
+        typer.Option(help="DATA of the undistorted images, where --data are distorted copies."),
     ] = None,
     reference: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Whose corruption errors are divided by: alexnet (on ImageNet-C, published), a "
-            "file of another network's evaluate --json, or none."
+            help="Whose errors the mean corruption error is relative to: alexnet, none, or a file "
+            "of another network's 'evaluate --json'; default: alexnet on ImageNet-C, else none."
         ),
-    ] = "none",
+    ] = None,
     images: Images = None,
     batch_size: BatchSize = 128,
     workers: Workers = 0,
@@ -232,35 +242,30 @@ def evaluate_(
 ) -> None:
     """Accuracy of a network, with or without an adapter, over distortions and levels.
 
-    The data are clean images, distorted here, or a set that was distorted and stored (cifar_c:DIR,
-    imagenet_c:DIR). Of ImageNet-C's corruptions, corruption errors and their means are given, too.
+    They are computed, or read where --data is cifar_c:DIR or imagenet_c:DIR.
     """
     network = _model(model, weights, classes, input_size, resize, mean, std, device)
-    divisor = _reference(reference)
     system = adapters.load(network, adapter) if adapter else network
-
-    def batches(source: data_room.ImageSet) -> Any:
-        return data_room.loader(source, batch_size, workers=workers)
-
-    if distorted_sets.is_stored(data):
-        kinds = [each.name for each in ungrouped(distortion)] if distortion else None
-        stored = distorted_sets.open_stored(data, network.preprocessing, kinds)
-        sources = {
-            kind: {level: each.sample(images, seed) for level, each in by_level.items()}
-            for kind, by_level in stored.items()
-        }
-        opened = _labelled(network, clean, images, seed) if clean else None
-        cells = {k: {v: batches(each) for v, each in found.items()} for k, found in sources.items()}
-        grid = evaluate_stored(system, cells, batches(opened) if opened else None, precision)
-        seen = [each for by_level in sources.values() for each in by_level.values()]
+    stored = corrupted_sets.accepts(data)
+    if clean and not stored:
+        raise InputError(
+            "--clean goes with distorted copies (--data cifar_c:DIR or imagenet_c:DIR); "
+            f"{data} is itself taken as clean"
+        )
+    if stored:
+        copies = corrupted_sets.open_corrupted(data, network.preprocessing)
+        copies = copies.only(distortion) if distortion else copies
+        other = reference_for(reference, ALEXNET_REFERENCE if copies.imagenet else None)
+        before = _labelled(network, clean, images, seed) if clean else None
+        grid = _on_copies(
+            network, system, copies, before, images, seed, batch_size, workers, precision
+        )
     else:
-        if clean:
-            raise InputError("--clean goes with a stored distorted set (cifar_c:, imagenet_c:)")
-        opened = _labelled(network, data, images, seed)
         specs = distortion or DEFAULT_DISTORTIONS
-        grid = evaluate(system, batches(opened), specs, seed, precision)
-        seen = []
-    for source in [*seen, *([opened] if opened else [])]:
+        other = _computed_reference(reference, specs, network.preprocessing.input_size)
+        source = _labelled(network, data, images, seed)
+        loader = data_room.loader(source, batch_size, workers=workers)
+        grid = evaluate(system, loader, specs, seed, precision)
         source.warn_of_bad()
     cost = costs(system, network.preprocessing)
     notes = system.config.notes if isinstance(system, adapters.AdaptedModel) else {}
@@ -271,72 +276,123 @@ def evaluate_(
         images_seen=notes.get("images_seen", 0),
         seconds=notes.get("training_seconds", 0),
     )
-    errors = corruption_error(record["distortions"], divisor)
-    if errors is not None:
-        record["corruption_error"] = errors
+    benchmark = stored or any(name in (*COMMON, *EXTRA) for name in record["distortions"])
+    if benchmark:
+        record["corruption_error"] = corruption_error(record["distortions"], other)
     if as_json:
         print(json.dumps(record))
         return
-    tables.print_results({"systems": {"deepcorrect" if adapter else "baseline": record}})
-    if errors is not None:
-        tables.print_corruption_error(errors)
+    if not stored:
+        tables.print_results({"systems": {"deepcorrect" if adapter else "baseline": record}})
+    if benchmark:
+        tables.print_corruption_error(record["corruption_error"])
 
 
-def _reference(name: str) -> Reference | None:
-    if name == "none":
-        return None
-    if name == "alexnet":
-        return ALEXNET_REFERENCE
-    return reference_from(files.read_json(Path(name)), Path(name).stem)
+def _on_copies(
+    network: Classifier,
+    system: nn.Module,
+    copies: corrupted_sets.CorruptedSet,
+    clean: data_room.ImageSet | None,
+    count: int | None,
+    seed: int,
+    batch_size: int,
+    workers: int,
+    precision: Precision,
+) -> StoredGrid:
+    """Accuracy on distorted copies, opened one level at a time."""
+    classes = output_classes(network, network.preprocessing)
+    opened: list[data_room.ImageSet] = []
+
+    def batches(open_part: corrupted_sets.Open) -> data_room.Batches:
+        for before in opened:
+            before.warn_of_bad()
+        part = open_part()
+        part.check_labels(classes)
+        opened[:] = [part.sample(count, seed)]
+        return data_room.loader(opened[0], batch_size, workers=workers)
+
+    parts = {
+        name: {level: functools.partial(batches, part) for level, part in by_level.items()}
+        for name, by_level in copies.parts.items()
+    }
+    loader = None
+    if clean is not None:
+        copies.check_clean(clean)
+        loader = data_room.loader(clean, batch_size, workers=workers)
+    grid = evaluate_stored(system, parts, loader, precision)
+    for before in (*opened, *([clean] if clean else [])):
+        before.warn_of_bad()
+    return grid
+
+
+def _computed_reference(name: str | None, specs: Sequence[str], pixels: int) -> Reference | None:
+    """AlexNet where ImageNet's severities are computed, unless another is named."""
+    known = [each for each in distortion_room.ungrouped(specs) if each.name in (*COMMON, *EXTRA)]
+    own = "cifar" if pixels < distortion_room.SMALL_INPUT else "imagenet"
+    imagenet = bool(known) and all((each.parameters or own) == "imagenet" for each in known)
+    return reference_for(name, ALEXNET_REFERENCE if imagenet else None)
 
 
 @_command
 def distort(
     data: Data,
-    distortion: Distortions,
     out: Out,
-    layout: Annotated[
-        distorted_sets.Layout,
-        typer.Option(help="folder: as ImageNet-C; npy: as CIFAR-C; parquet: a file a level."),
+    distortion: Annotated[
+        list[str], typer.Option(help="NAME[:LEVEL,...], repeatable; see 'list distortions'.")
+    ],
+    format: Annotated[
+        distorted_sets.Format,
+        typer.Option(help="folder: ImageNet-C's layout; npy: CIFAR-C's; parquet: Hugging Face's."),
     ] = "folder",
     input_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Resize and cut to this side first; default: each its own size."),
+        typer.Option(min=1, help="Resize and cut to this side first; default: sizes are kept."),
     ] = None,
     resize: Resize = None,
-    grey: Annotated[bool, typer.Option("--grey", help="Grey images, one channel.")] = False,
     images: Images = None,
     batch_size: BatchSize = 32,
+    workers: Workers = 0,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Write distorted copies of a set of images, in 8 bits. Given again, it goes on."""
-    ones = (0.5,) * (1 if grey else 3)
-    if resize is not None and input_size is None:
-        raise InputError("--resize goes with --input-size")
-    preprocessing = Preprocessing(input_size or 224, ones, ones, resize)
-    source = data_room.open_data(data, preprocessing).sample(images, seed)
-    pixels = input_size or _first_side(source)
-    kinds = distortion_room.parse_all(distortion or [], pixels)
-    distorted_sets.write_set(
-        source, kinds, out, layout, seed, batch_size, device_for(device), input_size is None
+    """Write distorted copies of a set, once; 'evaluate' reads them as cifar_c: or imagenet_c:.
+
+    A stopped writing goes on when the same command is given again.
+    """
+    done = distorted_sets.write_distorted(
+        data,
+        distortion,
+        out,
+        format,
+        input_size=input_size,
+        resize=resize,
+        images=images,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+        device=device_for(device),
     )
-    source.warn_of_bad()
-    written = {kind.name: list(kind.levels or ()) for kind in kinds}
+    done.images.warn_of_bad()
+    good = len(done.images) - len(done.images.bad)
     if as_json:
-        print(json.dumps({"out": str(out), "layout": layout, "distortions": written}))
+        print(
+            json.dumps(
+                {
+                    "out": str(out),
+                    "format": format,
+                    "images": good,
+                    "bad_images": len(done.images.bad),
+                    "written_files": done.written,
+                    "kept_files": done.kept,
+                    "distortions": {
+                        each.name: list(each.levels or ()) for each in done.distortions
+                    },
+                }
+            )
+        )
         return
-    print(f"distorted images: {out}")
-
-
-def _first_side(source: data_room.ImageSet) -> int:
-    """The shorter side of the first image that can be read: which grid of levels applies."""
-    for row in range(len(source)):
-        image = source.at_own_size(row)
-        if image is not None:
-            return min(image[0].shape[-2:])
-    raise InputError(f"none of the {len(source)} images of {source.name} could be read")
+    print(f"{out}: {good:,} images, {done.written:,} files written, {done.kept:,} were there")
 
 
 @_command
@@ -600,7 +656,7 @@ def list_(
             "folder:DIR": "one sub-folder a class, or images alone",
             "parquet:GLOB": "Parquet in the Hugging Face image schema",
         }
-        | {spec: f"{text} (evaluate)" for spec, text in distorted_sets.SPECS.items()},
+        | corrupted_sets.SPECS,
         "distortions": {
             kind.name: f"{kind.summary} Level: {kind.unit}; {_grids(kind)}"
             for kind in distortion_room.KINDS.values()

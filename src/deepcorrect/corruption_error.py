@@ -1,17 +1,25 @@
-"""Mean corruption error: one number for a benchmark of corruptions."""
+"""Corruption error: how a network does on the fifteen common corruptions, as one figure.
+
+D. Hendrycks and T. Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations", ICLR 2019, section 4.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from deepcorrect import files
 from deepcorrect.distortions import GROUPS
 from deepcorrect.errors import InputError
 
-COMMON, EXTRA = GROUPS["imagenet_c"], GROUPS["imagenet_c_extra"]
+COMMON = GROUPS["imagenet_c"]
+EXTRA = GROUPS["imagenet_c_extra"]
+SEVERITIES = (1.0, 2.0, 3.0, 4.0, 5.0)
 
-ALEXNET_CLEAN = 0.434850
+ALEXNET_CLEAN = 0.434846
 ALEXNET = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -33,99 +41,142 @@ ALEXNET = {
     "spatter": 0.717512,
     "saturate": 0.658248,
 }
-"""AlexNet's top-1 error on ImageNet and ImageNet-C, means over the severities: the published
-normalisation (Hendrycks and Dietterich 2019)."""
+"""AlexNet's published top-1 errors on ImageNet's validation images and, as means over the five
+severities, on ImageNet-C."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A network whose errors others are divided by.
+    """The network whose errors others are divided by.
 
     Attributes:
-        name: how tables call it.
-        clean: its error on clean images; None where that is not known.
-        errors: its mean error over severities, by corruption.
+        name: `alexnet`, or the file that it was read from.
+        errors: by corruption, its levels and its mean top-1 error over them.
+        clean: its top-1 error on the undistorted images; None where it is not known.
     """
 
     name: str
+    errors: Mapping[str, tuple[tuple[float, ...], float]]
     clean: float | None
-    errors: Mapping[str, float]
+
+    def error(self, corruption: str, levels: Iterable[float]) -> float | None:
+        """Its mean error over `levels`; None where it was measured at others, or not at all."""
+        known, error = self.errors.get(corruption, ((), 0.0))
+        return error if set(known) == set(levels) else None
 
 
-ALEXNET_REFERENCE = Reference("alexnet", ALEXNET_CLEAN, ALEXNET)
+ALEXNET_REFERENCE = Reference(
+    "alexnet", {name: (SEVERITIES, error) for name, error in ALEXNET.items()}, ALEXNET_CLEAN
+)
 
 
-def reference_from(record: Mapping[str, Any], name: str) -> Reference:
-    """The reference that a system's record (`evaluate --json`) makes.
+def reference_for(name: str | None, default: Reference | None = None) -> Reference | None:
+    """The reference that `--reference` names.
+
+    Args:
+        name: `alexnet`, `none`, or a file that `evaluate --json` wrote; None takes `default`.
+        default: what suits the data.
 
     Raises:
-        InputError: it is not such a record.
+        InputError: there is no such file, or it is something else.
     """
+    if name is None:
+        return default
+    if name in ("alexnet", "none"):
+        return ALEXNET_REFERENCE if name == "alexnet" else None
+    if not Path(name).is_file():
+        raise InputError(
+            f"there is no file {name}. --reference takes alexnet, none, or a file of what "
+            "'deepcorrect evaluate --json' printed for another network"
+        )
+    record = files.read_json(Path(name))
     try:
         curves = record["distortions"]
-        errors = {kind: 1 - _mean(curve["top1"]) for kind, curve in curves.items()}
-        clean = next(curve["clean_top1"] for curve in curves.values())
-    except (KeyError, TypeError, StopIteration, ZeroDivisionError):
+        errors = {
+            kind: (tuple(map(float, curve["levels"])), 1 - _mean(curve["top1"]))
+            for kind, curve in curves.items()
+        }
+        clean = next(iter(curves.values()))["clean_top1"]
+        return Reference(name, errors, None if clean is None else 1 - float(clean))
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, ZeroDivisionError):
         raise InputError(
             f"{name} is not what 'deepcorrect evaluate --json' prints: it has no accuracies by "
-            "distortion"
+            "distortion and level"
         ) from None
-    return Reference(name, None if clean is None else 1 - clean, errors)
 
 
 def corruption_error(
     curves: Mapping[str, Mapping[str, Any]], reference: Reference | None
-) -> dict[str, Any] | None:
-    """Errors of a system on a benchmark's corruptions; None where it saw none of them.
+) -> dict[str, Any]:
+    """The corruption errors of one system.
 
-    CE_c = sum_s E(s, c) / sum_s E_reference(s, c), and its relative kind subtracts each network's
-    error on clean images from all of its errors; mCE is the mean over the common corruptions.
-    Hendrycks and Dietterich 2019, section 4.2.
+    With E_s the top-1 error at severity s, E that on clean images, and R those of the reference:
+
+        CE_c          = sum_s E_{s,c} / sum_s R_{s,c}
+        relative CE_c = sum_s (E_{s,c} - E) / sum_s (R_{s,c} - R)
+
+    and mCE and relative mCE are their means over the common corruptions. Without a reference the
+    sums are divided by the number of severities instead: CE_c is then the mean error.
 
     Args:
-        curves: the `distortions` of a system's record.
-        reference: without one, errors are given and not divided.
+        curves: the `distortions` of a system's record: `levels`, `top1` and `clean_top1` (a
+            number or None) of each kind, shares from 0 to 1.
+        reference: the network to divide by; None divides by the number of severities.
 
     Returns:
-        `mean` error over the common corruptions; `mce` and `relative_mce`, None where there is no
-        reference (or no clean error, or a corruption that the reference has not seen, or one that
-        does it no harm); `corruptions`, how many of the fifteen are in these; `reference`;
-        `by_corruption`, for the four extra ones too: `error`, `ce`, `relative_ce`.
+        `mean`: the mean error over the common corruptions; `mce`, `relative_mce`; `in_mce`: how
+        many of the fifteen are in mCE, and `missing`: which are not; `reference`: its name; and
+        `by_corruption`: of each kind its `group` (`common`, `extra` or `other`), `levels`,
+        `errors`, their `mean`, `ce` and `relative_ce`. What cannot be said is None: a relative
+        error without clean images, an error over a reference that was not measured at the same
+        levels, a mean of nothing.
     """
-    rows: dict[str, dict[str, float | None]] = {}
-    for kind, curve in curves.items():
-        if kind not in COMMON + EXTRA:
-            continue
-        error = 1 - _mean(curve["top1"])
-        clean = None if curve["clean_top1"] is None else 1 - curve["clean_top1"]
-        theirs = reference.errors.get(kind) if reference else None
-        their_clean = reference.clean if reference else None
-        relative = None
-        if theirs is not None and clean is not None and their_clean is not None:
-            relative = _ratio(error - clean, theirs - their_clean)
-        ce = None if theirs is None else _ratio(error, theirs)
-        rows[kind] = {"error": error, "ce": ce, "relative_ce": relative}
-    if not rows:
-        return None
-    common = [row for kind, row in rows.items() if kind in COMMON]
+    by_corruption = {name: _one(name, curve, reference) for name, curve in curves.items()}
+    common = {name: by_corruption[name] for name in COMMON if name in by_corruption}
+    inside = [name for name, one in common.items() if one["ce"] is not None]
     return {
-        "mean": _mean_or_none([row["error"] for row in common]),
-        "mce": _mean_or_none([row["ce"] for row in common]),
-        "relative_mce": _mean_or_none([row["relative_ce"] for row in common]),
-        "corruptions": len(common),
+        "mean": _mean_of_known(one["mean"] for one in common.values()),
+        "mce": _mean_of_known(one["ce"] for one in common.values()),
+        "relative_mce": _mean_of_known(one["relative_ce"] for one in common.values()),
+        "in_mce": len(inside),
+        "missing": [name for name in COMMON if name not in inside],
         "reference": reference.name if reference else None,
-        "by_corruption": rows,
+        "by_corruption": by_corruption,
     }
 
 
-def _ratio(above: float, below: float) -> float | None:
-    return above / below if below > 0 else None
+def _one(name: str, curve: Mapping[str, Any], reference: Reference | None) -> dict[str, Any]:
+    levels = [float(level) for level in curve["levels"]]
+    errors = [1 - share for share in curve["top1"]]
+    mean = _mean(errors)
+    clean = None if curve["clean_top1"] is None else 1 - curve["clean_top1"]
+    rise = None if clean is None else mean - clean
+    ce, relative = mean, rise
+    if reference is not None:  # sums over the same severities are as their means
+        theirs = reference.error(name, levels)
+        ce, relative = _ratio(mean, theirs), None
+        if theirs is not None and reference.clean is not None:
+            relative = _ratio(rise, theirs - reference.clean)
+    group = "common" if name in COMMON else "extra" if name in EXTRA else "other"
+    return {
+        "group": group,
+        "levels": levels,
+        "errors": errors,
+        "mean": mean,
+        "ce": ce,
+        "relative_ce": relative,
+    }
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below is not None and below > 0 else None
 
 
-def _mean_or_none(values: list[float | None]) -> float | None:
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known)
+
+
+def _mean_of_known(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return _mean(known) if known and len(known) == len(values) else None
+    return _mean(known) if known else None

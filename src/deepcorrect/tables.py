@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def print_results(results: dict[str, Any]) -> None:
             shares = (curve["clean_top1"], *curve["top1"], curve["mean_top1"])
             table.add_row(
                 system,
-                *("" if share is None else f"{share:.3f}" for share in shares),
+                *(f"{share:.3f}" for share in shares),
                 f"{record['trainable_parameters']:,}",
                 f"{record['multiply_adds'] / 1e6:.1f}",
             )
@@ -45,26 +46,54 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 def print_corruption_error(found: dict[str, Any]) -> None:
-    """A row a corruption: its mean error, and that over the reference's; then their means."""
-    reference = found["reference"]
-    headings = ["corruption", "error"]
-    headings += [f"over {reference}", "relative"] if reference else []
-    table = Table(*headings, title="top-1 error, means over levels", title_justify="left")
+    """A row a corruption: its error by level, their mean, its CE; then the means over the fifteen.
 
-    def row(name: str, values: list[float | None]) -> None:
-        shown = ["" if value is None else f"{value:.3f}" for value in values]
-        table.add_row(name, *shown[: len(headings) - 1])
-
-    for kind, one in found["by_corruption"].items():
-        row(kind, [one["error"], one["ce"], one["relative_ce"]])
-    table.add_section()
-    row("mean of the common", [found["mean"], found["mce"], found["relative_mce"]])
+    Args:
+        found: what `corruption_error` returned.
+    """
+    rows = found["by_corruption"]
+    levels = sorted({level for one in rows.values() for level in one["levels"]})
+    table = Table(title="top-1 error by level", title_justify="left")
+    table.add_column("corruption")
+    for heading in (*(f"{level:g}" for level in levels), "mean"):
+        table.add_column(heading, justify="right")
+    if found["reference"]:
+        table.add_column("CE", justify="right")
+    table.add_column("relative CE" if found["reference"] else "above clean", justify="right")
+    for group in ("common", "extra", "other"):
+        for name, one in rows.items():
+            if one["group"] != group:
+                continue
+            errors = dict(zip(one["levels"], one["errors"], strict=True))
+            shown = [errors.get(level) for level in levels] + [one["mean"]]
+            shown += [one["ce"]] if found["reference"] else []
+            shown.append(one["relative_ce"])
+            table.add_row(name, *("" if value is None else f"{value:.3f}" for value in shown))
+        table.add_section()
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-    missing = 15 - found["corruptions"]
-    if missing:
-        print(f"{found['corruptions']} of the 15 common corruptions are in these means.")
-    if reference:
-        print("The means over the reference are mCE and relative mCE.")
+    for line in _corruption_lines(found):
+        print(line)
+
+
+def _corruption_lines(found: dict[str, Any]) -> Iterator[str]:
+    name = found["reference"]
+    over = {None: "not normalised", "alexnet": "over AlexNet"}.get(name, f"over {name}")
+    if found["mean"] is not None:
+        yield f"mean error over the common corruptions: {found['mean']:.3f}"
+    if found["mce"] is not None:
+        yield f"mean corruption error (mCE), {over}: {found['mce']:.3f}"
+    if found["relative_mce"] is not None:
+        yield f"relative mean corruption error, {over}: {found['relative_mce']:.3f}"
+    if found["missing"]:
+        yield (
+            f"{found['in_mce']} of the 15 common corruptions are in the mCE, without "
+            f"{', '.join(found['missing'])}"
+        )
+    if name and any(one["ce"] is None for one in found["by_corruption"].values()):
+        yield f"where no CE stands, {name} was not measured at these levels"
+    extra = [kind for kind, one in found["by_corruption"].items() if one["group"] == "extra"]
+    if extra:
+        yield f"not among the fifteen, and in no mean: {', '.join(extra)}"
 
 
 def print_ranking(ranked: ranking.Ranking, as_json: bool) -> None:
