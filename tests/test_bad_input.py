@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -461,7 +462,8 @@ def test_a_reader_that_has_gone_is_no_error_worth_words() -> None:
 def interrupted(folder: Path, *arguments: object) -> Said:
     """Starts a run, and sends it what a terminal sends for Ctrl-C (to its workers too) once
     `finetuned.pt` is there."""
-    process = spawn(*arguments, "--json", start_new_session=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job ignores it
+    process = spawn(*arguments, "--json", start_new_session=True, preexec_fn=heard)
     checkpoint = folder / "checkpoints" / "finetuned.pt"
     deadline = time.monotonic() + 90
     while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
