@@ -328,8 +328,7 @@ def _on_copies(
 def _computed_reference(name: str | None, specs: Sequence[str], pixels: int) -> Reference | None:
     """AlexNet where ImageNet's severities are computed, unless another is named."""
     known = [each for each in distortion_room.ungrouped(specs) if each.name in (*COMMON, *EXTRA)]
-    own = "cifar" if pixels < distortion_room.SMALL_INPUT else "imagenet"
-    imagenet = bool(known) and all((each.parameters or own) == "imagenet" for each in known)
+    imagenet = bool(known) and all(each.parameters_at(pixels) == "imagenet" for each in known)
     return reference_for(name, ALEXNET_REFERENCE if imagenet else None)
 
 

@@ -31,7 +31,7 @@ from deepcorrect.data import (
     open_data,
     pixels_of,
 )
-from deepcorrect.distortions import SMALL_INPUT, Distortion, parse_all, seeds_for
+from deepcorrect.distortions import Distortion, parse_all, seeds_for
 from deepcorrect.errors import InputError
 from deepcorrect.progress import Advance, progress
 
@@ -177,8 +177,7 @@ def _survey(images: ImageSet) -> tuple[int, int]:
 
 def _settled(kind: Distortion, pixels: int) -> Distortion:
     """One set of parameters for all images, whatever their sizes."""
-    fitting = "cifar" if pixels < SMALL_INPUT else "imagenet"
-    return dataclasses.replace(kind, parameters=kind.parameters or fitting)
+    return dataclasses.replace(kind, parameters=kind.parameters_at(pixels))
 
 
 def _begin(out: Path, asked: dict[str, Any]) -> None:

@@ -14,9 +14,9 @@ from deepcorrect.distortions._draws import Draws
 from deepcorrect.distortions._filters import (
     constant,
     convolve,
-    correlate,
     gaussian,
     gaussian_taps,
+    separable,
     translated_sum,
 )
 from deepcorrect.distortions._kinds import corruption, register
@@ -88,8 +88,7 @@ def _disc(radius: float, smoothing: float, device: torch.device) -> Tensor:
     place = torch.arange(-half, half + 1, dtype=torch.float32)
     disc = (place[:, None] ** 2 + place[None] ** 2 <= radius**2).float()
     taps = gaussian_taps(smoothing, reach)
-    disc = correlate(correlate(disc / disc.sum(), taps, -2, "mirror"), taps, -1, "mirror")
-    return disc.to(device)
+    return separable(disc / disc.sum(), taps, "mirror").to(device)
 
 
 @corruption(

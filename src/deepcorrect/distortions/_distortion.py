@@ -109,9 +109,10 @@ class Distortion:
         """This distortion with its levels filled in from the grid that suits `pixels` inputs."""
         if self.levels is not None:
             return self
-        return dataclasses.replace(self, levels=self.kind.levels(self._parameters_at(pixels)))
+        return dataclasses.replace(self, levels=self.kind.levels(self.parameters_at(pixels)))
 
-    def _parameters_at(self, pixels: int) -> Parameters:
+    def parameters_at(self, pixels: int) -> Parameters:
+        """Whose parameters apply to inputs of `pixels`."""
         return self.parameters or ("cifar" if pixels < SMALL_INPUT else "imagenet")
 
     def __call__(
@@ -140,7 +141,7 @@ class Distortion:
         _check_images(images, kind)
         levels = _levels(images, level, kind)
         seeds = _seeds(len(images), generator, kind)
-        parameters = self._parameters_at(min(images.shape[-2:]))
+        parameters = self.parameters_at(min(images.shape[-2:]))
         with torch.autocast(images.device.type, enabled=False):
             return self._distorted(images, levels, seeds, parameters)
 

@@ -80,6 +80,11 @@ def _depthwise(taps: tuple[float, ...], rows: int, device: torch.device) -> Tens
     return torch.tensor(taps, device=device).repeat(rows, 1, 1, 1)
 
 
+def separable(images: Tensor, taps: Sequence[float], border: Border) -> Tensor:
+    """Correlation with the same taps along both axes."""
+    return correlate(correlate(images, taps, -2, border), taps, -1, border)
+
+
 def gaussian(
     images: Tensor, sigma: float, border: Border = "nearest", truncate: float = 4.0
 ) -> Tensor:
@@ -88,7 +93,7 @@ def gaussian(
     if not radius:
         return images
     taps = gaussian_taps(sigma, radius)
-    return correlate(correlate(images, taps, -2, border), taps, -1, border)
+    return separable(images, taps, border)
 
 
 def convolve(images: Tensor, kernel: Tensor, border: Border) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepcorrect.distortions._draws import Draws
-from deepcorrect.distortions._filters import Border, correlate, extended, gaussian
+from deepcorrect.distortions._filters import Border, extended, gaussian, separable
 from deepcorrect.distortions._kinds import corruption
 from deepcorrect.distortions._weather import grey_of
 
@@ -90,7 +90,7 @@ def _neighbours(maps: Tensor, border: Border) -> Callable[[int, int], Tensor]:
 
 
 def _mean3(maps: Tensor) -> Tensor:
-    return correlate(correlate(maps, (1 / 3,) * 3, -2, "mirror"), (1 / 3,) * 3, -1, "mirror")
+    return separable(maps, (1 / 3,) * 3, "mirror")
 
 
 def _rims(depth: Tensor) -> Tensor:
