@@ -23,7 +23,7 @@ from PIL import Image
 from test_pipeline import tiny_recipe, write_digits
 
 import deepcorrect as dc
-from deepcorrect import cli, files
+from deepcorrect import cli, files, recipe
 from deepcorrect.classifier import Classifier
 from deepcorrect.data import ImageSet, loader, open_data
 
@@ -578,7 +578,7 @@ def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch) ->
     def broken() -> list[str]:
         raise RuntimeError("the wheel came off")
 
-    monkeypatch.setattr(cli.recipe, "shipped", broken)
+    monkeypatch.setattr(recipe, "shipped", broken)
     said = command("list", "recipes")
     assert said.status == 1
     assert said.err == "error: RuntimeError: the wheel came off (--debug shows where)\n"
@@ -586,7 +586,7 @@ def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch) ->
     def greedy() -> list[str]:
         raise MemoryError
 
-    monkeypatch.setattr(cli.recipe, "shipped", greedy)
+    monkeypatch.setattr(recipe, "shipped", greedy)
     assert command("list", "recipes").err.startswith("error: out of memory")
 
 

@@ -1,0 +1,24 @@
+"""The `deepcorrect` command: results on stdout, everything else on stderr."""
+
+from deepcorrect.cli._app import app, main, register
+from deepcorrect.cli._correct import correct
+from deepcorrect.cli._distort import distort
+from deepcorrect.cli._evaluate import evaluate_
+from deepcorrect.cli._list import list_
+from deepcorrect.cli._predict import predict
+from deepcorrect.cli._rank import rank
+from deepcorrect.cli._run import report, run
+
+__all__ = ["app", "main"]
+
+for function in (
+    run,
+    evaluate_,
+    rank,
+    correct,
+    predict,
+    distort,
+    report,
+    list_,
+):  # as --help has it
+    register(function)

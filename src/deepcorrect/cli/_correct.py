@@ -1,0 +1,132 @@
+"""`correct`: an adapter from a ranking."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deepcorrect import adapter as adapters
+from deepcorrect import data as data_room
+from deepcorrect import distortions as distortion_room
+from deepcorrect import (
+    files,
+    ranking,
+)
+from deepcorrect.cli._options import (
+    Classes,
+    Data,
+    Device,
+    Distortions,
+    Images,
+    InputSize,
+    Json,
+    Mean,
+    Model,
+    Out,
+    Precise,
+    Resize,
+    Seed,
+    Std,
+    Weights,
+    Workers,
+    labelled,
+    model_of,
+)
+from deepcorrect.errors import InputError
+from deepcorrect.evaluation import costs
+from deepcorrect.training import Training, fit
+
+
+def correct(
+    model: Model,
+    data: Data,
+    out: Out,
+    ranking_folder: Annotated[Path, typer.Option("--ranking", help="What 'rank --out' wrote.")],
+    weights: Weights = None,
+    classes: Classes = None,
+    input_size: InputSize = None,
+    resize: Resize = None,
+    mean: Mean = None,
+    std: Std = None,
+    distortion: Distortions = None,
+    validation: Annotated[
+        str | None, typer.Option(help="DATA to choose the best epoch with; default: the last.")
+    ] = None,
+    images: Images = None,
+    beta: Annotated[float, typer.Option(help="Corrected share of each site's filters.")] = 0.5,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --beta: parameters=X or multiply_adds=X for all units together, X up "
+            "to 1 being a share of the network's. The priorities say what each site gives."
+        ),
+    ] = None,
+    unit: Annotated[str, typer.Option(help="See 'list units'.")] = "bottleneck",
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = Training().learning_rate,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
+    workers: Workers = 0,
+    device: Device = "auto",
+    precision: Precise = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train an adapter for the first filters of a ranking. A stopped training goes on when the
+    same command is given again."""
+    files.check_folder(out)
+    network = model_of(model, weights, classes, input_size, resize, mean, std, device)
+    source = labelled(network, data, images, seed)
+    ranked = ranking.load_ranking(ranking_folder)
+    pixels = network.preprocessing.input_size
+    used = distortion_room.parse_all(distortion or ranked.distortions, pixels)
+    adapted = adapters.correct(network, ranked, _share(beta, budget), unit, seed)
+    held_out = None
+    if validation:
+        held_out = data_room.loader(labelled(network, validation, None, seed), 128, workers=workers)
+    checkpoint = out.parent / f"{out.name}.checkpoint.pt"
+    history = fit(
+        adapted,
+        data_room.loader(source, batch_size, shuffle=True, workers=workers),
+        used,
+        validation=held_out,
+        seed=seed,
+        checkpoint=checkpoint,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        precision=precision,
+    )
+    source.warn_of_bad()
+    best = history.epochs[history.best]
+    notes = {
+        "distortions": [asdict(distortion) for distortion in used],
+        "images_seen": history.images_seen,
+        "training_seconds": round(history.seconds, 2),
+        "epochs": len(history.epochs),
+        "validation_mean_top1": best.score,
+    }
+    adapted.save(out, notes)
+    checkpoint.unlink(missing_ok=True)
+    cost = costs(adapted, network.preprocessing)
+    if as_json:
+        trained = {"adapter": str(out), "trainable_parameters": cost.trainable_parameters}
+        print(json.dumps(trained | notes))
+    else:
+        print(f"adapter: {out} ({cost.trainable_parameters:,} parameters)")
+
+
+def _share(beta: float, budget: str | None) -> float | dict[str, Any]:
+    """What `correct` takes as beta: a share, or a budget such as `parameters=0.2`."""
+    if budget is None:
+        return beta
+    kind, _, number = budget.partition("=")
+    try:
+        return {"budget": {kind.strip(): float(number)}}
+    except ValueError:
+        raise InputError(
+            f"--budget {budget!r} is not accepted: give parameters=X or multiply_adds=X"
+        ) from None

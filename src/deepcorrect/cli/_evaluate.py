@@ -1,0 +1,176 @@
+"""`evaluate`: accuracy over distortions, computed or stored."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from torch import nn
+
+from deepcorrect import adapter as adapters
+from deepcorrect import (
+    corrupted_sets,
+    tables,
+)
+from deepcorrect import data as data_room
+from deepcorrect import distortions as distortion_room
+from deepcorrect.classifier import Classifier
+from deepcorrect.cli._options import (
+    DEFAULT_DISTORTIONS,
+    Adapter,
+    BatchSize,
+    Classes,
+    Data,
+    Device,
+    Distortions,
+    Images,
+    InputSize,
+    Json,
+    Mean,
+    Model,
+    Precise,
+    Resize,
+    Seed,
+    Std,
+    Weights,
+    Workers,
+    labelled,
+    model_of,
+)
+from deepcorrect.computing import Precision
+from deepcorrect.corruption_error import (
+    ALEXNET_REFERENCE,
+    COMMON,
+    EXTRA,
+    Reference,
+    corruption_error,
+    reference_for,
+)
+from deepcorrect.errors import InputError
+from deepcorrect.evaluation import StoredGrid, costs, evaluate, evaluate_stored, system_record
+from deepcorrect.models import output_classes
+
+
+def evaluate_(
+    model: Model,
+    data: Data,
+    weights: Weights = None,
+    classes: Classes = None,
+    input_size: InputSize = None,
+    resize: Resize = None,
+    mean: Mean = None,
+    std: Std = None,
+    distortion: Distortions = None,
+    adapter: Adapter = None,
+    clean: Annotated[
+        str | None,
+        typer.Option(help="DATA of the undistorted images, where --data are distorted copies."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose errors the mean corruption error is relative to: alexnet, none, or a file "
+            "of another network's 'evaluate --json'; default: alexnet on ImageNet-C, else none."
+        ),
+    ] = None,
+    images: Images = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = 0,
+    device: Device = "auto",
+    precision: Precise = "float32",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Accuracy of a network, with or without an adapter, over distortions and levels.
+
+    They are computed, or read where --data is cifar_c:DIR or imagenet_c:DIR.
+    """
+    network = model_of(model, weights, classes, input_size, resize, mean, std, device)
+    system = adapters.load(network, adapter) if adapter else network
+    stored = corrupted_sets.accepts(data)
+    if clean and not stored:
+        raise InputError(
+            "--clean goes with distorted copies (--data cifar_c:DIR or imagenet_c:DIR); "
+            f"{data} is itself taken as clean"
+        )
+    if stored:
+        copies = corrupted_sets.open_corrupted(data, network.preprocessing)
+        copies = copies.only(distortion) if distortion else copies
+        other = reference_for(reference, ALEXNET_REFERENCE if copies.imagenet else None)
+        before = labelled(network, clean, images, seed) if clean else None
+        grid = _on_copies(
+            network, system, copies, before, images, seed, batch_size, workers, precision
+        )
+    else:
+        specs = distortion or DEFAULT_DISTORTIONS
+        other = _computed_reference(reference, specs, network.preprocessing.input_size)
+        source = labelled(network, data, images, seed)
+        loader = data_room.loader(source, batch_size, workers=workers)
+        grid = evaluate(system, loader, specs, seed, precision)
+        source.warn_of_bad()
+    cost = costs(system, network.preprocessing)
+    notes = system.config.notes if isinstance(system, adapters.AdaptedModel) else {}
+    record = system_record(
+        grid,
+        cost,
+        trained=adapter is not None,
+        images_seen=notes.get("images_seen", 0),
+        seconds=notes.get("training_seconds", 0),
+    )
+    benchmark = stored or any(name in (*COMMON, *EXTRA) for name in record["distortions"])
+    if benchmark:
+        record["corruption_error"] = corruption_error(record["distortions"], other)
+    if as_json:
+        print(json.dumps(record))
+        return
+    if not stored:
+        tables.print_results({"systems": {"deepcorrect" if adapter else "baseline": record}})
+    if benchmark:
+        tables.print_corruption_error(record["corruption_error"])
+
+
+def _on_copies(
+    network: Classifier,
+    system: nn.Module,
+    copies: corrupted_sets.CorruptedSet,
+    clean: data_room.ImageSet | None,
+    count: int | None,
+    seed: int,
+    batch_size: int,
+    workers: int,
+    precision: Precision,
+) -> StoredGrid:
+    """Accuracy on distorted copies, opened one level at a time."""
+    classes = output_classes(network, network.preprocessing)
+    opened: list[data_room.ImageSet] = []
+
+    def batches(open_part: corrupted_sets.Open) -> data_room.Batches:
+        for before in opened:
+            before.warn_of_bad()
+        part = open_part()
+        part.check_labels(classes)
+        opened[:] = [part.sample(count, seed)]
+        return data_room.loader(opened[0], batch_size, workers=workers)
+
+    parts = {
+        name: {level: functools.partial(batches, part) for level, part in by_level.items()}
+        for name, by_level in copies.parts.items()
+    }
+    loader = None
+    if clean is not None:
+        copies.check_clean(clean)
+        loader = data_room.loader(clean, batch_size, workers=workers)
+    grid = evaluate_stored(system, parts, loader, precision)
+    for before in (*opened, *([clean] if clean else [])):
+        before.warn_of_bad()
+    return grid
+
+
+def _computed_reference(name: str | None, specs: Sequence[str], pixels: int) -> Reference | None:
+    """AlexNet where ImageNet's severities are computed, unless another is named."""
+    known = [each for each in distortion_room.ungrouped(specs) if each.name in (*COMMON, *EXTRA)]
+    imagenet = bool(known) and all(each.parameters_at(pixels) == "imagenet" for each in known)
+    return reference_for(name, ALEXNET_REFERENCE if imagenet else None)

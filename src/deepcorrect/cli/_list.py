@@ -1,0 +1,65 @@
+"""`list`: what can be named."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from deepcorrect import (
+    corrupted_sets,
+    models,
+    ranking,
+    recipe,
+    units,
+)
+from deepcorrect import data as data_room
+from deepcorrect import distortions as distortion_room
+from deepcorrect.cli._options import (
+    Json,
+)
+
+
+def list_(
+    what: Annotated[
+        Literal["models", "datasets", "distortions", "units", "methods", "targets", "recipes"],
+        typer.Argument(help="What to list."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """What can be named in commands and recipes."""
+    entries: dict[str, str] = {
+        "models": {name: entry.summary for name, entry in models.BUILT_IN.items()}
+        | {"python:FILE_OR_MODULE:CALLABLE": "your own network"},
+        "datasets": data_room.BUILT_IN
+        | {
+            "folder:DIR": "one sub-folder a class, or images alone",
+            "parquet:GLOB": "Parquet in the Hugging Face image schema",
+        }
+        | corrupted_sets.SPECS,
+        "distortions": {
+            kind.name: f"{kind.summary} Level: {kind.unit}; {_grids(kind)}"
+            for kind in distortion_room.KINDS.values()
+        }
+        | {group: "all of " + ", ".join(n) for group, n in distortion_room.GROUPS.items()}
+        | {"A+B": "A, then B on its result; level k is the k-th of each one's grid"},
+        "units": units.DESCRIPTIONS,
+        "methods": {name: method.summary for name, method in ranking.METHODS.items()},
+        "targets": ranking.TARGETS,
+        "recipes": {name: recipe.load_summary(name) for name in recipe.shipped()},
+    }[what]
+    if as_json:
+        print(json.dumps(entries))
+        return
+    width = max(len(name) for name in entries)
+    for name, summary in entries.items():
+        print(f"{name:{width}}  {summary}")
+
+
+def _grids(kind: distortion_room.Kind) -> str:
+    small, large = (
+        ", ".join(f"{level:g}" for level in levels)
+        for levels in (kind.small_levels, kind.large_levels)
+    )
+    return small if small == large else f"small inputs {small}, large {large}"

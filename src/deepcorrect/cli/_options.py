@@ -1,0 +1,91 @@
+"""The options that several commands take, and what they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from deepcorrect import data as data_room
+from deepcorrect import (
+    models,
+)
+from deepcorrect.classifier import Classifier
+from deepcorrect.computing import device_for
+from deepcorrect.errors import InputError
+from deepcorrect.models import output_classes
+
+MODEL_HELP = "A built-in name, or python:FILE_OR_MODULE:CALLABLE."
+DATA_HELP = "parquet:GLOB, folder:DIR or a built-in name."
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+Weights = Annotated[
+    str | None, typer.Option(help="The network's weights: safetensors, or a PyTorch state dict.")
+]
+Classes = Annotated[int | None, typer.Option(help="Classes of a built-in network.")]
+InputSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
+Resize = Annotated[
+    int | None, typer.Option(help="Shorter side before the central crop, in pixels.")
+]
+Mean = Annotated[str | None, typer.Option(help="Mean of images in [0, 1]: one number or R,G,B.")]
+Std = Annotated[str | None, typer.Option(help="Standard deviation, likewise.")]
+Data = Annotated[str, typer.Option(help=DATA_HELP)]
+Images = Annotated[
+    int | None, typer.Option(min=1, help="Use so many random images of the data; default all.")
+]
+Distortions = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME[:LEVEL,...[:clip,quantize]], repeatable; see 'list distortions'."),
+]
+Adapter = Annotated[Path | None, typer.Option(help="An adapter's folder, put onto the network.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA if it is there.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images a batch.")]
+Workers = Annotated[int, typer.Option(min=0, help="Decoding processes.")]
+Out = Annotated[Path, typer.Option(help="Folder to write; made if absent.")]
+Precise = Annotated[
+    Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the convolutions.")
+]
+
+DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
+
+
+def model_of(
+    spec: str,
+    weights: str | None,
+    classes: int | None,
+    input_size: int | None,
+    resize: int | None,
+    mean: str | None,
+    std: str | None,
+    device: str,
+) -> Classifier:
+    place = device_for(device)
+    model = models.resolve(
+        spec,
+        weights,
+        classes=classes,
+        input_size=input_size,
+        resize=resize,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+    )
+    return model.to(place)
+
+
+def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{flag} {text!r} is not a number, or three between commas") from None
+
+
+def labelled(network: Classifier, spec: str, count: int | None, seed: int) -> data_room.ImageSet:
+    source = data_room.open_data(spec, network.preprocessing)
+    source.check_labels(output_classes(network, network.preprocessing))
+    return source.sample(count, seed)
