@@ -89,9 +89,9 @@ class AdaptedModel(Wrapper):
             site = config.sites[name]
             key = name.replace(".", "/")  # module names may not hold dots
             unit = CorrectionUnit(len(site.filters), site.unit, generator)
-            self.units[key] = unit.to(
-                parameters.device, parameters.dtype, memory_format=torch.channels_last
-            )
+            unit = unit.to(parameters.device, parameters.dtype)
+            # torch's own types leave this out
+            self.units[key] = unit.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             self.register_buffer(
                 f"filters/{key}",
                 torch.tensor(site.filters, device=parameters.device),

@@ -22,9 +22,10 @@ def optional(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
+        library = module.partition(".")[0]
+        if error.name != library:
             raise
-        raise MissingExtraError(error.name, extra) from None
+        raise MissingExtraError(library, extra) from None
 
 
 def _declare_operators() -> None:

@@ -130,9 +130,7 @@ def consistency(answers: Answers) -> Tensor:
     """
     shares = [each.softmax(1) for each in (answers.logits, *answers.views)]
     mixture = torch.stack(shares).mean(0).clamp(1e-7, 1).log()
-    return torch.stack(
-        [F.kl_div(mixture, share, reduction="batchmean") for share in shares]
-    ).mean()
+    return torch.stack([F.kl_div(mixture, share, reduction="batchmean") for share in shares]).mean()
 
 
 def _divergence(truth: Tensor, answer: Tensor) -> Tensor:
