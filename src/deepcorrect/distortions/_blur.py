@@ -33,29 +33,15 @@ from deepcorrect.distortions._kinds import corruption, register
 def gaussian_blur(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Gaussian blur with a kernel of 4 sigma + 1 pixels (made odd) and a border of zeros.
 
-    Equal to OpenCV's `GaussianBlur` with `BORDER_CONSTANT`. The filter is separable and linear,
-    so it is two products with banded matrices, B_h X B_w^T.
+    Equal to OpenCV's `GaussianBlur` with `BORDER_CONSTANT`.
     """
     del draws
-    rows = _band(sigma, images.shape[-2], images.device)
-    columns = _band(sigma, images.shape[-1], images.device)
-    return rows @ images @ columns.T
+    return separable(images, gaussian_taps(sigma, kernel_size(sigma) // 2), "zeros")
 
 
 def kernel_size(sigma: float) -> int:
     """The paper's kernel size, 4 sigma + 1, rounded to the nearest odd number of pixels."""
     return 2 * round(2 * sigma) + 1
-
-
-@constant
-def _band(sigma: float, pixels: int, device: torch.device) -> Tensor:
-    """The banded matrix, pixels x pixels, that blurs one axis."""
-    radius = kernel_size(sigma) // 2
-    taps = torch.tensor(gaussian_taps(sigma, radius), device=device)
-    place = torch.arange(pixels, device=device)
-    offset = place[None] - place[:, None] + radius
-    inside = (offset >= 0) & (offset < len(taps))
-    return torch.where(inside, taps[offset.clamp(0, len(taps) - 1)], taps.new_zeros(()))
 
 
 @corruption(
