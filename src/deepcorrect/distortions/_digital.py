@@ -38,8 +38,9 @@ def brightness(images: Tensor, draws: Draws, added: float) -> Tensor:
     del draws
     value = images.amax(1, keepdim=True)
     raised = (value + added).clamp(0, 1)
-    brighter = images * (raised / value.clamp_min(1e-6))
-    return torch.where(value > 1e-6, brighter, raised).clamp(0, 1)
+    black = value <= 1e-6
+    gain = torch.where(black, 0.0, raised / value.clamp_min(1e-6))
+    return torch.addcmul(torch.where(black, raised, 0.0), images, gain).clamp_(0, 1)
 
 
 @corruption(
@@ -70,14 +71,14 @@ def saturate(images: Tensor, draws: Draws, factor: float, added: float) -> Tenso
     if images.shape[1] == 1:
         return images
     value = images.amax(1, keepdim=True)
-    below = value - images
-    depth = below.amax(1, keepdim=True)  # saturation times value
+    depth = value - images.amin(1, keepdim=True)  # saturation times value
     wanted = (depth * factor + value * added).clamp_min(0).minimum(value)
-    changed = value - below * (wanted / depth.clamp_min(1e-6))
-    if not added:
-        return changed.clamp_(0, 1)
-    reddened = torch.cat([value, value - wanted, value - wanted], 1)
-    return torch.where(depth > 1e-6, changed, reddened).clamp_(0, 1)
+    grey = depth <= 1e-6
+    ratio = torch.where(grey, 0.0, wanted / depth.clamp_min(1e-6))
+    changed = torch.addcmul(value * (1 - ratio), images, ratio)
+    if added:
+        changed[:, 1:] -= torch.where(grey, wanted, 0.0)
+    return changed.clamp_(0, 1)
 
 
 @corruption(
