@@ -16,13 +16,20 @@ from deepcorrect.computing import device_for
 from deepcorrect.errors import InputError
 from deepcorrect.models import output_classes
 
-MODEL_HELP = "A built-in name, or python:FILE_OR_MODULE:CALLABLE."
+MODEL_HELP = (
+    "A built-in name, timm:NAME, torchvision:NAME, hf:REPO_OR_FOLDER or "
+    "python:FILE_OR_MODULE:CALLABLE; see 'list models'."
+)
 DATA_HELP = "parquet:GLOB, folder:DIR or a built-in name."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Weights = Annotated[
-    str | None, typer.Option(help="The network's weights: safetensors, or a PyTorch state dict.")
+    str | None,
+    typer.Option(
+        help="The network's weights: safetensors, or a PyTorch state dict; 'random' for none. "
+        "Default: the source's pretrained ones."
+    ),
 ]
-Classes = Annotated[int | None, typer.Option(help="Classes of a built-in network.")]
+Classes = Annotated[int | None, typer.Option(help="Number of classes, if not the usual one.")]
 InputSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
 Resize = Annotated[
     int | None, typer.Option(help="Shorter side before the central crop, in pixels.")
