@@ -142,10 +142,13 @@ class _Run:
     def _open_data(self, classes: int) -> None:
         data, preprocessing = self.recipe.data, self.model.preprocessing
         seed = self.recipe.seed
-        train = open_data(data.train, preprocessing)
-        test = open_data(data.test, preprocessing)
+
+        def opened(spec: str) -> ImageSet:
+            return open_data(spec, preprocessing).matched(classes, self.model.labels)
+
+        train, test = opened(data.train), opened(data.test)
         if data.validation:
-            validation = open_data(data.validation, preprocessing)
+            validation = opened(data.validation)
         else:
             if data.validation_rows:
                 rows = _rows(Path(data.validation_rows))

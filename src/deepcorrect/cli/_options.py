@@ -20,7 +20,7 @@ MODEL_HELP = (
     "A built-in name, timm:NAME, torchvision:NAME, hf:REPO_OR_FOLDER or "
     "python:FILE_OR_MODULE:CALLABLE; see 'list models'."
 )
-DATA_HELP = "parquet:GLOB, folder:DIR or a built-in name."
+DATA_HELP = "folder:DIR, parquet:GLOB, hf:NAME, webdataset:SHARDS, ...; see 'list datasets'."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Weights = Annotated[
     str | None,
@@ -93,6 +93,18 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def labelled(network: Classifier, spec: str, count: int | None, seed: int) -> data_room.ImageSet:
+    """Images of a DATA spec whose labels are the network's classes."""
     source = data_room.open_data(spec, network.preprocessing)
-    source.check_labels(output_classes(network, network.preprocessing))
-    return source.sample(count, seed)
+    return with_labels(network, source).sample(count, seed)
+
+
+def with_labels(network: Classifier, source: data_room.ImageSet) -> data_room.ImageSet:
+    """The set with labels as the network's classes.
+
+    Raises:
+        InputError: it has none, or they are none of the network's.
+    """
+    classes = output_classes(network, network.preprocessing)
+    source = source.matched(classes, network.labels)
+    source.check_labels(classes)
+    return source

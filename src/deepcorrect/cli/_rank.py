@@ -35,10 +35,10 @@ from deepcorrect.cli._options import (
     Weights,
     Workers,
     model_of,
+    with_labels,
 )
 from deepcorrect.computing import Precision
 from deepcorrect.errors import InputError
-from deepcorrect.models import output_classes
 from deepcorrect.progress import console, is_main_process
 
 
@@ -96,7 +96,7 @@ def rank(
         network = model_of(model, weights, classes, input_size, resize, mean, std, device)
         source = data_room.open_data(data, network.preprocessing)
         if target == "labels" or (target is None and source.labelled):
-            source.check_labels(output_classes(network, network.preprocessing))
+            source = with_labels(network, source)
         source = source.sample(images, seed)
         loader = data_room.loader(source, batch_size, workers=workers)
         network = adapters.load(network, adapter) if adapter else network
