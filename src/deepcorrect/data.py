@@ -124,6 +124,12 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         rows = torch.randperm(len(self), generator=generator)[:count].sort().values
         return self.select(rows.tolist())
 
+    def without_labels(self) -> ImageSet:
+        """The same images as if they had no labels."""
+        unlabelled = self.select(range(len(self)))
+        unlabelled.labels, unlabelled.classes = [UNLABELLED] * len(self), None
+        return unlabelled
+
     def check_labels(self, classes: int) -> None:
         """Checks every label against the network's number of classes.
 

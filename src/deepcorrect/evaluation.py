@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from deepcorrect.adapter import AdaptedModel
 from deepcorrect.classifier import Preprocessing, input_size_of
 from deepcorrect.computing import Precision, autocast, device_of, inference, placed
-from deepcorrect.data import Batches, check_labels, count_of, no_images
+from deepcorrect.data import UNLABELLED, Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, parse_all, seeds_for
 from deepcorrect.progress import progress
+
+Target = Literal["labels", "prediction"]
+"""What is right: the true class, or the class that the untouched network gives the clean image."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class Grid:
         curves: one a distortion, by name.
         images: number of images each value is a share of.
         clean_top1, clean_top5: on the undistorted images.
+        target: what was right: `labels`; or `prediction`, all shares then being of agreement.
     """
 
     curves: dict[str, Curve]
     images: int
     clean_top1: float
     clean_top5: float
+    target: Target = "labels"
 
     @property
     def mean_top1(self) -> float:
@@ -82,11 +88,15 @@ def evaluate(
     seed: int = 0,
     precision: Precision = "float32",
     task: str = "evaluation",
+    target: Target | None = None,
+    reference: nn.Module | None = None,
 ) -> Grid:
     """Measures top-1 and top-5 accuracy on clean images and at every level of every distortion.
 
     The noise depends on the seed, the level and an image's number in the loader alone, not on the
     batch size, so systems evaluated with the same images and seed see the same distorted ones.
+    Without labels, agreement takes the place of accuracy: the class that the untouched network
+    gives the clean image is right.
 
     Args:
         model: takes images in [0, 1]; runs in inference mode where it is.
@@ -96,6 +106,9 @@ def evaluate(
         seed: of the noise.
         precision: `bfloat16` runs faster and less exactly.
         task: what the progress line says.
+        target: `labels` or `prediction`; with the latter no label is read. None takes the labels
+            where the first batch has one for each image, else the prediction.
+        reference: whose predictions; None takes the network that `model` corrects, or `model`.
 
     Raises:
         InputError: a distortion or a label is not accepted, or there is no image.
@@ -118,10 +131,15 @@ def evaluate(
                 grid = parse_all(distortions, input_size_of(model, images))
                 cells = [(kind, level) for kind in grid for level in kind.levels or ()]
                 counts = torch.zeros(len(cells) + 1, 2, dtype=torch.long)
-            labels = truth.to(device)
+                if target is None:
+                    target = "prediction" if bool((truth == UNLABELLED).any()) else "labels"
             here = placed(images, device)
             logits = model(here)
-            check_labels(labels, logits.shape[1])
+            if target == "labels":
+                labels = truth.to(device)
+                check_labels(labels, logits.shape[1])
+            else:
+                labels = _untouched(model, reference, here, logits).argmax(1)
             counts[0] += _hits(logits, labels)
             step(len(images) / (len(cells) + 1))
             for row, (kind, level) in enumerate(cells):
@@ -141,7 +159,20 @@ def evaluate(
         row += len(rows)
         top1, top5 = tuple(r[0] for r in rows), tuple(r[1] for r in rows)
         curves[kind.name] = Curve(kind, top1, top5, clean_top1)
-    return Grid(curves, images_seen, clean_top1, clean_top5)
+    return Grid(curves, images_seen, clean_top1, clean_top5, target or "labels")
+
+
+def _untouched(
+    model: nn.Module, reference: nn.Module | None, images: Tensor, logits: Tensor
+) -> Tensor:
+    """The untouched network's logits for clean images, those of `model` being known."""
+    if reference is not None:
+        with inference(reference):
+            return reference(images)
+    if isinstance(model, AdaptedModel):
+        with model.disabled():
+            return model(images)
+    return logits
 
 
 @dataclass(frozen=True)
@@ -318,5 +349,6 @@ def system_record(
         "images_seen": images_seen,
         "training_seconds": round(seconds, 2),
         "test_images": grid.images,
+        "target": grid.target if isinstance(grid, Grid) else "labels",
         "distortions": grid.to_json(),
     }
