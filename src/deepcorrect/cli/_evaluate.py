@@ -52,7 +52,7 @@ from deepcorrect.corruption_error import (
     reference_for,
 )
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import StoredGrid, costs, evaluate, evaluate_stored, system_record
+from deepcorrect.evaluation import Grid, costs, evaluate, evaluate_stored, system_record
 from deepcorrect.models import output_classes
 
 
@@ -151,7 +151,7 @@ def _on_copies(
     batch_size: int,
     workers: int,
     precision: Precision,
-) -> StoredGrid:
+) -> Grid:
     """Accuracy on distorted copies, opened one level at a time."""
     classes = output_classes(network, network.preprocessing)
     opened: list[data_room.ImageSet] = []
