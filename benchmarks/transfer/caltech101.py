@@ -53,15 +53,17 @@ BETA = {
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings of a correction: passes over crops of 128 pixels, then over whole images."""
+    """Settings of a correction: passes over random crops, which cost a quarter of whole images,
+    then one over some whole images, which the units' batch norms will see."""
 
+    crop: int = 112
     crop_epochs: int = 5
-    whole_epochs: int = 1
     learning_rate: float = 3e-3
+    whole_images: int = 768
     whole_learning_rate: float = 5e-4
     features: float = 2.0
     logits: float = 1.0
-    crop: int = 128
+    clean_share: float = 0.35
     batch_size: int = 32
 
 
@@ -143,12 +145,13 @@ def trained(network: dc.Classifier, name: str) -> Path:
     adapted = dc.correct(network, ranking_of(network, pixels), beta=BETA, unit=unit)
     print(dc.costs(network, network.preprocessing), dc.costs(adapted, network.preprocessing))
     seconds, seen = 0.0, 0
-    for part, crop, epochs, rate in (
-        ("crops", trial.crop, trial.crop_epochs, trial.learning_rate),
-        ("whole", None, trial.whole_epochs, trial.whole_learning_rate),
+    some = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(1))]
+    for part, shown, crop, epochs, rate in (
+        ("crops", pixels, trial.crop, trial.crop_epochs, trial.learning_rate),
+        ("whole", some[: trial.whole_images], None, 1, trial.whole_learning_rate),
     ):
         batches: Any = DataLoader(
-            Pixels(pixels, crop, mirrored=True), trial.batch_size, shuffle=True, drop_last=True
+            Pixels(shown, crop, mirrored=True), trial.batch_size, shuffle=True, drop_last=True
         )
         history = dc.fit(
             adapted,
@@ -159,6 +162,7 @@ def trained(network: dc.Classifier, name: str) -> Path:
             epochs=epochs,
             batch_size=trial.batch_size,
             learning_rate=rate,
+            clean_share=trial.clean_share,
             objective={"features": trial.features, "logits": trial.logits},
         )
         seconds, seen = seconds + history.seconds, seen + history.images_seen

@@ -54,7 +54,7 @@ def print_results(results: dict[str, Any], measured: str = "top-1 accuracy") -> 
 
 def print_transfer(results: dict[str, Any]) -> None:
     """The accuracy table of an SVM on features, and what it was trained on."""
-    print_results(results, "top-1 accuracy of a linear SVM on features")
+    print_results(results, "accuracy of a linear SVM on features")
     for name, record in results["systems"].items():
         svm = record["svm"]
         print(

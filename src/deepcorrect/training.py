@@ -150,8 +150,9 @@ def fit(
     Each batch keeps `clean_share` of its images clean; every other image gets a random distortion
     at a random level. With a validation loader the epoch with the best mean top-1 (over clean and
     all levels) is kept, otherwise the last; where validation images have no labels, the best mean
-    agreement with what the untouched network says of the clean images. All randomness is a function of the seed and the step,
-    so a training that was killed and resumed ends as one that was not.
+    agreement with what the untouched network says of the clean images. All randomness is a
+    function of the seed and the step, so a training that was killed and resumed ends as one that
+    was not.
 
     Args:
         model: an `AdaptedModel` (its units are trained) or any module taking images in [0, 1].
