@@ -273,7 +273,8 @@ class _Run:
         chosen = self.test_set.sample(EXAMPLES, self.recipe.seed + 2)
         batches = [images for images, _ in self._loader(chosen)]
         images = torch.cat(batches)
-        kept = [i for i in range(len(chosen)) if chosen.names[i] not in chosen.bad]
+        bad = set(chosen.bad)
+        kept = [i for i, name in enumerate(chosen.names) if name not in bad]
         names = [self._class_name(chosen.labels[i]) for i in kept]
         shown: dict[str, Any] = {}
         for distortion in self.distortions:
