@@ -7,16 +7,21 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from deepcorrect.adapter import AdaptedModel
 from deepcorrect.classifier import Preprocessing, preprocessing_of
 from deepcorrect.computing import Precision, autocast, device_of, inference, placed
-from deepcorrect.data import Batches, check_labels, count_of, no_images
+from deepcorrect.data import UNLABELLED, Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, parse_all, seeds_for
+from deepcorrect.errors import InputError
 from deepcorrect.progress import progress
+
+Target = Literal["labels", "prediction"]
+"""What is right: the true class, or the class that the untouched network gives the clean image."""
 
 CALIBRATION_BINS = 15
 
@@ -94,11 +99,13 @@ class Grid:
         curves: one a distortion, by name.
         images: number of images that each value is of at least.
         clean: on the undistorted images; None where there were none.
+        target: what was right: `labels`; or `prediction`, all shares then being of agreement.
     """
 
     curves: dict[str, Curve]
     images: int
     clean: Accuracy | None
+    target: Target = "labels"
 
     @property
     def clean_top1(self) -> float:
@@ -169,11 +176,15 @@ def evaluate(
     seed: int = 0,
     precision: Precision = "float32",
     task: str = "evaluation",
+    target: Target | None = None,
+    reference: nn.Module | None = None,
 ) -> Grid:
     """Measures top-1 and top-5 accuracy on clean images and at every level of every distortion.
 
     The noise depends on the seed, the level and an image's number in the loader alone, not on the
     batch size, so systems evaluated with the same images and seed see the same distorted ones.
+    Without labels, agreement takes the place of accuracy: the class that the untouched network
+    gives the clean image is right.
 
     Args:
         model: takes images in [0, 1]; runs in inference mode where it is. A `TestTimeSystem` gets
@@ -184,6 +195,10 @@ def evaluate(
         seed: of the noise.
         precision: `bfloat16` runs faster and less exactly.
         task: what the progress line says.
+        target: `labels` or `prediction`; with the latter no label is read. None takes the labels
+            where each image of the first batch has one, else the prediction.
+        reference: the untouched network; None takes the one that an `AdaptedModel` corrects, or
+            the model itself.
 
     Raises:
         InputError: a distortion or a label is not accepted, or there is no image.
@@ -204,8 +219,11 @@ def evaluate(
         for together in [[row] for row in rows] if told else [list(rows)]:
             if told:
                 model.begin(*cells[together[0]])
-            for images, labels in _filled(loader):
-                here = placed(images, device)
+            for images, truth in _filled(loader):
+                here, labels = placed(images, device), truth.to(device)
+                target = target or _target_of(truth)
+                if target == "prediction":
+                    labels = _untouched(model, reference, here).argmax(1)
                 for row in together:
                     kind, level = cells[row]
                     shown = here
@@ -213,7 +231,7 @@ def evaluate(
                         number = tallies[row].images
                         seeds = seeds_for(seed, kind.name, level, first=number, count=len(images))
                         shown = placed(kind(here, level, seeds), device)
-                    tallies[row].add(model(shown), labels.to(device))
+                    tallies[row].add(model(shown), labels)
                     step(len(images) / len(cells))
     if not tallies[0].images:
         raise no_images(loader, "to evaluate on")
@@ -223,7 +241,32 @@ def evaluate(
         count = len(kind.levels or ())
         curves[kind.name] = Curve(kind, tuple(distorted[:count]), clean)
         distorted = distorted[count:]
-    return Grid(curves, clean.images, clean)
+    return Grid(curves, clean.images, clean, target or "labels")
+
+
+def _target_of(labels: Tensor) -> Target:
+    """What can be right for a batch."""
+    return "prediction" if bool((labels == UNLABELLED).any()) else "labels"
+
+
+def _untouched(model: nn.Module, reference: nn.Module | None, images: Tensor) -> Tensor:
+    """The untouched network's logits for clean images.
+
+    Raises:
+        InputError: the model adapts itself while it answers, and no reference was given.
+    """
+    if reference is not None:
+        with inference(reference):
+            return reference(images)
+    if isinstance(model, TestTimeSystem):
+        raise InputError(
+            "a system that adapts itself at test time cannot say what the untouched network "
+            "answers: give that network as `reference`"
+        )
+    if isinstance(model, AdaptedModel):
+        with model.disabled():
+            return model(images)
+    return model(images)
 
 
 def evaluate_stored(
@@ -393,5 +436,6 @@ def system_record(
         "images_seen": images_seen,
         "training_seconds": round(seconds, 2),
         "test_images": grid.images,
+        "target": grid.target,
         "distortions": grid.to_json(),
     }

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Need = Literal["labels", "teacher", "maps", "clean", "views"]
+Need = Literal["labels", "teacher", "features", "maps", "clean", "views"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Answers:
         labels: the true classes, N.
         logits: the trained network's for the batch, N x classes.
         teacher: the untouched network's logits for the clean images, N x classes.
+        features, teacher_features: what the trained network's last linear layer read for the
+            batch, and the untouched one's for the clean images, N x D.
         maps, teacher_maps: by site, the outputs of the trained network for the batch and of the
             untouched one for the clean images, N x C x H x W.
         clean: the trained network's logits for the clean images, N x classes.
@@ -34,6 +36,8 @@ class Answers:
     labels: Tensor
     logits: Tensor
     teacher: Tensor | None = None
+    features: Tensor | None = None
+    teacher_features: Tensor | None = None
     maps: Mapping[str, Tensor] | None = None
     teacher_maps: Mapping[str, Tensor] | None = None
     clean: Tensor | None = None
@@ -81,6 +85,19 @@ def logits(answers: Answers) -> Tensor:
     """
     assert answers.teacher is not None
     return _divergence(answers.teacher, answers.logits)
+
+
+@_objective("teacher", "features")
+def features(answers: Answers) -> Tensor:
+    """Squared distance of the features from the untouched network's features of the clean image.
+
+    As a share of those features' variance. Features are what the last linear layer reads; no label
+    is needed, and what is learnt serves whatever is built on them.
+    """
+    assert answers.features is not None
+    assert answers.teacher_features is not None
+    clean = answers.teacher_features.float()
+    return (answers.features.float() - clean).square().mean() / clean.var().clamp_min(1e-12)
 
 
 @_objective("teacher", "maps")

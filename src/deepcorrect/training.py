@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from deepcorrect.data import Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, distort_some, generator_for, parse_all
 from deepcorrect.errors import DeepCorrectError, InputError, first_problem, unknown
 from deepcorrect.evaluation import evaluate
+from deepcorrect.features import Read, features
 from deepcorrect.objectives import OBJECTIVES, Answers
 from deepcorrect.progress import console, progress
 from deepcorrect.sites import find, tap
@@ -47,8 +49,8 @@ class Training(BaseModel):
         l1: L1 penalty on trained weights, added to the objective (the paper: 1e-5).
         clean_share: share of each batch left undistorted (the paper: half).
         objective: weights of the `OBJECTIVES`: `labels` (cross-entropy with the true class),
-            `logits` and `activations` (the untouched network's on the clean image, which need no
-            label), and those of other methods.
+            `logits`, `features` and `activations` (the untouched network's on the clean image,
+            which need no label), and those of other methods.
         augmentation: of the clean images, before they are distorted.
         precision: `bfloat16` doubles to triples speed where the device has it; `auto` looks.
         channels_last: memory layout of the images; faster nearly everywhere.
@@ -147,8 +149,10 @@ def fit(
 
     Each batch keeps `clean_share` of its images clean; every other image gets a random distortion
     at a random level. With a validation loader the epoch with the best mean top-1 (over clean and
-    all levels) is kept, otherwise the last. All randomness is a function of the seed and the step,
-    so a training that was killed and resumed ends as one that was not.
+    all levels) is kept, otherwise the last; where validation images have no labels, the best mean
+    agreement with what the untouched network says of the clean images. All randomness is a
+    function of the seed and the step, so a training that was killed and resumed ends as one that
+    was not.
 
     Args:
         model: an `AdaptedModel` (its units are trained) or any module taking images in [0, 1].
@@ -208,7 +212,10 @@ class _Fit:
             raise InputError("nothing of this model is trainable: no parameter requires gradients")
         used = [name for name, weight in training.objective.items() if weight > 0]
         self.needs = frozenset().union(*(OBJECTIVES[name].needs for name in used))
-        self.teacher = _teacher(model).to(self.device) if "teacher" in self.needs else None
+        taught, validated = "teacher" in self.needs, validation is not None
+        self.untouched = _teacher(model).to(self.device) if taught or validated else None
+        self.teacher = self.untouched if taught else None
+        self.score = "mean top-1"
         self.sites = _compared_sites(model) if "maps" in self.needs else ()
         optimizer = _optimizer(self.parameters, training)
         placement = [several, several]
@@ -315,27 +322,38 @@ class _Fit:
         The trained network runs once, on the batch and on other copies of it together, so that
         its batch norms see all of them.
         """
-        teacher, teacher_maps = None, {}
+        teacher, teacher_maps, clean_features, found = None, {}, None, None
         if self.teacher is not None:
-            with torch.no_grad(), tap(self.teacher, self.sites) as teacher_maps:
+            with (
+                torch.no_grad(),
+                tap(self.teacher, self.sites) as teacher_maps,
+                self._features(self.teacher) as read,
+            ):
                 teacher = self.teacher(self._placed(images)).float()
+                clean_features = read() if read else None
         copies = [mixed]
         if "clean" in self.needs:
             copies.append(images)
         if "views" in self.needs:
             copies += [augmix(mixed, generator) for _ in range(2)]
         count = len(mixed)
-        with tap(self.model, self.sites) as maps:
+        with tap(self.model, self.sites) as maps, self._features(self.model) as read:
             logits = self.runner(self._placed(torch.cat(copies))).float().split(count)
+            found = read()[:count] if read else None
         return Answers(
             labels=labels,
             logits=logits[0],
             teacher=teacher,
+            features=found,
+            teacher_features=clean_features,
             maps={site: each[:count] for site, each in maps.items()},
             teacher_maps=teacher_maps,
             clean=logits[1] if "clean" in self.needs else None,
             views=logits[-2:] if "views" in self.needs else (),
         )
+
+    def _features(self, model: nn.Module) -> AbstractContextManager[Read | None]:
+        return features(model) if "features" in self.needs else nullcontext()
 
     def _placed(self, images: Tensor) -> Tensor:
         return placed(images, self.device, channels_last=self.training.channels_last)
@@ -358,8 +376,15 @@ class _Fit:
             return None
         name = f"{self.task}, validation"
         grid = evaluate(
-            self.model, self.validation, self.grid, self.seed, self.training.precision, name
+            self.model,
+            self.validation,
+            self.grid,
+            self.seed,
+            self.training.precision,
+            name,
+            reference=self.untouched,
         )
+        self.score = "mean top-1" if grid.target == "labels" else "mean agreement"
         return grid.mean_top1
 
     def _keep(self, epoch: int, loss: float, score: float | None, seconds: float) -> None:
@@ -369,7 +394,7 @@ class _Fit:
             self.history.best = epoch
         self.history.epochs.append(Epoch(epoch, loss, score, seconds))
         if self.accelerator.is_main_process:
-            shown = "" if score is None else f", validation mean top-1 {score:.4f}"
+            shown = "" if score is None else f", validation {self.score} {score:.4f}"
             console().print(
                 f"{self.task}: epoch {epoch + 1} of {self.training.epochs}, loss {loss:.4f}{shown}"
             )
