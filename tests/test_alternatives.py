@@ -131,7 +131,7 @@ def test_a_front_end_starts_as_the_identity_and_is_as_wide_as_allowed(
     whole = front_end(classifier, limit, depth=2)
     assert torch.equal(whole(images), classifier(images))
     assert all(name.startswith("front.") for name in trainable(whole))
-    width = whole.front.residual[1].out_channels
+    width = whole.front.width
     wider = 9 * (width + 1) * (12 + width + 1) + 4 * (width + 1) + 9 * (width + 1) * 12 + 12
     assert count(whole) <= limit < wider
 

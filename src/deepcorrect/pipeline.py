@@ -126,6 +126,9 @@ class _Run:
         self.distortions: tuple[Distortion, ...] = parse_all(
             recipe.distortion_list, preprocessing.input_size
         )
+        self.test_distortions: tuple[Distortion, ...] = parse_all(
+            recipe.test_list, preprocessing.input_size
+        )
         self._open_data(output_classes(self.model, preprocessing))
         corrections = [s for s in recipe.systems.values() if isinstance(s, CorrectionSystem)]
         self.needs_ranking = bool(corrections)
@@ -185,7 +188,7 @@ class _Run:
         grid = evaluate(
             model,
             self._loader(self.test_set),
-            self.distortions,
+            self.test_distortions,
             self.recipe.seed,
             self.recipe.precision,
             f"measuring {name}",
@@ -204,7 +207,7 @@ class _Run:
     def _speed(self, model: nn.Module) -> dict[str, float]:
         """Images a second, and how many of the baseline's that is, both measured in turns."""
         batch, _ = next(iter(self._loader(self.test_set)))
-        kind = self.distortions[0]
+        kind = self.test_distortions[0]
         level = (kind.levels or (0.0,))[len(kind.levels or ()) // 2]
         shown = kind(batch, level, generator_for(self.recipe.seed, "speed"))
         if isinstance(model, TestTimeSystem):
@@ -298,7 +301,7 @@ class _Run:
         kept = [i for i, name in enumerate(chosen.names) if name not in bad]
         names = [self._class_name(chosen.labels[i]) for i in kept]
         shown: dict[str, Any] = {}
-        for distortion in self.distortions:
+        for distortion in self.test_distortions:
             levels = [0.0, *(distortion.levels or ())]
             rows: list[dict[str, Any]] = [{"label": name, "cells": []} for name in names]
             for level in levels:
