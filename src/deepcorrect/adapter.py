@@ -89,7 +89,9 @@ class AdaptedModel(Wrapper):
             site = config.sites[name]
             key = name.replace(".", "/")  # module names may not hold dots
             unit = CorrectionUnit(len(site.filters), site.unit, generator)
-            self.units[key] = unit.to(parameters.device, parameters.dtype)
+            unit = unit.to(parameters.device, parameters.dtype)
+            # torch's own types leave this out
+            self.units[key] = unit.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             self.register_buffer(
                 f"filters/{key}",
                 torch.tensor(site.filters, device=parameters.device),
@@ -118,7 +120,10 @@ class AdaptedModel(Wrapper):
                 f"{channels} channels"
             )
         filters = self.get_buffer(f"filters/{key}")
-        corrected = self.units[key](maps.index_select(1, filters))
+        chosen = maps.index_select(1, filters)
+        if maps.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
+            chosen = chosen.contiguous(memory_format=torch.channels_last)
+        corrected = self.units[key](chosen)
         return layout.output(maps.index_copy(1, filters, corrected.to(maps.dtype)), output)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -31,12 +31,7 @@ def list_(
     """What can be named in commands and recipes."""
     entries: dict[str, str] = {
         "models": models.specs(),
-        "datasets": data_room.BUILT_IN
-        | {
-            "folder:DIR": "one sub-folder a class, or images alone",
-            "parquet:GLOB": "Parquet in the Hugging Face image schema",
-        }
-        | corrupted_sets.SPECS,
+        "datasets": data_room.BUILT_IN | data_room.SPECS | corrupted_sets.SPECS,
         "distortions": {
             kind.name: f"{kind.summary} Level: {kind.unit}; {_grids(kind)}"
             for kind in distortion_room.KINDS.values()
