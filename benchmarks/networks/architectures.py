@@ -34,7 +34,7 @@ from deepcorrect.models import resolve
 RESULTS = Path(__file__).parent.parent / "results" / "networks" / "architectures"
 TABLE = Path(__file__).parent.parent.parent / "docs" / "networks.md"
 CLASSES, IMAGES = 10, 8
-STEPS = ("evaluate", "rank", "swap", "correct", "save", "load", "torch", "onnx")
+STEPS = ("evaluate", "rank", "path", "correct", "save", "load", "torch", "onnx")
 CLOSE = 1e-4  # of the largest logit
 
 
@@ -146,12 +146,16 @@ class Chain:
         assert all(bool(values.isfinite().all()) for values in self.ranking.by_level.values())
         return {}
 
-    def swap(self) -> dict[str, Any]:
-        """The paper's exact swap at the narrowest sites, and what it runs on."""
+    def path(self) -> dict[str, Any]:
+        """A method that re-runs the network from sites, at the two narrowest, and what it runs on.
+
+        Before the network's graph is used, its answers and a swap at each site are compared with
+        the network's own.
+        """
         widths = {name: values.shape[1] for name, values in self.ranking.by_level.items()}
         narrow = sorted(widths, key=lambda name: widths[name])[:2]
         with notes() as said:
-            dc.rank(self.model, self.batches[:1], ["awgn:20"], "swap_logprob", narrow)
+            dc.rank(self.model, self.batches[:1], ["awgn:20"], "path", narrow)
         reason = re.search(r"graph cannot be used \((.*)\)", said.getvalue().replace("\n", " "))
         return {"engine": "modules" if reason else "graph", "why": reason and reason.group(1)}
 
@@ -162,7 +166,8 @@ class Chain:
         self.adapted = dc.correct(self.model, self.ranking, beta=0.25, unit="bottleneck")
         with torch.no_grad():
             untrained = float((self.adapted(self.images) - before).abs().max())
-        dc.fit(self.adapted, self.batches, ["gaussian_blur:1"], epochs=1)
+        with notes():
+            dc.fit(self.adapted, self.batches, ["gaussian_blur:1"], epochs=1)
         with torch.no_grad():
             trained = self.adapted(self.images)
             with self.adapted.disabled():
@@ -237,7 +242,7 @@ def run(architecture: Architecture) -> dict[str, Any]:
             result = {"ok": False, "error": f"{type(error).__name__}: {first}"}
         record["steps"][name] = result | {"seconds": round(time.monotonic() - started, 2)}
         print(f"{architecture.spec:40} {name:9} {record['steps'][name]}", flush=True)
-        if not result["ok"] and name not in ("swap", "torch", "onnx"):
+        if not result["ok"] and name not in ("path", "torch", "onnx"):
             break
     return record
 
@@ -245,7 +250,7 @@ def run(architecture: Architecture) -> dict[str, Any]:
 def table(records: list[dict[str, Any]]) -> str:
     """The records as Markdown, what failed and why below."""
     lines = [
-        "| network | family | input | parameters, M | sites | swaps run on | evaluate | rank "
+        "| network | family | input | parameters, M | sites | re-run on | evaluate | rank "
         "| correct | save | load | export: torch | ONNX |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -256,18 +261,18 @@ def table(records: list[dict[str, Any]]) -> str:
         def said(name: str, steps: dict[str, Any] = steps) -> str:
             return "-" if name not in steps else "yes" if steps[name]["ok"] else "**no**"
 
-        engine = steps.get("swap", {}).get("engine", "-")
+        engine = steps.get("path", {}).get("engine", "-")
         linear = record["linear_sites"]
         where = f"{record['sites']}" + (f" ({linear} MLPs)" if linear else "")
         cells = [f"`{record['spec']}`", record["family"], f"{record['size']}"]
         cells += [f"{record['parameters'] / 1e6:.1f}", where, engine]
-        cells += [said(name) for name in STEPS if name != "swap"]
+        cells += [said(name) for name in STEPS if name != "path"]
         lines.append("| " + " | ".join(cells) + " |")
         for name, step in steps.items():
             if not step["ok"]:
                 problems.append(f"- `{record['spec']}`, {name}: {step['error']}")
             elif step.get("why"):
-                problems.append(f"- `{record['spec']}`, swaps module by module: {step['why']}")
+                problems.append(f"- `{record['spec']}`, re-run module by module: {step['why']}")
     whole = sum(all(r["steps"].get(n, {}).get("ok") for n in STEPS) for r in records)
     lines += ["", f"{whole} of {len(records)} through every step."]
     if problems:
