@@ -14,6 +14,7 @@ from deepcorrect.data import loader, open_data
 from deepcorrect.distortions import Distortion
 from deepcorrect.errors import DeepCorrectError, InputError, MissingExtraError
 from deepcorrect.evaluation import Grid, costs, evaluate
+from deepcorrect.feature_transfer import Transfer, transfer
 from deepcorrect.models import resolve as load_model
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
 from deepcorrect.training import PAPER, Training, fit
@@ -39,6 +40,7 @@ __all__ = [
     "Preprocessing",
     "Ranking",
     "Training",
+    "Transfer",
     "UnitConfig",
     "correct",
     "costs",
@@ -52,4 +54,5 @@ __all__ = [
     "loader",
     "open_data",
     "rank",
+    "transfer",
 ]

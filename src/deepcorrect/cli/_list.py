@@ -30,8 +30,7 @@ def list_(
 ) -> None:
     """What can be named in commands and recipes."""
     entries: dict[str, str] = {
-        "models": {name: entry.summary for name, entry in models.BUILT_IN.items()}
-        | {"python:FILE_OR_MODULE:CALLABLE": "your own network"},
+        "models": models.specs(),
         "datasets": data_room.BUILT_IN | data_room.SPECS | corrupted_sets.SPECS,
         "distortions": {
             kind.name: f"{kind.summary} Level: {kind.unit}; {_grids(kind)}"

@@ -23,7 +23,7 @@ def fitted(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """An image of a network's channels and input size, in 8 bits: resized, cut in the centre."""
     image, size = in_channels(image, preprocessing.channels), preprocessing.input_size
     if image.size != (size, size):
-        image = _resize(image, preprocessing.resize or size, size)
+        image = _resize(image, preprocessing)
     return image
 
 
@@ -46,7 +46,12 @@ def pixels_of(image: Image.Image) -> Tensor:
     return values.view(image.height, image.width, -1).permute(2, 0, 1).contiguous()
 
 
-def _resize(image: Image.Image, shorter: int, size: int) -> Image.Image:
+def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    size = preprocessing.input_size
+    shorter = preprocessing.resize or size
+    resample = Image.Resampling[preprocessing.interpolation.upper()]
+    if preprocessing.squash:
+        return _cut_centre(image.resize((shorter, shorter), resample), size, size)
     width, height = image.size
     longest = LONGEST_ASPECT * min(width, height)
     if max(width, height) > longest:
@@ -54,7 +59,7 @@ def _resize(image: Image.Image, shorter: int, size: int) -> Image.Image:
         width, height = image.size
     scale = shorter / min(width, height)
     target = (max(size, round(width * scale)), max(size, round(height * scale)))
-    return _cut_centre(image.resize(target, Image.Resampling.BILINEAR), size, size)
+    return _cut_centre(image.resize(target, resample), size, size)
 
 
 def _cut_centre(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -131,6 +131,16 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         matched.classes = known.names or tuple(map(str, range(count)))
         return matched
 
+    def relabelled(self, labels: Iterable[int], classes: tuple[str, ...] | None) -> ImageSet:
+        """The same images with other labels, one an image, and the names of their classes."""
+        changed = self.select(range(len(self)))
+        changed.labels, changed.classes = Numbers(labels), classes
+        return changed
+
+    def without_labels(self) -> ImageSet:
+        """The same images as if they had no labels."""
+        return self.relabelled([UNLABELLED] * len(self), None)
+
     def check_labels(self, classes: int) -> None:
         """Checks every label against the network's number of classes.
 
