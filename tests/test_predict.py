@@ -169,24 +169,21 @@ def test_a_stopped_command_leaves_a_whole_document(
     assert len(json.loads(said.out)) == 8
 
 
-def test_answers_come_before_the_list_ends(digits: Path) -> None:
-    """Through the installed command's pipe: the first batch is answered while more may follow."""
-    import subprocess
+def test_answers_come_before_the_list_ends(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sorted((digits / "7").iterdir())[:3]
+    written: list[str] = []
 
-    files = sorted((digits / "7").iterdir())[:2]
-    call = [sys.executable, "-m", "deepcorrect", "predict", "-", "--model", "digits_cnn"]
-    process = subprocess.Popen(
-        [*call, "--batch-size", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(f"{files[0]}\n{files[1]}\n")
-    process.stdin.flush()
-    assert process.stdout.readline().startswith(f"{files[0]}\t")
-    assert process.stdout.readline().startswith(f"{files[1]}\t")
-    process.stdin.close()
-    assert process.wait(timeout=60) == 0
-    process.stdout.close()
+    class Pipe(io.BytesIO):
+        """Gives a file's name at a time, and notes what was answered until then."""
+
+        def read1(self, size: int | None = -1, /) -> bytes:
+            written.append(sys.stdout.getvalue())  # type: ignore[attr-defined]
+            return b"%s\n" % os.fsencode(files[len(written) - 1]) if len(written) <= 3 else b""
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Pipe()))
+    said = command("predict", "-", "--model", "digits_cnn", "--batch-size", 1)
+    assert said.out.count("\n") == 3
+    assert [text.count("\n") for text in written] == [0, 1, 2, 3]
 
 
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path) -> None:

@@ -146,8 +146,5 @@ def images_of(
                 f"{source.name} has no labels: the network's own answers to the clean images "
                 "are the target"
             )
-    if labels:
-        source = with_labels(network, source)
-    else:
-        source = source.without_labels()
+    source = with_labels(network, source) if labels else source.without_labels()
     return source.sample(count, seed)

@@ -46,7 +46,7 @@ def named_batches(
             waiting.append(path)
             yield Sample(path, path, number % batch_size)  # for a label, its place in the batch
 
-    stream = ImageStream("files", samples, preprocessing, labelled=False)
+    stream = ImageStream("files", samples, preprocessing, labelled=True)
     for images, places in loader(stream, batch_size, workers=workers):
         names = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
         yield NamedBatch(names, images, places.tolist())
