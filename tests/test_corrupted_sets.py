@@ -223,8 +223,8 @@ def test_accuracy_of_each_level_is_a_direct_count(classifier: Classifier, tmp_pa
             with torch.no_grad():
                 answers = classifier(batch).argmax(1)
             share = float((answers == torch.tensor(images.labels)).double().mean())
-            assert grid.top1[name][place] == pytest.approx(share)
-    assert (grid.images, grid.clean_top1) == (4, None)
+            assert grid.curves[name].top1[place] == pytest.approx(share)
+    assert (grid.images, grid.clean) == (4, None)
     assert grid.to_json()["fog"]["levels"] == [1, 2]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from torch import Tensor
 from deepcorrect.classifier import Preprocessing
 from deepcorrect.data import (
     ImageSet,
+    Numbered,
+    Numbers,
+    Texts,
     check_labels,
     count_of,
     loader,
@@ -28,6 +32,7 @@ from deepcorrect.data import (
     open_files,
     to_tensor,
 )
+from deepcorrect.data._folder import Files
 from deepcorrect.errors import InputError
 
 COLOUR = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
@@ -465,3 +470,56 @@ def test_loaders_say_how_many_images_they_give(digits: dict[str, ImageSet]) -> N
     assert count_of(loader(images, 64)) == 500
     assert len(loader(images, 64)) == 8
     assert count_of([(torch.zeros(1), torch.zeros(1))]) == 0
+
+
+# --- many images, several processes
+
+
+def test_columns_are_as_lists() -> None:
+    values = ["a", "ü/ß 1.png", "", "odd\udcff.png"]
+    texts, numbers = Texts(values), Numbers([3, -1, 0, 7])
+    assert texts == values
+    assert numbers == [3, -1, 0, 7]
+    assert texts[-1] == values[-1]
+    assert texts[1:3] == values[1:3]
+    assert numbers[::-2] == [7, -1]
+    assert texts.take(np.array([2, 0])) == ["", "a"]
+    assert texts != values[:3]
+    assert numbers != [3, -1, 0, 8]
+    assert Numbered("row ", 5, " of x").take(np.array([4, 1])) == ["row 4 of x", "row 1 of x"]
+    assert (len(texts), list(numbers), "a" in texts, texts.index("a")) == (
+        4,
+        [3, -1, 0, 7],
+        True,
+        0,
+    )
+    with pytest.raises(IndexError):
+        texts[4]
+
+
+def test_a_set_takes_few_bytes_an_image() -> None:
+    """A hundred thousand names of 35 letters: as strings and a list they would take 9.2 MB."""
+    count = 100_000
+    tracemalloc.start()
+    names = Texts(f"n01440764/n01440764_{row:08}_more.JPEG" for row in range(count))
+    images = ImageSet("x", Files("", names), Numbers(np.zeros(count)), names, COLOUR)
+    part = images.select(range(0, count, 2))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert part.names[1] == "n01440764/n01440764_00000002_more.JPEG"
+    assert held / count < 90
+
+
+@pytest.mark.parametrize("start", ["spawn", "fork"])
+def test_sets_are_decoded_in_processes_however_these_start(
+    start: str, spoilt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_data(f"folder:{spoilt}", COLOUR)
+    alone = all_batches(images, batch_size=2)
+    again = open_data(f"folder:{spoilt}", COLOUR)
+    batches = loader(again, 2, workers=1)
+    batches.multiprocessing_context = start
+    found = list(batches)
+    assert torch.equal(torch.cat([b[0] for b in found]), alone[0])
+    assert torch.equal(torch.cat([b[1] for b in found]), alone[1])
+    assert again.bad == images.bad

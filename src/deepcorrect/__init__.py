@@ -15,6 +15,7 @@ from deepcorrect.distortions import Distortion
 from deepcorrect.errors import DeepCorrectError, InputError, MissingExtraError
 from deepcorrect.evaluation import Grid, costs, evaluate
 from deepcorrect.exporting import export, load_exported
+from deepcorrect.feature_transfer import Transfer, transfer
 from deepcorrect.fusion import fuse
 from deepcorrect.models import resolve as load_model
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
@@ -41,6 +42,7 @@ __all__ = [
     "Preprocessing",
     "Ranking",
     "Training",
+    "Transfer",
     "UnitConfig",
     "correct",
     "costs",
@@ -57,4 +59,5 @@ __all__ = [
     "loader",
     "open_data",
     "rank",
+    "transfer",
 ]

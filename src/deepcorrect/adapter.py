@@ -89,7 +89,9 @@ class AdaptedModel(Wrapper):
             site = config.sites[name]
             key = name.replace(".", "/")  # module names may not hold dots
             unit = CorrectionUnit(len(site.filters), site.unit, generator)
-            self.units[key] = unit.to(parameters.device, parameters.dtype)
+            unit = unit.to(parameters.device, parameters.dtype)
+            # torch's own types leave this out
+            self.units[key] = unit.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             self.register_buffer(
                 f"filters/{key}",
                 torch.tensor(site.filters, device=parameters.device),
@@ -117,7 +119,10 @@ class AdaptedModel(Wrapper):
                 f"site {name!r} gives {given}: a corrected site must give N x {channels} x H x W"
             )
         filters = self.get_buffer(f"filters/{key}")
-        corrected = self.units[key](output.index_select(1, filters))
+        chosen = output.index_select(1, filters)
+        if output.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
+            chosen = chosen.contiguous(memory_format=torch.channels_last)
+        corrected = self.units[key](chosen)
         return output.index_copy(1, filters, corrected.to(output.dtype))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

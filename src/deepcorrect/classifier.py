@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.errors import InputError
+from deepcorrect.errors import InputError, unknown
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+"""How images are resized, as Pillow calls it; all but `nearest` antialias."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """What turns a decoded image into a network's input.
 
-    The data reader resizes the shorter side to `resize` pixels (bilinear, antialiased), cuts
+    The data reader resizes the shorter side to `resize` pixels (with `squash`: both sides), cuts
     the central `input_size` square, and hands out floats in [0, 1]. Distortions act there.
     `Classifier` then subtracts `mean` and divides by `std`.
 
@@ -23,12 +27,17 @@ class Preprocessing:
         mean: per-channel mean of images in [0, 1]; its length is the number of channels (1 or 3).
         std: per-channel standard deviation of images in [0, 1].
         resize: shorter side before the central crop, in pixels; None takes `input_size`.
+        interpolation: of the resize.
+        squash: both sides are resized to `resize`, so that nothing but `resize` less `input_size`
+            is cut and shapes change with the image's.
     """
 
     input_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: int | None = None
+    interpolation: Interpolation = "bilinear"
+    squash: bool = False
 
     def __post_init__(self) -> None:
         if self.input_size < 1:
@@ -44,6 +53,8 @@ class Preprocessing:
             raise InputError(
                 f"resize {self.resize} is smaller than the input size {self.input_size}"
             )
+        if self.interpolation not in get_args(Interpolation):
+            raise unknown("interpolation", self.interpolation, get_args(Interpolation))
 
     @property
     def channels(self) -> int:

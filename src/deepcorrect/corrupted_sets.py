@@ -13,7 +13,7 @@ from PIL import Image
 
 from deepcorrect import files
 from deepcorrect.classifier import Preprocessing
-from deepcorrect.data import STORED, ImageSet, open_folder
+from deepcorrect.data import STORED, ImageSet, Numbered, open_folder
 from deepcorrect.distortions import GROUPS, Distortion, kind_of, ungrouped
 from deepcorrect.errors import InputError, unknown
 
@@ -185,7 +185,7 @@ def _read_arrays(
         levels = _levels_of(path, len(pixels), count, info["distortions"][name] if info else None)
         parts[name] = {
             level: partial(
-                _rows, f"{folder.name}, {name} {level:g}", pixels, place, own, preprocessing
+                _rows, f"{folder.name}, {name} {level:g}", path, pixels, place, own, preprocessing
             )
             for place, level in enumerate(levels)
         }
@@ -239,16 +239,34 @@ def _levels_of(
 
 
 def _rows(
-    name: str, pixels: np.ndarray, place: int, labels: list[int], preprocessing: Preprocessing
+    name: str,
+    path: Path,
+    pixels: np.ndarray,
+    place: int,
+    labels: list[int],
+    preprocessing: Preprocessing,
 ) -> ImageSet:
-    first = place * len(labels)
+    numbers = np.arange(len(labels)) + place * len(labels)
     return ImageSet(
-        name,
-        lambda index: Image.fromarray(np.asarray(pixels[first + index])),
-        labels,
-        [f"row {first + index}" for index in range(len(labels))],
-        preprocessing,
+        name, _Row(path, pixels, numbers[0]), labels, Numbered("row ", numbers), preprocessing
     )
+
+
+class _Row:
+    """Makes an image of a row, counted from row `first`; another process maps the file itself."""
+
+    def __init__(self, path: Path, pixels: np.ndarray, first: int) -> None:
+        self.path, self.pixels, self.first = path, pixels, first
+
+    def __call__(self, row: int) -> Image.Image:
+        return Image.fromarray(np.asarray(self.pixels[self.first + row]))
+
+    def __reduce__(self) -> Any:
+        return _mapped, (self.path, self.first)
+
+
+def _mapped(path: Path, first: int) -> _Row:
+    return _Row(path, _pixels(path), first)
 
 
 # --- ImageNet-C's layout

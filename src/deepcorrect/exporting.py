@@ -125,6 +125,8 @@ def details(model: nn.Module) -> dict[str, Any]:
         "channels": preprocessing.channels,
         "input_size": preprocessing.input_size,
         "resize": preprocessing.resize or preprocessing.input_size,
+        "interpolation": preprocessing.interpolation,
+        "squash": preprocessing.squash,
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
         "normalised": "inside",

@@ -16,14 +16,21 @@ from deepcorrect import distortions as distortion_room
 from deepcorrect import ranking
 
 
-def print_results(results: dict[str, Any]) -> None:
-    """The accuracy table: a row a distortion and system, a column a level."""
+def print_results(results: dict[str, Any], measured: str = "top-1 accuracy") -> None:
+    """The accuracy table: a row a distortion and system, a column a level.
+
+    Args:
+        results: with `systems`.
+        measured: what the shares are of.
+    """
     screen = Console(width=None if sys.stdout.isatty() else 160)
     systems: dict[str, Any] = results["systems"]
     first = next(iter(systems.values()))
+    if first.get("target") == "prediction":
+        measured = "agreement with the network's own answers to the clean images"
     for name, values in first["distortions"].items():
         unit = distortion_room.kind_of(name).unit
-        table = Table(title=f"{name} ({unit}): top-1 accuracy", title_justify="left")
+        table = Table(title=f"{name} ({unit}): {measured}", title_justify="left")
         table.add_column("system")
         for heading in (
             "clean",
@@ -43,6 +50,18 @@ def print_results(results: dict[str, Any]) -> None:
                 f"{record['multiply_adds'] / 1e6:.1f}",
             )
         screen.print(table)
+
+
+def print_transfer(results: dict[str, Any]) -> None:
+    """The accuracy table of an SVM on features, and what it was trained on."""
+    print_results(results, "accuracy of a linear SVM on features")
+    for name, record in results["systems"].items():
+        svm = record["svm"]
+        print(
+            f"{name}: {svm['features']:,} features, SVM of {svm['classes']:,} classes on "
+            f"{svm['train_images']:,} undistorted images, C = {svm['c']:g}"
+            + (" by cross-validation" if svm["validation"] else "")
+        )
 
 
 def print_corruption_error(found: dict[str, Any]) -> None:

@@ -6,12 +6,12 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
@@ -19,15 +19,17 @@ from torch import Tensor, nn
 from deepcorrect import files
 from deepcorrect.adapter import AdaptedModel
 from deepcorrect.augmentation import Augmentation, augment
+from deepcorrect.augmix import augmix
 from deepcorrect.classifier import preprocessing_of
 from deepcorrect.computing import Precision, autocast, device_of, placed
 from deepcorrect.data import Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, distort_some, generator_for, parse_all
 from deepcorrect.errors import DeepCorrectError, InputError, first_problem, unknown
 from deepcorrect.evaluation import evaluate
+from deepcorrect.features import Read, features
+from deepcorrect.objectives import OBJECTIVES, Answers
 from deepcorrect.progress import console, progress
-
-Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+from deepcorrect.sites import find, tap
 
 
 class Training(BaseModel):
@@ -46,9 +48,9 @@ class Training(BaseModel):
         weight_decay: on weights, not on biases and norms.
         l1: L1 penalty on trained weights, added to the objective (the paper: 1e-5).
         clean_share: share of each batch left undistorted (the paper: half).
-        objective: weights of `labels` (cross-entropy with the true class) and `logits`
-            (Kullback-Leibler divergence from the untouched network's answer to the clean image,
-            which needs no label).
+        objective: weights of the `OBJECTIVES`: `labels` (cross-entropy with the true class),
+            `logits`, `features` and `activations` (the untouched network's on the clean image,
+            which need no label), and those of other methods.
         augmentation: of the clean images, before they are distorted.
         precision: `bfloat16` doubles to triples speed where the device has it; `auto` looks.
         channels_last: memory layout of the images; faster nearly everywhere.
@@ -84,22 +86,6 @@ class Training(BaseModel):
             raise ValueError("at least one objective needs a weight above 0")
         return value
 
-
-def _labels(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
-    del teacher
-    return F.cross_entropy(logits, labels)
-
-
-def _logits(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
-    del labels
-    if teacher is None:
-        raise ValueError("the logits objective needs the teacher's logits")
-    return F.kl_div(
-        F.log_softmax(logits, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True
-    )
-
-
-OBJECTIVES: dict[str, Objective] = {"labels": _labels, "logits": _logits}
 
 PAPER = Training(
     epochs=40,
@@ -163,8 +149,10 @@ def fit(
 
     Each batch keeps `clean_share` of its images clean; every other image gets a random distortion
     at a random level. With a validation loader the epoch with the best mean top-1 (over clean and
-    all levels) is kept, otherwise the last. All randomness is a function of the seed and the step,
-    so a training that was killed and resumed ends as one that was not.
+    all levels) is kept, otherwise the last; where validation images have no labels, the best mean
+    agreement with what the untouched network says of the clean images. All randomness is a
+    function of the seed and the step, so a training that was killed and resumed ends as one that
+    was not.
 
     Args:
         model: an `AdaptedModel` (its units are trained) or any module taking images in [0, 1].
@@ -222,8 +210,13 @@ class _Fit:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise InputError("nothing of this model is trainable: no parameter requires gradients")
-        needs_teacher = training.objective.get("logits", 0) > 0
-        self.teacher = _teacher(model).to(self.device) if needs_teacher else None
+        used = [name for name, weight in training.objective.items() if weight > 0]
+        self.needs = frozenset().union(*(OBJECTIVES[name].needs for name in used))
+        taught, validated = "teacher" in self.needs, validation is not None
+        self.untouched = _teacher(model).to(self.device) if taught or validated else None
+        self.teacher = self.untouched if taught else None
+        self.score = "mean top-1"
+        self.sites = _compared_sites(model) if "maps" in self.needs else ()
         optimizer = _optimizer(self.parameters, training)
         placement = [several, several]
         self.runner, self.optimizer = self.accelerator.prepare(
@@ -232,6 +225,8 @@ class _Fit:
         self.loader: Any = self.accelerator.prepare(loader) if several else loader
         try:
             self.steps: int = len(self.loader)
+        except InputError:  # which says more
+            raise
         except TypeError:
             raise InputError(
                 "the training loader must have a length (its number of batches)"
@@ -302,20 +297,14 @@ class _Fit:
         images = augment(images.cpu(), self.training.augmentation, generator).to(self.device)
         labels = labels.to(self.device)
         mixed = distort_some(images, self.grid, self.training.clean_share, generator)
-        layout = self.training.channels_last
-        teacher = None
         with autocast(self.device, self.training.precision):
-            if self.teacher is not None:
-                with torch.no_grad():
-                    clean = placed(images, self.device, channels_last=layout)
-                    teacher = self.teacher(clean).float()
-            logits = self.runner(placed(mixed, self.device, channels_last=layout)).float()
-        if self.training.objective.get("labels", 0) > 0:
-            check_labels(labels, logits.shape[1])
+            answers = self._answers(images, mixed, labels, generator)
+        if "labels" in self.needs:
+            check_labels(labels, answers.logits.shape[1])
         loss = torch.zeros((), device=self.device)
         for name, weight in self.training.objective.items():
             if weight > 0:
-                loss = loss + weight * OBJECTIVES[name](logits, labels, teacher)
+                loss = loss + weight * OBJECTIVES[name].loss(answers)
         measured = float(loss.detach())
         if self.training.l1 > 0:
             weights = [p.abs().sum() for p in self.parameters if p.dim() > 1]
@@ -324,6 +313,50 @@ class _Fit:
         self.accelerator.backward(loss)
         self.optimizer.step()
         return measured
+
+    def _answers(
+        self, images: Tensor, mixed: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> Answers:
+        """What the objectives need of a batch, and nothing else.
+
+        The trained network runs once, on the batch and on other copies of it together, so that
+        its batch norms see all of them.
+        """
+        teacher, teacher_maps, clean_features, found = None, {}, None, None
+        if self.teacher is not None:
+            with (
+                torch.no_grad(),
+                tap(self.teacher, self.sites) as teacher_maps,
+                self._features(self.teacher) as read,
+            ):
+                teacher = self.teacher(self._placed(images)).float()
+                clean_features = read() if read else None
+        copies = [mixed]
+        if "clean" in self.needs:
+            copies.append(images)
+        if "views" in self.needs:
+            copies += [augmix(mixed, generator) for _ in range(2)]
+        count = len(mixed)
+        with tap(self.model, self.sites) as maps, self._features(self.model) as read:
+            logits = self.runner(self._placed(torch.cat(copies))).float().split(count)
+            found = read()[:count] if read else None
+        return Answers(
+            labels=labels,
+            logits=logits[0],
+            teacher=teacher,
+            features=found,
+            teacher_features=clean_features,
+            maps={site: each[:count] for site, each in maps.items()},
+            teacher_maps=teacher_maps,
+            clean=logits[1] if "clean" in self.needs else None,
+            views=logits[-2:] if "views" in self.needs else (),
+        )
+
+    def _features(self, model: nn.Module) -> AbstractContextManager[Read | None]:
+        return features(model) if "features" in self.needs else nullcontext()
+
+    def _placed(self, images: Tensor) -> Tensor:
+        return placed(images, self.device, channels_last=self.training.channels_last)
 
     def _share_statistics(self) -> None:
         """Gives every process the mean of all processes' batch-norm statistics.
@@ -343,8 +376,15 @@ class _Fit:
             return None
         name = f"{self.task}, validation"
         grid = evaluate(
-            self.model, self.validation, self.grid, self.seed, self.training.precision, name
+            self.model,
+            self.validation,
+            self.grid,
+            self.seed,
+            self.training.precision,
+            name,
+            reference=self.untouched,
         )
+        self.score = "mean top-1" if grid.target == "labels" else "mean agreement"
         return grid.mean_top1
 
     def _keep(self, epoch: int, loss: float, score: float | None, seconds: float) -> None:
@@ -354,7 +394,7 @@ class _Fit:
             self.history.best = epoch
         self.history.epochs.append(Epoch(epoch, loss, score, seconds))
         if self.accelerator.is_main_process:
-            shown = "" if score is None else f", validation mean top-1 {score:.4f}"
+            shown = "" if score is None else f", validation {self.score} {score:.4f}"
             console().print(
                 f"{self.task}: epoch {epoch + 1} of {self.training.epochs}, loss {loss:.4f}{shown}"
             )
@@ -446,6 +486,12 @@ def _teacher(model: nn.Module) -> nn.Module:
     if isinstance(model, AdaptedModel):
         return model.network
     return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _compared_sites(model: nn.Module) -> tuple[str, ...]:
+    """The sites whose maps are compared with the untouched network's: the corrected ones, or all
+    convolutions."""
+    return tuple(model.config.sites if isinstance(model, AdaptedModel) else find(model))
 
 
 def _state(model: nn.Module) -> Mapping[str, Tensor]:

@@ -9,6 +9,7 @@ from deepcorrect.cli._list import list_
 from deepcorrect.cli._predict import predict
 from deepcorrect.cli._rank import rank
 from deepcorrect.cli._run import report, run
+from deepcorrect.cli._transfer import transfer
 
 __all__ = ["app", "main"]
 
@@ -17,6 +18,7 @@ for function in (
     evaluate_,
     rank,
     correct,
+    transfer,
     predict,
     export,
     distort,

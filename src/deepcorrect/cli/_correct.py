@@ -26,6 +26,7 @@ from deepcorrect.cli._options import (
     Json,
     Mean,
     Model,
+    NoLabels,
     Out,
     Precise,
     Resize,
@@ -33,12 +34,15 @@ from deepcorrect.cli._options import (
     Std,
     Weights,
     Workers,
-    labelled,
+    images_of,
     model_of,
 )
 from deepcorrect.errors import InputError
 from deepcorrect.evaluation import costs
-from deepcorrect.training import Training, fit
+from deepcorrect.training import OBJECTIVES, Training, fit
+
+OBJECTIVE = {True: Training().objective, False: {"features": 1.0, "logits": 1.0}}
+"""With labels, and without."""
 
 
 def correct(
@@ -56,6 +60,7 @@ def correct(
     validation: Annotated[
         str | None, typer.Option(help="DATA to choose the best epoch with; default: the last.")
     ] = None,
+    no_labels: NoLabels = False,
     images: Images = None,
     beta: Annotated[float, typer.Option(help="Corrected share of each site's filters.")] = 0.5,
     budget: Annotated[
@@ -66,6 +71,13 @@ def correct(
         ),
     ] = None,
     unit: Annotated[str, typer.Option(help="See 'list units'.")] = "bottleneck",
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="What training minimises, as NAME=WEIGHT,...; default labels=1,logits=1, or "
+            "features=1,logits=1 without labels."
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = Training().learning_rate,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
@@ -75,18 +87,23 @@ def correct(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train an adapter for the first filters of a ranking. A stopped training goes on when the
-    same command is given again."""
+    """Train an adapter for the first filters of a ranking.
+
+    Without labels the untouched network teaches it. A stopped training goes on when the same
+    command is given again.
+    """
     files.check_folder(out)
     network = model_of(model, weights, classes, input_size, resize, mean, std, device)
-    source = labelled(network, data, images, seed)
+    source = images_of(network, data, images, seed, labels=False if no_labels else None)
+    labels = source.labelled
     ranked = ranking.load_ranking(ranking_folder)
     pixels = network.preprocessing.input_size
     used = distortion_room.parse_all(distortion or ranked.distortions, pixels)
     adapted = adapters.correct(network, ranked, _share(beta, budget), unit, seed)
     held_out = None
     if validation:
-        held_out = data_room.loader(labelled(network, validation, None, seed), 128, workers=workers)
+        chosen = images_of(network, validation, None, seed, labels=labels)
+        held_out = data_room.loader(chosen, 128, workers=workers)
     checkpoint = out.parent / f"{out.name}.checkpoint.pt"
     history = fit(
         adapted,
@@ -99,6 +116,7 @@ def correct(
         learning_rate=learning_rate,
         batch_size=batch_size,
         precision=precision,
+        objective=_weights(objective) if objective else OBJECTIVE[labels],
     )
     source.warn_of_bad()
     best = history.epochs[history.best]
@@ -107,6 +125,7 @@ def correct(
         "images_seen": history.images_seen,
         "training_seconds": round(history.seconds, 2),
         "epochs": len(history.epochs),
+        "labels": labels,
         "validation_mean_top1": best.score,
     }
     adapted.save(out, notes)
@@ -129,4 +148,16 @@ def _share(beta: float, budget: str | None) -> float | dict[str, Any]:
     except ValueError:
         raise InputError(
             f"--budget {budget!r} is not accepted: give parameters=X or multiply_adds=X"
+        ) from None
+
+
+def _weights(text: str) -> dict[str, float]:
+    """Objectives and their weights from `NAME=WEIGHT,...`."""
+    try:
+        pairs = [part.partition("=") for part in text.split(",")]
+        return {name.strip(): float(weight) for name, _, weight in pairs}
+    except ValueError:
+        raise InputError(
+            f"--objective {text!r} is not accepted: give NAME=WEIGHT,NAME=WEIGHT,... of "
+            f"{', '.join(OBJECTIVES)}"
         ) from None

@@ -35,10 +35,13 @@ from deepcorrect.cli._options import (
     Resize,
     Seed,
     Std,
+    Target,
     Weights,
     Workers,
+    images_of,
     labelled,
     model_of,
+    with_labels,
 )
 from deepcorrect.computing import Precision
 from deepcorrect.corruption_error import (
@@ -50,8 +53,7 @@ from deepcorrect.corruption_error import (
     reference_for,
 )
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import StoredGrid, costs, evaluate, evaluate_stored, system_record
-from deepcorrect.models import output_classes
+from deepcorrect.evaluation import Grid, costs, evaluate, evaluate_stored, system_record
 
 
 def evaluate_(
@@ -76,6 +78,7 @@ def evaluate_(
             "of another network's 'evaluate --json'; default: alexnet on ImageNet-C, else none."
         ),
     ] = None,
+    target: Target = None,
     images: Images = None,
     batch_size: BatchSize = 128,
     workers: Workers = 0,
@@ -96,6 +99,11 @@ def evaluate_(
             "--clean goes with distorted copies (--data cifar_c:DIR or imagenet_c:DIR); "
             f"{data} is itself taken as clean"
         )
+    if stored and target == "prediction":
+        raise InputError(
+            f"--target prediction goes with clean images, which the network is asked about; {data} "
+            "holds distorted copies: give the clean images as --data, and --distortion"
+        )
     if stored:
         copies = corrupted_sets.open_corrupted(data, network.preprocessing)
         copies = copies.only(distortion) if distortion else copies
@@ -107,9 +115,10 @@ def evaluate_(
     else:
         specs = distortion or DEFAULT_DISTORTIONS
         other = _computed_reference(reference, specs, network.preprocessing.input_size)
-        source = labelled(network, data, images, seed)
+        labels = None if target is None else target == "labels"
+        source = images_of(network, data, images, seed, labels=labels)
         loader = data_room.loader(source, batch_size, workers=workers)
-        grid = evaluate(system, loader, specs, seed, precision)
+        grid = evaluate(system, loader, specs, seed, precision, target=target)
         source.warn_of_bad()
     cost = costs(system, network.preprocessing)
     notes = system.config.notes if isinstance(system, adapters.AdaptedModel) else {}
@@ -142,17 +151,14 @@ def _on_copies(
     batch_size: int,
     workers: int,
     precision: Precision,
-) -> StoredGrid:
+) -> Grid:
     """Accuracy on distorted copies, opened one level at a time."""
-    classes = output_classes(network, network.preprocessing)
     opened: list[data_room.ImageSet] = []
 
     def batches(open_part: corrupted_sets.Open) -> data_room.Batches:
         for before in opened:
             before.warn_of_bad()
-        part = open_part()
-        part.check_labels(classes)
-        opened[:] = [part.sample(count, seed)]
+        opened[:] = [with_labels(network, open_part()).sample(count, seed)]
         return data_room.loader(opened[0], batch_size, workers=workers)
 
     parts = {

@@ -15,14 +15,22 @@ from deepcorrect.classifier import Classifier
 from deepcorrect.computing import device_for
 from deepcorrect.errors import InputError
 from deepcorrect.models import output_classes
+from deepcorrect.progress import console
 
-MODEL_HELP = "A built-in name, or python:FILE_OR_MODULE:CALLABLE."
-DATA_HELP = "parquet:GLOB, folder:DIR or a built-in name."
+MODEL_HELP = (
+    "A built-in name, timm:NAME, torchvision:NAME, hf:REPO_OR_FOLDER or "
+    "python:FILE_OR_MODULE:CALLABLE; see 'list models'."
+)
+DATA_HELP = "folder:DIR, parquet:GLOB, hf:NAME, webdataset:SHARDS, ...; see 'list datasets'."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Weights = Annotated[
-    str | None, typer.Option(help="The network's weights: safetensors, or a PyTorch state dict.")
+    str | None,
+    typer.Option(
+        help="The network's weights: safetensors, or a PyTorch state dict; 'random' for none. "
+        "Default: the source's pretrained ones."
+    ),
 ]
-Classes = Annotated[int | None, typer.Option(help="Classes of a built-in network.")]
+Classes = Annotated[int | None, typer.Option(help="Number of classes, if not the usual one.")]
 InputSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
 Resize = Annotated[
     int | None, typer.Option(help="Shorter side before the central crop, in pixels.")
@@ -48,6 +56,21 @@ Workers = Annotated[int, typer.Option(min=0, help="Decoding processes.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; made if absent.")]
 Precise = Annotated[
     Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the convolutions.")
+]
+Target = Annotated[
+    Literal["labels", "prediction"] | None,
+    typer.Option(
+        help="What is right: labels; or prediction, the untouched network's answer to the clean "
+        "image. Default: labels, or prediction where images have none."
+    ),
+]
+NoLabels = Annotated[
+    bool,
+    typer.Option(
+        "--no-labels",
+        help="Take no label from the data: the untouched network's answers to the clean images "
+        "are the target, and classes need not be the network's. Assumed where images have none.",
+    ),
 ]
 
 DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
@@ -86,6 +109,45 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def labelled(network: Classifier, spec: str, count: int | None, seed: int) -> data_room.ImageSet:
+    """Images of a DATA spec whose labels are the network's classes."""
     source = data_room.open_data(spec, network.preprocessing)
-    source.check_labels(output_classes(network, network.preprocessing))
+    return with_labels(network, source).sample(count, seed)
+
+
+def with_labels(network: Classifier, source: data_room.ImageSet) -> data_room.ImageSet:
+    """The set with labels as the network's classes.
+
+    Raises:
+        InputError: it has none, or they are none of the network's.
+    """
+    classes = output_classes(network, network.preprocessing)
+    source = source.matched(classes, network.labels)
+    source.check_labels(classes)
+    return source
+
+
+def images_of(
+    network: Classifier, spec: str, count: int | None, seed: int, *, labels: bool | None = None
+) -> data_room.ImageSet:
+    """The images of a DATA spec, with labels that are the network's classes, or without any.
+
+    Args:
+        network: whose classes and preprocessing they are for.
+        spec: the data.
+        count: so many random images; None takes all.
+        seed: of their choice.
+        labels: None takes them where every image has one. Where False, none is read.
+    """
+    source = data_room.open_data(spec, network.preprocessing)
+    if labels is None:
+        labels = source.labelled
+        if not labels:
+            console().print(
+                f"{source.name} has no labels: the network's own answers to the clean images "
+                "are the target"
+            )
+    if labels:
+        source = with_labels(network, source)
+    else:
+        source = source.without_labels()
     return source.sample(count, seed)

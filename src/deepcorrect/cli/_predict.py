@@ -78,7 +78,7 @@ def _image_files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = data_room.images_in(path)
+            inside = list(data_room.images_in(path))
             if not inside:
                 raise InputError(f"{path} has no images")
             found += inside

@@ -28,17 +28,18 @@ from deepcorrect.cli._options import (
     InputSize,
     Json,
     Mean,
+    NoLabels,
     Precise,
     Resize,
     Seed,
     Std,
     Weights,
     Workers,
+    images_of,
     model_of,
 )
 from deepcorrect.computing import Precision
 from deepcorrect.errors import InputError
-from deepcorrect.models import output_classes
 from deepcorrect.progress import console, is_main_process
 
 
@@ -63,6 +64,7 @@ def rank(
             "prediction where images have none."
         ),
     ] = None,
+    no_labels: NoLabels = False,
     sites: Annotated[
         str | None, typer.Option(help="Dotted names between commas; default all convolutions.")
     ] = None,
@@ -94,10 +96,10 @@ def rank(
     network = loader = source = None
     if model is not None and data is not None:
         network = model_of(model, weights, classes, input_size, resize, mean, std, device)
-        source = data_room.open_data(data, network.preprocessing)
-        if target == "labels" or (target is None and source.labelled):
-            source.check_labels(output_classes(network, network.preprocessing))
-        source = source.sample(images, seed)
+        if no_labels and target == "labels":
+            raise InputError("--target labels needs labels, and --no-labels takes none: drop one")
+        labels = None if target is None and not no_labels else target == "labels"
+        source = images_of(network, data, images, seed, labels=labels)
         loader = data_room.loader(source, batch_size, workers=workers)
         network = adapters.load(network, adapter) if adapter else network
     elif compare is None or (model, data) != (None, None):

@@ -88,7 +88,10 @@ class FollowedSite(nn.Module):
 
     def forward(self, *args: object, **kwargs: object) -> Tensor:
         maps = self.module(*args, **kwargs)
-        corrected = self.unit(maps.index_select(1, self.filters))
+        chosen = maps.index_select(1, self.filters)
+        if maps.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
+            chosen = chosen.contiguous(memory_format=torch.channels_last)
+        corrected = self.unit(chosen)
         return maps.index_copy(1, self.filters, corrected.to(maps.dtype))
 
 

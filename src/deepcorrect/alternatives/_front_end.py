@@ -1,0 +1,108 @@
+"""A learned front end: a small residual network that mends the image before the frozen network."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.classifier import Wrapper, preprocessing_of
+from deepcorrect.errors import InputError
+
+SCALE = 2
+"""The front end works on images folded by this factor, at a quarter of the pixels."""
+
+
+class FrontEnd(nn.Module):
+    """Images to images: a residual of `depth` 3 x 3 stages, each with batch norm and ReLU.
+
+    In the spirit of URIE (Son et al. 2020), which is trained like this for the classifier behind
+    it, at half the resolution (pixels are folded into channels and back, Shi et al. 2016). It
+    starts as the identity.
+
+    Args:
+        channels: of the images.
+        width: of the stages.
+        depth: number of stages.
+        generator: draws the He-initialised weights.
+    """
+
+    def __init__(
+        self, channels: int, width: int, depth: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        folded = channels * SCALE**2
+        layers: list[nn.Module] = [nn.PixelUnshuffle(SCALE)]
+        for stage in range(depth):
+            inputs = width if stage else folded
+            layers += [nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+            layers.append(nn.ReLU())
+        last = nn.Conv2d(width, folded, 3, padding=1)
+        self.residual = nn.Sequential(*layers, last, nn.PixelShuffle(SCALE))
+        for module in self.residual.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Mended images, N x C x H x W; H and W are even."""
+        return images + self.residual(images)
+
+
+class WithFrontEnd(Wrapper):
+    """A frozen network behind a trainable front end."""
+
+    def __init__(self, network: nn.Module, front: FrontEnd) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.front = front
+        self.train(False)
+
+    def train(self, mode: bool = True) -> WithFrontEnd:
+        """Sets the front end's mode. The network stays in inference mode, batch norm included."""
+        super().train(mode)
+        self.network.train(False)
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, N x classes, of images in [0, 1], N x C x H x W."""
+        return self.network(self.front(images))
+
+
+def front_end(
+    model: nn.Module, parameters: float = 0.25, depth: int = 4, seed: int = 0
+) -> WithFrontEnd:
+    """A copy of the network, frozen, behind the widest front end of so many parameters.
+
+    Args:
+        model: the baseline, a `Classifier` (or wrapped around one).
+        parameters: at most so many numbers are trained; up to 1 it is a share of the network's.
+        depth: stages of the front end.
+        seed: draws its initial weights.
+
+    Raises:
+        InputError: the model's images are not known or of odd size, or the budget is too small.
+    """
+    known = preprocessing_of(model)
+    if known is None:
+        raise InputError("a front end needs a deepcorrect.Classifier: it works on its images")
+    if known.input_size % SCALE:
+        raise InputError(f"a front end needs images of even size, not {known.input_size} pixels")
+    total = sum(p.numel() for p in model.parameters())
+    limit = parameters * (total if parameters <= 1 else 1)
+    width = 0
+    while _size(known.channels, width + 1, depth) <= limit:
+        width += 1
+    if not width:
+        raise InputError(f"parameters={parameters:g} is too few for a front end of depth {depth}")
+    front = FrontEnd(known.channels, width, depth, torch.Generator().manual_seed(seed))
+    place = next(model.parameters())
+    return WithFrontEnd(copy.deepcopy(model), front.to(place.device, place.dtype))
+
+
+def _size(channels: int, width: int, depth: int) -> int:
+    folded = channels * SCALE**2
+    stages = 9 * width * (folded + (depth - 1) * width) + 2 * width * depth
+    return stages + 9 * width * folded + folded

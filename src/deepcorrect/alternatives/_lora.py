@@ -1,0 +1,54 @@
+"""Low-rank adaptation of the convolutions (Hu et al. 2022), through PEFT."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from deepcorrect import sites
+from deepcorrect.classifier import network_of
+from deepcorrect.errors import InputError
+from deepcorrect.libraries import optional
+
+
+def lora(model: nn.Module, parameters: float = 0.25, alpha: float = 1.0) -> nn.Module:
+    """A copy of the network with a trainable low-rank addition to each convolution's weights.
+
+    Convolutions in groups are left as they are: PEFT has no low-rank form of them. The rank is one
+    for all, the largest that the budget allows. Batch-norm statistics follow the training batches.
+
+    Args:
+        model: the baseline.
+        parameters: at most so many numbers are trained; up to 1 it is a share of the network's.
+        alpha: the additions are scaled by `alpha` (PEFT's `lora_alpha` over the rank).
+
+    Raises:
+        InputError: the network has no plain convolution, or the budget is below rank 1.
+        MissingExtraError: PEFT is not installed.
+    """
+    peft = optional("peft", "alternatives")
+    adapted = copy.deepcopy(model).requires_grad_(False)
+    found = {n: c for n, c in sites.convolutions(adapted).items() if c.groups == 1}
+    if not found:
+        raise InputError("the network has no convolution without groups: LoRA cannot adapt it")
+    each_rank = sum(c.weight[0].numel() + c.out_channels for c in found.values())
+    total = sum(p.numel() for p in model.parameters())
+    rank = int(parameters * (total if parameters <= 1 else 1) / each_rank)
+    if rank < 1:
+        raise InputError(
+            f"parameters={parameters:g} is below rank 1, which has {each_rank:,} parameters"
+        )
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha * rank, target_modules=list(found))
+    peft.inject_adapter_in_model(config, network_of(adapted))
+    return adapted
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Adds the trained low-rank parts into the convolutions, so that they cost nothing to run."""
+    for module in model.modules():
+        merge_layer: Any = getattr(module, "merge", None)
+        if callable(merge_layer) and hasattr(module, "lora_A"):
+            merge_layer()
+    return model

@@ -1,0 +1,83 @@
+"""Batch-norm statistics of the test batch (Nado et al. 2020, Schneider et al. 2020)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.classifier import Wrapper, network_of
+from deepcorrect.errors import InputError
+
+
+class _BatchStatistics(nn.Module):
+    """A batch norm whose statistics are mixed with those of the batch that it is given."""
+
+    def __init__(self, norm: nn.BatchNorm2d, prior: float) -> None:
+        super().__init__()
+        self.norm = norm
+        self.prior = prior
+
+    def forward(self, maps: Tensor) -> Tensor:
+        values = maps.float()
+        mean, variance = values.mean((0, 2, 3)), values.var((0, 2, 3), correction=0)
+        if self.prior:
+            assert self.norm.running_mean is not None
+            assert self.norm.running_var is not None
+            share = self.prior / (self.prior + len(maps))
+            mean = share * self.norm.running_mean + (1 - share) * mean
+            variance = share * self.norm.running_var + (1 - share) * variance
+        scale = torch.rsqrt(variance + self.norm.eps)
+        scale = scale if self.norm.weight is None else scale * self.norm.weight
+        shift = -mean * scale if self.norm.bias is None else self.norm.bias - mean * scale
+        return (values * scale[:, None, None] + shift[:, None, None]).to(maps.dtype)
+
+
+class NormAdaptation(Wrapper):
+    """A network whose batch norms follow each test batch. Nothing is trained.
+
+    Each batch has to be of one distortion, and large: answers depend on the batch.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, N x classes, of images in [0, 1], N x C x H x W."""
+        return self.network(images)
+
+
+def norm_adaptation(model: nn.Module, prior: float = 0.0) -> NormAdaptation:
+    """A copy of the network that normalises by the statistics of the batch it is given.
+
+    Args:
+        model: the baseline.
+        prior: the trained statistics count as those of so many images (Schneider et al., equation
+            2: N); 0 leaves them out (Nado et al.).
+
+    Raises:
+        InputError: the network has no batch norm with statistics, or the prior is below zero.
+    """
+    if prior < 0:
+        raise InputError(f"prior={prior:g} is below 0: it counts images")
+    adapted = copy.deepcopy(model).requires_grad_(False).eval()
+    replace_norms(adapted, prior)
+    return NormAdaptation(adapted)
+
+
+def replace_norms(model: nn.Module, prior: float) -> list[nn.BatchNorm2d]:
+    """Puts the batch's statistics into every batch norm of a network, which is changed.
+
+    Returns:
+        The batch norms, whose weights and biases stay in use.
+    """
+    network = network_of(model)
+    norms = {n: m for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    if not norms or any(norm.running_mean is None for norm in norms.values()):
+        raise InputError("the network has no 2-D batch norm with statistics to adapt")
+    for name, norm in norms.items():
+        parent, _, last = name.rpartition(".")
+        setattr(network.get_submodule(parent), last, _BatchStatistics(norm, prior))
+    return list(norms.values())

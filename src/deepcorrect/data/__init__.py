@@ -1,0 +1,37 @@
+"""Resolving a DATA spec to a set of images, and decoding them into batches in [0, 1]."""
+
+from deepcorrect.data._columns import Column, Numbered, Numbers, Texts
+from deepcorrect.data._decode import fitted, in_channels, pixels_of, to_tensor
+from deepcorrect.data._digits import BUILT_IN
+from deepcorrect.data._folder import images_in, open_files, open_folder
+from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels
+from deepcorrect.data._loader import Batches, Loader, count_of, loader, no_images
+from deepcorrect.data._open import SPECS, STORED, open_data
+from deepcorrect.data._stream import ImageStream
+
+__all__ = [
+    "BUILT_IN",
+    "SPECS",
+    "STORED",
+    "UNLABELLED",
+    "Batches",
+    "Column",
+    "ImageSet",
+    "ImageStream",
+    "Loader",
+    "Numbered",
+    "Numbers",
+    "Texts",
+    "check_labels",
+    "count_of",
+    "fitted",
+    "images_in",
+    "in_channels",
+    "loader",
+    "no_images",
+    "open_data",
+    "open_files",
+    "open_folder",
+    "pixels_of",
+    "to_tensor",
+]
