@@ -210,7 +210,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--out", folder / "ranking"),
     )
     assert said.status == 0, said.err
-    assert "has no labels: the network's own answers" in said.err
+    assert "has images without labels: the network's own answers" in said.err
     said = command(
         *("correct", *on, "--ranking", folder / "ranking", "--out", folder / "adapter"),
         *("--epochs", 3, "--batch-size", 24, "--validation", f"folder:{folder / 'loose'}"),

@@ -124,8 +124,8 @@ def images_of(
         labels = source.labelled
         if not labels:
             console().print(
-                f"{source.name} has no labels: the network's own answers to the clean images "
-                "are the target"
+                f"{source.name} has images without labels: the network's own answers to the clean "
+                "images are the target"
             )
     if labels:
         source.check_labels(output_classes(network, network.preprocessing))
