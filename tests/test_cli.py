@@ -452,7 +452,7 @@ def test_weights_and_classes_of_a_built_in_network(tmp_path: Path, picture: Path
     ("flags", "message"),
     [
         (["--model", "digit_cnn"], "did you mean 'digits_cnn'?"),
-        (["--model", "timm:resnet18"], "timm networks are not read yet"),
+        (["--model", "timm:resnet19"], "unknown timm model 'resnet19', did you mean 'resnet18'"),
         (["--model", "python:nowhere.py:f"], "there is no file nowhere.py"),
         (["--model", "digits_cnn", "--mean", "a"], "--mean 'a' is not a number"),
         (["--model", "digits_cnn", "--std", "0"], "std"),

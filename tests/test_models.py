@@ -20,7 +20,6 @@ from deepcorrect.computing import inference
 from deepcorrect.data import ImageSet, loader, open_data
 from deepcorrect.errors import InputError
 from deepcorrect.models import (
-    BUILT_IN,
     AlexNet,
     CifarAllCNN,
     CifarResNet20,
@@ -127,12 +126,15 @@ def test_alexnets_maps_are_the_papers() -> None:
     assert logits.shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "alexnet"])
+OWN_CLASSES = {"digits_cnn": 10, "cifar_allcnn": 100, "cifar_resnet20": 100}
+
+
+@pytest.mark.parametrize("name", OWN_CLASSES)
 @pytest.mark.parametrize("classes", [None, 7])
 def test_built_in_models_give_logits(name: str, classes: int | None) -> None:
     model = resolve(name, classes=classes)
     known = model.preprocessing
-    assert output_classes(model, known) == (classes or BUILT_IN[name].classes)
+    assert output_classes(model, known) == (classes or OWN_CLASSES[name])
     assert (model.name, model.training) == (name, False)
 
 
@@ -163,14 +165,21 @@ def test_a_built_in_model_without_weights_warns(capsys: pytest.CaptureFixture[st
     assert "runs with random ones" in capsys.readouterr().err
 
 
+def test_random_weights_on_purpose_are_the_same_each_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, again = (resolve("digits_cnn", "random").network.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["head.weight"], resolve("digits_cnn").network.head.weight)  # pyright: ignore
+    assert capsys.readouterr().err == ""
+
+
 def test_the_shipped_digits_weights_are_small_and_good(
     digits_model: Classifier, digits_test: ImageSet
 ) -> None:
-    name = BUILT_IN["digits_cnn"].weights
-    assert name is not None
     from deepcorrect import models
 
-    assert (Path(models.__path__[0]) / name).stat().st_size < 1_000_000
+    assert (Path(models.__path__[0]) / "digits_cnn.safetensors").stat().st_size < 1_000_000
     assert accuracy(digits_model, digits_test) >= 0.97
 
 

@@ -30,7 +30,8 @@ from deepcorrect.pipeline import run
 from deepcorrect.recipe import Recipe, load_recipe
 
 TRAIN, VALIDATION, TEST = 8, 4, 4  # images a class
-TIMES = {"seconds", "training_seconds", "measuring_seconds"}
+SPEEDS = {"images_per_second", "relative_speed"}
+TIMES = {"seconds", "training_seconds", "measuring_seconds", *SPEEDS}
 OVERALL_SECONDS = 120
 Start = Callable[..., ForkServerProcess]
 

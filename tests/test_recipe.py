@@ -12,13 +12,13 @@ import yaml
 
 from deepcorrect.errors import InputError
 from deepcorrect.recipe import (
-    CorrectionSystem,
-    FinetuneSystem,
     Recipe,
     load_recipe,
     load_summary,
     shipped,
 )
+from deepcorrect.systems import CorrectionSystem, FinetuneSystem, TrainedSystem
+from deepcorrect.training import Training
 
 Write = Callable[..., Path]
 
@@ -49,8 +49,13 @@ def correction(recipe: Recipe, name: str = "deepcorrect") -> CorrectionSystem:
     return system
 
 
+def trainings(recipe: Recipe) -> dict[str, Training]:
+    systems = recipe.systems.items()
+    return {name: each.training for name, each in systems if isinstance(each, TrainedSystem)}
+
+
 def rate(recipe: Recipe) -> float:
-    return recipe.systems["tuned"].training.learning_rate
+    return trainings(recipe)["tuned"].learning_rate
 
 
 # --- what is shipped
@@ -149,9 +154,9 @@ systems:
     ]
     path = write(text)
     recipe = load_recipe(path, overrides)
-    systems = recipe.systems
-    assert [system.training.epochs for system in systems.values()] == [9, 4, 6]
-    assert [system.training.augmentation.flip for system in systems.values()] == [
+    found = trainings(recipe).values()
+    assert [training.epochs for training in found] == [9, 4, 6]
+    assert [training.augmentation.flip for training in found] == [
         False,
         True,
         True,
@@ -161,7 +166,7 @@ systems:
         {"based_on": path.name, "systems": {"third": {"training": {"epochs": 1}}}}, "b.yml"
     )
     recipe = load_recipe(based, overrides[:1])
-    assert [system.training.epochs for system in recipe.systems.values()] == [9, 4, 1]
+    assert [training.epochs for training in trainings(recipe).values()] == [9, 4, 1]
 
 
 # --- KEY=VALUE
@@ -237,7 +242,7 @@ def test_what_is_no_override_is_said(write: Write, override: str, message: str) 
         ("distortions.awgn.level=3", ["'distortions.awgn.level'", "levels, clip, quantize"]),
         (
             "systems.deepcorrect.bta=0.5",
-            ["unknown key 'systems.deepcorrect.bta' (given 0.5)", "method, beta, unit, training"],
+            ["unknown key 'systems.deepcorrect.bta' (given 0.5)", "method, training, beta, unit"],
         ),
         ("systems.tuned.beta=0.5", ["unknown key 'systems.tuned.beta'", "method, training"]),
         (

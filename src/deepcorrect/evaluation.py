@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -388,6 +390,31 @@ def multiply_adds(model: nn.Module, image: Tensor) -> int:
         for handle in handles:
             handle.remove()
     return total
+
+
+def throughput(
+    models: Sequence[nn.Module], images: Tensor, precision: Precision = "float32", turns: int = 5
+) -> list[float]:
+    """Images a second of each model on one batch: medians of turns that they take in a round.
+
+    Args:
+        models: run in inference mode where they are.
+        images: N x C x H x W, in [0, 1].
+        precision: as in `evaluate`.
+        turns: timed runs of each, after one that is not.
+    """
+    seconds: list[list[float]] = [[] for _ in models]
+    with torch.no_grad():
+        for turn in range(turns + 1):
+            for model, found in zip(models, seconds, strict=True):
+                device = device_of(model)
+                shown = placed(images, device)
+                with inference(model), autocast(device, precision):
+                    started = time.perf_counter()
+                    float(model(shown).float().sum())  # waits for a GPU
+                    if turn:
+                        found.append(time.perf_counter() - started)
+    return [len(images) / statistics.median(found) for found in seconds]
 
 
 def system_record(

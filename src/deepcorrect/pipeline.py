@@ -19,18 +19,24 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deepcorrect import adapter, files, sites
-from deepcorrect.alternatives import finetune
 from deepcorrect.classifier import Classifier
 from deepcorrect.computing import autocast, device_for, inference, placed, resolve_precision
 from deepcorrect.data import ImageSet, loader, open_data
 from deepcorrect.distortions import Distortion, generator_for, parse_all
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import costs, evaluate, system_record
+from deepcorrect.evaluation import (
+    TestTimeSystem,
+    costs,
+    evaluate,
+    system_record,
+    throughput,
+)
 from deepcorrect.models import output_classes, resolve
 from deepcorrect.progress import console
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
-from deepcorrect.recipe import CorrectionSystem, Recipe, System
+from deepcorrect.recipe import Recipe
 from deepcorrect.report import write_report
+from deepcorrect.systems import CorrectionSystem, TrainedSystem
 from deepcorrect.training import fit
 
 EXAMPLES = 3
@@ -53,13 +59,16 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
     _open_folder(recipe, folder, resume)
     this.log("start", environment=this.environment())
     records = {"baseline": this.measure("baseline", this.model, 0, 0.0, trained=False)}
-    ranking = this.rank() if this.needs_ranking else None
-    if ranking is not None and recipe.ideal.images:
-        this.ideal(ranking)
+    if this.needs_ranking and recipe.ideal.images:
+        this.ideal(this.rank())
     histories: dict[str, Any] = {}
     systems: dict[str, nn.Module] = {"baseline": this.model}
     for name, system in recipe.systems.items():
-        systems[name], histories[name] = this.train(name, system, ranking)
+        if not isinstance(system, TrainedSystem):
+            systems[name] = system.build(this.model)
+            records[name] = this.measure(name, systems[name], 0, 0.0, trained=False)
+            continue
+        systems[name], histories[name] = this.train(name, system)
         history = histories[name]
         seconds = sum(epoch["seconds"] for epoch in history["epochs"])
         records[name] = this.measure(
@@ -133,10 +142,13 @@ class _Run:
     def _open_data(self, classes: int) -> None:
         data, preprocessing = self.recipe.data, self.model.preprocessing
         seed = self.recipe.seed
-        train = open_data(data.train, preprocessing)
-        test = open_data(data.test, preprocessing)
+
+        def opened(spec: str) -> ImageSet:
+            return open_data(spec, preprocessing).matched(classes, self.model.labels)
+
+        train, test = opened(data.train), opened(data.test)
         if data.validation:
-            validation = open_data(data.validation, preprocessing)
+            validation = opened(data.validation)
         else:
             if data.validation_rows:
                 rows = _rows(Path(data.validation_rows))
@@ -182,28 +194,46 @@ class _Run:
         record = system_record(
             grid, cost, trained=trained, images_seen=images_seen, seconds=seconds
         )
+        record |= self._speed(model)
         record["measuring_seconds"] = round(time.monotonic() - started, 2)
         files.write_json(path, record)
         means = {kind: round(curve.mean_top1, 4) for kind, curve in grid.curves.items()}
         self.log("measured", system=name, clean_top1=round(grid.clean_top1, 4), mean_top1=means)
         return record
 
-    def rank(self) -> Ranking:
-        """The ranking of all filters of the sites."""
-        if (self.folder / "ranking.json").exists():  # the last of its files
-            return load_ranking(self.folder)
+    def _speed(self, model: nn.Module) -> dict[str, float]:
+        """Images a second, and how many of the baseline's that is, both measured in turns."""
+        batch, _ = next(iter(self._loader(self.test_set)))
+        kind = self.distortions[0]
+        level = (kind.levels or (0.0,))[len(kind.levels or ()) // 2]
+        shown = kind(batch, level, generator_for(self.recipe.seed, "speed"))
+        if isinstance(model, TestTimeSystem):
+            model.begin(kind, level)
+        own, baseline = throughput([model, self.model], shown, self.recipe.precision)
+        return {
+            "images_per_second": round(own, 1),
+            "relative_speed": round(own / baseline, 3),
+        }
+
+    def rank(self, method: str | None = None) -> Ranking:
+        """The ranking of all filters of the sites, by the recipe's method or another."""
         section = self.recipe.ranking
+        method = method or section.method
+        own = method == section.method
+        folder = self.folder if own else self.folder / "rankings" / method
+        if (folder / "ranking.json").exists():  # the last of its files
+            return load_ranking(folder)
         ranking = rank(
             self.model,
             self._loader(self.ranking_set),
             self.distortions,
-            section.method,
+            method,
             section.sites,
             self.recipe.seed,
             section.precision,
             section.target,
         )
-        ranking.save(self.folder)
+        ranking.save(folder)
         self.log("ranked", method=ranking.method, images=ranking.images, seconds=ranking.seconds)
         return ranking
 
@@ -224,18 +254,9 @@ class _Run:
         files.write_json(path, {**curves.to_json(), "seconds": time.monotonic() - started})
         self.log("ideal", images=curves.images, seconds=time.monotonic() - started)
 
-    def train(
-        self, name: str, system: System, ranking: Ranking | None
-    ) -> tuple[nn.Module, dict[str, Any]]:
+    def train(self, name: str, system: TrainedSystem) -> tuple[nn.Module, dict[str, Any]]:
         """A system trained from the baseline, and its history."""
-        if isinstance(system, CorrectionSystem):
-            if ranking is None:
-                raise InputError(f"system {name!r} needs a ranking")
-            model: nn.Module = adapter.correct(
-                self.model, ranking, system.beta, system.unit, self.recipe.seed
-            )
-        else:
-            model = finetune(self.model)
+        model = system.build(self.model, self.rank, self.recipe.seed)
         batch = system.training.batch_size
         validating = self._loader(self.selection_set) if len(self.selection_set) else None
         history = fit(
@@ -249,7 +270,7 @@ class _Run:
             f"training {name}",
         )
         self.log("trained", system=name, best=history.best, seconds=history.seconds)
-        return model, asdict(history)
+        return system.finished(model), asdict(history)
 
     def save_adapter(self, name: str, model: nn.Module, record: dict[str, Any]) -> None:
         """The adapter's two files, with what it was measured to do."""

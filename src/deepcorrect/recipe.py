@@ -8,13 +8,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -24,19 +23,14 @@ from pydantic import (
 from deepcorrect.computing import Precision
 from deepcorrect.distortions import Distortion, Parameters, kind_of
 from deepcorrect.errors import InputError, unknown
-from deepcorrect.ranking import BETAS, DEFAULT_METHOD, METHODS, Target, read_budget
-from deepcorrect.training import Training
-from deepcorrect.units import unit_config
+from deepcorrect.ranking import BETAS, DEFAULT_METHOD, Target
+from deepcorrect.systems import SECTIONS, Section, System, known_ranking
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """The network: a MODEL spec and what the source does not tell; see `models.resolve`."""
 
     spec: str
@@ -48,7 +42,7 @@ class ModelSection(_Section):
     std: tuple[float, ...] | None = None
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """The images: DATA specs, and how many to use of each.
 
     Attributes:
@@ -87,7 +81,7 @@ def _known_distortion(name: str) -> str:
 DistortionName = Annotated[str, AfterValidator(_known_distortion)]
 
 
-class DistortionSection(_Section):
+class DistortionSection(Section):
     """Levels of one distortion (null takes the grid for the input size), how its output is stored,
     and whose parameters apply (null: the input size says)."""
 
@@ -97,7 +91,7 @@ class DistortionSection(_Section):
     parameters: Parameters | None = None
 
 
-class RankingSection(_Section):
+class RankingSection(Section):
     """How filters are ranked: on `images` of the validation images, at `sites` (null: all).
 
     `target` is what answers are measured against: `labels`, `prediction` or `kl`.
@@ -112,65 +106,23 @@ class RankingSection(_Section):
     @field_validator("method")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in METHODS:
-            raise ValueError(f"not one of {', '.join(METHODS)}")
-        return value
+        return known_ranking(value)
 
 
-class IdealSection(_Section):
+class IdealSection(Section):
     """Ideal-correction curves, on validation images that the ranking did not see; 0 skips them."""
 
     images: int = Field(default=200, ge=0)
     betas: tuple[Share, ...] = BETAS
 
 
-class SelectionSection(_Section):
+class SelectionSection(Section):
     """Choosing the best epoch, on so many validation images that the ranking did not see."""
 
     images: int = Field(default=500, ge=0)
 
 
-class CorrectionSystem(_Section):
-    """Correction units behind the first `beta` of each site's filters: a share, one a site, or
-    `{budget: {parameters: X}}` or `{budget: {multiply_adds: X}}` for all sites together."""
-
-    method: Literal["deepcorrect"]
-    beta: float | dict[str, Any] = 0.5
-    unit: str | dict[str, Any] = "bottleneck"
-    training: Training = Training()
-
-    @field_validator("beta", mode="before")
-    @classmethod
-    def _shares(cls, value: Any) -> Any:
-        if isinstance(value, dict) and set(value) == {"budget"}:
-            read_budget(value["budget"])
-            return value
-        for share in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-                raise ValueError(
-                    "a share of filters is above 0 and at most 1, one or one a site; or give "
-                    "{budget: {parameters: X}} or {budget: {multiply_adds: X}}"
-                )
-        return value
-
-    @field_validator("unit")
-    @classmethod
-    def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        unit_config(value, 0)
-        return value
-
-
-class FinetuneSystem(_Section):
-    """A copy of the network with every parameter trained."""
-
-    method: Literal["finetune"]
-    training: Training = Training()
-
-
-System = Annotated[CorrectionSystem | FinetuneSystem, Field(discriminator="method")]
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """One experiment: measure, rank, correct, measure, report."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -317,6 +269,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> str:
     """Every problem, with its key, the value given and what is accepted."""
     lines: list[str] = []
+    methods = ", ".join(repr(method) for method in SECTIONS)
     for problem in error.errors():
         key = _key_of(problem["loc"])
         if problem["type"] == "extra_forbidden":
@@ -326,11 +279,10 @@ def _explain(error: ValidationError) -> str:
             lines.append(f"key {key!r} is missing: it has no default")
         elif problem["type"] == "union_tag_invalid":
             lines.append(
-                f"key '{key}.method': given {_tag_of(problem['input'])!r}; "
-                "accepted: 'deepcorrect', 'finetune'"
+                f"key '{key}.method': given {_tag_of(problem['input'])!r}; accepted: {methods}"
             )
         elif problem["type"] == "union_tag_not_found":
-            lines.append(f"key '{key}.method' is missing; accepted: 'deepcorrect', 'finetune'")
+            lines.append(f"key '{key}.method' is missing; accepted: {methods}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"key {key!r}: given {problem['input']!r}; {message}")
@@ -356,7 +308,8 @@ def _accepted_keys(place: Sequence[str]) -> str:
         section = _inner(section, part)
         if section is None:
             return "see docs/recipes.md"
-    return ", ".join(section.model_fields)
+    # a base class's fields come first: the method says more
+    return ", ".join(sorted(section.model_fields, key=lambda name: name != "method"))
 
 
 def _inner(section: Any, part: str) -> Any:
@@ -367,8 +320,7 @@ def _inner(section: Any, part: str) -> Any:
     elif typing.get_origin(section) is dict:
         found = typing.get_args(section)[1]
     else:
-        tags = {"deepcorrect": CorrectionSystem, "finetune": FinetuneSystem}
-        return tags.get(part)
+        return SECTIONS.get(part)
     if typing.get_origin(found) in (typing.Union, types.UnionType):
         models = [
             a for a in typing.get_args(found) if isinstance(a, type) and issubclass(a, BaseModel)

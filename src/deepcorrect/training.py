@@ -225,6 +225,8 @@ class _Fit:
         self.loader: Any = self.accelerator.prepare(loader) if several else loader
         try:
             self.steps: int = len(self.loader)
+        except InputError:  # which says more
+            raise
         except TypeError:
             raise InputError(
                 "the training loader must have a length (its number of batches)"

@@ -41,6 +41,7 @@ from deepcorrect.cli._options import (
     images_of,
     labelled,
     model_of,
+    with_labels,
 )
 from deepcorrect.computing import Precision
 from deepcorrect.corruption_error import (
@@ -53,7 +54,6 @@ from deepcorrect.corruption_error import (
 )
 from deepcorrect.errors import InputError
 from deepcorrect.evaluation import Grid, costs, evaluate, evaluate_stored, system_record
-from deepcorrect.models import output_classes
 
 
 def evaluate_(
@@ -153,15 +153,12 @@ def _on_copies(
     precision: Precision,
 ) -> Grid:
     """Accuracy on distorted copies, opened one level at a time."""
-    classes = output_classes(network, network.preprocessing)
     opened: list[data_room.ImageSet] = []
 
     def batches(open_part: corrupted_sets.Open) -> data_room.Batches:
         for before in opened:
             before.warn_of_bad()
-        part = open_part()
-        part.check_labels(classes)
-        opened[:] = [part.sample(count, seed)]
+        opened[:] = [with_labels(network, open_part()).sample(count, seed)]
         return data_room.loader(opened[0], batch_size, workers=workers)
 
     parts = {

@@ -30,14 +30,8 @@ def list_(
 ) -> None:
     """What can be named in commands and recipes."""
     entries: dict[str, str] = {
-        "models": {name: entry.summary for name, entry in models.BUILT_IN.items()}
-        | {"python:FILE_OR_MODULE:CALLABLE": "your own network"},
-        "datasets": data_room.BUILT_IN
-        | {
-            "folder:DIR": "one sub-folder a class, or images alone",
-            "parquet:GLOB": "Parquet in the Hugging Face image schema",
-        }
-        | corrupted_sets.SPECS,
+        "models": models.specs(),
+        "datasets": data_room.BUILT_IN | data_room.SPECS | corrupted_sets.SPECS,
         "distortions": {
             kind.name: f"{kind.summary} Level: {kind.unit}; {_grids(kind)}"
             for kind in distortion_room.KINDS.values()

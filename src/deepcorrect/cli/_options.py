@@ -17,13 +17,20 @@ from deepcorrect.errors import InputError
 from deepcorrect.models import output_classes
 from deepcorrect.progress import console
 
-MODEL_HELP = "A built-in name, or python:FILE_OR_MODULE:CALLABLE."
-DATA_HELP = "parquet:GLOB, folder:DIR or a built-in name."
+MODEL_HELP = (
+    "A built-in name, timm:NAME, torchvision:NAME, hf:REPO_OR_FOLDER or "
+    "python:FILE_OR_MODULE:CALLABLE; see 'list models'."
+)
+DATA_HELP = "folder:DIR, parquet:GLOB, hf:NAME, webdataset:SHARDS, ...; see 'list datasets'."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Weights = Annotated[
-    str | None, typer.Option(help="The network's weights: safetensors, or a PyTorch state dict.")
+    str | None,
+    typer.Option(
+        help="The network's weights: safetensors, or a PyTorch state dict; 'random' for none. "
+        "Default: the source's pretrained ones."
+    ),
 ]
-Classes = Annotated[int | None, typer.Option(help="Classes of a built-in network.")]
+Classes = Annotated[int | None, typer.Option(help="Number of classes, if not the usual one.")]
 InputSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
 Resize = Annotated[
     int | None, typer.Option(help="Shorter side before the central crop, in pixels.")
@@ -102,9 +109,21 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def labelled(network: Classifier, spec: str, count: int | None, seed: int) -> data_room.ImageSet:
+    """Images of a DATA spec whose labels are the network's classes."""
     source = data_room.open_data(spec, network.preprocessing)
-    source.check_labels(output_classes(network, network.preprocessing))
-    return source.sample(count, seed)
+    return with_labels(network, source).sample(count, seed)
+
+
+def with_labels(network: Classifier, source: data_room.ImageSet) -> data_room.ImageSet:
+    """The set with labels as the network's classes.
+
+    Raises:
+        InputError: it has none, or they are none of the network's.
+    """
+    classes = output_classes(network, network.preprocessing)
+    source = source.matched(classes, network.labels)
+    source.check_labels(classes)
+    return source
 
 
 def images_of(
@@ -127,8 +146,5 @@ def images_of(
                 f"{source.name} has images without labels: the network's own answers to the clean "
                 "images are the target"
             )
-    if labels:
-        source.check_labels(output_classes(network, network.preprocessing))
-    else:
-        source = source.without_labels()
+    source = with_labels(network, source) if labels else source.without_labels()
     return source.sample(count, seed)

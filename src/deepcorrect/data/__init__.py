@@ -6,15 +6,18 @@ from deepcorrect.data._digits import BUILT_IN
 from deepcorrect.data._folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels
 from deepcorrect.data._loader import Batches, Loader, count_of, loader, no_images
-from deepcorrect.data._open import STORED, open_data
+from deepcorrect.data._open import SPECS, STORED, open_data
+from deepcorrect.data._stream import ImageStream
 
 __all__ = [
     "BUILT_IN",
+    "SPECS",
     "STORED",
     "UNLABELLED",
     "Batches",
     "Column",
     "ImageSet",
+    "ImageStream",
     "Loader",
     "Numbered",
     "Numbers",

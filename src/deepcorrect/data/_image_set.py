@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from deepcorrect.classifier import Preprocessing
+from deepcorrect.data._class_names import ClassNames
 from deepcorrect.data._columns import Column, Numbers, Texts
 from deepcorrect.data._decode import BAD_IMAGE, to_tensor
 from deepcorrect.errors import InputError
@@ -106,6 +107,29 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(self), generator=generator)[:count].sort().values
         return self.select(rows.numpy())
+
+    def matched(self, count: int, names: tuple[str, ...] | None = None) -> ImageSet:
+        """The set with labels as a network's classes: by name, where both name theirs.
+
+        Args:
+            count: the network's number of classes.
+            names: theirs; None where they are not known.
+
+        Raises:
+            InputError: a class of the set is none of the network's.
+        """
+        labels = self.labels.array
+        if self.classes is None or not len(labels) or labels.max() >= len(self.classes):
+            return self
+        known = ClassNames(count, names)
+        used = np.unique(labels[labels != UNLABELLED]).tolist()
+        places = known.places(self.classes, self.name, used)
+        if np.array_equal(places[used], used):
+            return self
+        matched = copy.copy(self)
+        matched.labels = Numbers(np.where(labels == UNLABELLED, UNLABELLED, places[labels]))
+        matched.classes = known.names or tuple(map(str, range(count)))
+        return matched
 
     def relabelled(self, labels: Iterable[int], classes: tuple[str, ...] | None) -> ImageSet:
         """The same images with other labels, one an image, and the names of their classes."""

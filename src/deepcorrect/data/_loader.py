@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from deepcorrect.data._image_set import ImageSet
+from deepcorrect.data._stream import ImageStream, StreamBatches
 from deepcorrect.errors import InputError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -21,6 +22,8 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 def count_of(loader: Batches) -> int:
     """Number of images a loader will give; 0 where it cannot say."""
     images = getattr(loader, "dataset", None)
+    if isinstance(images, ImageStream):
+        return images.count or 0
     return len(images) if isinstance(images, Sized) else 0
 
 
@@ -76,8 +79,11 @@ def loader(
         images: the set.
         batch_size: images a batch.
         shuffle: a new order each epoch, from torch's global generator.
-        workers: decoding processes; 0 decodes in this one.
+        workers: decoding processes; 0 decodes in this one. The order is the same for any number.
     """
     known = images.preprocessing
     collate = _Collate(known.channels, known.input_size)
+    if isinstance(images, ImageStream):
+        batches: Any = StreamBatches(images, batch_size, shuffle)
+        return Loader(images, batch_sampler=batches, num_workers=workers, collate_fn=collate)
     return Loader(images, batch_size, shuffle=shuffle, num_workers=workers, collate_fn=collate)

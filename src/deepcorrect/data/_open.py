@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from deepcorrect.classifier import Preprocessing
 from deepcorrect.data._digits import BUILT_IN, open_digits
 from deepcorrect.data._folder import open_folder
+from deepcorrect.data._hub import open_hub
 from deepcorrect.data._image_set import ImageSet
 from deepcorrect.data._parquet import open_parquet
+from deepcorrect.data._webdataset import open_webdataset
 from deepcorrect.errors import InputError, unknown
 
 STORED = ("cifar_c", "imagenet_c")  # sets of distorted copies, see corrupted_sets.py
+
+Open = Callable[[str, Preprocessing], ImageSet]
+KINDS: dict[str, Open] = {
+    "folder": lambda rest, fit: open_folder(Path(rest).expanduser(), fit),
+    "parquet": lambda rest, fit: open_parquet(str(Path(rest).expanduser()), fit),
+    "hf": open_hub,
+    "webdataset": open_webdataset,
+}
+SPECS = {
+    "folder:DIR": "one sub-folder a class, or images alone",
+    "parquet:GLOB": "Parquet in the Hugging Face image schema",
+    "hf:REPO[:SPLIT][:stream]": "a data set of the Hugging Face Hub, or of 'datasets' in a folder",
+    "webdataset:SHARDS": "tar files of images with labels, by *, {000..146} or address; streamed",
+}
+"""What a DATA spec can be, and what that is."""
 
 
 def open_data(spec: str, preprocessing: Preprocessing) -> ImageSet:
     """Opens the set a DATA spec names.
 
     Args:
-        spec: `parquet:GLOB` (the Hugging Face image schema), `folder:DIR` (one sub-folder a class,
-            or images alone), or a built-in name.
+        spec: one of `SPECS`, or a built-in name.
         preprocessing: the network's.
+
+    Returns:
+        The set; an `ImageStream` where it is read from its beginning to its end alone.
 
     Raises:
         InputError: the spec is not accepted, or there is no image.
     """
     kind, _, rest = spec.partition(":")
-    if kind == "folder" and rest:
-        return open_folder(Path(rest).expanduser(), preprocessing)
-    if kind == "parquet" and rest:
-        return open_parquet(str(Path(rest).expanduser()), preprocessing)
+    if kind in KINDS and rest:
+        return KINDS[kind](rest, preprocessing)
     if spec in BUILT_IN:
         return open_digits(rest, preprocessing)
     if kind in STORED and rest:
@@ -38,4 +56,4 @@ def open_data(spec: str, preprocessing: Preprocessing) -> ImageSet:
             "evaluate --data' reads all of it: give folder:DIR/KIND/LEVEL for one level of "
             "ImageNet-C's layout"
         )
-    raise unknown("data", spec, ["parquet:GLOB", "folder:DIR", *BUILT_IN])
+    raise unknown("data", spec, [*SPECS, *BUILT_IN])

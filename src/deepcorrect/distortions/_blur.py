@@ -33,29 +33,15 @@ from deepcorrect.distortions._kinds import corruption, register
 def gaussian_blur(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Gaussian blur with a kernel of 4 sigma + 1 pixels (made odd) and a border of zeros.
 
-    Equal to OpenCV's `GaussianBlur` with `BORDER_CONSTANT`. The filter is separable and linear,
-    so it is two products with banded matrices, B_h X B_w^T.
+    Equal to OpenCV's `GaussianBlur` with `BORDER_CONSTANT`.
     """
     del draws
-    rows = _band(sigma, images.shape[-2], images.device)
-    columns = _band(sigma, images.shape[-1], images.device)
-    return rows @ images @ columns.T
+    return separable(images, gaussian_taps(sigma, kernel_size(sigma) // 2), "zeros")
 
 
 def kernel_size(sigma: float) -> int:
     """The paper's kernel size, 4 sigma + 1, rounded to the nearest odd number of pixels."""
     return 2 * round(2 * sigma) + 1
-
-
-@constant
-def _band(sigma: float, pixels: int, device: torch.device) -> Tensor:
-    """The banded matrix, pixels x pixels, that blurs one axis."""
-    radius = kernel_size(sigma) // 2
-    taps = torch.tensor(gaussian_taps(sigma, radius), device=device)
-    place = torch.arange(pixels, device=device)
-    offset = place[None] - place[:, None] + radius
-    inside = (offset >= 0) & (offset < len(taps))
-    return torch.where(inside, taps[offset.clamp(0, len(taps) - 1)], taps.new_zeros(()))
 
 
 @corruption(
@@ -102,6 +88,9 @@ def motion_blur(images: Tensor, draws: Draws, radius: int, sigma: float) -> Tens
     return along_lines(images, draws.uniform(low=-45, high=45), radius, sigma)
 
 
+NEGLIGIBLE = 1e-6  # of a line's weight
+
+
 def along_lines(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> Tensor:
     """Blur along a line from every pixel, each image's at its own angle.
 
@@ -117,7 +106,7 @@ def along_lines(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> T
         steps: defaultdict[tuple[int, int], float] = defaultdict(float)
         for place, weight in enumerate(weights):
             move = (-math.ceil(place * down - 0.5), -math.ceil(place * right - 0.5))
-            if abs(move[0]) >= height or abs(move[1]) >= width:
+            if abs(move[0]) >= height or abs(move[1]) >= width or weight < NEGLIGIBLE:
                 break
             steps[move] += weight
         blurred.append(translated_sum(image, list(steps), list(steps.values())))
@@ -133,10 +122,18 @@ def zoom_blur(images: Tensor, draws: Draws, stop: float, step: float) -> Tensor:
     """The mean of the image and of its centre, enlarged step by step, as by moving closer."""
     del draws
     factors = np.arange(1, stop, step)
-    total = images.clone()
+    planes = images.flatten(0, 1)
+    lanes = F.pad(planes, (0, 0, 0, 0, 0, -len(planes) % LANES))[None]
+    # channels last: all planes of a pixel are enlarged at once, three times as fast (measured)
+    lanes = lanes.contiguous(memory_format=torch.channels_last)
+    total = lanes.clone()
     for factor in factors.tolist():
-        total.add_(enlarged(images, factor))
-    return total.div_(len(factors) + 1)
+        total.add_(enlarged(lanes, factor))
+    mean = total[0, : len(planes)].contiguous().div_(len(factors) + 1)
+    return mean.view_as(images)
+
+
+LANES = 16  # full vectors, so that every plane goes through the same arithmetic
 
 
 def enlarged(images: Tensor, factor: float) -> Tensor:

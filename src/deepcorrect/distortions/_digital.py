@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import os
+import tempfile
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -11,7 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from deepcorrect.distortions._draws import Draws
-from deepcorrect.distortions._filters import constant, correlate, gaussian_taps
+from deepcorrect.distortions._filters import (
+    Banded,
+    along,
+    banded,
+    constant,
+    correlate,
+    gaussian_taps,
+)
 from deepcorrect.distortions._kinds import corruption
 
 
@@ -29,8 +38,9 @@ def brightness(images: Tensor, draws: Draws, added: float) -> Tensor:
     del draws
     value = images.amax(1, keepdim=True)
     raised = (value + added).clamp(0, 1)
-    brighter = images * (raised / value.clamp_min(1e-6))
-    return torch.where(value > 1e-6, brighter, raised).clamp(0, 1)
+    black = value <= 1e-6
+    gain = torch.where(black, 0.0, raised / value.clamp_min(1e-6))
+    return torch.addcmul(torch.where(black, raised, 0.0), images, gain).clamp_(0, 1)
 
 
 @corruption(
@@ -61,14 +71,14 @@ def saturate(images: Tensor, draws: Draws, factor: float, added: float) -> Tenso
     if images.shape[1] == 1:
         return images
     value = images.amax(1, keepdim=True)
-    below = value - images
-    depth = below.amax(1, keepdim=True)  # saturation times value
+    depth = value - images.amin(1, keepdim=True)  # saturation times value
     wanted = (depth * factor + value * added).clamp_min(0).minimum(value)
-    changed = value - below * (wanted / depth.clamp_min(1e-6))
-    if not added:
-        return changed.clamp_(0, 1)
-    reddened = torch.cat([value, value - wanted, value - wanted], 1)
-    return torch.where(depth > 1e-6, changed, reddened).clamp_(0, 1)
+    grey = depth <= 1e-6
+    ratio = torch.where(grey, 0.0, wanted / depth.clamp_min(1e-6))
+    changed = torch.addcmul(value * (1 - ratio), images, ratio)
+    if added:
+        changed[:, 1:] -= torch.where(grey, wanted, 0.0)
+    return changed.clamp_(0, 1)
 
 
 @corruption(
@@ -80,44 +90,38 @@ def pixelate(images: Tensor, draws: Draws, share: float) -> Tensor:
     """Boxes of pixels become their mean: the picture is shrunk to `share` and enlarged again."""
     del draws
     height, width = images.shape[-2:]
-    for dim in (-2, -1):
-        boxes = _boxes(images.shape[dim], max(1, int(images.shape[dim] * share)), images.device)
-        shape = (-1, 1) if dim == -2 else (-1,)
-        (place, weight), *more = boxes
-        total = images.index_select(dim, place) * weight.view(shape)
-        for place, weight in more:
-            total.addcmul_(images.index_select(dim, place), weight.view(shape))
-        images = total
-    for dim, pixels in ((-1, width), (-2, height)):
-        images = images.index_select(dim, _nearest(images.shape[dim], pixels, images.device))
-    return images
+    shrunk = along(images, _boxes(height, share, False, images.device), -2)
+    pixelated = along(shrunk, _boxes(width, share, True, images.device), -1)
+    rows = _nearest(pixelated.shape[-2], height)
+    return pixelated.index_select(-2, rows.to(images.device))
 
 
 @constant
-def _nearest(pixels: int, count: int, device: torch.device) -> Tensor:
+def _nearest(pixels: int, count: int) -> Tensor:
     """Which of `pixels` each of `count` takes, by Pillow's running sum."""
     steps = torch.full((count,), pixels / count, dtype=torch.float64)
     steps[0] /= 2
-    return steps.cumsum(0).long().clamp_max(pixels - 1).to(device)
+    return steps.cumsum(0).long().clamp_max(pixels - 1)
 
 
 @constant
-def _boxes(pixels: int, count: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """The pixels whose centres lie in each of `count` boxes: k-th of each, and its weight.
+def _boxes(pixels: int, share: float, enlarged: bool, device: torch.device) -> Banded:
+    """The matrix that takes the means of boxes of an axis, and gives each pixel its box's.
 
-    Pillow's arithmetic is followed, as it decides about centres that lie between two boxes.
+    There are `share` as many boxes as pixels, and a box holds the pixels whose centres lie in it.
+    Pillow's arithmetic is followed, as it decides about centres between two boxes. Without
+    `enlarged` the matrix stops at the boxes.
     """
+    count = max(1, int(pixels * share))
     scale = pixels / count
-    centre = (torch.arange(count, dtype=torch.float64) + 0.5) * scale
-    first = (centre - scale * 0.5 + 0.5).floor().clamp_min(0).long()
-    last = (centre + scale * 0.5 + 0.5).floor().clamp_max(pixels).long()
-    found = []
-    for step in range(int((last - first).max())):
-        offset = (step + first - centre + 0.5) * (1 / scale)
-        inside = (offset > -0.5) & (offset <= 0.5) & (first + step < last)
-        found.append(((first + step).clamp_max(pixels - 1), inside.double()))
-    total = torch.stack([weight for _, weight in found]).sum(0)
-    return [(place.to(device), (weight / total).float().to(device)) for place, weight in found]
+    centre = ((torch.arange(count, dtype=torch.float64) + 0.5) * scale)[:, None]
+    first = (centre - scale * 0.5 + 0.5).floor().clamp_min(0)
+    last = (centre + scale * 0.5 + 0.5).floor().clamp_max(pixels)
+    place = torch.arange(pixels, dtype=torch.float64)
+    offset = (place - centre + 0.5) * (1 / scale)
+    inside = (place >= first) & (place < last) & (offset > -0.5) & (offset <= 0.5)
+    matrix = (inside / inside.sum(1, keepdim=True)).float()
+    return banded(matrix[_nearest(count, pixels)] if enlarged else matrix, device)
 
 
 @corruption(
@@ -128,21 +132,51 @@ def _boxes(pixels: int, count: int, device: torch.device) -> list[tuple[Tensor, 
     smooth=False,
 )
 def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:
-    """JPEG of that quality, by the real codec, 8 bits in and out."""
+    """JPEG of that quality, by the real codec, 8 bits in and out.
+
+    A pixel travels in one 32-bit number, as Pillow keeps it, and the file is a real one in memory:
+    to such a file Pillow encodes without Python's lock, so several threads do.
+    """
     del draws
     count, channels, height, width = images.shape
-    stored = np.empty((count, height, width, channels), np.uint8)
-    for place, image in enumerate(images.detach()):
-        pixels = (image * 255).round_().clamp_(0, 255).to("cpu", torch.uint8)
-        pixels = pixels.permute(1, 2, 0).contiguous().numpy()
-        file = io.BytesIO()
-        Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(
-            file, "JPEG", quality=quality
-        )
-        with Image.open(file) as picture:
-            stored[place] = np.asarray(picture).reshape(height, width, channels)
-    decoded = torch.from_numpy(stored).to(images.device).permute(0, 3, 1, 2)
-    return decoded.contiguous().float().div_(255)
+    mode, kept = ("RGB", "RGBX") if channels == 3 else ("L", "L")
+    pixels = _packed(images.detach()).cpu().numpy()
+    stored = np.empty_like(pixels)
+    with _file() as file:
+        for place in range(count):
+            picture = Image.frombuffer(mode, (width, height), pixels[place], "raw", kept, 0, 1)
+            file.seek(0)
+            picture.save(file, "JPEG", quality=quality)
+            file.truncate()
+            file.seek(0)
+            with Image.open(file) as decoded:
+                data = decoded.tobytes("raw", kept)
+            stored[place] = np.frombuffer(data, stored.dtype).reshape(height, width)
+    return _unpacked(torch.from_numpy(stored).to(images.device), channels)
+
+
+def _file() -> BinaryIO:
+    """An empty file that has a number and lies in memory where the system can do that."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("deepcorrect"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def _packed(images: Tensor) -> Tensor:
+    """Images in 8 bits, N x H x W: grey ones uint8, RGB ones int32 of 256^2 B + 256 G + R."""
+    whole = (images * 255).round_().clamp_(0, 255)
+    if images.shape[1] == 1:
+        return whole[:, 0].to(torch.uint8)
+    red, green, blue = whole.to(torch.int32).unbind(1)
+    return (green * 256).add_(red).add_(blue, alpha=65536)
+
+
+def _unpacked(pixels: Tensor, channels: int) -> Tensor:
+    """The inverse of `_packed`, in [0, 1]; the highest 8 bits of RGB ones may hold anything."""
+    if channels == 1:
+        return pixels[:, None].float().div_(255)
+    planes = [pixels.bitwise_right_shift(bits).bitwise_and_(255) for bits in (0, 8, 16)]
+    return torch.stack(planes, 1).float().div_(255)
 
 
 @corruption(

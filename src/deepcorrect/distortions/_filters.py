@@ -9,7 +9,6 @@ from typing import Literal, ParamSpec, TypeVar
 
 import scipy.fft
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Border = Literal["nearest", "reflect", "mirror"]
@@ -59,28 +58,56 @@ def gaussian_taps(sigma: float, radius: int) -> tuple[float, ...]:
     return tuple(weight / sum(weights) for weight in weights)
 
 
-def correlate(images: Tensor, taps: Sequence[float], dim: int, border: Border) -> Tensor:
-    """Correlation with an odd number of taps along one of the last two axes.
+ROWS_AT_ONCE = 16  # of a banded matrix: the fastest of 8 to 56 (measured)
+Banded = list[tuple[slice, Tensor]]
+"""A banded matrix, row block by row block: the columns that are not zero, and what stands there."""
 
-    The rows are the channels of a depthwise convolution, which is what runs fastest on a CPU
-    (measured: three to five times as fast as adding up shifted copies).
+
+def banded(matrix: Tensor, device: torch.device) -> Banded:
+    """A matrix, out x in pixels, most of it zero, for `along` on a device."""
+    blocks = []
+    for block in matrix.split(ROWS_AT_ONCE):
+        used = block.ne(0).any(0).nonzero().flatten()
+        columns = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
+        blocks.append((columns, block[:, columns].contiguous().to(device)))
+    return blocks
+
+
+def along(images: Tensor, matrix: Banded, dim: int) -> Tensor:
+    """The product of a banded matrix and one of the last two axes, -2 or -1.
+
+    Small products of dense blocks are what runs fastest on a CPU: twice as fast as a depthwise
+    convolution, and any border is part of the matrix.
     """
     if dim == -2:
-        turned = images.transpose(-1, -2).contiguous()
-        return correlate(turned, taps, -1, border).transpose(-1, -2).contiguous()
-    rows, radius = images.shape[-2], len(taps) // 2
-    wide = extended(images, -1, radius, radius, border)
-    lines = wide.view(-1, rows, 1, wide.shape[-1])
-    weight = _depthwise(tuple(taps), rows, images.device)
-    return F.conv2d(lines, weight, groups=rows).view(images.shape)
+        return torch.cat([block @ images[..., used, :] for used, block in matrix], -2)
+    return torch.cat([images[..., used] @ block.T for used, block in matrix], -1)
+
+
+def correlate(
+    images: Tensor, taps: Sequence[float], dim: int, border: Border | Literal["zeros"]
+) -> Tensor:
+    """Correlation with an odd number of taps along one of the last two axes."""
+    return along(images, _band(tuple(taps), images.shape[dim], border, images.device), dim)
 
 
 @constant
-def _depthwise(taps: tuple[float, ...], rows: int, device: torch.device) -> Tensor:
-    return torch.tensor(taps, device=device).repeat(rows, 1, 1, 1)
+def _band(
+    taps: tuple[float, ...], pixels: int, border: Border | Literal["zeros"], device: torch.device
+) -> Banded:
+    """The matrix, pixels x pixels, that correlates an axis with `taps`."""
+    radius = len(taps) // 2
+    rows, ends = torch.arange(pixels), radius if border != "zeros" else 0
+    matrix = torch.zeros(pixels, pixels, dtype=torch.float64)
+    for weight, step in zip(taps, range(-radius, radius + 1), strict=True):
+        source = rows + step
+        used = (source >= -ends) & (source < pixels + ends)
+        places = outside(pixels, radius, radius, border if border != "zeros" else "nearest")
+        matrix[rows[used], places[source[used] + radius]] += weight
+    return banded(matrix.float(), device)
 
 
-def separable(images: Tensor, taps: Sequence[float], border: Border) -> Tensor:
+def separable(images: Tensor, taps: Sequence[float], border: Border | Literal["zeros"]) -> Tensor:
     """Correlation with the same taps along both axes."""
     return correlate(correlate(images, taps, -2, border), taps, -1, border)
 

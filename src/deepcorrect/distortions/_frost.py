@@ -87,6 +87,18 @@ def texture(number: int, scale: float, device: torch.device) -> Tensor:
     return (picture / 255).clamp(0, 1).contiguous().to(device)
 
 
+@constant
+def wrapped_texture(
+    number: int, scale: float, height: int, width: int, device: torch.device
+) -> Tensor:
+    """The texture, repeated so far that a cut of height x width fits wherever it begins in it."""
+    ice = texture(number, scale, device)
+    side = ice.shape[-1]
+    rows = torch.arange(side + height - 1, device=device) % side
+    columns = torch.arange(side + width - 1, device=device) % side
+    return ice.index_select(1, rows).index_select(2, columns)
+
+
 def _needles(look: Texture, drawing: torch.Generator) -> Tensor:
     """Straight crystals of all directions, in sheaves, SIDE x SIDE."""
     length, density = look.needle

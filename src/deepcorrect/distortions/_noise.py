@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deepcorrect.distortions._draws import Draws
@@ -52,10 +53,12 @@ def shot_noise(images: Tensor, draws: Draws, photons: float) -> Tensor:
     random=True,
 )
 def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:
-    """Salt and pepper: a share of the values becomes 0 or 1, each as often."""
-    chance = draws.uniform(*images.shape[1:])
-    struck = images.clamp(0, 1).masked_fill_(chance < share / 2, 0.0)
-    return struck.masked_fill_(chance >= 1 - share / 2, 1.0)
+    """Salt and pepper: a share of the values becomes 0 or 1, each as often.
+
+    The share is a multiple of 2^-15.
+    """
+    chance = draws.bits(16, *images.shape[1:]).float().add_(0.5)  # from -2^15 to 2^15
+    return F.hardshrink(chance, 2**15 * (1 - share)).add_(images).clamp_(0, 1)
 
 
 @corruption(

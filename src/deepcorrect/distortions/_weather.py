@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deepcorrect.distortions._blur import along_lines, enlarged
 from deepcorrect.distortions._draws import Draws
-from deepcorrect.distortions._frost import TEXTURES, texture
+from deepcorrect.distortions._frost import TEXTURES, wrapped_texture
 from deepcorrect.distortions._kinds import corruption
 
 LUMA = (0.299, 0.587, 0.114)
@@ -20,7 +20,8 @@ def grey_of(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, 1)
-    return red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
+    luma = torch.add(red * LUMA[0], green, alpha=LUMA[1])
+    return luma.add_(blue, alpha=LUMA[2])
 
 
 @corruption(
@@ -64,7 +65,7 @@ def snow(
     flakes = along_lines(flakes, draws.uniform(low=-135, high=-45), radius, sigma)
     white = torch.maximum(images, grey_of(images) * 1.5 + 0.5)
     falling = flakes + flakes.flip(-2, -1)
-    return (kept * images + (1 - kept) * white + falling).clamp_(0, 1)
+    return torch.lerp(images, white, 1 - kept).add_(falling).clamp_(0, 1)
 
 
 @corruption(
@@ -81,15 +82,15 @@ def frost(images: Tensor, draws: Draws, kept: float, weight: float, scale: float
     five has the colour, contrast and radial power spectrum that was measured on one of them.
     """
     height, width = images.shape[2:]
-    picks = draws.uniform(3)
     frosted = []
-    for image, (kind, *corner) in zip(images.split(1), picks.tolist(), strict=True):
-        ice = texture(int(kind * len(TEXTURES)), scale, images.device)
-        side = ice.shape[-1]
-        rows = (torch.arange(height, device=images.device) + int(corner[0] * side)) % side
-        columns = (torch.arange(width, device=images.device) + int(corner[1] * side)) % side
-        cut = ice.index_select(-2, rows).index_select(-1, columns)
-        cut = grey_of(cut[None]) if images.shape[1] == 1 else cut[None]
+    picks = draws.uniform(3).tolist()
+    for image, (kind, *corner) in zip(images.split(1), picks, strict=True):
+        number = int(kind * len(TEXTURES))
+        ice = wrapped_texture(number, scale, height, width, images.device)
+        top = int(corner[0] * (ice.shape[1] - height + 1))
+        left = int(corner[1] * (ice.shape[2] - width + 1))
+        cut = ice[None, :, top : top + height, left : left + width]
+        cut = grey_of(cut) if images.shape[1] == 1 else cut
         frosted.append(torch.add(image * kept, cut, alpha=weight).clamp_(0, 1))
     return torch.cat(frosted)
 
@@ -118,24 +119,27 @@ def plasma(draws: Draws, pixels: int, decay: float) -> Tensor:
     """
     side = 2 ** max(1, math.ceil(math.log2(pixels)))
     noise = draws.uniform(side * side, low=-1, high=1)
-    cloud = torch.zeros(len(noise), 1, 1, device=noise.device)
+    number = len(noise)
+    cloud = torch.zeros(number, 1, 1, device=noise.device)
     reach, used = 100.0, 0
-    while cloud.shape[1] < side:
-        count = cloud.shape[1]
-
-        def displaced(neighbours: Tensor) -> Tensor:
-            nonlocal used
-            drawn = noise[:, used : used + count * count].view(-1, count, count)  # noqa: B023
-            used += count * count  # noqa: B023
-            return torch.add(neighbours / 4, drawn, alpha=reach * reach)  # noqa: B023
-
-        across = cloud + cloud.roll(-1, 2)
-        along = cloud + cloud.roll(-1, 1)
-        middle = displaced(across + across.roll(-1, 1))
-        top = displaced(middle + middle.roll(1, 1) + across)
-        side_ = displaced(middle + middle.roll(1, 2) + along)
-        rows = torch.stack([cloud, top], 3), torch.stack([side_, middle], 3)
-        cloud = torch.stack(rows, 2).view(-1, 2 * count, 2 * count)
+    while (count := cloud.shape[1]) < side:
+        drawn = noise[:, used : used + 3 * count * count].mul_(reach * reach)
+        for_middle, for_top, for_side = drawn.view(number, 3, count, count).unbind(1)
+        below = torch.cat([cloud, cloud[:, :1]], 1)
+        wide = torch.cat([below, below[:, :, :1]], 2)
+        across = wide[:, :, :-1] + wide[:, :, 1:]
+        middle = torch.add(for_middle, across[:, :-1] + across[:, 1:], alpha=0.25)
+        above = torch.cat([middle[:, -1:], middle[:, :-1]], 1)
+        before = torch.cat([middle[:, :, -1:], middle[:, :, :-1]], 2)
+        finer = torch.empty(number, count, 2, count, 2, device=noise.device)
+        finer[:, :, 0, :, 0] = cloud
+        finer[:, :, 1, :, 1] = middle
+        top = above.add_(middle).add_(across[:, :-1])
+        torch.add(for_top, top, alpha=0.25, out=finer[:, :, 0, :, 1])
+        beside = before.add_(middle).add_(cloud).add_(below[:, 1:])
+        torch.add(for_side, beside, alpha=0.25, out=finer[:, :, 1, :, 0])
+        cloud = finer.view(number, 2 * count, 2 * count)
+        used += 3 * count * count
         reach /= decay
     lowest, highest = cloud.amin((1, 2), keepdim=True), cloud.amax((1, 2), keepdim=True)
-    return (cloud - lowest) / (highest - lowest)
+    return cloud.sub_(lowest).div_(highest - lowest)

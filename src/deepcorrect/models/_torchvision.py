@@ -1,0 +1,106 @@
+"""`torchvision:NAME`: torchvision's classification networks."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.errors import InputError, MissingExtraError, unknown
+from deepcorrect.models._hub import fetched
+from deepcorrect.models._source import Built, Request
+from deepcorrect.models._weights import State
+
+_DECLARED: list[torch.library.Library] = []  # a library's operators live as long as it does
+
+
+def import_torchvision(extra: str = "torchvision") -> ModuleType:
+    """Imports torchvision, on a PyTorch without CUDA too.
+
+    PyPI's torchvision is linked against CUDA. Beside a CPU-only PyTorch its own library does not
+    load, and its import then fails at two operators, `nms` and `qnms`, which no classifier runs:
+    they are declared, without code, and the import is tried again.
+
+    Args:
+        extra: named where it is not installed.
+    """
+    try:
+        import torchvision  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("torchvision", extra) from error
+    except RuntimeError as error:
+        if not declare_operators(error):
+            raise
+        import torchvision  # noqa: PLC0415
+    return torchvision
+
+
+def declare_operators(error: Exception) -> bool:
+    """Whether `error` is torchvision's import failing for want of its operators: then they are
+    declared, and the import may be tried again."""
+    if _DECLARED or "operator torchvision::" not in str(error):
+        return False
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _DECLARED.append(library)
+    return True
+
+
+def from_torchvision(request: Request) -> Built:
+    """`NAME`, or `NAME.WEIGHTS` such as `resnet50.IMAGENET1K_V1`."""
+    models = import_torchvision().models
+    name, _, tag = request.name.partition(".")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown("torchvision model", name, known)
+    choices = models.get_model_weights(name)
+    if tag and tag not in choices.__members__:
+        raise unknown(f"weights of torchvision:{name}", tag, choices.__members__)
+    weights = choices[tag] if tag else choices.DEFAULT
+    labels = tuple(weights.meta["categories"])
+    classes = request.check_classes(len(labels))
+    options = _options(name)
+    if request.input_size is not None and name.startswith("vit_"):
+        options["image_size"] = request.input_size
+    try:
+        network = models.get_model(name, weights=None, num_classes=classes, **options)
+    except ValueError as error:
+        raise InputError(f"model {request.spec!r}: {error}") from error
+    seen = weights.transforms()
+    preprocessing = Preprocessing(
+        seen.crop_size[0],
+        tuple(seen.mean),
+        tuple(seen.std),
+        seen.resize_size[0],
+        seen.interpolation.value,
+    )
+    file = None
+    if request.pretrained:
+        url = weights.url
+        prefix = re.search(r"-([a-f0-9]{8,})\.", url)
+        file = fetched(request.spec, url, prefix and prefix.group(1))
+    own = labels if classes == len(labels) else None
+    return Built(Classifier(network, preprocessing, name, own), False, file, _renamed)
+
+
+def _options(name: str) -> dict[str, Any]:
+    """Inception networks without the heads that only training uses; their weights expect images
+    normalised as in TensorFlow, and `transform_input` turns the usual ones into such."""
+    if name in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "transform_input": True, "init_weights": False}
+    return {}
+
+
+def _renamed(state: State, network: nn.Module) -> State:
+    """Drops the training heads of Inception networks; DenseNet's older files say `norm.1` for
+    what is now `norm1`."""
+    own = network.state_dict()
+    names = {name: re.sub(r"\.(norm|relu|conv)\.(\d)\.", r".\1\2.", name) for name in state}
+    renamed = {new if new in own else old: state[old] for old, new in names.items()}
+    heads = ("aux1.", "aux2.", "AuxLogits.")
+    return {name: value for name, value in renamed.items() if not name.startswith(heads)}

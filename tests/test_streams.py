@@ -1,0 +1,405 @@
+"""Sets read in order: shards and streams of `datasets`; their orders, ends and memory."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import cut, random_pixels, tiny_cnn
+from PIL import Image
+from torch import Tensor
+
+import deepcorrect as dc
+from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.data import ImageSet, ImageStream, count_of, loader, open_data, to_tensor
+from deepcorrect.data._stream import Sample, shuffled
+from deepcorrect.data._webdataset import expanded
+from deepcorrect.errors import InputError
+
+COLOUR = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
+
+
+def encoded(seed: int, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(random_pixels(20, 24, seed=seed)).save(buffer, format)
+    return buffer.getvalue()
+
+
+def expected(seed: int) -> Tensor:
+    return to_tensor(Image.fromarray(random_pixels(20, 24, seed=seed)), COLOUR)
+
+
+def write_tar(path: Path, parts: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in parts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    """Three shards of 7 samples, the image number in the pixels and, modulo 5, in the label."""
+    for shard in range(3):
+        parts: dict[str, bytes] = {}
+        for number in range(shard * 7, shard * 7 + 7):
+            parts |= {f"{number:04}.png": encoded(number), f"{number:04}.cls": b"%d" % (number % 5)}
+        write_tar(tmp_path / f"part-{shard:02}.tar", parts)
+    return f"webdataset:{tmp_path}/part-{{00..02}}.tar"
+
+
+def contents(images: ImageSet, **how: Any) -> tuple[Tensor, list[int]]:
+    batches = list(loader(images, **how))
+    return torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches]).tolist()
+
+
+def numbers(images: ImageSet, **how: Any) -> list[int]:
+    """Which images came, in their order."""
+    known = torch.stack([expected(number) for number in range(21)])
+    found, labels = contents(images, **how)
+    order = [int((known == image).flatten(1).all(1).nonzero()) for image in found]
+    assert labels == [number % 5 for number in order]
+    return order
+
+
+# --- shards
+
+
+def test_shards_are_read_in_order_by_any_number_of_workers(shards: str) -> None:
+    images = open_data(shards, COLOUR)
+    assert isinstance(images, ImageStream)
+    assert images.labelled
+    for workers in (0, 2):
+        assert numbers(images, batch_size=4, workers=workers) == list(range(21))
+    assert [len(b[0]) for b in loader(images, 8)] == [8, 8, 5]
+
+
+def test_the_webdataset_library_writes_and_reads_the_same(tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+    with wds.ShardWriter(f"file:{tmp_path}/x-%02d.tar", maxcount=3, verbose=0) as sink:
+        for number in range(7):
+            sink.write({"__key__": f"a/{number}", "png": encoded(number), "cls": number})
+    urls = f"{tmp_path}/x-{{00..02}}.tar"
+    theirs = [s["cls"] for s in wds.WebDataset(urls, shardshuffle=False, empty_check=False)]
+    images = open_data(f"webdataset:{urls}", COLOUR)
+    found, labels = contents(images)
+    assert labels == [int(label) for label in theirs] == list(range(7))
+    assert all(torch.equal(found[number], expected(number)) for number in range(7))
+
+
+def test_braces_are_the_shells(tmp_path: Path) -> None:
+    braceexpand = pytest.importorskip("braceexpand").braceexpand
+    for pattern in ("a{08..11}b", "{x,y}-{1..3}", "s-{000..002}.tar", "{3..1}", "plain", "a{,b}c"):
+        wanted = [f"https://h/{each}" for each in braceexpand(pattern)]
+        assert expanded(f"https://h/{pattern}") == wanted
+    for name in ("b.tar", "a.tar"):
+        (tmp_path / name).touch()
+    assert expanded(f"{tmp_path}/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
+    for missing in ("c.tar", "{a,c}.tar", "c-*.tar"):
+        with pytest.raises(InputError, match="there is no file .*c"):
+            expanded(f"{tmp_path}/{missing}")
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "label"),
+    [
+        ("cls", b"3\n", 3),
+        ("json", b'{"caption": "x", "label": 4}', 4),
+        ("json", b'{"class_name": "bee"}', 1),
+        ("json", b"2", 2),
+        ("txt", b"2", 2),
+        ("txt", b" Bee ", 1),
+        ("note", b"nothing", -1),
+        ("json", b"{broken", -1),
+        ("json", b'{"label": null}', -1),
+    ],
+)
+def test_labels_in_every_form(tmp_path: Path, part: str, content: bytes, label: int) -> None:
+    write_tar(tmp_path / "a.tar", {f"x.{part}": content, "x.png": encoded(0)})
+    images = open_data(f"webdataset:{tmp_path}/a.tar", COLOUR)
+    assert images.labelled == (label != -1)
+    names = ("ant", "bee", "cat", "dog", "eel")
+    assert contents(images.matched(5, names))[1] == [label]
+    if not images.labelled:
+        with pytest.raises(InputError, match="images without labels"):
+            images.check_labels(5)
+
+
+def test_labels_in_words_need_the_networks_names(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"x.png": encoded(0), "x.txt": b"unicorn"})
+    images = open_data(f"webdataset:{tmp_path}/a.tar", COLOUR)
+    with pytest.raises(InputError, match="labels in words, such as 'unicorn'"):
+        contents(images)
+    with pytest.raises(InputError, match="labels in words, such as 'unicorn'"):
+        contents(images.matched(2))
+    with pytest.raises(InputError, match="does not have by that name, such as 'unicorn'"):
+        contents(images.matched(2, ("ant", "bee")), workers=1)
+
+
+def test_what_is_no_shard_of_images_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"x.txt": b"1", "y": b"", ".z.png": encoded(0)})
+    with pytest.raises(InputError, match="has no images. Accepted: tar files"):
+        open_data(f"webdataset:{tmp_path}/a.tar", COLOUR)
+    (tmp_path / "b.tar").write_text("not a tar file, though long enough " * 40)
+    with pytest.raises(InputError, match="has no images"):
+        open_data(f"webdataset:{tmp_path}/b.tar", COLOUR)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_and_cut_shards_are_counted_and_named(
+    tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(tmp_path / "a.tar", {"0.png": encoded(0), "1.png": b"no", "2.png": encoded(2)[:50]})
+    write_tar(tmp_path / "b.tar", {f"{n}.png": encoded(n) for n in range(3, 6)})
+    whole = (tmp_path / "b.tar").read_bytes()
+    first = 512 + -(-len(encoded(3)) // 512) * 512
+    (tmp_path / "b.tar").write_bytes(whole[: first + 512 + 600])  # within its second image
+    write_tar(tmp_path / "c.tar", {"6.png": encoded(6)})
+    images = open_data(f"webdataset:{tmp_path}/*.tar", COLOUR)
+    found, _ = contents(images, batch_size=2, workers=workers)
+    assert [int(torch.equal(found[k], expected(n))) for k, n in enumerate((0, 3, 6))] == [1] * 3
+    *two, cut_off = images.bad
+    assert two == ["1.png of a.tar", "2.png of a.tar"]
+    assert cut_off.startswith("b.tar behind its sample 1 (")
+    images.warn_of_bad()
+    assert "3 of 6 images of *.tar could not be read" in capsys.readouterr().err
+    assert len(images) == 6  # counted from the heads of the files
+
+
+# --- orders and parts
+
+
+def test_a_shuffle_is_a_permutation_that_follows_torchs_seed(shards: str) -> None:
+    images = open_data(shards, COLOUR)
+
+    def order(seed: int, workers: int = 0) -> list[int]:
+        torch.manual_seed(seed)
+        return numbers(images, batch_size=4, shuffle=True, workers=workers)
+
+    assert sorted(order(1)) == list(range(21))
+    assert order(1) == order(1)
+    assert order(1) == order(1, workers=2)
+    assert len({tuple(order(seed)) for seed in range(4)}) == 4
+
+
+def test_a_windows_shuffle_is_bounded_and_mixes() -> None:
+    samples = [Sample(str(k), bytes(1 << 20)) for k in range(600)]
+    found = [int(sample.name) for sample in shuffled(iter(samples), 5)]
+    assert sorted(found) == list(range(600))
+    lead = max(number - place for place, number in enumerate(found))
+    assert 50 < lead <= 256  # 256 MB are 256 of them
+    assert np.corrcoef(found[:200], range(200))[0, 1] < 0.9
+
+
+def test_a_sample_is_the_beginning_of_the_shuffled_stream(shards: str) -> None:
+    images = open_data(shards, COLOUR)
+    first = numbers(images.sample(6, seed=3))
+    assert len(set(first)) == 6
+    assert first == numbers(images.sample(6, seed=3), workers=1)
+    assert first != numbers(images.sample(6, seed=4))
+    torch.manual_seed(0)
+    assert sorted(numbers(images.sample(6, seed=3), shuffle=True)) == sorted(first)
+    assert len(loader(images.sample(6), 4)) == 2
+    assert images.sample(None) is images
+
+
+def test_rows_of_a_stream_come_in_its_order(shards: str) -> None:
+    images = open_data(shards, COLOUR)
+    assert numbers(images.select([13, 2, 20, 2])) == [2, 13, 20]
+    assert numbers(images.select([5, 9]).select([1])) == [9]
+    assert len(images) == 21
+    for row in (-1, 21):
+        with pytest.raises(InputError, match=f"row {row} is outside"):
+            images.select([row])
+
+
+def test_a_stream_knows_its_length_or_says_what_to_give(shards: str) -> None:
+    images = open_data(shards, COLOUR)
+    assert count_of(loader(images, 4)) == 0  # not counted for a progress line
+    assert len(loader(images, 4)) == 6
+    assert count_of(loader(images, 4)) == 21
+    endless = ImageStream("x", lambda _: iter(()), COLOUR, labelled=True)
+    with pytest.raises(InputError, match="does not say how many images it has.*--images"):
+        len(loader(endless))
+    for name in ("names", "labels"):
+        with pytest.raises(InputError, match=f"is a stream.*its {name} are not known"):
+            getattr(endless, name)
+    with pytest.raises(InputError, match="is a stream"):
+        endless[0]
+
+
+def test_memory_does_not_grow_with_the_stream() -> None:
+    content = encoded(0)
+
+    def many(count: int) -> Callable[[int | None], Iterator[Sample]]:
+        return lambda _: (Sample(f"image {k}", content + bytes(20_000), 0) for k in range(count))
+
+    def peak(count: int) -> int:
+        images = ImageStream("x", many(count), COLOUR, labelled=True)
+        tracemalloc.start()
+        for _ in loader(images, 64):
+            pass
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(64)
+    assert peak(1600) < 1.3 * peak(400)
+
+
+# --- used by everything
+
+
+@pytest.fixture
+def tiny(tiny_preprocessing: Preprocessing) -> Classifier:
+    return Classifier(tiny_cnn(), tiny_preprocessing, "tiny").eval()
+
+
+def test_a_stream_is_evaluated_ranked_and_trained_on_as_the_images_in_memory(
+    shards: str, tiny: Classifier
+) -> None:
+    images = open_data(shards, tiny.preprocessing)
+    pixels, labels = contents(images)
+    memory = cut(pixels, torch.tensor(labels), 6)
+    for workers in (0, 1):
+        stream = loader(images, 6, workers=workers)
+        assert dc.evaluate(tiny, stream, ["awgn:40"]) == dc.evaluate(tiny, memory, ["awgn:40"])
+    ours = dc.rank(tiny, loader(images, 6), ["awgn:40"], "gradient")
+    theirs = dc.rank(tiny, memory, ["awgn:40"], "gradient")
+    for site, scores in ours.priorities.items():
+        assert torch.equal(scores, theirs.priorities[site])
+    states = []
+    for batches in (loader(images, 6), memory):
+        adapted = dc.correct(tiny, ours, beta=0.5, unit="bottleneck")
+        history = dc.fit(adapted, batches, ["awgn:40"], epochs=2, precision="float32")
+        assert history.images_seen == 42
+        states.append(adapted.adapter_tensors())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+# --- datasets
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of two splits in every form: saved, as Parquet files and as a folder of images."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("hub")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat"])}
+    )
+    splits = {}
+    for split, start in (("train", 0), ("test", 6)):
+        rows = [
+            {"image": {"bytes": encoded(n), "path": f"{n}.png"}, "label": n % 3}
+            for n in range(start, start + 6)
+        ]
+        splits[split] = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict(splits).save_to_disk(str(folder / "both"))
+    splits["test"].save_to_disk(str(folder / "one"))
+    (folder / "files").mkdir()
+    for split, table in splits.items():
+        table.to_parquet(str(folder / "files" / f"{split}-00000-of-00001.parquet"))
+    for number in range(6):
+        place = folder / "images" / "train" / ("ant", "bee", "cat")[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.png").write_bytes(encoded(number))
+    return folder
+
+
+@pytest.mark.parametrize("stream", ["", ":stream"])
+@pytest.mark.parametrize("form", ["both:test", "one", "files:test"])
+def test_data_sets_in_folders(saved: Path, form: str, stream: str) -> None:
+    images = open_data(f"hf:{saved}/{form}{stream}", COLOUR)
+    assert isinstance(images, ImageStream) == bool(stream)
+    assert images.classes == ("ant", "bee", "cat")
+    for workers in (0, 1) if form == "one" else (0,):
+        found, labels = contents(images, batch_size=4, workers=workers)
+        assert labels == [0, 1, 2, 0, 1, 2]
+        assert all(torch.equal(found[k], expected(k + 6)) for k in range(6))
+    turned = images.matched(4, ("cat", "Bee", "dog", "ant"))
+    assert contents(turned)[1] == [3, 1, 0, 3, 1, 0]
+    assert images.labelled
+
+
+def test_a_folder_of_images_streams_from_its_files(saved: Path) -> None:
+    images = open_data(f"hf:{saved}/images:stream", COLOUR)
+    found, labels = contents(images)
+    assert labels == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(found[1], expected(3))
+
+
+def test_slices_and_shuffles(saved: Path) -> None:
+    images = open_data(f"hf:{saved}/both:train[2:]", COLOUR)
+    assert contents(images)[1] == [2, 0, 1, 2]
+    assert len(open_data(f"hf:{saved}/both:train[:50%]", COLOUR)) == 3
+    assert contents(open_data(f"hf:{saved}/both:train[-2:-1]", COLOUR))[1] == [1]
+    stream = open_data(f"hf:{saved}/both:train:stream", COLOUR)
+    torch.manual_seed(2)
+    assert sorted(contents(stream, shuffle=True)[1]) == [0, 0, 1, 1, 2, 2]
+    assert sorted(contents(stream.sample(4, 1))[1]) == sorted(contents(stream.sample(4, 1))[1])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("both", "has the splits train, test: give one, as in hf:.*both:train"),
+        ("both:validation", "has no split 'validation': it has train, test"),
+        ("both:train[x]", r"a slice is FROM:TO in rows or percent"),
+        ("both:train[:2]:stream", "a stream has no slices; give --images"),
+        ("nowhere", "cannot be read .*Accepted: a name on the Hugging Face Hub"),
+    ],
+)
+def test_what_is_wrong_with_a_data_set_is_said(saved: Path, spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_data(f"hf:{saved}/{spec}", COLOUR)
+
+
+def test_a_name_that_the_hub_cannot_be_asked_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="hf:nobody/nothing cannot be read"):
+        open_data("hf:nobody/nothing:train", COLOUR)
+
+
+def test_a_hub_data_set_is_asked_for_by_name_and_configuration(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's place is taken by a folder: what is asked of `load_dataset` is what is given."""
+    import datasets
+
+    asked: list[Any] = []
+    load = datasets.load_dataset
+
+    def stand_in(name: str, configuration: str | None = None, **how: Any) -> Any:
+        asked.append((name, configuration, how["streaming"]))
+        return load(str(saved / "files"), **how)
+
+    monkeypatch.setattr(datasets, "load_dataset", stand_in)
+    assert len(open_data("hf:owner/name:test", COLOUR)) == 6
+    assert len(open_data("hf:owner/name/small:test[:2]", COLOUR)) == 2
+    assert contents(open_data("hf:owner/name:test:stream", COLOUR))[1] == [0, 1, 2, 0, 1, 2]
+    assert asked == [
+        ("owner/name", None, False),
+        ("owner/name", "small", False),
+        ("owner/name", None, True),
+    ]
+
+
+def test_bad_rows_of_a_stream_are_counted(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"image": {"bytes": encoded(n), "path": None}, "label": n} for n in range(4)]
+    rows[1]["image"] = None
+    rows[2]["image"] = {"bytes": b"no image", "path": "two.png"}
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    images = open_data(f"hf:{tmp_path}:train:stream", COLOUR)
+    assert contents(images)[1] == [0, 3]
+    assert images.bad == [f"row 1 of {tmp_path.name}:train", "two.png"]
