@@ -131,15 +131,17 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         matched.classes = known.names or tuple(map(str, range(count)))
         return matched
 
-    def relabelled(self, labels: Iterable[int], classes: tuple[str, ...] | None) -> ImageSet:
-        """The same images with other labels, one an image, and the names of their classes."""
-        changed = self.select(range(len(self)))
-        changed.labels, changed.classes = Numbers(labels), classes
+    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> ImageSet:
+        """The same images with label `places[k]` for label k, among other classes."""
+        changed = copy.copy(self)
+        changed.labels, changed.classes = Numbers(np.array(places)[self.labels.array]), classes
         return changed
 
     def without_labels(self) -> ImageSet:
         """The same images as if they had no labels."""
-        return self.relabelled([UNLABELLED] * len(self), None)
+        unlabelled = copy.copy(self)
+        unlabelled.labels, unlabelled.classes = Numbers(np.full(len(self), UNLABELLED)), None
+        return unlabelled
 
     def check_labels(self, classes: int) -> None:
         """Checks every label against the network's number of classes.
