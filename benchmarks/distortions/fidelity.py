@@ -87,7 +87,7 @@ def one_draw(
     severity: int,
     draw: int,
 ) -> dict[str, Tensor]:
-    """By image: `statistics` and whether the network is `right`, of ours or theirs, kept in runs/."""
+    """By image: `statistics`, and whether the network is `right`; kept in runs/."""
     path = WORK / f"{name}-{severity}-{draw}-{who}-{len(images)}.safetensors"
     if path.exists():
         return files.read_tensors(path)

@@ -80,10 +80,10 @@ TEXTURES = (
         (22, 7),
     ),
 )
-"""Made by `python -m benchmarks.distortions.textures` (the fifth's slowest wave is halved) so that random cuts of 224 pixels have the
-colours, the radial power spectrum and the unevenness of cuts of the five images that the benchmark
-draws from (it has the second one twice), at the scale it uses them at. Those are measured facts;
-the pictures themselves are not used."""
+"""Made by `python -m benchmarks.distortions.textures` (the fifth's slowest wave was halved) so that
+random cuts of 224 pixels have the colours, the radial power spectrum and the unevenness of cuts of
+the five images that the benchmark draws from (it has the second one twice), at the scale it uses
+them at. Those are measured facts; the pictures themselves are not used."""
 
 
 @constant
