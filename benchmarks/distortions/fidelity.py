@@ -145,7 +145,7 @@ def cell(
         "top1_difference": float(hits.mean() - peer_hits.mean()),
     }
     if name in DETERMINISTIC:
-        return found | {"top1_interval": None} | apart(images, name, severity)
+        found |= apart(images, name, severity)
     if draws == 1:
         return found | one_draw_intervals(ours[0], theirs[0])
     error = each.std(0) / math.sqrt(draws)

@@ -11,6 +11,7 @@ but these numbers goes into the product. Takes about a minute.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import warnings
 from importlib.resources import files as package_files
@@ -103,10 +104,10 @@ def fitted(file: str, needle: tuple[int, float], seed: int) -> Texture:
     wanted = measured(theirs(file), wraps=False)
     power = [float(wanted.power[0]), *wanted.power.tolist()]
     strength, brightness = wanted.uneven, wanted.brightness
-    colours = wanted.colours.clone()
-    for turn in range(ROUNDS + 1):
+    for turn in itertools.count():
+        red, green, blue = (tuple(round(v, 1) for v in c) for c in wanted.colours.tolist())
         look = Texture(
-            tuple(tuple(round(v, 1) for v in channel) for channel in colours.tolist()),  # type: ignore
+            (red, green, blue),
             tuple(float(f"{value / power[-1]:.4g}") for value in power),
             (round(strength, 3), round(brightness, 3)),
             needle,
@@ -121,16 +122,14 @@ def fitted(file: str, needle: tuple[int, float], seed: int) -> Texture:
             flush=True,
         )
         if turn == ROUNDS:
-            break
-        kept = power[0]  # corrected by roots, as all powers hang together
-        power = [p * o**0.5 for p, o in zip(power[1:], off.tolist(), strict=True)]
+            return look
         slowest = (wanted.between / found.between) ** 2 * float(off[0])  # both, as near as may be
-        power = [kept * slowest**0.5, *power]
+        faster = [p * o**0.5 for p, o in zip(power[1:], off.tolist(), strict=True)]
+        power = [power[0] * slowest**0.5, *faster]  # by roots, as all powers hang together
         strength = min(2.0, strength * wanted.uneven / found.uneven)
-        brightness = min(
-            0.95, max(-0.95, brightness + 0.5 * (wanted.brightness - found.brightness))
-        )
-    return look
+        brightness += 0.5 * (wanted.brightness - found.brightness)
+        brightness = min(0.95, max(-0.95, brightness))
+    raise AssertionError
 
 
 def main() -> None:
