@@ -181,6 +181,13 @@ class AdaptedModel(Wrapper):
         files.write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
         return folder
 
+    def unit_at(self, site: str) -> tuple[CorrectionUnit, Tensor]:
+        """The unit of a site, and the filters that it corrects."""
+        key = site.replace(".", "/")
+        unit = self.units[key]
+        assert isinstance(unit, CorrectionUnit)
+        return unit, self.get_buffer(f"filters/{key}")
+
     def adapter_tensors(self) -> dict[str, Tensor]:
         """The units' parameters and statistics, under `SITE.` and the unit's own names."""
         return {
