@@ -127,6 +127,9 @@ class _Run:
         self.distortions: tuple[Distortion, ...] = parse_all(
             recipe.distortion_list, preprocessing.input_size
         )
+        self.test_distortions: tuple[Distortion, ...] = parse_all(
+            recipe.test_list, preprocessing.input_size
+        )
         self._open_data(output_classes(self.model, preprocessing))
         corrections = [s for s in recipe.systems.values() if isinstance(s, CorrectionSystem)]
         self.needs_ranking = bool(corrections)
@@ -194,7 +197,7 @@ class _Run:
         grid = evaluate(
             model,
             self._loader(self.test_set),
-            self.distortions,
+            self.test_distortions,
             self.recipe.seed,
             self.recipe.precision,
             f"measuring {name}",
@@ -213,7 +216,7 @@ class _Run:
     def _speed(self, model: nn.Module) -> dict[str, float]:
         """Images a second, and how many of the baseline's that is, both measured in turns."""
         batch, _ = next(iter(self._loader(self.test_set)))
-        kind = self.distortions[0]
+        kind = self.test_distortions[0]
         level = (kind.levels or (0.0,))[len(kind.levels or ()) // 2]
         shown = kind(batch, level, generator_for(self.recipe.seed, "speed"))
         if isinstance(model, TestTimeSystem):
@@ -305,7 +308,7 @@ class _Run:
         images = torch.cat([batch for batch, _ in batches])
         names = [self._class_name(label) for _, labels in batches for label in labels.tolist()]
         shown: dict[str, Any] = {}
-        for distortion in self.distortions:
+        for distortion in self.test_distortions:
             levels = [0.0, *(distortion.levels or ())]
             rows: list[dict[str, Any]] = [{"label": name, "cells": []} for name in names]
             for level in levels:
