@@ -20,7 +20,7 @@ from deepcorrect.data import ImageSet, loader, open_data
 from deepcorrect.errors import InputError
 from deepcorrect.pipeline import run
 from deepcorrect.recipe import load_recipe
-from deepcorrect.systems import CorrectionSystem
+from deepcorrect.systems import CorrectionSystem, FinetuneSystem
 from deepcorrect.units import unit_config
 
 COLOUR = Preprocessing(8, (0.5,) * 3, (0.5,) * 3)
@@ -307,7 +307,9 @@ def test_the_papers_alexnet_trains_as_many_parameters_as_the_paper_says(kind: st
         count += width**2 * (2 + unit.kernel_size**2 * len(unit.dilations))
     assert count == 2_809_088
     assert system.training.learning_rate == 0.1
-    assert recipe.systems["finetuned"].training.learning_rate == 1e-3
+    tuned = recipe.systems["finetuned"]
+    assert isinstance(tuned, FinetuneSystem)
+    assert tuned.training.learning_rate == 1e-3
     assert (system.training.epochs, system.training.step_epochs) == (50, 15)
     assert recipe.ranking.images == 5000
     levels = {"blur": (1, 2, 3, 4, 5, 6), "noise": (10, 20, 40, 60, 80, 100)}[kind]

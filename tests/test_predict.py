@@ -141,7 +141,7 @@ def test_compare_shows_both_systems(digits: Path, adapter: Path, digits_model: C
             f"{label} {share:.4f}"
             for label, share in zip(answer["labels"], answer["probabilities"], strict=True)
         ]
-        assert line.split(": ")[1] == ", ".join(shown)
+        assert line.split(": ")[1] == "; ".join(shown)
 
 
 def test_compare_needs_an_adapter(digits: Path) -> None:

@@ -247,7 +247,7 @@ def _print_line(answer: dict[str, Any]) -> None:
     for name, said in systems.items() if systems else [("", answer)]:
         pairs = zip(said["labels"], said["probabilities"], strict=True)
         shown = [f"{label} {share:.4f}" for label, share in pairs]
-        parts += [f"{name}: {', '.join(shown)}"] if name else shown
+        parts += [f"{name}: {'; '.join(shown)}"] if name else shown
     print("\t".join(parts))
 
 
