@@ -130,15 +130,16 @@ def _column(
 def _labels(table: Any, column: str, source: str) -> tuple[Numbers, tuple[str, ...] | None]:
     """Labels as they are; of names, their places in sorted order, and these."""
     import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.compute as pc  # noqa: PLC0415
+    import pyarrow.compute  # noqa: PLC0415
 
+    compute: Any = pa.compute  # its functions are made at run time
     cells = table.select_columns([column]).with_format("arrow")[:].column(column)
     classes = None
     if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
-        classes = tuple(sorted(pc.unique(cells.drop_null()).to_pylist()))
-        cells = pc.index_in(cells, pa.array(classes, cells.type))
+        classes = tuple(sorted(compute.unique(cells.drop_null()).to_pylist()))
+        cells = compute.index_in(cells, pa.array(classes, cells.type))
     elif not (pa.types.is_integer(cells.type) or pa.types.is_null(cells.type)):
         raise InputError(
             f"column {column!r} of {source} holds labels that are neither integers nor names"
         )
-    return Numbers(pc.fill_null(cells.cast(pa.int64()), UNLABELLED).to_numpy()), classes
+    return Numbers(compute.fill_null(cells.cast(pa.int64()), UNLABELLED).to_numpy()), classes
