@@ -130,9 +130,9 @@ def _column(
 def _labels(table: Any, column: str, source: str) -> tuple[Numbers, tuple[str, ...] | None]:
     """Labels as they are; of names, their places in sorted order, and these."""
     import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.compute  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
 
-    compute: Any = pa.compute  # its functions are made at run time
+    compute: Any = pc  # its functions are made at run time
     cells = table.select_columns([column]).with_format("arrow")[:].column(column)
     classes = None
     if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
