@@ -62,6 +62,7 @@ def test_every_key_of_a_recipe_is_documented() -> None:
         "docs/networks.md",
         "docs/recipes.md",
         "docs/corruptions.md",
+        "docs/data.md",
         "docs/files.md",
     ],
 )
