@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import deepcorrect as dc
 from deepcorrect import files
+from deepcorrect.adapter import WEIGHTS_FILE, read_config
 from deepcorrect.data import UNLABELLED, ImageSet
 from deepcorrect.evaluation import system_record
 
@@ -62,8 +63,10 @@ BETA = {
 @dataclass(frozen=True)
 class Trial:
     """Settings of a correction: passes over random crops, which cost a quarter of whole images,
-    then one over some whole images, which the units' batch norms will see."""
+    then one over some whole images, which the units' batch norms will see. `start` names the trial
+    whose adapter is trained on."""
 
+    start: str | None = None
     crop: int = 112
     crop_epochs: int = 5
     learning_rate: float = 3e-3
@@ -75,7 +78,10 @@ class Trial:
     batch_size: int = 32
 
 
-TRIALS = {"first": Trial()}
+TRIALS = {
+    "first": Trial(),
+    "longer": Trial(start="first", crop=160, crop_epochs=6, whole_images=2828, clean_share=0.45),
+}
 
 
 class Pixels(Dataset[tuple[Tensor, int]]):
@@ -162,6 +168,11 @@ def trained(network: dc.Classifier, name: str) -> Path:
     adapted = dc.correct(network, ranking_of(network, pixels), beta=BETA, unit=unit)
     print(dc.costs(network, network.preprocessing), dc.costs(adapted, network.preprocessing))
     seconds, seen = 0.0, 0
+    if trial.start is not None:
+        before = trained(network, trial.start)
+        adapted.load_adapter_tensors(files.read_tensors(before / WEIGHTS_FILE))
+        notes = read_config(before).notes
+        seconds, seen = notes["training_seconds"], notes["images_seen"]
     some = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(1))]
     for part, shown, crop, epochs, rate in (
         ("crops", pixels, trial.crop, trial.crop_epochs, trial.learning_rate),
