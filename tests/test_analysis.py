@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import matplotlib
@@ -96,6 +98,24 @@ def test_batches_do_not_matter(adapted: AdaptedModel, images: Tensor, labels: Te
     for measure, by_site in one.values.items():
         for site, values in by_site.items():
             torch.testing.assert_close(values, other.values[measure][site], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("measure", [analysis.map_quality, analysis.yardstick])
+def test_images_stream_through(
+    measure: Callable[..., Any], adapted: AdaptedModel, images: Tensor, labels: Tensor
+) -> None:
+    seen: list[weakref.ref[Tensor]] = []
+
+    def batches() -> Iterator[Batch]:
+        for _ in range(6):
+            batch = images.clone()
+            assert sum(ref() is not None for ref in seen) <= 1  # the one before, at most
+            seen.append(weakref.ref(batch))
+            yield batch, labels
+            del batch
+
+    found = measure(adapted, batches(), GRID[1:])
+    assert found.images == 6 * len(images)
 
 
 def test_a_filter_that_is_constant_on_clean_images_is_left_out(
@@ -339,7 +359,8 @@ def test_figures_leave_matplotlibs_settings_alone(
         assert path.read_bytes().startswith(b"\x89PNG")
     assert dict(matplotlib.rcParams) == before
     (panel,) = figures["beta"].axes
-    assert [tuple(line.get_ydata()) for line in panel.lines] == [(0.3, 0.7), (0.9, 0.9)]
+    drawn = [np.asarray(line.get_ydata()).tolist() for line in panel.lines]
+    assert drawn == [[0.3, 0.7], [0.9, 0.9]]
     assert len(figures["maps"].axes) == 2 * len(GRID)
 
 
