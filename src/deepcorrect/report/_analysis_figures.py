@@ -41,6 +41,7 @@ BEFORE, AFTER = KNOWN_SYSTEMS["baseline"], KNOWN_SYSTEMS["deepcorrect"]
 IDEAL = Look("#009e73", "D", ":")
 MEASURE_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 SITE_LABELS = 24  # more names than this do not fit under a panel
+COLUMNS = 3
 DPI = 150
 
 
@@ -124,7 +125,7 @@ def yardstick_figure(against: Yardstick, system: str) -> Figure:
     clean = dict.fromkeys(looks, against.clean_top1) | {"learned": against.learned_clean_top1}
     with rc_context(SETTINGS):
         figure, panels = _panels(len(against.distortions))
-        for panel, kind in zip(panels, against.distortions, strict=False):
+        for place, (panel, kind) in enumerate(zip(panels, against.distortions, strict=True)):
             levels = (0.0, *(kind.levels or ()))
             for name, look in looks.items():
                 top1 = (clean[name], *against.top1[kind.name][name])
@@ -132,7 +133,7 @@ def yardstick_figure(against: Yardstick, system: str) -> Figure:
                 panel.plot(*zip(*curve, strict=True), clip_on=False, **look.line())
             _level_axis(panel, kind.name, levels)
             _title(panel, distortion_name(kind.name))
-            panel.set_ylabel("top-1 accuracy")
+            panel.set_ylabel("" if place % COLUMNS else "top-1 accuracy")
             panel.set_ylim(0, 1)
         names = {"learned": f"learned ({system_name(system)})", "ideal": "ideal: clean outputs"}
         _legend(figure, {names.get(name, system_name(name)): look for name, look in looks.items()})
@@ -175,7 +176,7 @@ def features_figure(
                     panel.scatter(*behind.T, s=7, color=RULE, linewidths=0, zorder=1)
                 _points(panel, points.numpy(), plane.labels.tolist(), colors)
                 panel.set_title(title, loc="left", fontsize=11, fontweight="bold")
-                panel.set_xlabel(f"nearest neighbour right: {percent(share)}")
+                panel.set_xlabel(f"nearest clean feature of same class: {percent(share)}")
             _class_names(line[0], behind, plane.labels, classes)
             for system, values in shown.items():
                 curve = sorted(
@@ -187,7 +188,7 @@ def features_figure(
                 )
             _level_axis(line[3], name, (0.0, *(kind.levels or ())))
             line[3].set_ylim(0, 1)
-            line[3].set_ylabel("nearest neighbour right")
+            line[3].set_ylabel("nearest clean feature of same class")
         _legend(figure, {system_name(name): look for name, look in looks.items()})
     return figure
 
@@ -268,7 +269,7 @@ def beta_figure(points: Sequence[BetaPoint]) -> Figure:
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     """So many panels in rows of three, sharing their height."""
-    columns = min(3, count)
+    columns = min(COLUMNS, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(4.4 * columns, 3.5 * rows + 0.4), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flatten())
