@@ -14,7 +14,9 @@ from deepcorrect.data import loader, open_data
 from deepcorrect.distortions import Distortion
 from deepcorrect.errors import DeepCorrectError, InputError, MissingExtraError
 from deepcorrect.evaluation import Grid, costs, evaluate
+from deepcorrect.exporting import export, load_exported
 from deepcorrect.feature_transfer import Transfer, transfer
+from deepcorrect.fusion import fuse
 from deepcorrect.models import resolve as load_model
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
 from deepcorrect.training import PAPER, Training, fit
@@ -45,10 +47,13 @@ __all__ = [
     "correct",
     "costs",
     "evaluate",
+    "export",
     "finetune",
     "fit",
+    "fuse",
     "ideal_correction",
     "load",
+    "load_exported",
     "load_model",
     "load_ranking",
     "loader",

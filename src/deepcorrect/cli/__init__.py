@@ -5,6 +5,7 @@ from deepcorrect.cli._app import app, main, register
 from deepcorrect.cli._correct import correct
 from deepcorrect.cli._distort import distort
 from deepcorrect.cli._evaluate import evaluate_
+from deepcorrect.cli._export import export
 from deepcorrect.cli._list import list_
 from deepcorrect.cli._predict import predict
 from deepcorrect.cli._rank import rank
@@ -20,6 +21,7 @@ for function in (
     correct,
     transfer,
     predict,
+    export,
     distort,
     report,
     analyse,
