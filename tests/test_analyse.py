@@ -26,11 +26,13 @@ IMAGES = 30
 
 @pytest.fixture(scope="module")
 def finished(digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with two betas. Tests must not change it."""
+    """A run with two betas, measured on other distortions than it was trained on. Tests must not
+    change it."""
     folder = tmp_path_factory.mktemp("digits")
     write_digits(digits_test, folder)
     recipe = tiny_recipe(folder)
     recipe["ideal"] = {"images": 0}
+    recipe["test_distortions"] = {"awgn": {"levels": [40]}, "contrast": {"levels": [2, 4]}}
     recipe["systems"]["half"] = {**recipe["systems"]["deepcorrect"], "beta": 0.5}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
@@ -77,7 +79,7 @@ def test_it_holds_every_analysis_of_every_corrected_system(analysed: Path) -> No
     assert list(found["maps"]) == list(found["ideal"]) == ["deepcorrect", "half"]
     for maps, against in zip(found["maps"].values(), found["ideal"].values(), strict=True):
         assert maps["images"] == against["images"] == IMAGES
-        assert list(maps["distortions"]) == list(against["distortions"])
+        assert list(maps["distortions"]) == list(against["distortions"]) == ["awgn", "contrast"]
     assert list(found["features"]["clean"]) == ["baseline", "finetuned", "deepcorrect", "half"]
     assert len(found["features"]["classes"]) == 4
     assert found["features"]["images"] == 4 * TEST  # all there are of four classes

@@ -52,7 +52,7 @@ class FinishedRun:
         results, history: its files of these names.
         model: the untouched network.
         test: the images that its figures are of.
-        distortions: with their levels.
+        distortions: that its figures are of, with their levels.
         corrected: the networks with the adapters that were to be opened, by system.
         others: other trained systems, as their checkpoints left them.
     """
@@ -106,7 +106,7 @@ def open_run(
     classes = output_classes(model, model.preprocessing)
     test = data.matched(classes, model.labels).sample(recipe.data.test_images, recipe.seed)
     test.check_labels(classes)
-    grid = parse_all(recipe.distortion_list, model.preprocessing.input_size)
+    grid = parse_all(recipe.test_list, model.preprocessing.input_size)
     others = {
         name: _trained(folder, name, system, model, recipe.seed)
         for name, system in recipe.systems.items()
@@ -215,13 +215,13 @@ def _features(
     systems: dict[str, nn.Module] = {"baseline": this.model, **this.others, **this.corrected}
     batches = this.batches(some)
     near = analysis.neighbours(this.model, systems, batches, this.distortions, seed, site)
+    clean, labels = analysis.gather({"": this.model}, batches, site=site)
+    pair = {"baseline": this.model, subject: this.corrected[subject]}
     planes: dict[str, Plane] = {}
     for kind in this.distortions:
         levels = kind.levels or ()
         level = levels[len(levels) // 2]
         console().print(f"t-SNE, {kind.name} at level {level:g}")
-        pair = {"baseline": this.model, subject: this.corrected[subject]}
-        clean, labels = analysis.gather({"": this.model}, batches, None, 0.0, seed, site)
         found, _ = analysis.gather(pair, batches, kind, level, seed, site)
         placed = analysis.embed([clean[""], found["baseline"], found[subject]], seed)
         planes[kind.name] = Plane(level, labels, (placed[0], placed[1], placed[2]))
