@@ -45,7 +45,10 @@ Distortions = Annotated[
     list[str] | None,
     typer.Option(help="NAME[:LEVEL,...[:clip,quantize]], repeatable; see 'list distortions'."),
 ]
-Adapter = Annotated[Path | None, typer.Option(help="An adapter's folder, put onto the network.")]
+Adapter = Annotated[
+    str | None,
+    typer.Option(help="An adapter put onto the network: its folder, or hf:OWNER/NAME[@REVISION]."),
+]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA if it is there.")
 ]
