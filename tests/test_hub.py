@@ -35,7 +35,7 @@ class Hub:
 
     repos: dict[str, dict[str, list[dict[str, bytes]]]] = field(default_factory=dict)
     writable: bool = True
-    damage: Callable[[str, bytes], bytes] = staticmethod(lambda name, content: content)
+    damage: Callable[[str, bytes], bytes] = lambda name, content: content
     asked: list[str] = field(default_factory=list)
 
     def at(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
@@ -105,7 +105,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(content, 200, {"ETag": f'"{tag}"', "X-Repo-Commit": found[0]})
         return self.no(404, "EntryNotFound")
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -167,9 +168,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     running.server_close()
 
 
-def test_an_adapter_is_pushed_and_pulled_back(
-    server: Hub, tmp_path: Path, images: Tensor
-) -> None:
+def test_an_adapter_is_pushed_and_pulled_back(server: Hub, tmp_path: Path, images: Tensor) -> None:
     adapted = adapted_tiny(tiny_cnn())
     commit = dc.push(adapted, REPO, {"license": "mit"})
     assert commit.startswith("http://127.0.0.1:")
@@ -287,4 +286,6 @@ def test_the_command_pushes(server: Hub, tmp_path: Path, images: Tensor) -> None
     (held,) = [c for c in server.repos[REPO]["main"] if c]
     assert b"license: apache-2.0" in held["README.md"]
     assert json.loads(held["adapter_config.json"])["notes"]["license"] == "apache-2.0"
-    assert "license" not in json.loads((tmp_path / "a" / "adapter_config.json").read_text())["notes"]
+    assert (
+        "license" not in json.loads((tmp_path / "a" / "adapter_config.json").read_text())["notes"]
+    )

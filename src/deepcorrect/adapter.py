@@ -455,7 +455,7 @@ def read_config(folder: str | Path) -> AdapterConfig:
 def _write_config(folder: Path, config: AdapterConfig) -> None:
     held = config.model_dump(mode="json")
     files.write_json(folder / CONFIG_FILE, {**held, "config_sha256": config_sha256(held)})
-    _write_card(folder, config, str(folder))
+    _write_card(folder, config, folder.resolve().name)
 
 
 def _write_card(folder: Path, config: AdapterConfig, place: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,7 +185,7 @@ def _licence(notes: Mapping[str, Any]) -> str:
 def _hub_model(spec: object) -> str | None:
     """The Hub repository that a MODEL spec names, where that can be told."""
     kind, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    if kind == "hf" and name.count("/") == 1 and not Path(name).exists():
+    if kind == "hf" and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not Path(name).exists():
         return name
     if kind == "timm" and "." in name and "/" not in name:  # NAME.TAG: trained weights
         return f"timm/{name}"
