@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from deepcorrect.data._class_names import ClassNames
 from deepcorrect.errors import InputError
 
 COLOUR = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
+NEEDS_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 MakeFolder = Callable[[Mapping[str, int]], Path]
 
 
@@ -106,12 +108,7 @@ def test_a_few_other_names_in_the_same_order_are_taken_for_the_same() -> None:
 # --- ImageNet
 
 
-@pytest.fixture
-def timm() -> None:
-    pytest.importorskip("importlib.metadata").version("timm")
-
-
-@pytest.mark.usefixtures("timm")
+@NEEDS_TIMM
 def test_imagenets_numbers_mean_its_classes_in_words() -> None:
     names = ["goldfish", "tench", "hammerhead shark", "Siberian husky"]
     assert places(["n01440764", "n01443537", "n02110185"], names) == [1, 0, 3]
@@ -119,7 +116,7 @@ def test_imagenets_numbers_mean_its_classes_in_words() -> None:
     assert places(["tench"], ["n01443537", "n01440764"]) == [1]
 
 
-@pytest.mark.usefixtures("timm")
+@NEEDS_TIMM
 def test_imagenets_own_names_find_each_its_class() -> None:
     order = room._imagenet_order()
     assert len(order) == 1000

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deepcorrect.distortions import GROUPS
 from deepcorrect.errors import InputError
 from deepcorrect.recipe import (
     Recipe,
@@ -17,7 +18,14 @@ from deepcorrect.recipe import (
     load_summary,
     shipped,
 )
-from deepcorrect.systems import CorrectionSystem, FinetuneSystem, TrainedSystem
+from deepcorrect.systems import (
+    SECTIONS,
+    CorrectionSystem,
+    FinetuneSystem,
+    TestTimeSection,
+    TrainedSystem,
+    summary,
+)
 from deepcorrect.training import Training
 
 Write = Callable[..., Path]
@@ -381,3 +389,46 @@ def test_the_resolved_recipe_is_an_equal_recipe(write: Write, overrides: list[st
     assert again == recipe
     assert again.to_yaml() == recipe.to_yaml()
     assert "based_on" not in recipe.to_yaml()
+
+
+def test_systems_may_be_measured_on_other_distortions(write: Write) -> None:
+    path = write({**MINIMAL, "test_distortions": {"imagenet_c": {"levels": [1, 3]}, "awgn": {}}})
+    recipe = load_recipe(path)
+    assert [each.name for each in recipe.distortion_list] == ["awgn", "gaussian_blur"]
+    assert [each.name for each in recipe.test_list] == [*GROUPS["imagenet_c"], "awgn"]
+    assert {each.levels for each in recipe.test_list[:-1]} == {(1, 3)}
+    assert load_recipe(write(MINIMAL)).test_list == load_recipe(write(MINIMAL)).distortion_list
+    with pytest.raises(InputError, match="fogg"):
+        load_recipe(write({**MINIMAL, "test_distortions": {"fogg": {}}}))
+
+
+def test_methods_bring_their_own_objectives(write: Write) -> None:
+    systems = {
+        "a": {"method": "stability"},
+        "b": {"method": "augmix", "training": {"epochs": 3}},
+        "c": {"method": "stability", "training": {"objective": {"stability": 0.1}}},
+        "d": {"method": "lora"},
+    }
+    found = trainings(load_recipe(write({**MINIMAL, "systems": systems})))
+    assert [each.objective for each in found.values()] == [
+        {"clean_labels": 1, "stability": 1},
+        {"labels": 1, "consistency": 12},
+        {"stability": 0.1},
+        Training().objective,
+    ]
+    assert found["b"].epochs == 3
+
+
+def test_a_system_may_have_a_ranking_of_its_own(write: Write) -> None:
+    systems = {"a": {"method": "deepcorrect", "ranking": "random"}}
+    assert correction(load_recipe(write({**MINIMAL, "systems": systems})), "a").ranking == "random"
+    systems["a"]["ranking"] = "best"
+    with pytest.raises(InputError, match=r"systems\.a\.ranking.*best.*conductance"):
+        load_recipe(write({**MINIMAL, "systems": systems}))
+
+
+def test_every_method_is_a_system_with_a_summary() -> None:
+    for method, section in SECTIONS.items():
+        assert summary(method).endswith(".")
+        made = section.model_validate({"method": method})
+        assert isinstance(made, TrainedSystem) != isinstance(made, TestTimeSection)

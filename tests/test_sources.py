@@ -19,9 +19,10 @@ import deepcorrect as dc
 from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.data import to_tensor
 from deepcorrect.errors import InputError
-from deepcorrect.models import _hub, import_torchvision, output_classes, resolve, specs
+from deepcorrect.libraries import try_torchvision
+from deepcorrect.models import _hub, output_classes, resolve, specs
 
-import_torchvision()
+try_torchvision()
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
 tv = pytest.importorskip("torchvision")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -403,3 +404,40 @@ def test_bad_rows_of_a_stream_are_counted(tmp_path: Path) -> None:
     images = open_data(f"hf:{tmp_path}:train:stream", COLOUR)
     assert contents(images)[1] == [0, 3]
     assert images.bad == [f"row 1 of {tmp_path.name}:train", "two.png"]
+
+
+def test_a_recipe_runs_on_streams_without_labels(
+    digits_test: ImageSet, tmp_path: Path, digits_model: Classifier
+) -> None:
+    """The clean network's answers take the labels' place; one part has them, and is not asked."""
+    from test_pipeline import tiny_recipe
+
+    from deepcorrect.pipeline import run
+    from deepcorrect.recipe import Recipe
+
+    for name, rows in (("train", range(60)), ("validation", range(60, 90))):
+        parts: dict[str, bytes] = {}
+        for row in rows:
+            buffer = io.BytesIO()
+            digits_test.decoded(row, lambda image, to=buffer: image.save(to, "PNG"))
+            parts[f"{row:03}.png"] = buffer.getvalue()
+        write_tar(tmp_path / f"{name}.tar", parts)
+    values = tiny_recipe(tmp_path) | {"ideal": {"images": 0}, "selection": {"images": 8}}
+    values["data"] = {
+        "train": f"webdataset:{tmp_path}/train.tar",
+        "validation": f"webdataset:{tmp_path}/validation.tar",
+        "test": "digits:test",
+        "test_images": 30,
+        "batch_size": 15,
+        "workers": 1,
+    }
+    values["ranking"] |= {"target": "prediction"}
+    del values["systems"]["finetuned"]
+    training = {"epochs": 1, "batch_size": 20, "precision": "float32", "objective": {"logits": 1}}
+    values["systems"]["deepcorrect"]["training"] = training
+    path = run(Recipe.model_validate(values), tmp_path / "run")
+    record = json.loads(path.read_text())["systems"]["deepcorrect"]
+    assert record["images_seen"] == 60
+    values["systems"]["deepcorrect"]["training"] = training | {"objective": {"labels": 1}}
+    with pytest.raises(InputError, match="train.tar has images without labels"):
+        run(Recipe.model_validate(values), tmp_path / "other")

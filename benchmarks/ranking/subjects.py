@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from importlib.metadata import distribution
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.data import ImageSet, loader, open_data
+from deepcorrect.libraries import optional
 from deepcorrect.models import resolve
 
 SHARED = Path(os.environ.get("DEEPCORRECT_SHARED", "../shared"))
@@ -23,7 +23,6 @@ SHARED = Path(os.environ.get("DEEPCORRECT_SHARED", "../shared"))
 RESULTS = Path(__file__).parent.parent / "results" / "ranking"
 WORK = Path("runs/ranking-benchmark")
 CIFAR = {"resnet20": "cifar_resnet20", "allcnn": "cifar_allcnn"}
-DECLARED = torch.library.Library("torchvision", "FRAGMENT")
 DISTORTIONS = ("gaussian_blur", "awgn")
 
 
@@ -63,22 +62,9 @@ def efficientnet_lite0() -> Classifier:
     ).eval()
 
 
-@functools.cache
-def declare_operators() -> None:
-    """torchvision's PyPI build is linked against CUDA: without it, its import needs two operators
-    that are never run here, so they are declared."""
-    boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    for operator in ("nms", "qnms"):
-        DECLARED.define(operator + boxes)
-
-
 def timm_network(name: str) -> nn.Module:
     """A network's structure from timm, with random weights."""
-    if not torch.cuda.is_available():
-        declare_operators()
-    import timm  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-
-    return timm.create_model(name).eval()
+    return optional("timm", "timm").create_model(name).eval()
 
 
 def imagenet_sample(network: Classifier, count: int) -> ImageSet:

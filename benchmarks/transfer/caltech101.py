@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,17 @@ from torch.utils.data import DataLoader, Dataset
 import deepcorrect as dc
 from deepcorrect import files
 from deepcorrect.data import UNLABELLED, ImageSet
+from deepcorrect.evaluation import system_record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ranking"))
 from subjects import SHARED, efficientnet_lite0  # pyright: ignore
 
 WORK = Path("runs/transfer-benchmark")
+RESULTS = Path(__file__).parent.parent / "results" / "transfer"
+PAPER_GAINS = {  # table of the paper: AlexNet, corrected with ImageNet's images and labels
+    "imagenet": {"gaussian_blur": 27.6, "awgn": 27.1},
+    "caltech101": {"gaussian_blur": 33.9, "awgn": 46.1},
+}
 DISTORTIONS = ("gaussian_blur", "awgn")
 HELD_OUT = (0, 15)  # of each class's 30 training images: agreement is measured on these
 BETA = {
@@ -170,13 +178,159 @@ def trained(network: dc.Classifier, name: str) -> Path:
     return adapted.save(folder / "adapter", notes)
 
 
+def system(network: dc.Classifier, name: str, trial: str) -> torch.nn.Module:
+    """The untouched network, or the corrected one."""
+    return network if name == "baseline" else dc.load(network, trained(network, trial))
+
+
+def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `compute` gives, or gave before."""
+    if not path.exists():
+        files.write_json(path, compute())
+    return files.read_json(path)
+
+
+def agreement(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
+    """Agreement with the clean network's answers on held-out training images, without labels."""
+    _, pixels = training_pixels(network)
+    batches = DataLoader(Pixels(pixels[:: max(1, len(pixels) // count)]), 32)
+
+    def measured(name: str) -> dict[str, Any]:
+        grid = dc.evaluate(
+            system(network, name, trial), batches, DISTORTIONS, precision="auto", task=name
+        )
+        assert grid.target == "prediction"
+        return {"images": grid.images, "distortions": grid.to_json()}
+
+    return {
+        name: kept(WORK / folder / f"agreement-{count}.json", partial(measured, name))
+        for name, folder in (("baseline", "baseline"), ("deepcorrect", trial))
+    }
+
+
+def imagenet(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
+    """Top-1 of the network's own classes on the ImageNet sample."""
+    images = dc.open_data(
+        f"parquet:{SHARED}/data/imagenet_sample/test.parquet", network.preprocessing
+    )
+    images = images.select(range(0, len(images), max(1, len(images) // count)))
+
+    def measured(name: str) -> dict[str, Any]:
+        model = system(network, name, trial)
+        grid = dc.evaluate(
+            model, dc.loader(images, 32), DISTORTIONS, precision="auto", task=f"ImageNet, {name}"
+        )
+        return record_of(network, model, grid)
+
+    return {
+        name: kept(WORK / folder / f"imagenet-{count}.json", partial(measured, name))
+        for name, folder in (("deepcorrect", trial), ("baseline", "baseline"))
+    }
+
+
+def caltech(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
+    """Accuracy of a linear SVM on features: `count` test images, of all classes alike."""
+    train, test = (
+        dc.open_data(f"parquet:{SHARED}/data/caltech101/{part}.parquet", network.preprocessing)
+        for part in ("train", "test")
+    )
+    test = test.select(evenly(list(test.labels), count))
+
+    def measured(name: str) -> dict[str, Any]:
+        model = system(network, name, trial)
+        done = dc.transfer(
+            model,
+            dc.loader(train, 32),
+            dc.loader(test, 32),
+            DISTORTIONS,
+            precision="auto",
+            task=f"Caltech-101, {name}",
+        )
+        svm = {"c": done.svm.penalty, "validation": done.svm.validation, "images": done.svm.images}
+        return record_of(network, model, done.grid) | {"svm": svm}
+
+    return {
+        name: kept(WORK / folder / f"caltech-{count}.json", partial(measured, name))
+        for name, folder in (("deepcorrect", trial), ("baseline", "baseline"))
+    }
+
+
+def record_of(network: dc.Classifier, model: torch.nn.Module, grid: dc.Grid) -> dict[str, Any]:
+    """One system's figures; the SVM's scores are no probabilities, so without calibration."""
+    notes = model.config.notes if isinstance(model, dc.AdaptedModel) else {}
+    record = system_record(
+        grid,
+        dc.costs(model, network.preprocessing),
+        trained=bool(notes),
+        images_seen=notes.get("images_seen", 0),
+        seconds=notes.get("training_seconds", 0),
+    )
+    for curve in record["distortions"].values():
+        for key in [key for key in curve if "ece" in key]:
+            del curve[key]
+    return record
+
+
+def evenly(labels: list[int], count: int) -> list[int]:
+    """Rows of `count` images at most: the first of each class, then the second of each, ..."""
+    seen: dict[int, int] = {}
+    turns = []
+    for row, label in enumerate(labels):
+        turns.append((seen.get(label, 0), row))
+        seen[label] = seen.get(label, 0) + 1
+    return sorted(row for _, row in sorted(turns)[:count])
+
+
+def gains(systems: dict[str, Any]) -> dict[str, Any]:
+    """Corrected minus baseline, in points, by distortion: the mean, and on clean images."""
+    before, after = (systems[name]["distortions"] for name in ("baseline", "deepcorrect"))
+    return {
+        kind: {
+            key: round(100 * (after[kind][key] - before[kind][key]), 2)
+            for key in ("mean_top1", "clean_top1")
+        }
+        for kind in DISTORTIONS
+    }
+
+
+def measure(network: dc.Classifier, trial: str, caltech_images: int, imagenet_images: int) -> None:
+    """Both figures, written and printed."""
+    for name, systems in (
+        ("imagenet", imagenet(network, trial, imagenet_images)),
+        ("caltech101", caltech(network, trial, caltech_images)),
+    ):
+        found = {
+            "trial": {"name": trial, **asdict(TRIALS[trial])},
+            "labels_used_in_correction": False,
+            "gains_in_points": gains(systems),
+            "paper_gains_in_points": PAPER_GAINS[name],
+            "systems": systems,
+        }
+        files.write_json(RESULTS / f"{name}.json", found)
+        print(name, found["gains_in_points"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["train"])
+    parser.add_argument("what", choices=["train", "agreement", "measure"])
     parser.add_argument("--trial", default="first", choices=TRIALS)
+    parser.add_argument("--caltech-images", type=int, default=1692, help="test images, all 1,692")
+    parser.add_argument("--imagenet-images", type=int, default=500)
+    parser.add_argument("--agreement-images", type=int, default=101)
     given = parser.parse_args()
     network = efficientnet_lite0()
     trained(network, given.trial)
+    if given.what == "agreement":
+        found = agreement(network, given.trial, given.agreement_images)
+        print(
+            {
+                name: {k: c["mean_top1"] for k, c in one["distortions"].items()}
+                for name, one in found.items()
+            },
+            gains(found),
+        )
+    elif given.what == "measure":
+        measure(network, given.trial, given.caltech_images, given.imagenet_images)
 
 
 if __name__ == "__main__":

@@ -126,21 +126,22 @@ class AdaptedModel(Wrapper):
         self, name: str, key: str, module: nn.Module, args: Any, output: Tensor
     ) -> Tensor | None:
         """The forward hook of the site `name`."""
-        del module, args
+        del args
         if not self._active:
             return None
-        channels = self.config.sites[name].channels
-        if not isinstance(output, Tensor) or output.dim() != 4 or output.shape[1] != channels:
-            given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        layout = sites.layout_of(name, module, output)
+        maps, channels = layout.maps(output), self.config.sites[name].channels
+        if maps.shape[1] != channels:
             raise InputError(
-                f"site {name!r} gives {given}: a corrected site must give N x {channels} x H x W"
+                f"site {name!r} gives {tuple(output.shape)}: a corrected site must give "
+                f"{channels} channels"
             )
         filters = self.get_buffer(f"filters/{key}")
-        chosen = output.index_select(1, filters)
-        if output.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
+        chosen = maps.index_select(1, filters)
+        if maps.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
             chosen = chosen.contiguous(memory_format=torch.channels_last)
         corrected = self.units[key](chosen)
-        return output.index_copy(1, filters, corrected.to(output.dtype))
+        return layout.output(maps.index_copy(1, filters, corrected.to(maps.dtype)), output)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output with corrections; the baseline's inside `disabled()`."""
@@ -478,13 +479,13 @@ def filter_count(name: str, module: nn.Module) -> int:
     Raises:
         InputError: the module does not say.
     """
-    for attribute in ("out_channels", "num_features", "num_channels"):
+    for attribute in ("out_channels", "num_features", "num_channels", "out_features"):
         value = getattr(module, attribute, None)
         if isinstance(value, int):
             return value
     raise InputError(
         f"site {name!r} is a {type(module).__name__}, whose number of filters is not known: "
-        "name a convolution or a normalisation layer"
+        "name a convolution, a linear layer or a normalisation layer"
     )
 
 

@@ -9,7 +9,10 @@ import torch
 
 from deepcorrect.errors import MissingExtraError
 
-_DECLARED = torch.library.Library("torchvision", "FRAGMENT")  # forgotten when it is collected
+WITH_TORCHVISION = ("torchvision", "timm", "transformers", "peft")
+"""What imports torchvision."""
+
+_DECLARED: list[torch.library.Library] = []  # its operators are forgotten when it is collected
 
 
 def optional(module: str, extra: str) -> Any:
@@ -18,7 +21,8 @@ def optional(module: str, extra: str) -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    _declare_operators()  # timm, transformers and PEFT import torchvision, too
+    if module.partition(".")[0] in WITH_TORCHVISION:
+        try_torchvision()
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -28,16 +32,22 @@ def optional(module: str, extra: str) -> Any:
         raise MissingExtraError(library, extra) from None
 
 
-def _declare_operators() -> None:
-    """Lets torchvision be imported where torch has no CUDA.
+def try_torchvision() -> None:
+    """Lets torchvision be imported, if it is installed, where torch has no CUDA.
 
-    The torchvision of PyPI is linked against CUDA. Beside a torch without it, its import looks for
-    two detection operators that were never registered, and fails. Declared without a body they
-    satisfy it; nothing here runs them.
+    The torchvision of PyPI is linked against CUDA. Beside a torch without it, its own library does
+    not load, and its import then fails at two detection operators that were never registered.
+    Declared without a body they satisfy it; nothing here runs them. A torchvision whose library
+    loads must not find them declared: it registers them itself.
     """
-    if torch.version.cuda is not None:
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
         return
-    boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            _DECLARED.define(operator + boxes)
+    except RuntimeError as error:
+        if _DECLARED or "operator torchvision::" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _DECLARED.append(library)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from deepcorrect import adapter, files, sites
 from deepcorrect.classifier import Classifier
 from deepcorrect.computing import autocast, device_for, inference, placed, resolve_precision
-from deepcorrect.data import ImageSet, loader, open_data
+from deepcorrect.data import UNLABELLED, ImageSet, loader, open_data
 from deepcorrect.distortions import Distortion, generator_for, parse_all
 from deepcorrect.errors import InputError
 from deepcorrect.evaluation import (
@@ -32,6 +32,7 @@ from deepcorrect.evaluation import (
     throughput,
 )
 from deepcorrect.models import output_classes, resolve
+from deepcorrect.objectives import OBJECTIVES
 from deepcorrect.progress import console
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
 from deepcorrect.recipe import Recipe
@@ -126,6 +127,9 @@ class _Run:
         self.distortions: tuple[Distortion, ...] = parse_all(
             recipe.distortion_list, preprocessing.input_size
         )
+        self.test_distortions: tuple[Distortion, ...] = parse_all(
+            recipe.test_list, preprocessing.input_size
+        )
         self._open_data(output_classes(self.model, preprocessing))
         corrections = [s for s in recipe.systems.values() if isinstance(s, CorrectionSystem)]
         self.needs_ranking = bool(corrections)
@@ -160,8 +164,16 @@ class _Run:
             train = train.select(row for row in range(len(train)) if row not in held_out)
         self.train_set = train.sample(data.train_images, seed)
         self.test_set = test.sample(data.test_images, seed)
-        for images in (self.train_set, validation, self.test_set):
-            images.check_labels(classes)
+        trained = [s for s in self.recipe.systems.values() if isinstance(s, TrainedSystem)]
+        taught = any("labels" in _needs(system) for system in trained)
+        ranked_by = self.recipe.ranking.target == "labels"
+        for images, needed in (
+            (self.train_set, taught),
+            (validation, ranked_by),
+            (self.test_set, False),  # the clean network's answers are the target where it has none
+        ):
+            if needed or images.labelled:
+                images.check_labels(classes)
         count, ranked = len(validation), self.recipe.ranking.images
         if ranked >= count:
             raise InputError(
@@ -185,7 +197,7 @@ class _Run:
         grid = evaluate(
             model,
             self._loader(self.test_set),
-            self.distortions,
+            self.test_distortions,
             self.recipe.seed,
             self.recipe.precision,
             f"measuring {name}",
@@ -204,7 +216,7 @@ class _Run:
     def _speed(self, model: nn.Module) -> dict[str, float]:
         """Images a second, and how many of the baseline's that is, both measured in turns."""
         batch, _ = next(iter(self._loader(self.test_set)))
-        kind = self.distortions[0]
+        kind = self.test_distortions[0]
         level = (kind.levels or (0.0,))[len(kind.levels or ()) // 2]
         shown = kind(batch, level, generator_for(self.recipe.seed, "speed"))
         if isinstance(model, TestTimeSystem):
@@ -292,13 +304,11 @@ class _Run:
         if path.exists():
             return
         chosen = self.test_set.sample(EXAMPLES, self.recipe.seed + 2)
-        batches = [images for images, _ in self._loader(chosen)]
-        images = torch.cat(batches)
-        bad = set(chosen.bad)
-        kept = [i for i, name in enumerate(chosen.names) if name not in bad]
-        names = [self._class_name(chosen.labels[i]) for i in kept]
+        batches = list(self._loader(chosen))
+        images = torch.cat([batch for batch, _ in batches])
+        names = [self._class_name(label) for _, labels in batches for label in labels.tolist()]
         shown: dict[str, Any] = {}
-        for distortion in self.distortions:
+        for distortion in self.test_distortions:
             levels = [0.0, *(distortion.levels or ())]
             rows: list[dict[str, Any]] = [{"label": name, "cells": []} for name in names]
             for level in levels:
@@ -349,6 +359,8 @@ class _Run:
         return [self._class_name(index) for index in best]
 
     def _class_name(self, index: int) -> str:
+        if index == UNLABELLED:
+            return "no label"
         names = self.model.labels or self.test_set.classes or ()
         return names[index] if index < len(names) else str(index)
 
@@ -376,6 +388,12 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "auto_precision": resolve_precision(device, "auto"),
     }
+
+
+def _needs(system: TrainedSystem) -> set[str]:
+    """What a system's objective needs of a batch."""
+    weights = system.training.objective
+    return {need for name, weight in weights.items() if weight for need in OBJECTIVES[name].needs}
 
 
 def _rows(path: Path) -> list[int]:

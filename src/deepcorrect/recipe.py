@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from deepcorrect.computing import Precision
-from deepcorrect.distortions import Distortion, Parameters, kind_of
+from deepcorrect.distortions import GROUPS, Distortion, Parameters, kind_of
 from deepcorrect.errors import InputError, unknown
 from deepcorrect.ranking import BETAS, DEFAULT_METHOD, Target
 from deepcorrect.systems import SECTIONS, Section, System, known_ranking
@@ -123,7 +123,11 @@ class SelectionSection(Section):
 
 
 class Recipe(Section):
-    """One experiment: measure, rank, correct, measure, report."""
+    """One experiment: measure, rank, correct, measure, report.
+
+    `distortions` are trained, ranked and selected on; systems are measured on `test_distortions`
+    where there are some, kinds or groups such as `imagenet_c`, otherwise on the same.
+    """
 
     name: str = Field(pattern=r"^[\w.-]+$")
     seed: int = Field(default=0, ge=0)
@@ -132,16 +136,18 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     distortions: dict[DistortionName, DistortionSection] = Field(min_length=1)
+    test_distortions: dict[str, DistortionSection] | None = None
     ranking: RankingSection = RankingSection()
     ideal: IdealSection = IdealSection()
     selection: SelectionSection = SelectionSection()
     systems: dict[str, System] = Field(min_length=1)
 
-    @field_validator("distortions")
+    @field_validator("distortions", "test_distortions")
     @classmethod
-    def _distortions(cls, value: dict[str, DistortionSection]) -> dict[str, DistortionSection]:
-        for name, section in value.items():
-            Distortion(name, **section.model_dump())
+    def _distortions(
+        cls, value: dict[str, DistortionSection] | None
+    ) -> dict[str, DistortionSection] | None:
+        _as_distortions(value or {})
         return value
 
     @field_validator("systems")
@@ -156,14 +162,26 @@ class Recipe(Section):
 
     @property
     def distortion_list(self) -> tuple[Distortion, ...]:
-        """The distortions, as objects."""
-        return tuple(
-            Distortion(name, **section.model_dump()) for name, section in self.distortions.items()
-        )
+        """The distortions that are trained on, as objects."""
+        return _as_distortions(self.distortions)
+
+    @property
+    def test_list(self) -> tuple[Distortion, ...]:
+        """The distortions that systems are measured on."""
+        return _as_distortions(self.test_distortions or self.distortions)
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def _as_distortions(sections: Mapping[str, DistortionSection]) -> tuple[Distortion, ...]:
+    """Sections as objects, one for each kind of a group."""
+    return tuple(
+        Distortion(kind, **section.model_dump())
+        for name, section in sections.items()
+        for kind in GROUPS.get(name, (name,))
+    )
 
 
 def shipped() -> list[str]:

@@ -32,6 +32,7 @@ class FrontEnd(nn.Module):
         self, channels: int, width: int, depth: int, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
+        self.width = width
         folded = channels * SCALE**2
         layers: list[nn.Module] = [nn.PixelUnshuffle(SCALE)]
         for stage in range(depth):

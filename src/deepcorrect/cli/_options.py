@@ -146,11 +146,8 @@ def images_of(
         labels = source.labelled
         if not labels:
             console().print(
-                f"{source.name} has no labels: the network's own answers to the clean images "
-                "are the target"
+                f"{source.name} has images without labels: the network's own answers to the clean "
+                "images are the target"
             )
-    if labels:
-        source = with_labels(network, source)
-    else:
-        source = source.without_labels()
+    source = with_labels(network, source) if labels else source.without_labels()
     return source.sample(count, seed)

@@ -66,7 +66,10 @@ def rank(
     ] = None,
     no_labels: NoLabels = False,
     sites: Annotated[
-        str | None, typer.Option(help="Dotted names between commas; default all convolutions.")
+        str | None,
+        typer.Option(
+            help="Dotted names between commas; default all convolutions and transformers' MLPs."
+        ),
     ] = None,
     images: Images = 500,
     out: Annotated[Path | None, typer.Option(help="Folder for the ranking's files.")] = None,

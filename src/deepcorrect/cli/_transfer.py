@@ -160,5 +160,4 @@ def _with_classes_of(train: data_room.ImageSet, test: data_room.ImageSet) -> dat
             f"{test.name} has classes that {train.name} does not have, such as {odd[0]!r}: "
             "both need the same ones"
         )
-    places = [known.index(name) for name in test.classes]
-    return test.relabelled([places[label] for label in test.labels], known)
+    return test.relabelled([known.index(name) for name in test.classes], known)

@@ -6,6 +6,7 @@ from deepcorrect.data._digits import BUILT_IN
 from deepcorrect.data._folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels
 from deepcorrect.data._loader import Batches, Loader, count_of, loader, no_images
+from deepcorrect.data._named import NamedBatch, named_batches
 from deepcorrect.data._open import SPECS, STORED, open_data
 from deepcorrect.data._stream import ImageStream
 
@@ -19,6 +20,7 @@ __all__ = [
     "ImageSet",
     "ImageStream",
     "Loader",
+    "NamedBatch",
     "Numbered",
     "Numbers",
     "Texts",
@@ -28,6 +30,7 @@ __all__ = [
     "images_in",
     "in_channels",
     "loader",
+    "named_batches",
     "no_images",
     "open_data",
     "open_files",

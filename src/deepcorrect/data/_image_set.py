@@ -126,20 +126,23 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         places = known.places(self.classes, self.name, used)
         if np.array_equal(places[used], used):
             return self
-        matched = copy.copy(self)
-        matched.labels = Numbers(np.where(labels == UNLABELLED, UNLABELLED, places[labels]))
-        matched.classes = known.names or tuple(map(str, range(count)))
-        return matched
+        return self.relabelled(places, known.names or tuple(map(str, range(count))))
 
-    def relabelled(self, labels: Iterable[int], classes: tuple[str, ...] | None) -> ImageSet:
-        """The same images with other labels, one an image, and the names of their classes."""
-        changed = self.select(range(len(self)))
-        changed.labels, changed.classes = Numbers(labels), classes
+    def relabelled(self, places: Sequence[int] | np.ndarray, classes: tuple[str, ...]) -> ImageSet:
+        """The same images with label k made `places[k]`, and the names of these classes."""
+        labels = self.labels.array
+        changed = copy.copy(self)
+        changed.labels = Numbers(
+            np.where(labels == UNLABELLED, UNLABELLED, np.asarray(places)[labels])
+        )
+        changed.classes = classes
         return changed
 
     def without_labels(self) -> ImageSet:
         """The same images as if they had no labels."""
-        return self.relabelled([UNLABELLED] * len(self), None)
+        changed = copy.copy(self)
+        changed.labels, changed.classes = Numbers(np.full(len(self), UNLABELLED)), None
+        return changed
 
     def check_labels(self, classes: int) -> None:
         """Checks every label against the network's number of classes.

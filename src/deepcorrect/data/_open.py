@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from deepcorrect.classifier import Preprocessing
+from deepcorrect.data._caltech import CALTECH_101, CALTECH_256, open_caltech
 from deepcorrect.data._digits import BUILT_IN, open_digits
 from deepcorrect.data._folder import open_folder
 from deepcorrect.data._hub import open_hub
 from deepcorrect.data._image_set import ImageSet
+from deepcorrect.data._imagenet import open_imagenet
 from deepcorrect.data._parquet import open_parquet
+from deepcorrect.data._sun import open_sun
 from deepcorrect.data._webdataset import open_webdataset
 from deepcorrect.errors import InputError, unknown
 
@@ -22,12 +26,20 @@ KINDS: dict[str, Open] = {
     "parquet": lambda rest, fit: open_parquet(str(Path(rest).expanduser()), fit),
     "hf": open_hub,
     "webdataset": open_webdataset,
+    "imagenet": open_imagenet,
+    "caltech101": partial(open_caltech, CALTECH_101),
+    "caltech256": partial(open_caltech, CALTECH_256),
+    "sun397": open_sun,
 }
 SPECS = {
     "folder:DIR": "one sub-folder a class, or images alone",
     "parquet:GLOB": "Parquet in the Hugging Face image schema",
     "hf:REPO[:SPLIT][:stream]": "a data set of the Hugging Face Hub, or of 'datasets' in a folder",
     "webdataset:SHARDS": "tar files of images with labels, by *, {000..146} or address; streamed",
+    "imagenet:DIR:train|val": "ILSVRC2012 as it unpacks, val with its development kit",
+    "caltech101:DIR[:train|test[:N]]": "Caltech-101; of a class 30 train, up to 50 test; split N",
+    "caltech256:DIR[:train|test[:N]]": "Caltech-256; of a class 60 train, up to 50 test; split N",
+    "sun397:DIR[:train|test[:N]]": "SUN-397; its partition N, 1 to 10",
 }
 """What a DATA spec can be, and what that is."""
 

@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -64,7 +64,7 @@ class ImageStream(ImageSet):
         name: how messages and results call it.
         samples: opens the stream.
         preprocessing: size and channels of what is handed out.
-        labelled: whether images have labels.
+        labelled: whether images have labels; those that it gives are left out otherwise.
         classes: names of the classes, in the order of the labels.
         count: number of images, where it is known.
         counted: finds that number by going through the stream without decoding; None where that
@@ -91,7 +91,7 @@ class ImageStream(ImageSet):
         self._counted = counted
         self._labelled = labelled
         self._names: ClassNames | None = None
-        self._table: np.ndarray | None = None
+        self._places: np.ndarray | None = None
         self._log = _BadLog()
 
     def __getattr__(self, name: str) -> Any:
@@ -155,7 +155,7 @@ class ImageStream(ImageSet):
 
     @property
     def labelled(self) -> bool:
-        """Whether its first image has a label; the others are looked at as they come."""
+        """Whether its first image has a label; those of the others are checked as they come."""
         return self._labelled
 
     def read(self, seed: int | None = None) -> Iterator[Sample]:
@@ -167,6 +167,8 @@ class ImageStream(ImageSet):
             yield sample._replace(label=self._label(sample.label))
 
     def _label(self, label: int | str) -> int:
+        if not self._labelled:
+            return UNLABELLED
         if isinstance(label, str):
             if self._names is None:
                 raise InputError(
@@ -174,18 +176,45 @@ class ImageStream(ImageSet):
                     "stream.matched(classes, names)"
                 )
             return self._names.index(label, self.name)
-        if self._table is not None and 0 <= label < len(self._table):
-            return int(self._table[label])
+        if self._places is not None and 0 <= label < len(self._places):
+            return int(self._places[label])
         return label
 
     def matched(self, count: int, names: tuple[str, ...] | None = None) -> ImageStream:
         """The stream with labels as the network's classes, by name where both name theirs."""
         stream = self._copy()
-        stream._names = ClassNames(count, names)
-        if self.classes is not None:
-            used = range(len(self.classes))
-            stream._table = stream._names.places(self.classes, self.name, used)
-            stream.classes = names or tuple(map(str, range(count)))
+        stream._names = known = ClassNames(count, names)
+        if self.classes is None:
+            return stream
+        places = known.places(self.classes, self.name, range(len(self.classes)))
+        return stream.relabelled(places, known.names or tuple(map(str, range(count))))
+
+    def relabelled(
+        self, places: Sequence[int] | np.ndarray, classes: tuple[str, ...]
+    ) -> ImageStream:
+        """The same images with label k made `places[k]`, and the names of these classes."""
+        stream = self._copy()
+        before, after = self._places, np.asarray(places)
+        stream._places, stream.classes = after if before is None else after[before], classes
+        return stream
+
+    def without_labels(self) -> ImageStream:
+        """The same images as if they had no labels."""
+        stream = self._copy()
+        stream._labelled, stream.classes = False, None
+        return stream
+
+    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> ImageStream:
+        """The stream, as it was opened, with label `places[k]` for label k, among other classes."""
+        stream = self._copy()
+        stream._table, stream.classes = np.array(places), classes
+        return stream
+
+    def without_labels(self) -> ImageStream:
+        """The same images as if they had no labels."""
+        stream = self._copy()
+        stream._labelled, stream.classes = False, None
+        stream._samples = partial(_unlabelled, self._samples)
         return stream
 
     def select(self, rows: Iterable[int]) -> ImageStream:
@@ -222,6 +251,11 @@ class ImageStream(ImageSet):
     def warn_of_bad(self) -> None:
         """Prints one line that counts and names the bad images, if there are any."""
         warn_of_bad(self.name, self.bad, self.seen)
+
+
+def _unlabelled(samples: Samples, seed: int | None) -> Iterator[Sample]:
+    """The same stream, no label read."""
+    return (sample._replace(label=UNLABELLED) for sample in samples(seed))
 
 
 def _none(seed: int | None) -> Iterator[Sample]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepcorrect.distortions._draws import Draws
-from deepcorrect.distortions._filters import Border, extended, gaussian, separable
+from deepcorrect.distortions._filters import Border, extended, gaussian
 from deepcorrect.distortions._kinds import corruption
 from deepcorrect.distortions._weather import grey_of
 
@@ -90,51 +90,70 @@ def _neighbours(maps: Tensor, border: Border) -> Callable[[int, int], Tensor]:
 
 
 def _mean3(maps: Tensor) -> Tensor:
-    return separable(maps, (1 / 3,) * 3, "mirror")
+    wide = extended(extended(maps, -2, 1, 1, "mirror"), -1, 1, 1, "mirror")
+    rows = (wide[..., :-2, :] + wide[..., 1:-1, :]).add_(wide[..., 2:, :])
+    return (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).div_(9)
 
 
 def _rims(depth: Tensor) -> Tensor:
-    """Edge pixels as by Canny: steep, and steepest across the edge. Bool, N x 1 x H x W."""
+    """Edge pixels as by Canny: steep, and steepest across the edge. Bool, N x 1 x H x W.
+
+    Few pixels are steep, so the second is asked of those alone.
+    """
     at = _neighbours(depth, "nearest")
     falling, rising = at(1, 1) - at(-1, -1), at(-1, 1) - at(1, -1)
     across = falling + rising + 2 * (at(0, 1) - at(0, -1))  # Sobel
     down = falling - rising + 2 * (at(1, 0) - at(-1, 0))
     steep = across.abs() + down.abs()
-    to = _neighbours(steep, "nearest")
+    rims = steep > STRONG_EDGE
+    number, _, row, column = rims.nonzero(as_tuple=True)
+    wide = extended(extended(steep, -2, 1, 1, "nearest"), -1, 1, 1, "nearest")[:, 0]
+    here = steep[number, 0, row, column]
+    across, down = across[number, 0, row, column], down[number, 0, row, column]
+
+    def above(dy: int, dx: int) -> Tensor:
+        """How much steeper each one is than its neighbour there."""
+        return here - wide[number, row + 1 + dy, column + 1 + dx]
+
     level = down.abs() < across.abs() * TAN_EIGHTH
     upright = across.abs() < down.abs() * TAN_EIGHTH
     ridge = torch.where(
         (across < 0) == (down < 0),
-        (steep > to(-1, -1)) & (steep > to(1, 1)),
-        (steep > to(-1, 1)) & (steep > to(1, -1)),
+        (above(-1, -1) > 0) & (above(1, 1) > 0),
+        (above(-1, 1) > 0) & (above(1, -1) > 0),
     )
-    ridge = torch.where(upright, (steep > to(-1, 0)) & (steep >= to(1, 0)), ridge)
-    ridge = torch.where(level, (steep > to(0, -1)) & (steep >= to(0, 1)), ridge)
-    return ridge & (steep > STRONG_EDGE)
+    ridge = torch.where(upright, (above(-1, 0) > 0) & (above(1, 0) >= 0), ridge)
+    ridge = torch.where(level, (above(0, -1) > 0) & (above(0, 1) >= 0), ridge)
+    rims[number, 0, row, column] = ridge
+    return rims
 
 
 def _distance(edges: Tensor, farthest: int) -> Tensor:
     """Distance to the nearest edge pixel, at most `farthest`, N x 1 x H x W."""
     height, width = edges.shape[-2:]
-    place = torch.arange(width, device=edges.device, dtype=torch.float32)
-    far = float(farthest + 1)
+    place = torch.arange(width, device=edges.device, dtype=torch.int16)
+    far = farthest + 1
     left = place - torch.where(edges, place, -far).cummax(-1).values
     right = torch.where(edges, place, width + far).flip(-1).cummin(-1).values.flip(-1) - place
-    across = torch.minimum(left, right).clamp_max(far).square()
+    across = torch.minimum(left, right).clamp_max_(far)
+    across = across * across
     wide = F.pad(across, (0, 0, farthest, farthest), value=far * far)
-    nearest = across
+    nearest, nearer = across, torch.empty_like(across)
     for dy in range(1, farthest + 1):
         above = wide[..., farthest - dy : farthest - dy + height, :]
         below = wide[..., farthest + dy : farthest + dy + height, :]
-        nearest = torch.minimum(nearest, torch.minimum(above, below) + dy * dy)
-    return nearest.sqrt().clamp_max(farthest)
+        torch.minimum(above, below, out=nearer).add_(dy * dy)
+        torch.minimum(nearest, nearer, out=nearest)
+    return nearest.float().sqrt_().clamp_max_(farthest)
 
 
 def _equalised(values: Tensor, highest: int) -> Tensor:
     """Histogram equalisation of whole numbers from 0 to `highest` over 0 to 255, by image."""
     flat = values.flatten(1)
-    counts = torch.zeros(len(flat), highest + 1, device=values.device)
-    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32))
+    steps = highest + 1
+    first_step = torch.arange(len(flat), device=values.device)[:, None] * steps
+    cells = (flat + first_step).flatten()
+    counts = torch.bincount(cells, minlength=len(flat) * steps).view(-1, steps).float()
     first = counts.gather(1, (counts > 0).float().argmax(1, keepdim=True))
     table = (counts.cumsum(1) - first).clamp_min(0) * 255 / (flat.shape[1] - first).clamp_min(1)
-    return table.round().gather(1, flat).view(values.shape)
+    return table.round().flatten().index_select(0, cells).view(values.shape)

@@ -5,7 +5,6 @@ from deepcorrect.models._built_in import BUILT_IN, BuiltIn
 from deepcorrect.models._hub import unreachable
 from deepcorrect.models._networks import AlexNet, CifarAllCNN, CifarResNet20, DigitsCNN
 from deepcorrect.models._resolve import output_classes, resolve, specs
-from deepcorrect.models._torchvision import import_torchvision
 from deepcorrect.models._weights import load_weights
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "CifarAllCNN",
     "CifarResNet20",
     "DigitsCNN",
-    "import_torchvision",
     "load_weights",
     "output_classes",
     "resolve",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 
 from deepcorrect.classifier import Classifier, Interpolation, Preprocessing, Wrapper
 from deepcorrect.data import to_tensor
-from deepcorrect.errors import InputError, MissingExtraError
+from deepcorrect.errors import InputError
+from deepcorrect.libraries import optional
 from deepcorrect.models._hub import hugging_face
 from deepcorrect.models._source import Built, Request
-from deepcorrect.models._torchvision import import_torchvision
 from deepcorrect.models._weights import State
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -45,22 +44,11 @@ class Logits(Wrapper):
         return self.network(pixel_values=images.flip(1) if self.flip else images).logits
 
 
-def import_transformers() -> ModuleType:
-    """Imports transformers, and torchvision first where it is installed, as transformers looks."""
-    with contextlib.suppress(MissingExtraError):  # it prepares images by Pillow then
-        import_torchvision()
-    try:
-        import transformers  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("transformers", "hf") from error
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    return transformers
-
-
 def from_hf(request: Request) -> Built:
     """A repository of the Hub, or a folder that `save_pretrained` wrote."""
-    transformers = import_transformers()
+    transformers = optional("transformers", "hf")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     folder = Path(request.name).expanduser()
     local = folder.is_dir()
     if local and not (folder / CONFIG).is_file():

@@ -12,8 +12,8 @@ from types import ModuleType
 from torch import nn
 
 from deepcorrect.errors import DeepCorrectError, InputError, unknown
+from deepcorrect.libraries import try_torchvision
 from deepcorrect.models._source import Built, Request
-from deepcorrect.models._torchvision import declare_operators
 
 
 def from_python(request: Request) -> Built:
@@ -47,8 +47,9 @@ def _import(source: str) -> ModuleType:
         try:
             return _run(source)
         except RuntimeError as error:
-            if not declare_operators(error):
+            if "operator torchvision::" not in str(error):
                 raise
+            try_torchvision()
             return _run(source)
     except DeepCorrectError:
         raise

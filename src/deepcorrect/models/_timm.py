@@ -11,29 +11,19 @@ from typing import Any
 from torch import nn
 
 from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.errors import InputError, MissingExtraError, unknown
+from deepcorrect.errors import InputError, unknown
+from deepcorrect.libraries import optional
 from deepcorrect.models._hub import REMEDY, hugging_face
 from deepcorrect.models._source import Built, Request
-from deepcorrect.models._torchvision import import_torchvision
 from deepcorrect.models._weights import State
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
 
 
-def import_timm() -> ModuleType:
-    """Imports timm, and torchvision, which it needs, first."""
-    import_torchvision("timm")
-    try:
-        import timm  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("timm", "timm") from error
-    return timm
-
-
 def from_timm(request: Request) -> Built:
     """`NAME`, `NAME.TAG` for one of several pretrained weights, `hf-hub:REPO`, or a folder with
     timm's `config.json` and weights, `local-dir:FOLDER`."""
-    timm = import_timm()
+    timm = optional("timm", "timm")
     name = request.name.replace("hf_hub:", HUB)
     elsewhere = name.startswith((HUB, FOLDER))
     known = None if elsewhere else _configuration(timm, request)

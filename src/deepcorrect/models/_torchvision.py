@@ -3,57 +3,21 @@
 from __future__ import annotations
 
 import re
-from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.errors import InputError, MissingExtraError, unknown
+from deepcorrect.errors import InputError, unknown
+from deepcorrect.libraries import optional
 from deepcorrect.models._hub import fetched
 from deepcorrect.models._source import Built, Request
 from deepcorrect.models._weights import State
 
-_DECLARED: list[torch.library.Library] = []  # a library's operators live as long as it does
-
-
-def import_torchvision(extra: str = "torchvision") -> ModuleType:
-    """Imports torchvision, on a PyTorch without CUDA too.
-
-    PyPI's torchvision is linked against CUDA. Beside a CPU-only PyTorch its own library does not
-    load, and its import then fails at two operators, `nms` and `qnms`, which no classifier runs:
-    they are declared, without code, and the import is tried again.
-
-    Args:
-        extra: named where it is not installed.
-    """
-    try:
-        import torchvision  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("torchvision", extra) from error
-    except RuntimeError as error:
-        if not declare_operators(error):
-            raise
-        import torchvision  # noqa: PLC0415
-    return torchvision
-
-
-def declare_operators(error: Exception) -> bool:
-    """Whether `error` is torchvision's import failing for want of its operators: then they are
-    declared, and the import may be tried again."""
-    if _DECLARED or "operator torchvision::" not in str(error):
-        return False
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _DECLARED.append(library)
-    return True
-
 
 def from_torchvision(request: Request) -> Built:
     """`NAME`, or `NAME.WEIGHTS` such as `resnet50.IMAGENET1K_V1`."""
-    models = import_torchvision().models
+    models = optional("torchvision.models", "torchvision")
     name, _, tag = request.name.partition(".")
     known = models.list_models(module=models)
     if name not in known:

@@ -152,7 +152,7 @@ def visit_pairs(
     model: nn.Module,
     loader: Batches,
     distortions: Sequence[str | Distortion] | str,
-    sites: Sequence[str],
+    sites: Sequence[str] | None,
     visit: Callable[[int, int, Pair, Step], None],
     task: str,
     seed: int,
@@ -169,7 +169,7 @@ def visit_pairs(
         model: takes images in [0, 1]; runs in inference mode where it is.
         loader: batches of (clean images, labels), the same in every process.
         distortions: specs; without levels, the grid for the input size.
-        sites: dotted names.
+        sites: dotted names; None takes those that `sites.choose` finds with the first image.
         visit: what to do.
         task: what the progress line says.
         seed: of the noise.
@@ -187,6 +187,7 @@ def visit_pairs(
     grid: tuple[Distortion, ...] = ()
     maps: dict[str, tuple[int, int, int]] = {}
     record: Recorder | None = None
+    chosen: tuple[str, ...] = ()
     first = torch.zeros(0)
     network = NetworkSize(0, 0)
 
@@ -194,7 +195,7 @@ def visit_pairs(
         nonlocal record
         if record is None:
             with autocast(device, "float32"):
-                record = sites_room.recorder(model, _filled(first, rows), sites)
+                record = sites_room.recorder(model, _filled(first, rows), chosen)
         return record(images)
 
     with (
@@ -217,8 +218,8 @@ def visit_pairs(
                     target = "prediction" if bool((labels == UNLABELLED).any()) else "labels"
                 here = placed(images, device)
                 if not number:
-                    sites_room.check_once(model, here[:1], sites)
-                clean = Clean(model, sites, here, labels.to(device), target)
+                    chosen = tuple(sites_room.choose(model, here[:1], sites))
+                clean = Clean(model, chosen, here, labels.to(device), target)
                 if not number:
                     first = clean.images
                     grid = parse_all(distortions, input_size_of(model, images))

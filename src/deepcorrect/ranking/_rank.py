@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -42,7 +43,8 @@ def rank(
         distortions: specs such as `gaussian_blur` or `awgn:10,20`; without levels, the paper's
             grid for the input size.
         method: one of `deepcorrect.ranking.METHODS`; `swap` is the paper's.
-        sites: dotted names of modules whose outputs are scored; None takes every convolution.
+        sites: dotted names of modules whose outputs are scored; None takes every convolution and
+            every transformer's MLP, but those that do not serve (see `sites.choose`).
         seed: of the noise.
         precision: `bfloat16` runs the network faster and less exactly.
         target: what answers are measured against: `labels`; `prediction`, the class that the
@@ -56,16 +58,17 @@ def rank(
     if method not in METHODS:
         raise unknown("ranking method", method, METHODS)
     score = METHODS[method].score
-    names = list(sites_room.find(model, sites))
+    found = list(sites_room.find(model, sites))  # an unknown name is an error at once
+    names = None if sites is None else found
     started = time.monotonic()
-    sums: dict[str, dict[int, Tensor]] = {name: {} for name in names}
+    sums: dict[str, dict[int, Tensor]] = defaultdict(dict)
 
     def visit(level: int, start: int, pair: Pair, step: Step) -> None:
         del start
         for site, gains in score(pair):
             before = sums[site].get(level)
             sums[site][level] = gains.cpu() if before is None else before + gains.cpu()
-            step(1 / len(names))
+            step(1 / len(pair.clean.sites))
 
     walk = visit_pairs(
         model, loader, distortions, names, visit, f"ranking ({method})", seed, precision, target

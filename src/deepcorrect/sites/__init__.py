@@ -1,8 +1,10 @@
-"""Sites: finding convolutions, reading their outputs, re-running what is behind them."""
+"""Sites: finding and choosing them, reading their maps, re-running what is behind them."""
 
-from deepcorrect.sites._find import Edit, check_once, convolutions, find, gradients, tap
+from deepcorrect.sites._choose import choose
+from deepcorrect.sites._find import Edit, convolutions, find, gradients, mlp_channels, tap
 from deepcorrect.sites._graph import Graph
 from deepcorrect.sites._graph_pass import GraphPass
+from deepcorrect.sites._layout import Layout, layout_of
 from deepcorrect.sites._nodes import ExportError
 from deepcorrect.sites._pass import Pass, Recorder, Swap
 from deepcorrect.sites._recorder import recorder
@@ -13,14 +15,17 @@ __all__ = [
     "ExportError",
     "Graph",
     "GraphPass",
+    "Layout",
     "Pass",
     "Recorder",
     "Replay",
     "Swap",
-    "check_once",
+    "choose",
     "convolutions",
     "find",
     "gradients",
+    "layout_of",
+    "mlp_channels",
     "recorder",
     "tap",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deepcorrect.classifier import network_of
 from deepcorrect.errors import InputError, unknown
+from deepcorrect.sites._layout import layout_of
 
 Edit = Callable[[str, Tensor], Tensor | None]
 
@@ -21,29 +22,65 @@ def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     return {name: module for name, module in modules if isinstance(module, nn.Conv2d)}
 
 
+def mlp_channels(model: nn.Module) -> dict[str, nn.Linear]:
+    """The channels of transformers' MLPs, by dotted name, in module order.
+
+    These are linear layers from the channels of the normalisation before them to more, which the
+    next linear layer leads back to as many: pointwise convolutions over the tokens, or over maps
+    whose channels come last (ConvNeXt, Swin). MLPs across tokens (MLP-Mixer) are not among them,
+    as their outputs are no maps.
+    """
+    found: dict[str, nn.Linear] = {}
+    width, before = 0, ("", None)
+    for name, module in network_of(model).named_modules():
+        shape = getattr(module, "normalized_shape", None)
+        if shape is not None:
+            width = int(shape[-1])
+        if not isinstance(module, nn.Linear):
+            continue
+        hidden = before[1]
+        if (
+            hidden is not None
+            and (hidden.in_features, hidden.out_features)
+            == (module.out_features, module.in_features)
+            and hidden.in_features < hidden.out_features
+        ):
+            found[before[0]] = hidden
+        before = (name, module if module.in_features == width else None)
+    return found
+
+
+def candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """Every 2-D convolution and the channels of every MLP, by dotted name, in module order."""
+    wanted = convolutions(model).keys() | mlp_channels(model).keys()
+    modules = network_of(model).named_modules()
+    return {name: module for name, module in modules if name in wanted}
+
+
 def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.Module]:
     """The modules at the named sites, in the order of the network's modules.
 
     Args:
         model: a network, wrapped or bare.
-        names: dotted names; None takes every 2-D convolution.
+        names: dotted names; None takes all `candidates`, of which `choose` leaves out those that
+            do not serve.
 
     Raises:
-        InputError: a name is not a module of the network, or there is no convolution at all.
+        InputError: a name is not a module of the network, or there is no candidate at all.
     """
     if names is None:
-        found = dict(convolutions(model))
+        found = candidates(model)
         if not found:
             raise InputError(
-                "the network has no 2-D convolution: name the sites yourself "
-                "(modules whose output is N x C x H x W)"
+                "the network has no 2-D convolution and no transformer's MLP: name the sites "
+                "yourself (modules whose output is N x C x H x W)"
             )
-        return dict(found)
+        return found
     modules = dict(network_of(model).named_modules())
     wanted = set(names)
     for name in wanted:
         if name not in modules or name == "":
-            accepted = convolutions(model) or (known for known in modules if known)
+            accepted = candidates(model) or (known for known in modules if known)
             raise unknown("site", name, accepted)
     return {name: module for name, module in modules.items() if name in wanted}
 
@@ -56,20 +93,22 @@ def tap(
 
     Args:
         model: a network, wrapped or bare.
-        sites: dotted names; None takes every 2-D convolution.
-        edit: called with a site's name and output; a tensor it returns replaces the output.
+        sites: dotted names; None takes all `candidates`.
+        edit: called with a site's name and maps; maps that it returns replace them.
 
     Yields:
-        A dictionary that each forward pass fills with the sites' outputs, N x C x H x W, as they
+        A dictionary that each forward pass fills with the sites' maps, N x C x H x W, as they
         were before `edit`. They are copies, so that in-place layers behind do not change them.
     """
     maps: dict[str, Tensor] = {}
 
     def hook_for(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
         def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
-            del module, args
-            maps[name] = as_maps(name, output).clone()
-            return None if edit is None else edit(name, output)
+            del args
+            layout = layout_of(name, module, output)
+            maps[name] = layout.maps(output).clone()
+            edited = None if edit is None else edit(name, layout.maps(output))
+            return None if edited is None else layout.output(edited, output)
 
         return hook
 
@@ -81,32 +120,6 @@ def tap(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def check_once(model: nn.Module, images: Tensor, sites: Iterable[str]) -> None:
-    """Runs a batch and checks that each site runs exactly once.
-
-    Raises:
-        InputError: a site never runs, or runs more than once.
-    """
-    found = find(model, sites)
-    runs = dict.fromkeys(found, 0)
-
-    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            del module, args, output
-            runs[name] += 1
-
-        return hook
-
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in found.items()]
-    try:
-        model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, count in runs.items():
-        refuse_unless_once(name, count)
 
 
 def refuse_unless_once(name: str, runs: int) -> None:
@@ -124,7 +137,7 @@ def gradients(
     sites: Iterable[str],
     measure: Callable[[Tensor], Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every site's output, and how `measure` changes with it, in one pass forward and back.
+    """Every site's maps, and how `measure` changes with it, in one pass forward and back.
 
     Args:
         model: a network, wrapped or bare, in inference mode.
@@ -133,15 +146,16 @@ def gradients(
         measure: of the logits, N x classes; gives one number.
 
     Returns:
-        The sites' outputs and the gradients, each N x C x H x W by site.
+        The sites' maps and the gradients, each N x C x H x W by site.
     """
     maps: dict[str, Tensor] = {}
 
     def hook_for(name: str) -> Callable[[nn.Module, Any, Any], Tensor]:
         def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
-            del module, args
-            maps[name] = as_maps(name, output)
-            return maps[name].clone()  # which in-place layers behind may change
+            del args
+            layout = layout_of(name, module, output)
+            maps[name] = layout.maps(output)
+            return layout.output(maps[name], output).clone()  # in-place layers may change it
 
         return hook
 
@@ -158,10 +172,3 @@ def gradients(
         {name: maps[name].detach() for name in found},
         dict(zip(found, values, strict=True)),
     )
-
-
-def as_maps(name: str, output: Any) -> Tensor:
-    if not isinstance(output, Tensor) or output.dim() != 4:
-        given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"site {name!r} gives {given}: a site's output must be N x C x H x W")
-    return output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from deepcorrect.errors import InputError
 from deepcorrect.sites._find import find
+from deepcorrect.sites._layout import Layout, layout_of
 from deepcorrect.sites._nodes import (
     CONVOLUTIONS,
     ExportError,
@@ -22,6 +24,7 @@ from deepcorrect.sites._nodes import (
     argument,
     as_node,
     batch_norm,
+    channel_by_channel,
     dependents,
     map_by_map,
     plain,
@@ -69,6 +72,7 @@ class Cut:
 
     Attributes:
         site: the node that gives the site's output.
+        layout: how it holds the maps; so do the nodes that are `alone`.
         rerun: how to compute everything behind it.
         alone: the nodes behind it whose map i depends on the site's map i alone, in order.
         edge: of these and the site, the ones that the rest or the output reads.
@@ -76,6 +80,7 @@ class Cut:
     """
 
     site: Node
+    layout: Layout
     rerun: tuple[Step, ...]
     alone: tuple[Node, ...]
     edge: tuple[Node, ...]
@@ -110,11 +115,16 @@ class Graph:
         self.constants: Values = {}
         self._read_inputs(program)
         self._simplify()
+        modules = find(model, sites)
         order = {node: place for place, node in enumerate(self._nodes)}
         needed = ancestors([self.output])
         self.cuts = {
-            name: self._cut(site, sorted(dependents([site]) & needed, key=order.__getitem__))
-            for name, site in self._site_nodes(model, sites).items()
+            name: self._cut(
+                site,
+                _layout(name, modules[name], site, self.rows),
+                sorted(dependents([site]) & needed, key=order.__getitem__),
+            )
+            for name, site in self._site_nodes(model, modules).items()
         }
         self._folded: dict[Node, tuple[Tensor, Tensor]] = {}
         self._by_input: dict[Node, Tensor] = {}
@@ -157,10 +167,10 @@ class Graph:
                 self._nodes.remove(node)
                 node.graph.erase_node(node)
 
-    def _site_nodes(self, model: nn.Module, sites: Iterable[str]) -> dict[str, Node]:
+    def _site_nodes(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Node]:
         paths = {module: path for path, module in model.named_modules()}
         found: dict[str, Node] = {}
-        for name, module in find(model, sites).items():
+        for name, module in modules.items():
             path = paths[module]
             inside = [
                 node
@@ -172,12 +182,11 @@ class Graph:
             found[name] = inside[-1]
         return found
 
-    def _cut(self, site: Node, behind: Sequence[Node]) -> Cut:
-        if site.meta["val"].dim() != 4 or len(site.meta["val"]) != self.rows:
-            raise ExportError(f"{site.name} is not N x C x H x W")
+    def _cut(self, site: Node, layout: Layout, behind: Sequence[Node]) -> Cut:
+        treats_alone = channel_by_channel if layout.last else map_by_map
         changed, alone = {site, *behind}, {site}
         for node in behind:
-            if {n for n in node.all_input_nodes if n in changed} <= alone and map_by_map(
+            if {n for n in node.all_input_nodes if n in changed} <= alone and treats_alone(
                 node, changed
             ):
                 alone.add(node)
@@ -186,6 +195,7 @@ class Graph:
         edge = tuple(node for node in (site, *behind) if node in alone and node in read)
         return Cut(
             site,
+            layout,
             self._steps_of(behind, ()),
             tuple(node for node in behind if node in alone),
             edge,
@@ -292,3 +302,14 @@ class Graph:
 
     def _constant(self, value: Any) -> Any:
         return self.constants[value] if isinstance(value, Node) else value
+
+
+def _layout(name: str, module: nn.Module, site: Node, rows: int) -> Layout:
+    value = site.meta["val"]
+    try:
+        layout = layout_of(name, module, value)
+    except InputError as error:
+        raise ExportError(str(error)) from error
+    if len(value) != rows:
+        raise ExportError(f"{site.name} has not one row an image")
+    return layout

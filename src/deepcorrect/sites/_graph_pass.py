@@ -26,7 +26,7 @@ class GraphPass:
 
     Attributes:
         logits: N x classes.
-        maps: each site's output, N x C x H x W.
+        maps: each site's maps, N x C x H x W.
     """
 
     def __init__(self, graph: Graph, images: Tensor) -> None:
@@ -40,16 +40,17 @@ class GraphPass:
         self._values = values
         self.logits: Tensor = values[graph.output][: self._count]
         self.maps: dict[str, Tensor] = {
-            name: values[cut.site][: self._count] for name, cut in graph.cuts.items()
+            name: cut.layout.maps(values[cut.site])[: self._count]
+            for name, cut in graph.cuts.items()
         }
 
     def from_site(self, site: str, maps: Tensor) -> Tensor:
-        """Logits, N x classes, of the recorded pass with `site`'s output replaced by `maps`.
+        """Logits, N x classes, of the recorded pass with `site`'s maps replaced by `maps`.
 
         Gradients flow to `maps` where it requires them.
         """
         cut = self._graph.cuts[site]
-        values = {**self._values, cut.site: self._padded(maps)}
+        values = {**self._values, cut.site: self._output(cut, maps)}
         for step in cut.rerun:
             values[step.node] = self._compute(step, values.__getitem__, in_place=False)
             for last in step.finished:
@@ -61,12 +62,12 @@ class GraphPass:
         graph, cut = self._graph, self._graph.cuts[site]
         if not cut.edge:  # the answer does not depend on the site
             return
-        swapped = {**self._values, cut.site: self._padded(clean)}
+        swapped = {**self._values, cut.site: self._output(cut, clean)}
         for node in cut.alone:
             swapped[node] = call(node, swapped.__getitem__)
         changed = torch.zeros(1, dtype=torch.bool, device=clean.device)
         for node in cut.edge:
-            different = swapped[node] != self._values[node]
+            different = cut.layout.maps(swapped[node] != self._values[node])
             changed = changed | (different.flatten(2).any(2) if different.dim() > 2 else different)
         filters, images = changed[: self._count].T.nonzero(as_tuple=True)
 
@@ -94,7 +95,8 @@ class GraphPass:
                 local[node] = recorded[node] if whole else _rows_of(recorded[node], rows)
                 if node in cut.edge:
                     local[node] = local[node].clone() if whole else local[node]
-                    local[node][places, channels] = swapped[node][rows, channels]
+                    own, given = (cut.layout.maps(v) for v in (local[node], swapped[node]))
+                    own[places, channels] = given[rows, channels]
             return local[node]
 
         for step in cut.swap:
@@ -137,6 +139,10 @@ class GraphPass:
         flat = value.permute(0, 2, 3, 1).reshape(rows, height * width, outputs)
         total = torch.baddbmm(flat, windows.transpose(1, 2), weight)
         return total.view(rows, height, width, outputs).permute(0, 3, 1, 2)
+
+    def _output(self, cut: Cut, maps: Tensor) -> Tensor:
+        """The site's output, for as many rows as the graph takes."""
+        return cut.layout.output(self._padded(maps), self._values[cut.site])
 
     def _padded(self, maps: Tensor) -> Tensor:
         """As many rows as the graph takes; the first is repeated."""

@@ -130,6 +130,17 @@ def map_by_map(node: Node, changed: Collection[Node]) -> bool:
     return False
 
 
+def channel_by_channel(node: Node, changed: Collection[Node]) -> bool:
+    """As `map_by_map`, for values that all have the site's shape, with the channels last."""
+    value = node.meta.get("val")
+    inputs = [given for given in node.all_input_nodes if given in changed]
+    return (
+        isinstance(value, Tensor)
+        and node.target in ELEMENTWISE
+        and all(given.meta["val"].shape == value.shape for given in inputs)
+    )
+
+
 def with_last_uses(
     nodes: Sequence[Node], reads: Callable[[Node], Iterable[Node]], kept: Collection[Node]
 ) -> list[tuple[Node, tuple[Node, ...]]]:

@@ -27,14 +27,14 @@ class Pass(Protocol):
 
     Attributes:
         logits: N x classes.
-        maps: each site's output, N x C x H x W.
+        maps: each site's maps, N x C x H x W.
     """
 
     logits: Tensor
     maps: dict[str, Tensor]
 
     def from_site(self, site: str, maps: Tensor) -> Tensor:
-        """Logits, N x classes, of the recorded pass with `site`'s output replaced by `maps`.
+        """Logits, N x classes, of the recorded pass with `site`'s maps replaced by `maps`.
 
         Gradients flow to `maps` where it requires them.
         """

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.sites._find import as_maps, find, refuse_unless_once
+from deepcorrect.sites._find import find, refuse_unless_once
+from deepcorrect.sites._layout import layout_of
 from deepcorrect.sites._pass import Swap
 
 Forward = Callable[..., Any]
@@ -67,7 +68,7 @@ class Replay:
 
     Attributes:
         logits: the recorded pass's output, N x classes.
-        maps: each site's recorded output, N x C x H x W.
+        maps: each site's recorded maps, N x C x H x W.
 
     Raises:
         InputError: a site never runs, runs more than once, or does not give N x C x H x W.
@@ -96,25 +97,28 @@ class Replay:
         with torch.no_grad(), _routed(model, record):
             self.logits: Tensor = model(images)
         self.maps: dict[str, Tensor] = {}
+        self._layouts = {}
         for name, module in self._sites.items():
             calls = self._calls[module]
             refuse_unless_once(name, len(calls))
-            self.maps[name] = as_maps(name, calls[0].output)
+            self._layouts[name] = layout_of(name, module, calls[0].output)
+            self.maps[name] = self._layouts[name].maps(calls[0].output)
 
     def from_site(self, site: str, maps: Tensor) -> Tensor:
-        """Logits, N x classes, of the recorded pass with `site`'s output replaced by `maps`.
+        """Logits, N x classes, of the recorded pass with `site`'s maps replaced by `maps`.
 
         Gradients flow to `maps` where it requires them.
         """
         target = self._sites[site]
-        end = self._calls[target][0].end
+        recorded = self._calls[target][0]
+        replaced, end = self._layouts[site].output(maps, recorded.output), recorded.end
         position = 0
 
         def rerun(module: nn.Module, forward: Forward, *args: Any, **kw: Any) -> Any:
             nonlocal position
             if module is target:
                 position = end
-                return maps.clone()
+                return replaced.clone()
             call = next((c for c in self._calls[module] if c.start >= position), None)
             if call is None:
                 return forward(*args, **kw)

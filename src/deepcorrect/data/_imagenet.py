@@ -1,0 +1,175 @@
+"""ImageNet (ILSVRC2012), in the folders that its archives unpack to."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deepcorrect import files
+from deepcorrect.classifier import Preprocessing
+from deepcorrect.data._columns import Numbers, Texts
+from deepcorrect.data._folder import Files, class_folders, image_names, in_classes
+from deepcorrect.data._image_set import ImageSet
+from deepcorrect.errors import InputError
+
+PLACES = {
+    "train": ("train", "ILSVRC2012_img_train"),
+    "val": ("val", "ILSVRC2012_img_val", "validation"),
+}
+ABOVE = ("", "Data/CLS-LOC", "CLS-LOC", "ILSVRC/Data/CLS-LOC", "ILSVRC2012")
+"""Where these lie below the folder given: ImageNet's archives, and Kaggle's."""
+
+DEVKIT = ("ILSVRC2012_devkit_t12/data", "devkit/data", "data", "")
+TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+SOLUTION = "LOC_val_solution.csv"
+CLASS = re.compile(r"n\d{8}")
+VALIDATION_IMAGE = re.compile(r".*_val_(\d{8})\.\w+")
+CLASSES = 1000
+
+
+def open_imagenet(rest: str, preprocessing: Preprocessing) -> ImageSet:
+    """The training or the validation images.
+
+    Args:
+        rest: `DIR:train` or `DIR:val`. Training images lie in a folder for each class,
+            `train/n01440764/*.JPEG`. Validation images do likewise, or all in one folder as they
+            unpack; then the development kit (`ILSVRC2012_devkit_t12`) or Kaggle's
+            `LOC_val_solution.csv` beside them says their classes.
+        preprocessing: the network's.
+
+    Raises:
+        InputError: a folder or a file that is needed is not there.
+    """
+    place, _, split = rest.rpartition(":")
+    folder = Path(place).expanduser()
+    split = "val" if split == "validation" else split
+    if not place or split not in PLACES:
+        raise InputError(f"data 'imagenet:{rest}' is not imagenet:DIR:train or imagenet:DIR:val")
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    images = _place(folder, split)
+    name = f"imagenet:{split}"
+    found = [each for each in class_folders(images) if CLASS.fullmatch(each)]
+    if found:
+        names, labels = in_classes(images, found)
+        known = _devkit(folder)
+        classes = tuple(known.named(found) if known else found)
+    elif split == "train":
+        raise _not_unpacked(images)
+    else:
+        names = Texts(image_names(images, deep=False))
+        labels, classes = _flat_labels(folder, images, names)
+    if not len(names):
+        raise InputError(f"{images} has no images")
+    return ImageSet(name, Files(str(images), names), labels, names, preprocessing, classes)
+
+
+def _place(folder: Path, split: str) -> Path:
+    places = [folder / above / name for above in ABOVE for name in PLACES[split]]
+    return next((place for place in places if place.is_dir()), folder)
+
+
+def _not_unpacked(images: Path) -> InputError:
+    archive = next(images.glob("n*.tar"), None)
+    if archive is None:
+        return InputError(
+            f"{images} has no folders of ImageNet's classes, such as n01440764: imagenet:DIR:train "
+            "reads DIR/train/n01440764/*.JPEG"
+        )
+    return InputError(
+        f"{images} holds archives such as {archive.name}, one a class: unpack each into a folder "
+        'of its name, as by  for f in n*.tar; do mkdir "${f%.tar}" && tar xf "$f" -C "${f%.tar}"; '
+        "done"
+    )
+
+
+@dataclass(frozen=True)
+class _Devkit:
+    """What the development kit says.
+
+    Attributes:
+        classes: by ILSVRC2012's number of a class, from 1, its WordNet number.
+        words: by WordNet number, its names.
+        truth: the validation images' classes, by ILSVRC2012's numbers.
+    """
+
+    classes: dict[int, str]
+    words: dict[str, str]
+    truth: list[int]
+
+    def named(self, classes: Iterable[str]) -> list[str]:
+        """Each class with its names behind it."""
+        return [f"{each} {self.words[each]}" if each in self.words else each for each in classes]
+
+
+def _devkit(folder: Path) -> _Devkit | None:
+    """The development kit below a folder, if it is there.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    places = (folder / inside for inside in DEVKIT)
+    place = next((p for p in places if (p / TRUTH).is_file() and (p / META).is_file()), None)
+    if place is None:
+        return None
+    from scipy.io import loadmat  # noqa: PLC0415  (slow to import)
+
+    try:
+        synsets = loadmat(place / META, squeeze_me=True)["synsets"]
+        rows = [
+            (int(row["ILSVRC2012_ID"]), str(row["WNID"]), str(row["words"]))
+            for row in np.atleast_1d(synsets)
+        ]
+        truth = [int(line) for line in (place / TRUTH).read_text(encoding="ascii").split()]
+    except Exception as error:  # scipy raises many kinds at what is no MATLAB file
+        if files.disk_full(error):
+            raise
+        raise InputError(
+            f"{place} does not hold ImageNet's development kit ({type(error).__name__}: {error})"
+        ) from None
+    leaves = [row for row in rows if row[0] <= CLASSES]  # numbers above are of groups
+    return _Devkit(
+        {number: wordnet for number, wordnet, _ in leaves},
+        {wordnet: words for _, wordnet, words in leaves},
+        truth,
+    )
+
+
+def _flat_labels(folder: Path, images: Path, names: Texts) -> tuple[Numbers, tuple[str, ...]]:
+    """Labels of validation images in one folder, by their names; and the classes."""
+    by_name: dict[str, str] = {}
+    words: list[str] = []
+    for root in (folder, images.parent, images):
+        kit, solution = _devkit(root), root / SOLUTION
+        if kit is not None:
+            for name in names:
+                number = VALIDATION_IMAGE.fullmatch(name)
+                if number and 0 < int(number[1]) <= len(kit.truth):
+                    by_name[name.rpartition(".")[0]] = kit.classes[kit.truth[int(number[1]) - 1]]
+            wordnet = sorted(kit.classes.values())
+            words = kit.named(wordnet)
+            break
+        if solution.is_file():
+            with solution.open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    by_name[row["ImageId"]] = row["PredictionString"].split()[0]
+            wordnet = words = sorted(set(by_name.values()))
+            break
+    else:
+        raise InputError(
+            f"{images} holds validation images without class folders: put the development kit "
+            f"(ILSVRC2012_devkit_t12, with data/{TRUTH}) or Kaggle's {SOLUTION} into {folder}"
+        )
+    unknown = [name for name in names if name.rpartition(".")[0] not in by_name]
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} images of {images} have no class in what lies beside them, such as "
+            f"{unknown[0]}"
+        )
+    order = {each: place for place, each in enumerate(wordnet)}
+    return Numbers(order[by_name[name.rpartition(".")[0]]] for name in names), tuple(words)

@@ -1,0 +1,87 @@
+"""SUN-397, in the folders that its archive and its partitions unpack to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from deepcorrect.classifier import Preprocessing
+from deepcorrect.data._columns import Numbers, Texts
+from deepcorrect.data._folder import Files, in_classes
+from deepcorrect.data._image_set import ImageSet
+from deepcorrect.errors import InputError
+
+SPEC = re.compile(r"(?P<place>.+?)(?::(?P<split>train|test)(?::(?P<number>\d+))?)?")
+CLASSES_FILE = "ClassName.txt"
+LISTS = {"train": "Training", "test": "Testing"}
+PARTITIONS = 10
+
+
+def open_sun(rest: str, preprocessing: Preprocessing) -> ImageSet:
+    """All images, or one part of one of the ten partitions: 50 images a class each.
+
+    J. Xiao et al., "SUN Database: Large-scale Scene Recognition from Abbey to Zoo", CVPR 2010.
+    `SUN397/ClassName.txt` names the classes (`/a/abbey`), whose images lie in `SUN397/a/abbey`;
+    `Training_01.txt` and `Testing_01.txt` name the first partition's images.
+
+    Args:
+        rest: `DIR`, `DIR:train[:NUMBER]` or `DIR:test[:NUMBER]`, the numbers from 1 to 10; without
+            one it is 1.
+        preprocessing: the network's.
+
+    Raises:
+        InputError: a folder or a file that is needed is not there, or names another class.
+    """
+    whole = Path(rest).expanduser().is_dir()
+    found = None if whole else SPEC.fullmatch(rest)
+    place, split, number = found.group("place", "split", "number") if found else (rest, None, None)
+    given = Path(place).expanduser()
+    if not given.is_dir():
+        raise InputError(f"there is no folder {given}")
+    folder = next((f for f in (given / "SUN397", given) if (f / CLASSES_FILE).is_file()), None)
+    if folder is None:
+        raise InputError(f"{given} has no SUN397/{CLASSES_FILE}: sun397:DIR reads DIR/SUN397")
+    paths = [line.strip("/") for line in _lines(folder / CLASSES_FILE)]
+    classes = tuple(_class_name(path) for path in paths)
+    name = "sun397"
+    if split is None:
+        names, labels = in_classes(folder, paths, deep=False)
+    else:
+        part = int(number or 1)
+        if not 1 <= part <= PARTITIONS:
+            raise InputError(f"SUN-397 has the partitions 1 to {PARTITIONS}, and not {part}")
+        listed = f"{LISTS[split]}_{part:02}.txt"
+        places = [above / inside for above in (folder, given) for inside in ("", "Partitions")]
+        file = next((each / listed for each in places if (each / listed).is_file()), None)
+        if file is None:
+            raise InputError(f"{given} has no {listed}: unpack SUN-397's Partitions.zip into it")
+        names = Texts(line.lstrip("/") for line in _lines(file))
+        labels = _labels(names, paths, file)
+        name = f"sun397:{split}:{part}"
+    if not len(names):
+        raise InputError(f"{folder} has no images")
+    return ImageSet(name, Files(str(folder), names), labels, names, preprocessing, classes)
+
+
+def _class_name(path: str) -> str:
+    """`abbey` of `a/abbey`, `apartment_building/outdoor` of `a/apartment_building/outdoor`."""
+    letter, _, name = path.partition("/")
+    return name if len(letter) == 1 and name else path
+
+
+def _labels(names: Texts, paths: list[str], file: Path) -> Numbers:
+    order = {path: place for place, path in enumerate(paths)}
+    folders = (name.rpartition("/")[0] for name in names)
+    labels = np.fromiter((order.get(each, -1) for each in folders), np.int64)
+    if (labels < 0).any():
+        name = names[int(np.flatnonzero(labels < 0)[0])]
+        raise InputError(f"{file} names {name}, whose folder is no class of {CLASSES_FILE}")
+    return Numbers(labels)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        yield from (line.strip() for line in file if line.strip())

@@ -1,0 +1,180 @@
+"""Objectives: each against a direct computation, and what the training loop gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import CLASSES, Batch, tiny_cnn
+from torch import Tensor, nn
+
+from deepcorrect import training as training_room
+from deepcorrect.adapter import correct
+from deepcorrect.alternatives import finetune
+from deepcorrect.objectives import OBJECTIVES, Answers
+from deepcorrect.sites import find, tap
+from deepcorrect.training import fit
+
+FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}
+
+
+@pytest.fixture
+def answers() -> Answers:
+    draws = torch.Generator().manual_seed(3)
+
+    def logits() -> Tensor:
+        return torch.randn(6, CLASSES, generator=draws) * 2
+
+    return Answers(
+        labels=torch.randint(CLASSES, (6,), generator=draws),
+        logits=logits(),
+        teacher=logits(),
+        maps={"a": torch.randn(6, 4, 3, 3, generator=draws), "b": torch.zeros(6, 2, 2, 2)},
+        teacher_maps={
+            "a": torch.randn(6, 4, 3, 3, generator=draws) * 5,
+            "b": torch.randn(6, 2, 2, 2, generator=draws),
+        },
+        clean=logits(),
+        views=(logits(), logits()),
+    )
+
+
+def divergence(truth: Tensor, answer: Tensor) -> float:
+    p, q = truth.softmax(1), answer.softmax(1)
+    return float((p * (p / q).log()).sum(1).mean())
+
+
+def test_each_is_its_formula(answers: Answers) -> None:
+    assert answers.teacher is not None
+    assert answers.clean is not None
+    assert answers.maps is not None
+    assert answers.teacher_maps is not None
+    picked = answers.logits.log_softmax(1).gather(1, answers.labels[:, None])
+    clean = answers.clean.log_softmax(1).gather(1, answers.labels[:, None])
+    shares = [each.softmax(1) for each in (answers.logits, *answers.views)]
+    middle = sum(shares, torch.zeros(())) / 3
+    spread = [(share * (share / middle).log()).sum(1).mean() for share in shares]
+    parts = []
+    for site, wanted in answers.teacher_maps.items():
+        error = ((answers.maps[site] - wanted) ** 2).mean()
+        parts.append(float(error / ((wanted - wanted.mean()) ** 2).sum() * (wanted.numel() - 1)))
+    expected = {
+        "labels": -float(picked.mean()),
+        "logits": divergence(answers.teacher, answers.logits),
+        "activations": sum(parts) / 2,
+        "clean_labels": -float(clean.mean()),
+        "stability": divergence(answers.clean, answers.logits),
+        "consistency": float(sum(spread, torch.zeros(())) / 3),
+    }
+    for name, value in expected.items():
+        assert float(OBJECTIVES[name].loss(answers)) == pytest.approx(value, rel=1e-4), name
+
+
+def test_stability_draws_both_answers(answers: Answers) -> None:
+    assert answers.clean is not None
+    given = Answers(answers.labels, answers.logits.requires_grad_(), clean=answers.clean)
+    assert given.clean is not None
+    given.clean.requires_grad_()
+    OBJECTIVES["stability"].loss(given).backward()
+    assert given.clean.grad is not None
+    assert float(given.clean.grad.abs().sum()) > 0
+
+
+def test_each_says_what_it_is() -> None:
+    for name, objective in OBJECTIVES.items():
+        assert objective.summary.endswith("."), name
+        assert objective.needs, name
+
+
+class Seen(Exception):
+    def __init__(self, answers: Answers) -> None:
+        self.answers = answers
+
+
+@pytest.fixture
+def first_answers(monkeypatch: pytest.MonkeyPatch, batches: list[Batch]) -> Any:
+    """What the loop gives the objectives at its first step."""
+
+    def run(model: nn.Module, *names: str, **changes: Any) -> Answers:
+        def stop(answers: Answers) -> Tensor:
+            raise Seen(answers)
+
+        replaced = {
+            name: type(each)(stop, each.needs) if name in names else each
+            for name, each in OBJECTIVES.items()
+        }
+        monkeypatch.setattr(training_room, "OBJECTIVES", replaced)
+        with pytest.raises(Seen) as seen:
+            fit(
+                model,
+                batches,
+                "awgn:60",
+                epochs=1,
+                objective=dict.fromkeys(names, 1.0),
+                **FAST,
+                **changes,
+            )
+        return seen.value.answers
+
+    return run
+
+
+def test_maps_are_the_corrected_sites_and_the_clean_networks(
+    first_answers: Any, batches: list[Batch]
+) -> None:
+    network = tiny_cnn()
+    adapted = correct(network, {"stem": [0, 1], "pointwise": [3]}, unit={"start": "he"})
+    answers = first_answers(adapted, "activations", clean_share=1.0)
+    assert set(answers.maps) == set(answers.teacher_maps) == {"stem", "pointwise"}
+    with torch.no_grad(), tap(network, ["stem"]) as maps:
+        network(batches[0][0])
+    assert torch.allclose(answers.teacher_maps["stem"], maps["stem"], atol=1e-5)
+    changed = (answers.maps["stem"] - maps["stem"]).abs().amax((0, 2, 3)) > 1e-4
+    assert changed.tolist() == [True, True, *[False] * 6]
+
+
+def test_a_copy_is_compared_at_all_convolutions(first_answers: Any) -> None:
+    network = tiny_cnn()
+    answers = first_answers(finetune(network), "activations")
+    assert set(answers.maps) == set(find(network))
+
+
+def test_clean_copies_and_views_run_in_the_same_pass(
+    first_answers: Any, batches: list[Batch]
+) -> None:
+    tuned = finetune(tiny_cnn())
+    sizes: list[int] = []
+    tuned.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    answers = first_answers(tuned, "clean_labels", "stability", "consistency", clean_share=0.0)
+    assert sizes == [4 * len(batches[0][0])]
+    assert answers.clean.shape == answers.logits.shape
+    assert len(answers.views) == 2
+    assert not torch.allclose(answers.clean, answers.logits)
+
+
+def test_only_what_is_needed_is_computed(first_answers: Any) -> None:
+    answers = first_answers(finetune(tiny_cnn()), "labels")
+    assert (answers.teacher, answers.clean, answers.views) == (None, None, ())
+    assert not answers.maps
+
+
+def test_label_free_objectives_train_without_labels(batches: list[Batch]) -> None:
+    unlabelled = [(images, torch.full((len(images),), -1)) for images, _ in batches]
+    adapted = correct(tiny_cnn(), {"stem": list(range(8))})
+    history = fit(
+        adapted,
+        unlabelled,
+        "awgn:60",
+        epochs=12,
+        learning_rate=1e-2,
+        objective={"logits": 1, "activations": 0.5},
+        **FAST,
+    )
+    assert history.epochs[-1].loss < history.epochs[0].loss
+
+
+def test_consistency_of_equal_answers_is_zero() -> None:
+    logits = torch.randn(4, CLASSES)
+    answers = Answers(torch.zeros(4), logits, views=(logits, logits))
+    assert float(OBJECTIVES["consistency"].loss(answers)) == pytest.approx(0, abs=1e-6)
