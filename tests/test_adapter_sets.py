@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import SIZE, TinyCNN, tiny_cnn
 from test_adapter import FILTERS, adapted_tiny, saved_tiny
+from test_cli import command
 from torch import Tensor, nn
 
 import deepcorrect as dc
@@ -18,6 +19,7 @@ from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.errors import InputError
 from deepcorrect.fingerprint import fingerprint, fingerprint_by_names
 from deepcorrect.fusion import fuse
+from deepcorrect.sites import convolutions
 
 
 @pytest.fixture
@@ -247,3 +249,29 @@ def test_no_pickle_is_read_without_weights_only() -> None:
             assert word not in text, (path, word)
         if "torch.export.load(" in text:
             assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" in text, path
+
+
+# --- on the command line
+
+
+def test_evaluate_compares_adapters_by_name(tmp_path: Path) -> None:
+    model = dc.load_model("digits_cnn")
+    site = next(iter(convolutions(model)))
+    for seed in (0, 1):
+        unit = {"kind": "lite", "width": 4, "start": "he"}
+        correct(model, {site: [0, 1]}, unit=unit, seed=seed).save(tmp_path / str(seed))
+    call = ("evaluate", "--model", "digits_cnn", "--data", "digits:test", "--images", 20)
+    call = (*call, "--distortion", "awgn:20", "--json")
+    said = command(
+        *call, "--adapter", f"one={tmp_path / '0'}", "--adapter", f"two={tmp_path / '1'}"
+    )
+    assert said.status == 0, said.err
+    systems = said.json["systems"]
+    assert list(systems) == ["baseline", "one", "two"]
+    assert systems["baseline"]["trainable_parameters"] == 0
+    assert systems["one"]["trainable_parameters"] == systems["two"]["trainable_parameters"] > 0
+    alone = command(*call, "--adapter", tmp_path / "1")
+    assert alone.json["distortions"] == systems["two"]["distortions"]
+    assert command(*call).json["distortions"] == systems["baseline"]["distortions"]
+    refused = command(*call, "--adapter", tmp_path / "0", "--adapter", tmp_path / "1")
+    assert "each needs a name of its own, NAME=FOLDER" in refused.err

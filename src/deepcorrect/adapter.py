@@ -99,7 +99,6 @@ class AdaptedModel(Wrapper):
         self.units = nn.ModuleDict()
         self._active = False
         self._enabled = True
-        self._keys: dict[str, str] = {}
         parameters = next(network.parameters(), torch.zeros(()))
         self._handles = []
         for name in modules:
