@@ -8,6 +8,7 @@ from deepcorrect.cli._evaluate import evaluate_
 from deepcorrect.cli._export import export
 from deepcorrect.cli._list import list_
 from deepcorrect.cli._predict import predict
+from deepcorrect.cli._push import push
 from deepcorrect.cli._rank import rank
 from deepcorrect.cli._run import report, run
 from deepcorrect.cli._transfer import transfer
@@ -22,6 +23,7 @@ for function in (
     transfer,
     predict,
     export,
+    push,
     distort,
     report,
     analyse,
