@@ -60,8 +60,10 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
     _open_folder(recipe, folder, resume)
     this.log("start", environment=this.environment())
     records = {"baseline": this.measure("baseline", this.model, 0, 0.0, trained=False)}
-    if this.needs_ranking and recipe.ideal.images:
-        this.ideal(this.rank())
+    if this.needs_ranking:
+        ranking = this.rank()
+        if recipe.ideal.images:
+            this.ideal(ranking)
     histories: dict[str, Any] = {}
     systems: dict[str, nn.Module] = {"baseline": this.model}
     for name, system in recipe.systems.items():
