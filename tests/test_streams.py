@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
 import tarfile
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +175,29 @@ def test_bad_images_and_cut_shards_are_counted_and_named(
     images.warn_of_bad()
     assert "3 of 6 images of *.tar could not be read" in capsys.readouterr().err
     assert len(images) == 6  # counted from the heads of the files
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
+def test_shards_from_a_server(shards: str) -> None:
+    folder = str(Path(shards.partition(":")[2]).parent)
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=folder)
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"webdataset:http://127.0.0.1:{server.server_port}"
+        images = open_data(f"{address}/part-{{00..02}}.tar", COLOUR)
+        assert numbers(images, batch_size=4, workers=1) == list(range(21))
+        with pytest.raises(InputError, match="does not say how many images it has"):
+            len(images)
+        with pytest.raises(InputError, match="none.tar cannot be read .*404"):
+            open_data(f"{address}/none.tar", COLOUR)
+        server.shutdown()
+    with pytest.raises(InputError, match="what://x.tar cannot be opened .*[Pp]rotocol"):
+        open_data("webdataset:what://x.tar", COLOUR)
 
 
 # --- orders and parts

@@ -6,9 +6,11 @@ standard library and fsspec; nothing in a shard is ever unpickled.
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import tarfile
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -28,6 +30,7 @@ from deepcorrect.progress import progress
 LABEL_FILES = ("cls", "class", "index", "txt", "text", "json")
 LABEL_KEYS = ("label", "cls", "class", "class_id", "class_index", "target", "class_name")
 BRACES = re.compile(r"\{([^{}]*)\}")
+TIMEOUT_SECONDS = 60  # without a word from a server
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)")
 
@@ -120,7 +123,7 @@ def _samples(shard: str) -> Iterator[Sample]:
                 sample = _sample(name, *group)
                 if sample is not None:
                     yield sample
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, http.client.HTTPException) as error:
         if not _is_local(shard) and not read:
             raise InputError(f"{shard} cannot be read ({error})") from None
         yield Sample(f"{name} behind its sample {read} ({error})", b"")
@@ -129,9 +132,14 @@ def _samples(shard: str) -> Iterator[Sample]:
 def _opened(shard: str) -> AbstractContextManager[Any]:
     if _is_local(shard):
         return Path(shard).open("rb")
+    if shard.startswith(("http://", "https://")):
+        return urllib.request.urlopen(shard, timeout=TIMEOUT_SECONDS)
     import fsspec  # noqa: PLC0415  (comes with datasets, and only addresses need it)
 
-    opened: Any = fsspec.open(shard, "rb")
+    try:
+        opened: Any = fsspec.open(shard, "rb")
+    except (ImportError, ValueError) as error:  # a protocol that needs a library, or is none
+        raise InputError(f"{shard} cannot be opened ({error})") from None
     return opened
 
 
