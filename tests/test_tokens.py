@@ -129,7 +129,7 @@ def test_mlp_channels_are_found_in_torchvisions_networks() -> None:
 
 def test_tokens_are_read_as_maps_on_their_grid(vit: TinyViT, images: Tensor) -> None:
     outputs: list[Tensor] = []
-    handle = vit.first.fc1.register_forward_hook(lambda m, a, out: outputs.append(out))
+    handle = vit.first.fc1.register_forward_hook(lambda *given: outputs.append(given[2]))
     with sites.tap(vit, ["first.fc1"]) as maps:
         vit(images)
     handle.remove()
@@ -203,7 +203,9 @@ def test_swaps_are_full_passes_by_hand(vit: TinyViT, images: Tensor, how: str, s
         for rows, filters, logits in recorded.swaps(site, maps[site]):
             found[rows, filters] = logits
         outputs: list[Tensor] = []
-        handle = vit.get_submodule(site).register_forward_hook(lambda m, a, o: outputs.append(o))
+        handle = vit.get_submodule(site).register_forward_hook(
+            lambda *given: outputs.append(given[2])
+        )
         vit(clean)
         handle.remove()
         for channel in range(found.shape[1]):

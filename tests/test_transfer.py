@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect.adapter import correct, read_config
-from deepcorrect.classifier import Classifier
+from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.data import ImageStream
+from deepcorrect.data._stream import Sample
 from deepcorrect.distortions import Distortion, seeds_for
 from deepcorrect.errors import InputError
 from deepcorrect.feature_transfer import FeatureClassifier, collect, train_svm, transfer
@@ -210,7 +213,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--out", folder / "ranking"),
     )
     assert said.status == 0, said.err
-    assert "has no labels: the network's own answers" in said.err
+    assert "has images without labels: the network's own answers" in said.err
     said = command(
         *("correct", *on, "--ranking", folder / "ranking", "--out", folder / "adapter"),
         *("--epochs", 3, "--batch-size", 24, "--validation", f"folder:{folder / 'loose'}"),
@@ -232,6 +235,17 @@ def test_a_folder_without_labels_gives_a_ranking_and_an_adapter(chain: Path) -> 
     name = "gaussian_blur"
     assert before["target"] == after["target"] == "labels"
     assert after["distortions"][name]["top1"][0] > before["distortions"][name]["top1"][0]
+
+
+@pytest.mark.parametrize("given", ["features", "features=a", "sharpness=1"])
+def test_an_objective_that_is_none_is_refused(chain: Path, tmp_path: Path, given: str) -> None:
+    said = command(
+        *("correct", "--model", "digits_cnn", "--data", f"folder:{chain / 'loose'}"),
+        *("--ranking", chain / "ranking", "--out", tmp_path / "adapter", "--objective", given),
+    )
+    assert (said.status, said.out) == (1, "")
+    assert "labels, logits, features" in said.err
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_transfer_sets_baseline_and_corrected_side_by_side(chain: Path) -> None:
@@ -274,6 +288,18 @@ def test_transfer_takes_classes_that_the_network_does_not_have(
     said = command(*call, *both, "--json")
     assert said.status == 0, said.err
     assert said.json["systems"]["baseline"]["svm"]["classes"] == 11
+    second = tmp_path / "second"  # where the first three classes are missing, numbers differ
+    for number in range(3, 11):
+        shutil.copytree(folder / f"class {number:02}", second / f"class {number:02}")
+    said = command(*call, "--train", f"folder:{folder}", "--test", f"folder:{second}", "--json")
+    network = dc.load_model("digits_cnn")
+    train = dc.loader(dc.open_data(f"folder:{folder}", network.preprocessing))
+    rows = range(9, 33)
+    test = dc.loader(dc.open_data(f"folder:{folder}", network.preprocessing).select(rows))
+    direct = dc.transfer(network, train, test, "awgn:20", penalties=[1.0])
+    curve = said.json["systems"]["baseline"]["distortions"]["awgn"]
+    assert curve["clean_top1"] == direct.grid.clean_top1
+    assert curve["top1"] == list(direct.grid.curves["awgn"].top1)
     other = tmp_path / "other"
     (other / "class 99").mkdir(parents=True)
     (folder / "class 00" / "0.png").rename(other / "class 99" / "0.png")
@@ -351,6 +377,26 @@ def test_labels_that_the_network_has_not_are_no_matter_without_labels(
     )
     assert made.status == 0, made.err
     assert read_config(tmp_path / "adapter").notes["labels"] is False
+
+
+def test_sets_and_streams_forget_their_labels(
+    make_folder: MakeFolder, tiny_preprocessing: Preprocessing
+) -> None:
+    images = dc.open_data(f"folder:{make_folder({'cat': 2, 'dog': 3})}", tiny_preprocessing)
+    samples = [Sample(str(row), Path(images.names[row]).name, row) for row in range(3)]
+    stream = ImageStream("pets", lambda seed: iter(samples), tiny_preprocessing, labelled=True)
+    for source in (images, stream):
+        bare = source.without_labels()
+        assert source.labelled
+        assert not bare.labelled
+        assert bare.classes is None
+        moved = source.relabelled([4, 5, 0], ("bird", *"abcd", "cat"))
+        assert moved.classes == ("bird", *"abcd", "cat")
+    assert list(images.relabelled([4, 5], ("",)).labels) == [4, 4, 5, 5, 5]
+    assert [sample.label for sample in stream.relabelled([4, 5, 0], ("",)).read()] == [4, 5, 0]
+    assert list(images.without_labels().labels) == [-1] * 5
+    assert [sample.label for sample in stream.without_labels().read()] == [-1] * 3
+    assert [sample.label for sample in stream.read()] == [0, 1, 2]
 
 
 def test_the_features_objective_is_a_share_of_the_clean_features_variance(

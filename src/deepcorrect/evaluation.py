@@ -195,8 +195,8 @@ def evaluate(
         seed: of the noise.
         precision: `bfloat16` runs faster and less exactly.
         task: what the progress line says.
-        target: `labels` or `prediction`; with the latter no label is read. None takes the labels
-            where each image of the first batch has one, else the prediction.
+        target: `labels` or `prediction`; with the latter no label is read. None takes the labels,
+            and the prediction where no image of the first batch has one.
         reference: the untouched network; None takes the one that an `AdaptedModel` corrects, or
             the model itself.
 
@@ -246,7 +246,7 @@ def evaluate(
 
 def _target_of(labels: Tensor) -> Target:
     """What can be right for a batch."""
-    return "prediction" if bool((labels == UNLABELLED).any()) else "labels"
+    return "prediction" if bool((labels == UNLABELLED).all()) else "labels"
 
 
 def _untouched(model: nn.Module, reference: nn.Module | None, images: Tensor) -> Tensor:

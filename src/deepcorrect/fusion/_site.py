@@ -69,15 +69,17 @@ class FollowedSite(nn.Module):
     """A module that cannot take a unit in, with the unit behind it.
 
     Args:
-        module: the site's module.
+        name: the site's.
+        module: its module.
         unit: its unit, batch norms folded.
         filters: the filters it corrects, ascending.
     """
 
     filters: Tensor
 
-    def __init__(self, module: nn.Module, unit: CorrectionUnit, filters: Tensor) -> None:
+    def __init__(self, name: str, module: nn.Module, unit: CorrectionUnit, filters: Tensor) -> None:
         super().__init__()
+        self.name = name
         self.module = module
         self.unit = unit
         self.register_buffer("filters", filters, persistent=False)
@@ -89,7 +91,7 @@ class FollowedSite(nn.Module):
 
     def forward(self, *args: object, **kwargs: object) -> Tensor:
         output = self.module(*args, **kwargs)
-        layout = layout_of(type(self.module).__name__, self.module, output)
+        layout = layout_of(self.name, self.module, output)
         maps = layout.maps(output)
         chosen = maps.index_select(1, self.filters)
         if maps.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it

@@ -1,0 +1,88 @@
+"""Table and plot of docs/transfer.md, from benchmarks/results/transfer, without measuring.
+
+python benchmarks/transfer/draw.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from deepcorrect import files
+from deepcorrect.report._figures import INK, SETTINGS
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "transfer"
+PAGE = ROOT / "docs" / "transfer.md"
+SETS = {"caltech101": "Caltech-101, SVM on features", "imagenet": "ImageNet sample, top-1"}
+KINDS = {"gaussian_blur": "blur, sigma in pixels", "awgn": "noise, sigma of 255"}
+SYSTEMS = {"baseline": ("baseline", INK), "deepcorrect": ("corrected", "#0072b2")}
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """A row a set, distortion and system: clean, by level, mean; the gain and the paper's."""
+    lines = [
+        "| | | clean | six levels, weakest first | mean | gain, points | the paper's gain |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for name, one in found.items():
+        for kind, described in KINDS.items():
+            for system, (label, _) in SYSTEMS.items():
+                curve = one["systems"][system]["distortions"][kind]
+                levels = ", ".join(f"{value:.3f}" for value in curve["top1"])
+                gain = theirs = ""
+                if system == "deepcorrect":
+                    gain = f"{one['gains_in_points'][kind]['mean_top1']:+.1f}"
+                    theirs = f"{one['paper_gains_in_points'][kind]:+.1f}"
+                first = f"{SETS[name]}; {described}" if system == "baseline" else ""
+                lines.append(
+                    f"| {first} | {label} | {curve['clean_top1']:.3f} | {levels} | "
+                    f"{curve['mean_top1']:.3f} | {gain} | {theirs} |"
+                )
+    return "\n".join(lines)
+
+
+def picture(found: dict[str, dict[str, Any]]) -> Figure:
+    """Accuracy against level: a row a distortion, a column a set."""
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=(8.4, 5.6), layout="constrained")
+        panels = figure.subplots(len(KINDS), len(found), sharey="col", squeeze=False)
+        for row, (kind, described) in enumerate(KINDS.items()):
+            for column, (name, one) in enumerate(found.items()):
+                panel = panels[row, column]
+                for system, (label, color) in SYSTEMS.items():
+                    curve = one["systems"][system]["distortions"][kind]
+                    values = [100 * value for value in (curve["clean_top1"], *curve["top1"])]
+                    panel.plot([0, *curve["levels"]], values, "o-", ms=4, color=color, label=label)
+                panel.set_ylim(0, 100)
+                panel.set_xlabel(described)
+                if row == 0:
+                    panel.set_title(SETS[name], loc="left", fontsize=11)
+                if column == 0:
+                    panel.set_ylabel("accuracy, %")
+        lines = panels[0, 0].get_lines()
+        figure.legend(handles=lines, frameon=False, loc="outside upper left", ncols=2)
+    return figure
+
+
+def main() -> None:
+    found = {
+        name: files.read_json(RESULTS / f"{name}.json")
+        for name in SETS
+        if (RESULTS / f"{name}.json").exists()
+    }
+    made = table(found).replace("\\", r"\\")
+    text = PAGE.read_text(encoding="utf-8")
+    text = re.sub(
+        r"(<!-- results -->\n).*?(<!-- end -->)", rf"\g<1>{made}\n\g<2>", text, flags=re.S
+    )
+    files.write_text(PAGE, text)
+    picture(found).savefig(ROOT / "docs" / "images" / "transfer.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()
