@@ -6,7 +6,8 @@ The transformer (class token, 4 x 4 patches of 7 x 7 pixels, four blocks of 64 c
 on clean digits and then corrected at its patch embedding, at its MLP channels, or at both, with the
 units' 3 x 3 stages on the tokens' grid or with 1 x 1 stages that see each token alone; fine-tuning
 all weights stands beside it. Everything is chosen on the validation digits; the test digits are
-read once a system. One JSON file a seed in benchmarks/results/networks/, which is not made again.
+read once a system. One JSON file a seed in benchmarks/results/networks/, written after each system;
+a finished one is not made again.
 A few minutes a seed.
 """
 
@@ -76,6 +77,7 @@ def run(seed: int) -> dict[str, Any]:
             "mean_top1": {kind: curve.mean_top1 for kind, curve in grid.curves.items()},
         }
         print(seed, name, record["systems"][name], flush=True)
+        files.write_json(RESULTS / f"transformer-{seed}.json", record | {"finished": False})
 
     record["parameters"] = sum(p.numel() for p in model.parameters())
     measure("baseline", model, 0)
@@ -108,7 +110,7 @@ def table(records: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for name in records[0]["systems"]:
-        rows = [record["systems"][name] for record in records]
+        rows = [record["systems"][name] for record in records if name in record["systems"]]
 
         def median(values: list[float]) -> str:
             return f"{statistics.median(values):.3f}"
@@ -117,7 +119,10 @@ def table(records: list[dict[str, Any]]) -> str:
         cells += [median([row["clean_top1"] for row in rows])]
         cells += [median([r["mean_top1"][kind] for r in rows]) for kind in rows[0]["mean_top1"]]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", f"Medians over {len(records)} seeds, each training its own transformer."]
+    count = len(records)
+    lines += ["", f"Medians over {count} seeds, each with a transformer of its own."]
+    if count == 1:
+        lines[-1] = "One seed."
     return "\n".join(lines)
 
 
@@ -127,10 +132,11 @@ def main() -> None:
     records = []
     for seed in range(parser.parse_args().seeds):
         path = RESULTS / f"transformer-{seed}.json"
-        if not path.is_file():
+        if not path.is_file() or not json.loads(path.read_text())["finished"]:
             started = time.monotonic()
             record = run(seed)
-            files.write_json(path, record | {"seconds": round(time.monotonic() - started, 1)})
+            seconds = round(time.monotonic() - started, 1)
+            files.write_json(path, record | {"finished": True, "seconds": seconds})
         records.append(json.loads(path.read_text()))
     begin, end = "<!-- transformer -->\n", "<!-- /transformer -->"
     before, rest = TABLE.read_text(encoding="utf-8").split(begin)
