@@ -386,6 +386,28 @@ def test_a_named_site_that_cannot_serve_is_an_error(
     assert list(sites.choose(Awkward().eval(), images[:2], ["gate"])) == ["gate"]
 
 
+def test_a_small_map_is_no_gate(images: Tensor) -> None:
+    """A stride that leaves one pixel, run before a convolution of larger maps."""
+
+    class Shrinking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shortcut = nn.Conv2d(3, 4, 1, stride=16)
+            self.first = nn.Conv2d(3, 4, 3, padding=1)
+            self.second = nn.Conv2d(4, 4, 3, stride=16)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return (self.shortcut(images) + self.second(self.first(images))).mean((2, 3))
+
+    names = ["shortcut", "first", "second"]
+    assert list(sites.choose(Shrinking().eval(), images[:2])) == names
+
+
+def test_a_head_that_is_zero_hides_no_site(vit: TinyViT, images: Tensor) -> None:
+    nn.init.zeros_(vit.head.weight)
+    assert list(sites.choose(vit, images[:1])) == ["patches", "first.fc1", "second.fc1"]
+
+
 def test_a_network_without_any_site_says_why(images: Tensor) -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -95,8 +95,14 @@ ARCHITECTURES = (
 
 
 def built(architecture: Architecture) -> Classifier:
-    """The network with its random weights, the same each time."""
-    return resolve(architecture.spec, "random", classes=CLASSES, input_size=architecture.size)
+    """The network with its random weights, the same each time; heads that start at zero too, as
+    their answers would depend on nothing."""
+    model = resolve(architecture.spec, "random", classes=CLASSES, input_size=architecture.size)
+    drawing = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and not bool(module.weight.any()):
+            torch.nn.init.normal_(module.weight, std=0.02, generator=drawing)
+    return model
 
 
 class Chain:
@@ -242,9 +248,9 @@ def run(architecture: Architecture) -> dict[str, Any]:
 def table(records: list[dict[str, Any]]) -> str:
     """The records as Markdown, what failed and why below."""
     lines = [
-        "| network | family | input | parameters, M | sites | re-run on | evaluate | rank "
-        "| correct | save | load | export: torch | ONNX |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | family | input | parameters, M | sites | units add | re-run on | evaluate "
+        "| rank | correct | save | load | export: torch | ONNX |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     problems = []
     for record in records:
@@ -254,10 +260,15 @@ def table(records: list[dict[str, Any]]) -> str:
             return "-" if name not in steps else "yes" if steps[name]["ok"] else "**no**"
 
         engine = steps.get("path", {}).get("engine", "-")
-        linear = record["linear_sites"]
+        linear, added = record["linear_sites"], steps.get("correct", {}).get("added")
         where = f"{record['sites']}" + (f" ({linear} MLPs)" if linear else "")
         cells = [f"`{record['spec']}`", record["family"], f"{record['size']}"]
-        cells += [f"{record['parameters'] / 1e6:.1f}", where, engine]
+        cells += [
+            f"{record['parameters'] / 1e6:.1f}",
+            where,
+            f"{added:.0%}" if added else "-",
+            engine,
+        ]
         cells += [said(name) for name in STEPS if name != "path"]
         lines.append("| " + " | ".join(cells) + " |")
         for name, step in steps.items():

@@ -18,11 +18,12 @@ from deepcorrect.sites._layout import layout_of
 
 @dataclass(frozen=True)
 class _Seen:
-    """A module's output in one forward pass: its shape, and how many pixels a map has. `refused`
-    says why it gives no maps."""
+    """A module's output in one forward pass: its rows, and how many pixels a map has, and one that
+    it read. `refused` says why it gives no maps."""
 
     rows: int
     pixels: int
+    read: int
     refused: InputError | None
 
 
@@ -36,9 +37,9 @@ def choose(
         images: a few, N x C x H x W.
         names: dotted names. None takes all `candidates` but those that cannot serve, which are
             counted and named on standard error: modules that do not run or run more than once,
-            whose output is not one row of maps an image, that gate larger maps (1 x 1 maps, as in
-            squeeze and excitation), or whose tokens no later layer reads (as those of the image in
-            the last block before a class token).
+            whose output is not one row of maps an image, that gate larger maps (from 1 x 1 maps to
+            1 x 1 maps, as in squeeze and excitation), or whose tokens no later layer reads (as
+            those of the image in the last block before a class token).
 
     Raises:
         InputError: a site that was named does not run once or gives no maps; or none is left.
@@ -63,7 +64,7 @@ def choose(
             left_out["run more than once" if runs else "do not run"].append(name)
         elif runs[0].refused or runs[0].rows != len(images):
             left_out["do not give one row of maps an image"].append(name)
-        elif runs[0].pixels == 1 and largest_behind[name] > 1:
+        elif runs[0].pixels == runs[0].read == 1 and largest_behind[name] > 1:
             left_out["only gate larger maps"].append(name)
     dropped = {name for group in left_out.values() for name in group}
     kept = [name for name in found if name not in dropped]
@@ -86,12 +87,12 @@ def _outputs(
 
     def hook_for(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            del args
+            read = args[0].shape[2:].numel() if args and isinstance(args[0], Tensor) else 0
             try:
                 maps = layout_of(name, module, output).maps(output)
-                seen[name].append(_Seen(len(maps), maps.shape[2] * maps.shape[3], None))
+                seen[name].append(_Seen(len(maps), maps.shape[2:].numel(), read, None))
             except InputError as error:
-                seen[name].append(_Seen(0, 0, error))
+                seen[name].append(_Seen(0, 0, read, error))
 
         return hook
 
@@ -116,11 +117,13 @@ def _refuse_unless_maps(name: str, seen: _Seen, images: int) -> None:
 
 
 def _unread(model: nn.Module, images: Tensor, names: list[str]) -> list[str]:
-    """The sites whose maps the answer does not depend on."""
+    """The sites whose maps the answer does not depend on; none where it depends on no map at all,
+    as in a network whose last layer is still zero."""
     if not names:
         return []
-    _, slopes = gradients(model, images, names, lambda logits: logits.float().square().sum())
-    return [name for name in names if not bool(slopes[name].any())]
+    _, slopes = gradients(model, images, names, lambda logits: logits.float().exp().sum())
+    unread = [name for name in names if not bool(slopes[name].any())]
+    return unread if len(unread) < len(names) else []
 
 
 def _some(names: list[str]) -> str:
