@@ -326,6 +326,7 @@ def test_data_sets_in_folders(saved: Path, form: str, stream: str) -> None:
         found, labels = contents(images, batch_size=4, workers=workers)
         assert labels == [0, 1, 2, 0, 1, 2]
         assert all(torch.equal(found[k], expected(k + 6)) for k in range(6))
+    assert count_of(loader(images)) == 6
     turned = images.matched(4, ("cat", "Bee", "dog", "ant"))
     assert contents(turned)[1] == [3, 1, 0, 3, 1, 0]
     assert images.labelled
@@ -422,7 +423,10 @@ def test_a_recipe_runs_on_streams_without_labels(
             digits_test.decoded(row, lambda image, to=buffer: image.save(to, "PNG"))
             parts[f"{row:03}.png"] = buffer.getvalue()
         write_tar(tmp_path / f"{name}.tar", parts)
-    values = tiny_recipe(tmp_path) | {"ideal": {"images": 0}, "selection": {"images": 8}}
+    values: dict[str, Any] = tiny_recipe(tmp_path) | {
+        "ideal": {"images": 0},
+        "selection": {"images": 8},
+    }
     values["data"] = {
         "train": f"webdataset:{tmp_path}/train.tar",
         "validation": f"webdataset:{tmp_path}/validation.tar",

@@ -237,6 +237,17 @@ def test_a_folder_without_labels_gives_a_ranking_and_an_adapter(chain: Path) -> 
     assert after["distortions"][name]["top1"][0] > before["distortions"][name]["top1"][0]
 
 
+@pytest.mark.parametrize("given", ["features", "features=a", "sharpness=1"])
+def test_an_objective_that_is_none_is_refused(chain: Path, tmp_path: Path, given: str) -> None:
+    said = command(
+        *("correct", "--model", "digits_cnn", "--data", f"folder:{chain / 'loose'}"),
+        *("--ranking", chain / "ranking", "--out", tmp_path / "adapter", "--objective", given),
+    )
+    assert (said.status, said.out) == (1, "")
+    assert "labels, logits, features" in said.err
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_transfer_sets_baseline_and_corrected_side_by_side(chain: Path) -> None:
     call = (
         *("transfer", "--model", "digits_cnn", "--train", "digits:train", "--test", "digits:test"),

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import deepcorrect as dc
 from deepcorrect import files
+from deepcorrect.adapter import WEIGHTS_FILE, read_config
 from deepcorrect.data import UNLABELLED, ImageSet
 from deepcorrect.evaluation import system_record
 
@@ -62,8 +63,10 @@ BETA = {
 @dataclass(frozen=True)
 class Trial:
     """Settings of a correction: passes over random crops, which cost a quarter of whole images,
-    then one over some whole images, which the units' batch norms will see."""
+    then one over some whole images, which the units' batch norms will see. `start` names the trial
+    whose adapter is trained on."""
 
+    start: str | None = None
     crop: int = 112
     crop_epochs: int = 5
     learning_rate: float = 3e-3
@@ -75,20 +78,32 @@ class Trial:
     batch_size: int = 32
 
 
-TRIALS = {"first": Trial()}
+TRIALS = {
+    "first": Trial(),
+    "longer": Trial(start="first", crop=160, crop_epochs=6, whole_images=2828, clean_share=0.45),
+}
 
 
 class Pixels(Dataset[tuple[Tensor, int]]):
-    """Decoded images in memory, 8 bits, without labels; mirrored and cut at random where asked.
+    """Decoded images in memory; mirrored and cut at random where asked.
 
     Args:
-        images: the set.
+        pixels: N x 3 x H x W, 8 bits.
         crop: side of a random crop, in pixels; None gives the whole image.
         mirrored: half of the images, at random, left to right.
+        labels: N; None for none.
     """
 
-    def __init__(self, pixels: Tensor, crop: int | None = None, *, mirrored: bool = False) -> None:
+    def __init__(
+        self,
+        pixels: Tensor,
+        crop: int | None = None,
+        *,
+        mirrored: bool = False,
+        labels: list[int] | None = None,
+    ) -> None:
         self.pixels, self.crop, self.mirrored = pixels, crop, mirrored
+        self.labels = labels or [UNLABELLED] * len(pixels)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -101,7 +116,7 @@ class Pixels(Dataset[tuple[Tensor, int]]):
             image = image[:, top : top + self.crop, left : left + self.crop]
         if self.mirrored and torch.rand(()) < 0.5:
             image = image.flip(2)
-        return image, UNLABELLED
+        return image, self.labels[index]
 
 
 def decoded(images: ImageSet) -> Tensor:
@@ -109,20 +124,20 @@ def decoded(images: ImageSet) -> Tensor:
     return torch.stack([(images[i][0] * 255).round().byte() for i in range(len(images))])  # pyright: ignore
 
 
-def training_pixels(network: dc.Classifier) -> tuple[Tensor, Tensor]:
-    """Caltech-101's training images: those to train on, and those held out."""
+def training_images(network: dc.Classifier) -> tuple[Tensor, list[int]]:
+    """Caltech-101's training images and their labels."""
     path = WORK / "train.safetensors"
     images = dc.open_data(f"parquet:{SHARED}/data/caltech101/train.parquet", network.preprocessing)
     if not path.exists():
         files.write_tensors(path, {"pixels": decoded(images)})
-    pixels = files.read_tensors(path)["pixels"]
-    seen = dict.fromkeys(images.labels, 0)
-    held = []
-    for label in images.labels:  # only to hold out as many of each class
-        held.append(seen[label] in HELD_OUT)
-        seen[label] += 1
-    mask = torch.tensor(held)
-    return pixels[~mask], pixels[mask]
+    return files.read_tensors(path)["pixels"], list(images.labels)
+
+
+def split(network: dc.Classifier) -> tuple[Tensor, Tensor]:
+    """The training images to correct with, and those held out, as many of each class."""
+    pixels, labels = training_images(network)
+    held = torch.tensor([turn in HELD_OUT for turn in turns(labels)])
+    return pixels[~held], pixels[held]
 
 
 def ranking_of(network: dc.Classifier, pixels: Tensor) -> dc.Ranking:
@@ -148,11 +163,16 @@ def trained(network: dc.Classifier, name: str) -> Path:
     trial, folder = TRIALS[name], WORK / name
     if (folder / "adapter" / "adapter_config.json").exists():
         return folder / "adapter"
-    pixels, _ = training_pixels(network)
+    pixels, _ = split(network)
     unit = {"kind": "bottleneck", "affine": True}
     adapted = dc.correct(network, ranking_of(network, pixels), beta=BETA, unit=unit)
     print(dc.costs(network, network.preprocessing), dc.costs(adapted, network.preprocessing))
     seconds, seen = 0.0, 0
+    if trial.start is not None:
+        before = trained(network, trial.start)
+        adapted.load_adapter_tensors(files.read_tensors(before / WEIGHTS_FILE))
+        notes = read_config(before).notes
+        seconds, seen = notes["training_seconds"], notes["images_seen"]
     some = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(1))]
     for part, shown, crop, epochs, rate in (
         ("crops", pixels, trial.crop, trial.crop_epochs, trial.learning_rate),
@@ -192,7 +212,7 @@ def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def agreement(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
     """Agreement with the clean network's answers on held-out training images, without labels."""
-    _, pixels = training_pixels(network)
+    _, pixels = split(network)
     batches = DataLoader(Pixels(pixels[:: max(1, len(pixels) // count)]), 32)
 
     def measured(name: str) -> dict[str, Any]:
@@ -228,19 +248,19 @@ def imagenet(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
     }
 
 
-def caltech(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
+def caltech(network: dc.Classifier, trial: str, count: int, trained_on: int) -> dict[str, Any]:
     """Accuracy of a linear SVM on features: `count` test images, of all classes alike."""
-    train, test = (
-        dc.open_data(f"parquet:{SHARED}/data/caltech101/{part}.parquet", network.preprocessing)
-        for part in ("train", "test")
-    )
+    test = dc.open_data(f"parquet:{SHARED}/data/caltech101/test.parquet", network.preprocessing)
     test = test.select(evenly(list(test.labels), count))
+    pixels, labels = training_images(network)
+    rows = evenly(labels, trained_on)
+    train = DataLoader(Pixels(pixels[rows], labels=[labels[row] for row in rows]), 32)
 
     def measured(name: str) -> dict[str, Any]:
         model = system(network, name, trial)
         done = dc.transfer(
             model,
-            dc.loader(train, 32),
+            train,
             dc.loader(test, 32),
             DISTORTIONS,
             precision="auto",
@@ -250,7 +270,7 @@ def caltech(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
         return record_of(network, model, done.grid) | {"svm": svm}
 
     return {
-        name: kept(WORK / folder / f"caltech-{count}.json", partial(measured, name))
+        name: kept(WORK / folder / f"caltech-{count}-{trained_on}.json", partial(measured, name))
         for name, folder in (("deepcorrect", trial), ("baseline", "baseline"))
     }
 
@@ -271,14 +291,20 @@ def record_of(network: dc.Classifier, model: torch.nn.Module, grid: dc.Grid) -> 
     return record
 
 
+def turns(labels: list[int]) -> list[int]:
+    """For each image, how many of its class come before it."""
+    seen: dict[int, int] = {}
+    found = []
+    for label in labels:
+        found.append(seen.get(label, 0))
+        seen[label] = found[-1] + 1
+    return found
+
+
 def evenly(labels: list[int], count: int) -> list[int]:
     """Rows of `count` images at most: the first of each class, then the second of each, ..."""
-    seen: dict[int, int] = {}
-    turns = []
-    for row, label in enumerate(labels):
-        turns.append((seen.get(label, 0), row))
-        seen[label] = seen.get(label, 0) + 1
-    return sorted(row for _, row in sorted(turns)[:count])
+    order = sorted(range(len(labels)), key=turns(labels).__getitem__)
+    return sorted(order[:count])
 
 
 def gains(systems: dict[str, Any]) -> dict[str, Any]:
@@ -293,12 +319,14 @@ def gains(systems: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def measure(network: dc.Classifier, trial: str, caltech_images: int, imagenet_images: int) -> None:
+def measure(network: dc.Classifier, given: argparse.Namespace) -> None:
     """Both figures, written and printed."""
-    for name, systems in (
-        ("imagenet", imagenet(network, trial, imagenet_images)),
-        ("caltech101", caltech(network, trial, caltech_images)),
+    trial = given.trial
+    for name, measured in (
+        ("imagenet", lambda: imagenet(network, trial, given.imagenet_images)),
+        ("caltech101", lambda: caltech(network, trial, given.caltech_images, given.svm_images)),
     ):
+        systems = measured()
         found = {
             "trial": {"name": trial, **asdict(TRIALS[trial])},
             "labels_used_in_correction": False,
@@ -315,6 +343,7 @@ def main() -> None:
     parser.add_argument("what", choices=["train", "agreement", "measure"])
     parser.add_argument("--trial", default="first", choices=TRIALS)
     parser.add_argument("--caltech-images", type=int, default=1692, help="test images, all 1,692")
+    parser.add_argument("--svm-images", type=int, default=3030, help="training images, all 3,030")
     parser.add_argument("--imagenet-images", type=int, default=500)
     parser.add_argument("--agreement-images", type=int, default=101)
     given = parser.parse_args()
@@ -330,7 +359,7 @@ def main() -> None:
             gains(found),
         )
     elif given.what == "measure":
-        measure(network, given.trial, given.caltech_images, given.imagenet_images)
+        measure(network, given)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from deepcorrect.evaluation import Grid, evaluate
 from deepcorrect.features import features
 from deepcorrect.progress import progress
 
-PENALTIES = (0.1, 1.0, 10.0, 100.0)
+PENALTIES = (0.1, 1.0, 10.0)
 """Values of C to choose from, for features whose mean squared norm is 1."""
 
 FOLDS = 3

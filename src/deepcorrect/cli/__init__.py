@@ -1,5 +1,6 @@
 """The `deepcorrect` command: results on stdout, everything else on stderr."""
 
+from deepcorrect.cli._analyse import analyse
 from deepcorrect.cli._app import app, main, register
 from deepcorrect.cli._correct import correct
 from deepcorrect.cli._distort import distort
@@ -25,6 +26,7 @@ for function in (
     push,
     distort,
     report,
+    analyse,
     list_,
 ):  # as --help has it
     register(function)

@@ -82,8 +82,7 @@ def transfer(
     """Accuracy of a linear SVM on a network's features: trained on undistorted images, tested on
     distorted ones.
 
-    With --adapter the untouched network and the corrected one stand side by side. The images'
-    classes need not be the network's.
+    With --adapter, baseline and corrected side by side. Its classes need not be the network's.
     """
     network = model_of(model, weights, classes, input_size, resize, mean, std, device)
     first = _labelled(data_room.open_data(train, network.preprocessing))
