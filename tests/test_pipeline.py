@@ -146,6 +146,7 @@ def test_the_folder_holds_what_the_design_promises(finished: Path) -> None:
         "environment.json",
         "ranking.safetensors",
         "ranking.json",
+        "adapter/README.md",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "checkpoints",

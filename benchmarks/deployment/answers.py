@@ -3,7 +3,7 @@
     python benchmarks/deployment/answers.py DATA [--adapter DIR] [--batch-size 50]
 
 DATA: for example `parquet:.../imagenet_sample/*.parquet`. Without an adapter, one is made whose
-units are random, the last convolution a tenth of He's: the answers are compared, not their accuracy.
+units are random, the last convolution a tenth of He's: answers are compared, not accuracy.
 Writes `benchmarks/results/deployment/answers.json`.
 """
 
