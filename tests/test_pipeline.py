@@ -155,7 +155,7 @@ def test_the_folder_holds_what_the_design_promises(finished: Path) -> None:
         "log.jsonl",
     ):
         assert (finished / name).exists(), name
-    assert len(list((finished / "adapter").iterdir())) == 2
+    assert len(list((finished / "adapter").iterdir())) == 3
     assert not leftovers(finished)
 
 
