@@ -51,6 +51,8 @@ def test_every_unit_folds_and_answers_as_before(
     adapted = trained(network, images, unit)
     fused = fuse(adapted, images[:2], first)
     assert different(adapted, fused, images) < 5e-5
+    last = images.contiguous(memory_format=torch.channels_last)
+    assert different(adapted, fused, last) < 5e-5
     assert different(network, fused, images) > 1e-2
     assert norms(fused) == []
     assert not any(module._forward_hooks for module in fused.modules())

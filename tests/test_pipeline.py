@@ -147,6 +147,7 @@ def test_the_folder_holds_what_the_design_promises(finished: Path) -> None:
         "environment.json",
         "ranking.safetensors",
         "ranking.json",
+        "adapter/README.md",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "checkpoints",
@@ -155,7 +156,7 @@ def test_the_folder_holds_what_the_design_promises(finished: Path) -> None:
         "log.jsonl",
     ):
         assert (finished / name).exists(), name
-    assert len(list((finished / "adapter").iterdir())) == 2
+    assert len(list((finished / "adapter").iterdir())) == 3
     assert not leftovers(finished)
 
 

@@ -144,15 +144,37 @@ def summary(seconds: dict[str, list[float]]) -> dict[str, Any]:
     return found
 
 
+def table(results: list[dict[str, Any]]) -> str:
+    """The results as docs/deployment.md shows them: milliseconds, and how many of the baseline's."""
+    lines = [
+        "| network, sites | batch | baseline | folded | corrected | fused | ONNX | fused, ONNX |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for entry in results:
+        for batch in ("1", "32"):
+            row = entry[f"batch {batch}"]
+            cells = [f"{row['baseline']['ms']:.0f}"]
+            for name in ("baseline, folded", "corrected", "fused", "baseline, ONNX"):
+                cells.append(f"{row[name]['ms']:.0f} ({row[name]['over baseline']:.2f})")
+            ours = row["fused, ONNX"]
+            cells.append(f"{ours['ms']:.0f} ({ours['over baseline, ONNX']:.2f} of ONNX)")
+            place = f"`{entry['model']}`, {entry['sites']} (`{entry['sites_chosen']}`)"
+            lines.append(f"| {place} | {batch} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
+    parser.add_argument("model", help="a MODEL spec; or 'table', which prints what was measured")
     parser.add_argument("--sites", default="all")
     parser.add_argument("--beta", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
+    if given.model == "table":
+        print(table(files.read_json(RESULTS)))
+        return
     model = dc.load_model(given.model, "random")
     pixels = model.preprocessing.input_size
     record: dict[str, Any] = {

@@ -37,7 +37,8 @@ class FusedSite(nn.Module):
         first: 1x1 convolution from the site's filters to the hidden channels, which reads the
             filters to correct (its other weights are zero).
         stages: the unit's stages, beginning with the activation.
-        last: 1x1 convolution to the residual of every filter, zero for those not corrected.
+        last: 1x1 convolution to the residual of every filter, zero for those not corrected; its
+            bias is in that of `conv`.
     """
 
     def __init__(
@@ -60,9 +61,21 @@ class FusedSite(nn.Module):
         if self.first is None:
             filters = self.last.out_channels
             return maps[:, :filters] + self.last(self.stages(maps[:, filters:]))
-        residual = self.last(self.stages(self.first(maps)))
-        # in place saves a tenth of a small network's time; not where a gradient may need the maps
-        return maps + residual if torch.is_grad_enabled() else maps.add_(residual)
+        hidden = self.stages(self.first(maps))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return maps + self.last(hidden)
+        return self._added(maps, hidden)
+
+    def _added(self, maps: Tensor, hidden: Tensor) -> Tensor:
+        """The same without a residual in memory: at large maps, writing it and reading it again
+        took longer than the product that gives it."""
+        layout = torch.channels_last
+        if not maps.is_contiguous(memory_format=layout) or maps.dtype != hidden.dtype:
+            return maps.add_(self.last(hidden))
+        hidden = hidden.contiguous(memory_format=layout)
+        pixels, inputs = (each.permute(0, 2, 3, 1).flatten(0, 2) for each in (maps, hidden))
+        pixels.addmm_(inputs, self.last.weight.flatten(1).t())  # a view of the maps
+        return maps
 
 
 class FollowedSite(nn.Module):
@@ -167,7 +180,8 @@ def fused_site(
     weight, bias = conv.weight.double(), _bias(conv)
     reads = first.weight.double().flatten(1)  # hidden x corrected filters
     own_weight = weight * scale[:, None, None, None]
-    own_bias = bias * scale + shift
+    offset = weight.new_zeros(channels).index_copy(0, filters, _bias(last) * scale[filters])
+    own_bias = bias * scale + shift + offset
     own_first = None
     if into_site:
         hidden = (reads @ weight[filters].flatten(1)).view(-1, *weight.shape[1:])
@@ -176,16 +190,15 @@ def fused_site(
     else:
         wide = reads.new_zeros(len(reads), channels)
         wide[:, filters] = reads / scale[filters]
-        at_zero = _bias(first) - wide @ shift
+        at_zero = _bias(first) - wide @ (shift + offset)
         own_first = _pointwise(wide, at_zero, first)
     back = weight.new_zeros(channels, last.in_channels)
     back[filters] = last.weight.double().flatten(1) * scale[filters, None]
-    offset = weight.new_zeros(channels).index_copy(0, filters, _bias(last) * scale[filters])
     return FusedSite(
         with_weights(conv, own_weight, own_bias),
         own_first,
         nn.Sequential(*layers[1:-1]),
-        _pointwise(back, offset, last),
+        _pointwise(back, None, last),
     )
 
 
@@ -222,12 +235,13 @@ def folded_layers(unit: CorrectionUnit) -> list[nn.Module]:
     return layers
 
 
-def _pointwise(weight: Tensor, bias: Tensor, like: nn.Conv2d) -> nn.Conv2d:
+def _pointwise(weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> nn.Conv2d:
     """A 1x1 convolution with these weights, outputs x inputs, in the type and place of `like`."""
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, device="meta")
     dtype = like.weight.dtype
     conv.weight = nn.Parameter(weight[:, :, None, None].to(dtype), requires_grad=False)
-    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
     return conv
 
 
