@@ -67,7 +67,9 @@ class Draws:
         """
         table, width = _alias_table(float(most), self.device)
         counts = torch.empty(shares.shape, device=self.device)
-        for place, share in enumerate(shares.detach()):  # one fits a core's cache; neighbours change nothing
+        for place, share in enumerate(
+            shares.detach()
+        ):  # one fits a core's cache; neighbours change nothing
             rest = (share * 255).clamp_(0, 255)
             base = (rest + 1e-3).floor_()  # 8-bit images are all base
             rest.sub_(base).clamp_min_(0)
