@@ -135,23 +135,25 @@ def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:
     """JPEG of that quality, by the real codec, 8 bits in and out.
 
     A pixel travels in one 32-bit number, as Pillow keeps it, and the file is a real one in memory:
-    to such a file Pillow encodes without Python's lock, so several threads do.
+    to such a file Pillow encodes without Python's lock, so several threads do. It decodes into the
+    result's own memory.
     """
     del draws
     count, channels, height, width = images.shape
-    mode, kept = ("RGB", "RGBX") if channels == 3 else ("L", "L")
+    mode, size = "RGBX" if channels == 3 else "L", (width, height)
     pixels = _packed(images.detach()).cpu().numpy()
     stored = np.empty_like(pixels)
     with _file() as file:
         for place in range(count):
-            picture = Image.frombuffer(mode, (width, height), pixels[place], "raw", kept, 0, 1)
+            picture = Image.frombuffer(mode, size, pixels[place], "raw", mode, 0, 1)
             file.seek(0)
             picture.save(file, "JPEG", quality=quality)
             file.truncate()
             file.seek(0)
-            with Image.open(file) as decoded:
-                data = decoded.tobytes("raw", kept)
-            stored[place] = np.frombuffer(data, stored.dtype).reshape(height, width)
+            decoded = Image.frombuffer(mode, size, stored[place], "raw", mode, 0, 1)
+            decoded.frombytes(file.read(), "jpeg", mode, "")
+            if not decoded.readonly:  # Pillow made a copy
+                stored[place] = np.frombuffer(decoded.tobytes(), stored.dtype).reshape(size[::-1])
     return _unpacked(torch.from_numpy(stored).to(images.device), channels)
 
 
