@@ -57,8 +57,13 @@ def test_every_key_of_a_recipe_is_documented() -> None:
 @pytest.mark.parametrize(
     "file",
     [
-        *("README.md", "CONTRIBUTING.md", "docs/recipes.md", "docs/corruptions.md"),
-        *("docs/files.md", "docs/analysis.md"),
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/networks.md",
+        "docs/recipes.md",
+        "docs/corruptions.md",
+        "docs/files.md",
+        "docs/analysis.md",
     ],
 )
 def test_links_between_documents_lead_somewhere(file: str) -> None:

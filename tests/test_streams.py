@@ -422,7 +422,10 @@ def test_a_recipe_runs_on_streams_without_labels(
             digits_test.decoded(row, lambda image, to=buffer: image.save(to, "PNG"))
             parts[f"{row:03}.png"] = buffer.getvalue()
         write_tar(tmp_path / f"{name}.tar", parts)
-    values = tiny_recipe(tmp_path) | {"ideal": {"images": 0}, "selection": {"images": 8}}
+    values: dict[str, Any] = tiny_recipe(tmp_path) | {
+        "ideal": {"images": 0},
+        "selection": {"images": 8},
+    }
     values["data"] = {
         "train": f"webdataset:{tmp_path}/train.tar",
         "validation": f"webdataset:{tmp_path}/validation.tar",

@@ -10,20 +10,30 @@ import typer
 from deepcorrect import (
     corrupted_sets,
     models,
+    objectives,
     ranking,
     recipe,
+    systems,
     units,
 )
 from deepcorrect import data as data_room
 from deepcorrect import distortions as distortion_room
-from deepcorrect.cli._options import (
-    Json,
-)
+from deepcorrect.cli._options import Json
 
 
 def list_(
     what: Annotated[
-        Literal["models", "datasets", "distortions", "units", "methods", "targets", "recipes"],
+        Literal[
+            "models",
+            "datasets",
+            "distortions",
+            "units",
+            "methods",
+            "targets",
+            "systems",
+            "objectives",
+            "recipes",
+        ],
         typer.Argument(help="What to list."),
     ],
     as_json: Json = False,
@@ -41,6 +51,8 @@ def list_(
         "units": units.DESCRIPTIONS,
         "methods": {name: method.summary for name, method in ranking.METHODS.items()},
         "targets": ranking.TARGETS,
+        "systems": {method: systems.summary(method) for method in systems.SECTIONS},
+        "objectives": {name: each.summary for name, each in objectives.OBJECTIVES.items()},
         "recipes": {name: recipe.load_summary(name) for name in recipe.shipped()},
     }[what]
     if as_json:

@@ -204,19 +204,6 @@ class ImageStream(ImageSet):
         stream._labelled, stream.classes = False, None
         return stream
 
-    def relabelled(self, places: Sequence[int], classes: tuple[str, ...]) -> ImageStream:
-        """The stream, as it was opened, with label `places[k]` for label k, among other classes."""
-        stream = self._copy()
-        stream._table, stream.classes = np.array(places), classes
-        return stream
-
-    def without_labels(self) -> ImageStream:
-        """The same images as if they had no labels."""
-        stream = self._copy()
-        stream._labelled, stream.classes = False, None
-        stream._samples = partial(_unlabelled, self._samples)
-        return stream
-
     def select(self, rows: Iterable[int]) -> ImageStream:
         """The images at `rows`, counted from the stream's beginning, in the stream's order."""
         chosen = np.unique(np.fromiter(rows, np.int64))
@@ -251,11 +238,6 @@ class ImageStream(ImageSet):
     def warn_of_bad(self) -> None:
         """Prints one line that counts and names the bad images, if there are any."""
         warn_of_bad(self.name, self.bad, self.seen)
-
-
-def _unlabelled(samples: Samples, seed: int | None) -> Iterator[Sample]:
-    """The same stream, no label read."""
-    return (sample._replace(label=UNLABELLED) for sample in samples(seed))
 
 
 def _none(seed: int | None) -> Iterator[Sample]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from deepcorrect.sites import layout_of
 from deepcorrect.units import CorrectionUnit
 
 LEAST_SCALE = 1e-2
@@ -87,12 +88,14 @@ class FollowedSite(nn.Module):
         return self.module.weight
 
     def forward(self, *args: object, **kwargs: object) -> Tensor:
-        maps = self.module(*args, **kwargs)
+        output = self.module(*args, **kwargs)
+        layout = layout_of(type(self.module).__name__, self.module, output)
+        maps = layout.maps(output)
         chosen = maps.index_select(1, self.filters)
         if maps.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
             chosen = chosen.contiguous(memory_format=torch.channels_last)
         corrected = self.unit(chosen)
-        return maps.index_copy(1, self.filters, corrected.to(maps.dtype))
+        return layout.output(maps.index_copy(1, self.filters, corrected.to(maps.dtype)), output)
 
 
 def affine_of(norm: nn.BatchNorm2d) -> Affine | None:

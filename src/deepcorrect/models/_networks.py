@@ -76,6 +76,7 @@ class _BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.stride = stride
         self.extra = outputs - inputs
+        self.out_channels = outputs  # so that a block's output can be a site
 
     def forward(self, maps: Tensor) -> Tensor:
         shortcut = maps[:, :, :: self.stride, :: self.stride]
