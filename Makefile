@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test lint format tables install clean
 
 demo: $(STAMP)
 	@# a finished run is made anew; one that was stopped goes on
@@ -18,6 +18,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --project pyproject.toml --pythonpath $(BIN)/python
+
+tables: $(STAMP)
+	$(BIN)/python -m benchmarks.evidence.tables
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

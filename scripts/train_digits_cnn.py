@@ -15,8 +15,7 @@ import torch
 
 import deepcorrect as dc
 from deepcorrect import files
-from deepcorrect.classifier import Classifier
-from deepcorrect.models import BUILT_IN
+from deepcorrect.models import resolve
 
 SHIPPED = Path(__file__).parent.parent / "src/deepcorrect/models/digits_cnn.safetensors"
 
@@ -25,9 +24,7 @@ def main() -> None:
     """Trains, then writes to the path in the first argument or over the shipped file."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED
     torch.manual_seed(0)
-    built_in = BUILT_IN["digits_cnn"]
-    network = built_in.build(built_in.classes)
-    model = Classifier(network, built_in.preprocessing, "digits_cnn")
+    model = resolve("digits_cnn", "random")
     images = dc.open_data("digits:train", model.preprocessing)
     held_out = dc.open_data("digits:validation", model.preprocessing)
     history = dc.fit(
@@ -42,7 +39,7 @@ def main() -> None:
         augmentation={"rotation": 10, "shift": 0.08, "zoom": 0.1},
         precision="float32",
     )
-    files.write_tensors(out, network.state_dict())
+    files.write_tensors(out, model.network.state_dict())
     best = history.epochs[history.best]
     print(f"wrote {out}: validation top-1 {best.score:.4f} at epoch {best.number + 1}")
 

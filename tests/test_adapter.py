@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcorrect.adapter import AdaptedModel, correct, fingerprint, load
+from deepcorrect.adapter import AdaptedModel, config_sha256, correct, fingerprint, load
 from deepcorrect.classifier import Classifier
 from deepcorrect.distortions import Distortion
 from deepcorrect.errors import InputError
@@ -321,7 +321,7 @@ def saved_tiny(folder: Path, images: Tensor) -> Tensor:
 def test_save_and_load_round_trip_exactly(tmp_path: Path, images: Tensor) -> None:
     expected = saved_tiny(tmp_path / "a" / "b", images)
     names = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
-    assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     loaded = load(tiny_cnn(), tmp_path / "a" / "b")
     with torch.no_grad():
         assert torch.equal(loaded(images), expected)
@@ -351,11 +351,17 @@ def test_the_network_is_not_in_the_adapters_file(tmp_path: Path, network: TinyCN
     assert (tmp_path / "adapter_model.safetensors").stat().st_size < 4 * held + 10_000
 
 
-def edit_config(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+def edit_config(
+    change: Callable[[dict[str, Any]], None], *, signed: bool = True
+) -> Callable[[Path], None]:
+    """Changes a configuration; `signed` as if it had been saved so."""
+
     def edit(folder: Path) -> None:
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text())
         change(config)
+        if signed and isinstance(config, dict):
+            config["config_sha256"] = config_sha256(config)
         path.write_text(json.dumps(config))
 
     return edit
@@ -391,10 +397,14 @@ def flip_a_bit(folder: Path) -> None:
         (flip_a_bit, "checksum differs"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "is not a JSON file"),
         (lambda f: (f / "adapter_config.json").write_text("[]"), "not an adapter's configuration"),
-        (edit_config(lambda c: c.update(schema_version=2)), "schema_version"),
+        (edit_config(lambda c: c.update(schema_version=3)), "schema_version"),
         (edit_config(lambda c: c.update(format="peft")), "format"),
         (edit_config(lambda c: c.update(sites={})), "sites"),
         (edit_config(lambda c: c.update(extra=1)), "extra"),
+        (
+            edit_config(lambda c: c["sites"]["stem"].update(filters=[1, 4, 7]), signed=False),
+            "was changed since it was saved",
+        ),
         (edit_config(lambda c: c["sites"].pop("stem")), "not those of its units"),
         (edit_config(lambda c: c["sites"]["stem"].update(filters=[1, 4])), "needs"),
         (edit_config(lambda c: c["sites"]["stem"].update(filters=[4, 1, 6])), "ascending"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -335,6 +336,32 @@ def test_other_column_names_bytes_alone_and_no_labels(tmp_path: Path) -> None:
     assert open_data(f"parquet:{tmp_path}/b.parquet", COLOUR).labels == [-1] * 3
 
 
+def test_labels_that_are_names(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "image": [row["image"] for row in parquet_rows(4)],
+            "label": ["bee", "ant", None, "bee"],
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    images = open_data(f"parquet:{tmp_path}/a.parquet", COLOUR)
+    assert (images.labels, images.classes) == ([1, 0, -1, 1], ("ant", "bee"))
+    assert images.matched(3, ("Bee", "cat", "ant")).labels == [0, 2, -1, 0]
+
+
+def test_sets_can_be_sent_to_other_processes(tmp_path: Path, make_folder: MakeFolder) -> None:
+    pq.write_table(pa.Table.from_pylist(parquet_rows(3)), tmp_path / "a.parquet")
+    folder = make_folder({"a": 2, "b": 1})
+    for spec in (f"parquet:{tmp_path}/a.parquet", f"folder:{folder}", "digits:test"):
+        images = open_data(spec, COLOUR).select([2, 0])
+        sent = pickle.loads(pickle.dumps(images))
+        for row in range(2):
+            ours, theirs = images[row], sent[row]
+            assert ours is not None
+            assert torch.equal(ours[0], theirs[0])
+            assert (ours[1], images.names[row]) == (theirs[1], sent.names[row])
+
+
 def test_bad_cells_of_parquet_are_counted(tmp_path: Path) -> None:
     rows = parquet_rows(5)
     rows[1]["image"] = None
@@ -352,7 +379,7 @@ def test_bad_cells_of_parquet_are_counted(tmp_path: Path) -> None:
     [
         (pa.table({"label": [1, 2]}), "no image column: its columns are label"),
         (pa.table({"image": [1, 2]}), "column 'image' of .* holds no images but"),
-        (pa.table({"image": [{"bytes": b"", "path": ""}], "label": ["x"]}), "not integers"),
+        (pa.table({"image": [{"bytes": b"", "path": ""}], "label": [0.5]}), "neither integers nor"),
         (pa.Table.from_pylist(parquet_rows(1)).slice(0, 0), "a.parquet"),
     ],
 )

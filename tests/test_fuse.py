@@ -167,6 +167,23 @@ def test_what_cannot_be_folded_exactly_stays() -> None:
     assert type(always.get_submodule("doubled")).__name__ == "FollowedSite"
 
 
+def test_linear_sites_keep_their_module_too(images: Tensor) -> None:
+    """Channels last, as in a ConvNeXt's blocks."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.up = nn.Conv2d(3, 4, 4, 4), nn.Linear(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(self.stem(x).permute(0, 2, 3, 1)).relu().mean((1, 2))
+
+    adapted = correct(
+        Last().eval(), {"stem": [0, 2], "up": [1, 2, 5]}, unit={"kind": "full", "start": "he"}
+    )
+    assert different(adapted, fuse(adapted, images), images) < 5e-5
+
+
 def test_a_site_that_is_no_convolution_keeps_its_module(network: TinyCNN, images: Tensor) -> None:
     adapted = correct(network, {"norm": [0, 3]}, unit={"kind": "full", "start": "he"})
     fused = fuse(adapted, images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -17,6 +18,10 @@ from torch import Tensor
 from deepcorrect.classifier import Preprocessing
 from deepcorrect.data import ImageSet, loader, open_data
 from deepcorrect.errors import InputError
+from deepcorrect.pipeline import run
+from deepcorrect.recipe import load_recipe
+from deepcorrect.systems import CorrectionSystem, FinetuneSystem
+from deepcorrect.units import unit_config
 
 COLOUR = Preprocessing(8, (0.5,) * 3, (0.5,) * 3)
 WORDNET = ("n01440764", "n01443537", "n02110185")  # tench, goldfish, Siberian husky
@@ -282,3 +287,56 @@ def test_the_real_caltech_101_reads_alike_as_parquet_and_as_it_unpacks(tmp_path:
         assert first is not None
         assert second is not None
         assert torch.equal(first[0], second[0])
+
+
+# --- the recipes
+
+
+@pytest.mark.parametrize("kind", ["blur", "noise"])
+def test_the_papers_alexnet_trains_as_many_parameters_as_the_paper_says(kind: str) -> None:
+    """2.81 million, published; its baseline and training are the recipe's."""
+    paths = ["data.train=imagenet:x:train", "data.test=imagenet:x:val"]
+    recipe = load_recipe(f"imagenet_alexnet_{kind}", paths)
+    system = recipe.systems["deepcorrect"]
+    assert isinstance(system, CorrectionSystem)
+    assert isinstance(system.beta, dict)
+    filters = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
+    count = 0
+    for place, (site, share) in enumerate(system.beta.items()):
+        width, unit = round(share * filters[site]), unit_config(system.unit, place)
+        count += width**2 * (2 + unit.kernel_size**2 * len(unit.dilations))
+    assert count == 2_809_088
+    assert system.training.learning_rate == 0.1
+    tuned = recipe.systems["finetuned"]
+    assert isinstance(tuned, FinetuneSystem)
+    assert tuned.training.learning_rate == 1e-3
+    assert (system.training.epochs, system.training.step_epochs) == (50, 15)
+    assert recipe.ranking.images == 5000
+    levels = {"blur": (1, 2, 3, 4, 5, 6), "noise": (10, 20, 40, 60, 80, 100)}[kind]
+    assert [each.levels for each in recipe.distortion_list] == [levels]
+
+
+@pytest.mark.parametrize("name", ["imagenet_alexnet_noise", "imagenet_resnet18_blur"])
+def test_the_papers_recipes_run_on_a_small_imagenet(
+    name: str, imagenet: Path, tmp_path: Path
+) -> None:
+    if "resnet" in name and find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    recipe = load_recipe(
+        name,
+        [
+            *(f"data.train=imagenet:{imagenet}:train", f"data.test=imagenet:{imagenet}:val"),
+            *("model.weights=random", "data.workers=0", "data.validation_images=4"),
+            *("ranking.method=random", "ranking.images=2", "ideal.images=0", "selection.images=2"),
+            *(["model.input_size=64"] if "resnet" in name else ["data.test_images=3"]),
+            *("systems.deepcorrect.training.epochs=1", "systems.deepcorrect.training.batch_size=4"),
+            "distortions." + ("awgn" if "noise" in name else "gaussian_blur") + ".levels=[3]",
+        ],
+    )
+    corrected = {"deepcorrect": recipe.systems["deepcorrect"]}
+    path = run(recipe.model_copy(update={"systems": corrected}), tmp_path / "run")
+    record = json.loads(path.read_text())["systems"]["deepcorrect"]
+    assert record["images_seen"] == 8
+    assert record["test_images"] == (5 if "resnet" in name else 3)
+    if "alexnet" in name:
+        assert 2_809_088 < record["trainable_parameters"] < 2_830_000

@@ -23,6 +23,7 @@ from torch import Tensor
 
 import deepcorrect as dc
 from deepcorrect import files
+from deepcorrect.adapter import read_config
 from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.data import ImageSet, loader, open_data
 from deepcorrect.errors import InputError
@@ -652,3 +653,48 @@ def test_two_processes_train_one_adapter_together(start: Start, tmp_path: Path) 
     assert said[0] == said[1]
     assert said[0]["images_seen"] == 2 * 24
     assert files.read_checkpoint(tmp_path / "training.pt")["images_seen"] == 48
+
+
+# --- other systems
+
+
+def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Path) -> None:
+    training = {"epochs": 1, "batch_size": 20, "precision": "float32"}
+    correction = recipe.model_dump()["systems"]["deepcorrect"] | {"training": training}
+    systems: dict[str, Any] = {
+        "at_random": {**correction, "ranking": "random"},
+        "first": {"method": "finetune", "trains": "first", "parameters": 0.3, "training": training},
+        "norms": {"method": "finetune", "trains": "norms", "training": training},
+        "stability": {"method": "stability", "training": training},
+        "augmix": {"method": "augmix", "training": training},
+        "lora": {"method": "lora", "training": training},
+        "front_end": {"method": "front_end", "depth": 1, "training": training},
+        "norm_adaptation": {"method": "norm_adaptation", "prior": 4},
+        "tent": {"method": "tent"},
+        "restoration": {"method": "restoration"},
+    }
+    values = recipe.model_dump() | {"systems": systems, "ideal": {"images": 0}}
+    measured_on = {"gaussian_blur": {"levels": [1]}, "awgn": {"levels": [30]}}
+    changed = Recipe.model_validate(values | {"test_distortions": measured_on})
+    found = json.loads(run(changed, tmp_path / "run").read_text(encoding="utf-8"))["systems"]
+    assert list(found) == ["baseline", *systems]
+    base = found["baseline"]
+    for name, record in found.items():
+        assert record["distortions"]["awgn"]["levels"] == [30], name
+        assert record["relative_speed"] > 0, name
+        assert 0 <= record["distortions"]["awgn"]["mean_ece"] <= 1, name
+        trained = name in systems and "training" in systems[name]
+        assert (record["trainable_parameters"] > 0) == trained, name
+        assert record["images_seen"] == (60 if trained else 0), name
+    for name in ("first", "norms", "stability", "augmix", "lora", "tent", "restoration"):
+        assert found[name]["multiply_adds"] == base["multiply_adds"], name
+    clean = {name: found[name]["distortions"]["awgn"]["clean_top1"] for name in found}
+    assert clean["restoration"] == clean["baseline"], "clean images are left alone"
+    own, main = (dc.load_ranking(tmp_path / "run" / part) for part in ("rankings/random", "."))
+    assert (own.method, main.method) == ("random", recipe.ranking.method)
+    config = read_config(tmp_path / "run" / "adapter-at_random")
+    for site, each in config.sites.items():
+        chosen = own.priorities[site].argsort(descending=True)[: len(each.filters)]
+        assert sorted(chosen.tolist()) == list(each.filters), site
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in systems)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tracemalloc
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from test_cli import Said, command
 from test_pipeline import write_digits
 
 import deepcorrect as dc
+from deepcorrect import cli
 from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.data import ImageSet, named_batches, open_data
 
@@ -72,6 +74,19 @@ def test_a_list_may_end_its_names_with_nul_and_name_folders(
     assert said.status == 0
     files = [answer["file"] for answer in said.json]
     assert files == [str(odd), *map(str, sorted((digits / "3").iterdir()))]
+
+
+def test_names_that_are_no_unicode_are_written_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / "odd \udcff.png"
+    Image.fromarray(random_pixels(9, 9)).save(odd)
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["deepcorrect", "predict", str(odd), "--model", "digits_cnn"])
+    with redirect_stdout(out), pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert out.buffer.getvalue().startswith(os.fsencode(odd) + b"\t")  # type: ignore[attr-defined]
 
 
 def test_a_list_beside_files(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +156,7 @@ def test_compare_shows_both_systems(digits: Path, adapter: Path, digits_model: C
             f"{label} {share:.4f}"
             for label, share in zip(answer["labels"], answer["probabilities"], strict=True)
         ]
-        assert line.split(": ")[1] == ", ".join(shown)
+        assert line.split(": ")[1] == "; ".join(shown)
 
 
 def test_compare_needs_an_adapter(digits: Path) -> None:

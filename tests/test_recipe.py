@@ -432,3 +432,11 @@ def test_every_method_is_a_system_with_a_summary() -> None:
         assert summary(method).endswith(".")
         made = section.model_validate({"method": method})
         assert isinstance(made, TrainedSystem) != isinstance(made, TestTimeSection)
+
+
+def test_null_takes_a_section_of_the_base_out(write: Write) -> None:
+    base = write(MINIMAL)
+    changes = {"based_on": base.name, "distortions": {"gaussian_blur": None}}
+    recipe = load_recipe(write(changes, "b.yaml"))
+    assert list(recipe.distortions) == ["awgn"]
+    assert recipe.systems == load_recipe(base).systems

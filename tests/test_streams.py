@@ -326,6 +326,7 @@ def test_data_sets_in_folders(saved: Path, form: str, stream: str) -> None:
         found, labels = contents(images, batch_size=4, workers=workers)
         assert labels == [0, 1, 2, 0, 1, 2]
         assert all(torch.equal(found[k], expected(k + 6)) for k in range(6))
+    assert count_of(loader(images)) == 6
     turned = images.matched(4, ("cat", "Bee", "dog", "ant"))
     assert contents(turned)[1] == [3, 1, 0, 3, 1, 0]
     assert images.labelled

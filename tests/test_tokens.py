@@ -51,7 +51,7 @@ class TinyViT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.patches(images).flatten(2).transpose(1, 2)
         if self.others is not None:
-            tokens = torch.cat([self.others.expand(len(images), -1, -1), tokens], 1)
+            tokens = torch.cat([self.others.expand(images.shape[0], -1, -1), tokens], 1)
         tokens = self.second(self.first(tokens))
         return self.head(tokens.mean(1) if self.pooled else tokens[:, 0])
 
@@ -303,10 +303,6 @@ def test_a_units_maps_are_the_grid_and_the_class_token_passes(
         ),
         adapted.unit_at("first.fc1")[0].register_forward_hook(
             lambda m, args, out: seen.append(args[0])
-        )
-        if hasattr(adapted, "unit_at")
-        else next(iter(adapted.units.children())).register_forward_hook(
-            lambda m, args, out: seen.append(args[0])
         ),
     ]
     with torch.no_grad():
@@ -321,6 +317,18 @@ def test_a_units_maps_are_the_grid_and_the_class_token_passes(
     assert torch.equal(corrected[:, :2], own[:, :2])
     assert torch.equal(corrected[:, :, kept], own[:, :, kept])
     assert not torch.equal(corrected[:, 2:, 0], own[:, 2:, 0])
+
+
+def test_a_corrected_transformer_is_fused_and_exported(
+    classifier: Classifier, images: Tensor, tmp_path: Any
+) -> None:
+    chosen = {"patches": [0, 2], "first.fc1": [1, 2, 9], "second.fc1": [0, 1]}
+    adapted = dc.correct(classifier, chosen, unit={"kind": "bottleneck", "start": "he"})
+    with torch.no_grad():
+        expected = adapted(images)
+        assert torch.allclose(dc.fuse(adapted)(images), expected, atol=1e-4)
+        dc.export(adapted, tmp_path / "vit.pt2")
+        assert torch.allclose(dc.load_exported(tmp_path / "vit.pt2")(images), expected, atol=1e-4)
 
 
 # --- what cannot serve

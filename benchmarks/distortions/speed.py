@@ -4,9 +4,11 @@
 
 Batches of 32 images of 224 pixels. The peer takes and gives 8-bit arrays image by image, ours takes
 and gives floats by the batch; each is timed in its own form. The peer uses one core: its time with
-every core at work on images of its own, as in a loader's workers, is measured too. Rounds are
-interleaved; medians over rounds and severities. Memory is what a process of its own, which has
-distorted one image before, grows by during a batch, in batches. Written to speed.json.
+every core at work on images of its own, as in a loader's workers, is measured too. Processor time
+is what all threads of ours, or the peer's one, spend together: it says what the work costs, also
+where others keep the cores busy. Rounds are interleaved; medians over rounds and severities.
+Memory is what a process of its own, which has distorted one image before, grows by during a batch,
+in batches. Written to speed.json.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from deepcorrect import files
 from deepcorrect.distortions import Distortion, seeds_for
 
 SEVERITIES = (1, 3, 5)
+PEERS = ("peer", "peer_workers", "peer_processor")
+TIMED = ("ours", "ours_processor", *PEERS)
 SLOW_PEER = {"glass_blur": 4}  # so many images instead of 32: half a second each
 
 
@@ -49,27 +53,30 @@ def measure(rounds: int) -> dict[str, Any]:
     found: dict[str, dict[str, float]] = {}
     with multiprocessing.Pool(torch.get_num_threads()) as pool:
         for name in CORRUPTIONS:
-            times: dict[str, list[float]] = {"ours": [], "peer": [], "peer_workers": []}
+            times: dict[str, list[float]] = {who: [] for who in TIMED}
             count = SLOW_PEER.get(name, BATCH)
             for _ in range(rounds):
                 for severity in SEVERITIES:
                     seeds = seeds_for(name, severity, first=0, count=BATCH)
                     jobs = [(image, name, severity) for image in pixels[:count]]
                     Distortion(name)(images, severity, seeds)  # tables made, caches warm
-                    started = time.perf_counter()
+                    started, spent = time.perf_counter(), time.process_time()
                     Distortion(name)(images, severity, seeds)
                     times["ours"].append((time.perf_counter() - started) / BATCH)
-                    started = time.perf_counter()
+                    times["ours_processor"].append((time.process_time() - spent) / BATCH)
+                    started, spent = time.perf_counter(), time.process_time()
                     for job in jobs:
                         peer_image(job)
                     times["peer"].append((time.perf_counter() - started) / count)
+                    times["peer_processor"].append((time.process_time() - spent) / count)
                     started = time.perf_counter()
                     pool.map(peer_image, jobs, chunksize=1)
                     times["peer_workers"].append((time.perf_counter() - started) / count)
             typical = {who: 1000 * statistics.median(each) for who, each in times.items()}
             found[name] = {f"{who}_milliseconds": value for who, value in typical.items()}
-            for peer in ("peer", "peer_workers"):
-                ratios = [p / o for p, o in zip(times[peer], times["ours"], strict=True)]
+            for peer in PEERS:
+                own = "ours_processor" if peer == "peer_processor" else "ours"
+                ratios = [p / o for p, o in zip(times[peer], times[own], strict=True)]
                 found[name][f"{peer}_over_ours"] = statistics.median(ratios)
             print(name, {k: round(v, 2) for k, v in found[name].items()}, flush=True)
     return {
@@ -79,7 +86,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "corruptions": found,
         "geometric_mean": {
             peer: statistics.geometric_mean(one[f"{peer}_over_ours"] for one in found.values())
-            for peer in ("peer", "peer_workers")
+            for peer in PEERS
         },
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 from benchmarks.ranking.subjects import efficientnet_lite0, imagenet_sample
 from deepcorrect.classifier import Classifier
 from deepcorrect.data import loader
-from deepcorrect.distortions import GROUPS, Distortion, seeds_for
+from deepcorrect.distortions import GROUPS, Distortion, seed_of, seeds_for
 
 warnings.simplefilter("ignore")
 import imagecorruptions  # noqa: E402  # pyright: ignore[reportMissingImports]
@@ -48,17 +47,17 @@ def as_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
-def both(
-    images: Tensor, name: str, severity: int, seed: int = 0
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Batch by batch: its place, ours and theirs, as floats; each draws its own randomness."""
-    np.random.seed(1000 * seed + severity)  # the peer draws from nothing else
-    for first in range(0, len(images), BATCH):
-        part = images[first : first + BATCH]
-        seeds = seeds_for(seed, name, severity, first=first, count=len(part))
-        peer = np.stack([theirs(image, name, severity) for image in as_bytes(part)])
-        yield (
-            slice(first, first + len(part)),
-            Distortion(name)(part, severity, seeds),
-            as_tensor(peer),
-        )
+def ours_of(images: Tensor, name: str, severity: int, draw: int, first: int) -> Tensor:
+    """Ours of a batch, whose images count from `first`."""
+    seeds = seeds_for(draw, name, severity, first=first, count=len(images))
+    return Distortion(name)(images, severity, seeds)
+
+
+def theirs_of(images: Tensor, name: str, severity: int, draw: int, first: int) -> Tensor:
+    """Theirs of a batch, as floats; each image from a seed of its own."""
+    made = []
+    for place, image in enumerate(as_bytes(images)):
+        seed = seed_of("theirs", draw, name, severity, first + place) % 2**32
+        np.random.seed(seed)  # the peer draws from nothing else
+        made.append(theirs(image, name, severity))
+    return as_tensor(np.stack(made))

@@ -6,7 +6,8 @@ IEEE Transactions on Image Processing 28(12), 2019.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from deepcorrect.adapter import AdaptedModel, AdapterConfig, correct, load
+from deepcorrect.adapter import AdaptedModel, AdapterConfig, correct, load, push
+from deepcorrect.adapter_sets import AdapterSet, load_all
 from deepcorrect.alternatives import finetune
 from deepcorrect.augmentation import Augmentation
 from deepcorrect.classifier import Classifier, Preprocessing
@@ -31,6 +32,7 @@ __all__ = [
     "PAPER",
     "AdaptedModel",
     "AdapterConfig",
+    "AdapterSet",
     "Augmentation",
     "Classifier",
     "CorrectionUnit",
@@ -53,11 +55,13 @@ __all__ = [
     "fuse",
     "ideal_correction",
     "load",
+    "load_all",
     "load_exported",
     "load_model",
     "load_ranking",
     "loader",
     "open_data",
+    "push",
     "rank",
     "transfer",
 ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +16,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from deepcorrect import files, sites
+from deepcorrect import files, hub, sites
+from deepcorrect.cards import CARD_FILE, card, kept_below
 from deepcorrect.classifier import Classifier, Wrapper, network_of
 from deepcorrect.errors import InputError, first_problem
+from deepcorrect.fingerprint import (
+    contents,
+    find_inside,
+    fingerprint,
+    fingerprint_by_names,
+    same_sites,
+)
 from deepcorrect.units import CorrectionUnit, UnitChoice, UnitConfig, unit_config
 
 CONFIG_FILE = "adapter_config.json"
@@ -23,13 +34,15 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 class SiteConfig(BaseModel):
-    """One site: its corrected filters (ascending), its filters in all, and its unit's shape."""
+    """One site: its corrected filters (ascending), its filters in all, and its unit's shape; and
+    a digest of what its module held, by which it is found under another name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     filters: tuple[int, ...] = Field(min_length=1)
     channels: int = Field(ge=1)
     unit: UnitConfig
+    content: str = ""
 
 
 class AdapterConfig(BaseModel):
@@ -37,20 +50,23 @@ class AdapterConfig(BaseModel):
 
     Attributes:
         base: name of the network.
-        fingerprint: SHA-256 of the network's tensors; an adapter fits these weights only.
+        schema_version: 2; adapters of version 1 fit networks with the same names only.
+        fingerprint: SHA-256 of the network's layers; an adapter fits these weights only.
         sites: one entry a site, by dotted name.
         weights_sha256: of the safetensors file that belongs to it (set by `save`).
-        notes: free text by key, such as the distortions it was trained on.
+        config_sha256: of all of this but the notes (set by `save`).
+        notes: free text by key, such as the distortions it was trained on; the card shows them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["deepcorrect-adapter"] = "deepcorrect-adapter"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     base: str
     fingerprint: str
     sites: dict[str, SiteConfig] = Field(min_length=1)
     weights_sha256: str = ""
+    config_sha256: str = ""
     notes: dict[str, Any] = {}
 
 
@@ -62,7 +78,7 @@ class AdaptedModel(Wrapper):
 
     Args:
         network: the base, a `Classifier` or any module; put in inference mode and frozen until
-            `remove`.
+            `remove`. Of a compiled one the network as it was is taken: compile this object.
         config: the sites and units.
         generator: draws the units' initial weights.
 
@@ -74,6 +90,7 @@ class AdaptedModel(Wrapper):
         self, network: nn.Module, config: AdapterConfig, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
+        network = _uncompiled(network)
         modules = sites.find(network, config.sites)
         for name, module in modules.items():
             _check_site(name, module, config.sites[name])
@@ -82,7 +99,6 @@ class AdaptedModel(Wrapper):
         self.units = nn.ModuleDict()
         self._active = False
         self._enabled = True
-        self._keys: dict[str, str] = {}
         parameters = next(network.parameters(), torch.zeros(()))
         self._handles = []
         for name in modules:
@@ -161,13 +177,14 @@ class AdaptedModel(Wrapper):
         return self.network
 
     def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
-        """Writes `adapter_config.json` and `adapter_model.safetensors` to `folder`.
+        """Writes `adapter_config.json`, `adapter_model.safetensors` and a model card, `README.md`.
 
-        Both are whole or absent, and the first carries the checksum of the second.
+        Each is whole or absent, and the first carries the checksums of the second and of itself.
 
         Args:
             folder: made if absent.
-            notes: added to the configuration's notes.
+            notes: added to the configuration's notes; `deepcorrect.cards.card` says which of them
+                the card shows.
         """
         folder = Path(folder)
         weights = folder / WEIGHTS_FILE
@@ -178,7 +195,7 @@ class AdaptedModel(Wrapper):
                 "notes": {**self.config.notes, **(notes or {})},
             }
         )
-        files.write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
+        _write_config(folder, config)
         return folder
 
     def unit_at(self, site: str) -> tuple[CorrectionUnit, Tensor]:
@@ -262,11 +279,13 @@ def correct(
                 f"no filter of {name!r} is to be corrected: name one, or drop the site"
             )
     modules = sites.find(model, chosen)
+    held = contents(network_of(model))
     entries = {
         name: SiteConfig(
             filters=tuple(chosen[name]),
             channels=filter_count(name, module),
             unit=unit_config(unit, position),
+            content=held.get(name, ""),
         )
         for position, (name, module) in enumerate(modules.items())
     }
@@ -275,17 +294,129 @@ def correct(
     return AdaptedModel(model, config, torch.Generator().manual_seed(seed))
 
 
-def load(model: nn.Module, folder: str | Path) -> AdaptedModel:
+def load(model: nn.Module, source: str | Path) -> AdaptedModel:
     """Puts a saved adapter onto the network it was made for.
 
+    The network is told by what its layers hold: it may be bare or wrapped in whatever way, and come
+    from another library under other names.
+
     Args:
-        model: the network, built and loaded as it was when the adapter was trained.
-        folder: what `AdaptedModel.save` wrote.
+        model: the network, with the weights it had when the adapter was trained.
+        source: the folder that `AdaptedModel.save` wrote, or `hf:OWNER/NAME[@REVISION]`.
 
     Raises:
         InputError: a file is missing or not whole, or the network is another one.
     """
-    folder = Path(folder)
+    folder = folder_of(source)
+    config = read_whole(folder)
+    names = _names_here(model, config, folder)
+    here = {names[name]: site for name, site in config.sites.items()}
+    adapted = AdaptedModel(model, config.model_copy(update={"sites": here}))
+    tensors = files.read_tensors(folder / WEIGHTS_FILE)
+    try:
+        adapted.load_adapter_tensors(
+            {
+                f"{names.get(site, site)}/{name}": tensor
+                for (site, _, name), tensor in (
+                    (key.partition("/"), tensor) for key, tensor in tensors.items()
+                )
+            }
+        )
+    except InputError:
+        adapted.remove()
+        raise
+    return adapted
+
+
+def _names_here(model: nn.Module, config: AdapterConfig, folder: Path) -> dict[str, str]:
+    """The names that the adapter's sites have in this network.
+
+    Raises:
+        InputError: it is another network.
+    """
+    prefix = "" if config.schema_version == 1 else find_inside(model, config.fingerprint)
+    if config.schema_version > 1 and prefix is not None:
+        held = {name: site.content for name, site in config.sites.items()}
+        return same_sites(model, prefix, held, folder)
+    modules = dict(network_of(model).named_modules())
+    for name, site in config.sites.items():
+        if name not in modules:
+            raise InputError(
+                f"the adapter in {folder} is for the network {config.base!r}: "
+                f"this one has no site {name!r}"
+            )
+        _check_site(name, modules[name], site)
+    if config.schema_version > 1 or fingerprint_by_names(model) != config.fingerprint:
+        raise InputError(
+            f"the adapter in {folder} was trained for {config.base!r} with other weights: "
+            "load the network with the weights it was made for"
+        )
+    return {name: name for name in config.sites}
+
+
+def folder_of(source: str | Path) -> Path:
+    """The folder of an adapter: `source`, or where `hf:OWNER/NAME[@REVISION]` was downloaded.
+
+    Raises:
+        InputError: the repository cannot be had.
+    """
+    if hub.is_hub_spec(source):
+        return hub.download(str(source), (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE))
+    return Path(source)
+
+
+def push(
+    adapter: AdaptedModel | str | Path,
+    repo: str,
+    notes: Mapping[str, Any] | None = None,
+    *,
+    revision: str | None = None,
+    private: bool | None = None,
+) -> str:
+    """Puts an adapter into a repository of the Hugging Face Hub, its card and all, in one commit.
+
+    Args:
+        adapter: on its network, or the folder where it was saved.
+        repo: `OWNER/NAME`; made if absent.
+        notes: added to the configuration's notes, such as `license`.
+        revision: the branch; None takes the main one.
+        private: of a new repository; None takes the owner's default.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        InputError: the folder holds no whole adapter, or the hub does not take it.
+    """
+    repo = repo.removeprefix(hub.PREFIX)
+    with tempfile.TemporaryDirectory(prefix="deepcorrect-") as temporary:
+        folder = Path(temporary)
+        if isinstance(adapter, AdaptedModel):
+            adapter.save(folder, notes)
+        else:
+            config = read_whole(Path(adapter))
+            shutil.copy(Path(adapter) / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+            if (Path(adapter) / CARD_FILE).is_file():
+                shutil.copy(Path(adapter) / CARD_FILE, folder / CARD_FILE)
+            _write_config(
+                folder, config.model_copy(update={"notes": {**config.notes, **(notes or {})}})
+            )
+        _write_card(folder, read_config(folder), f"{hub.PREFIX}{repo}")
+        return hub.upload(
+            folder,
+            (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE),
+            repo,
+            revision=revision,
+            private=private,
+        )
+
+
+def read_whole(folder: Path) -> AdapterConfig:
+    """Reads a saved adapter's configuration and checks that its tensors are the ones it describes.
+
+    Raises:
+        InputError: a file is missing, not whole or changed.
+    """
     config = read_config(folder)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
@@ -295,26 +426,7 @@ def load(model: nn.Module, folder: str | Path) -> AdaptedModel:
             f"{weights} is not the file that {CONFIG_FILE} describes (its checksum differs): "
             "the adapter was cut off while it was saved, or changed since; save or copy it again"
         )
-    modules = dict(network_of(model).named_modules())
-    for name, site in config.sites.items():
-        if name not in modules:
-            raise InputError(
-                f"the adapter in {folder} is for the network {config.base!r}: "
-                f"this one has no site {name!r}"
-            )
-        _check_site(name, modules[name], site)
-    if fingerprint(model) != config.fingerprint:
-        raise InputError(
-            f"the adapter in {folder} was trained for {config.base!r} with other weights: "
-            "load the network with the weights it was made for"
-        )
-    adapted = AdaptedModel(model, config)
-    try:
-        adapted.load_adapter_tensors(files.read_tensors(weights))
-    except InputError:
-        adapted.remove()
-        raise
-    return adapted
+    return config
 
 
 def read_config(folder: str | Path) -> AdapterConfig:
@@ -326,22 +438,38 @@ def read_config(folder: str | Path) -> AdapterConfig:
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{folder} holds no adapter: it has no {CONFIG_FILE}")
+    held = files.read_json(path)
     try:
-        return AdapterConfig.model_validate(files.read_json(path))
+        config = AdapterConfig.model_validate(held)
     except ValidationError as error:
         where, _, message = first_problem(error)
         raise InputError(f"{path} is not an adapter's configuration: {where}: {message}") from None
+    if config.schema_version > 1 and config.config_sha256 != config_sha256(held):
+        raise InputError(
+            f"{path} was changed since it was saved (its checksum differs): copy or download it "
+            "again. Its notes alone may be edited"
+        )
+    return config
 
 
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and values of the network's floating-point tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network_of(model).state_dict().items()):
-        if tensor.is_floating_point():
-            value = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _write_config(folder: Path, config: AdapterConfig) -> None:
+    held = config.model_dump(mode="json")
+    files.write_json(folder / CONFIG_FILE, {**held, "config_sha256": config_sha256(held)})
+    _write_card(folder, config, folder.resolve().name)
+
+
+def _write_card(folder: Path, config: AdapterConfig, place: str) -> None:
+    """The card, above what a user has added to the one that was there."""
+    path = folder / CARD_FILE
+    text = card(config, (folder / WEIGHTS_FILE).stat().st_size, place)
+    below = kept_below(path)
+    files.write_text(path, f"{text}\n{below}" if below else text)
+
+
+def config_sha256(held: Mapping[str, Any]) -> str:
+    """The checksum of a configuration as its file holds it, the notes left out."""
+    signed = {key: value for key, value in held.items() if key not in ("notes", "config_sha256")}
+    return hashlib.sha256(json.dumps(signed, sort_keys=True).encode()).hexdigest()
 
 
 def filter_count(name: str, module: nn.Module) -> int:
@@ -358,6 +486,21 @@ def filter_count(name: str, module: nn.Module) -> int:
         f"site {name!r} is a {type(module).__name__}, whose number of filters is not known: "
         "name a convolution, a linear layer or a normalisation layer"
     )
+
+
+def _uncompiled(network: nn.Module) -> nn.Module:
+    """The network that torch.compile was given: what is compiled does not see later hooks.
+
+    Raises:
+        InputError: a part of the network is compiled.
+    """
+    whole = network._modules.get("_orig_mod") or network
+    if any("_orig_mod" in module._modules for module in whole.modules()):
+        raise InputError(
+            "a part of the network is compiled, and would not see its corrections: put the adapter "
+            "on the network as it was, and compile what you get"
+        )
+    return whole
 
 
 def _check_site(name: str, module: nn.Module, site: SiteConfig) -> None:

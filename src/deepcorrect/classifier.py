@@ -102,10 +102,19 @@ class Classifier(Wrapper):
         return self.network((images - self.mean) / self.std)
 
 
+def inside(model: nn.Module) -> nn.Module | None:
+    """What `model` only wraps, as ours, DataParallel and torch.compile do; None for others."""
+    if isinstance(model, Wrapper):
+        return model.network
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return model.module
+    return model._modules.get("_orig_mod")  # of torch.compile's wrapper, slow to import
+
+
 def network_of(model: nn.Module) -> nn.Module:
     """The network inside `model`, whatever it is wrapped in."""
-    while isinstance(model, Wrapper):
-        model = model.network
+    while (wrapped := inside(model)) is not None:
+        model = wrapped
     return model
 
 
@@ -117,8 +126,9 @@ def input_size_of(model: nn.Module, images: Tensor) -> int:
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
     """The preprocessing that comes with `model`, or None for a bare network."""
-    while isinstance(model, Wrapper):
-        if isinstance(model, Classifier):
-            return model.preprocessing
-        model = model.network
+    within: nn.Module | None = model
+    while within is not None:
+        if isinstance(within, Classifier):
+            return within.preprocessing
+        within = inside(within)
     return None

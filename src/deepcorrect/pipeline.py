@@ -60,8 +60,10 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
     _open_folder(recipe, folder, resume)
     this.log("start", environment=this.environment())
     records = {"baseline": this.measure("baseline", this.model, 0, 0.0, trained=False)}
-    if this.needs_ranking and recipe.ideal.images:
-        this.ideal(this.rank())
+    if this.needs_ranking:
+        ranking = this.rank()
+        if recipe.ideal.images:
+            this.ideal(ranking)
     histories: dict[str, Any] = {}
     systems: dict[str, nn.Module] = {"baseline": this.model}
     for name, system in recipe.systems.items():
@@ -76,7 +78,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
             name, systems[name], history["images_seen"], seconds, trained=True
         )
         if isinstance(system, CorrectionSystem):
-            this.save_adapter(name, systems[name], records[name])
+            this.save_adapter(name, systems[name], records[name], records["baseline"])
     files.write_json(folder / "history.json", histories)
     this.examples(systems)
     this.finish(records)
@@ -284,17 +286,32 @@ class _Run:
         self.log("trained", system=name, best=history.best, seconds=history.seconds)
         return system.finished(model), asdict(history)
 
-    def save_adapter(self, name: str, model: nn.Module, record: dict[str, Any]) -> None:
-        """The adapter's two files, with what it was measured to do."""
+    def save_adapter(
+        self, name: str, model: nn.Module, record: dict[str, Any], baseline: dict[str, Any]
+    ) -> None:
+        """The adapter's files, with what it was measured to do beside the baseline."""
         if not isinstance(model, adapter.AdaptedModel):
             raise InputError(f"system {name!r} is not a corrected network")
         folder = self.folder / ("adapter" if name == "deepcorrect" else f"adapter-{name}")
         top1 = {kind: values["mean_top1"] for kind, values in record["distortions"].items()}
         notes = {
+            "model": self.recipe.model.spec,
+            "data": self.recipe.data.train,
             "distortions": [asdict(distortion) for distortion in self.distortions],
             "images_seen": record["images_seen"],
             "training_seconds": record["training_seconds"],
             "mean_top1": top1,
+            "measured": {
+                "data": self.recipe.data.test,
+                "images": record["test_images"],
+                "baseline": baseline["distortions"],
+                "corrected": record["distortions"],
+            },
+            "cost": {
+                "multiply_adds": record["multiply_adds"] - baseline["multiply_adds"],
+                "base_multiply_adds": baseline["multiply_adds"],
+                "base_parameters": baseline["parameters"],
+            },
         }
         model.save(folder, notes)
 

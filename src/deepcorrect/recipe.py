@@ -250,10 +250,13 @@ def _read(source: str, chain: list[str]) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, section by section; sections that YAML anchors share are copied."""
+    """`base` with `changes`, section by section; null takes a section out. Sections that YAML
+    anchors share are copied."""
     result = dict(base)
     for key, value in changes.items():
-        if isinstance(value, Mapping):
+        if value is None and isinstance(result.get(key), dict):
+            del result[key]
+        elif isinstance(value, Mapping):
             below = result.get(key)
             result[key] = _merged(below if isinstance(below, dict) else {}, value)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -261,4 +262,4 @@ SECTIONS: dict[str, type[Section]] = {
 def summary(method: str) -> str:
     """What a method is, in a sentence."""
     text = " ".join((SECTIONS[method].__doc__ or "").split())
-    return text.partition(". ")[0].rstrip(".") + "."
+    return re.split(r"\.\s+(?=[A-Z`])", text)[0].rstrip(".") + "."  # "et al. 2016" goes on

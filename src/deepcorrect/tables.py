@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,62 @@ def print_transfer(results: dict[str, Any]) -> None:
             f"{svm['train_images']:,} undistorted images, C = {svm['c']:g}"
             + (" by cross-validation" if svm["validation"] else "")
         )
+
+
+def print_analysis(found: dict[str, Any]) -> None:
+    """What the analyses of a run come to: a table of maps, of ideal correction, of features.
+
+    Args:
+        found: the content of `analysis.json`.
+    """
+    screen = Console(width=None if sys.stdout.isatty() else 160)
+    maps = _by_system(
+        "maps of the corrected filters: medians",
+        ("PSNR, dB", "gain", "improved", "SSIM", "gain", "improved"),
+    )
+    ideal = _by_system(
+        "top-1 accuracy, averaged over the levels",
+        ("baseline", "learned", "ideal", "learned of ideal gain"),
+    )
+    for system, one in found["maps"].items():
+        for name, by_measure in one["distortions"].items():
+            cells: list[str] = []
+            for measure, digits in (("psnr", 1), ("ssim", 3)):
+                before, after, gain, improved = by_measure[measure]["all"].values()
+                if gain is None:
+                    cells += ["-"] * 3
+                    continue
+                cells.append(f"{before:.{digits}f} -> {after:.{digits}f}")
+                cells += [f"{gain:+.{digits}f}", f"{100 * improved:.0f} %"]
+            maps.add_row(system, name, *cells)
+    for system, one in found["ideal"].items():
+        for name, curves in one["distortions"].items():
+            rivals = (curves[key] for key in ("baseline", "learned", "ideal"))
+            cells = [f"{sum(top1) / len(top1):.3f}" for top1 in rivals]
+            share = curves["recovered"]
+            ideal.add_row(system, name, *cells, "-" if share is None else f"{100 * share:.0f} %")
+    near = found["features"]
+    levels = max(len(one["levels"]) for one in near["distortions"].values())
+    features = _by_system(
+        f"nearest clean feature is of the same class ({len(near['classes'])} classes), by level",
+        ("clean", *(f"level {place + 1}" for place in range(levels))),
+    )
+    for system, clean in near["clean"].items():
+        for name, one in near["distortions"].items():
+            shares = (clean, *one["untouched"][system])
+            features.add_row(system, name, *(f"{share:.3f}" for share in shares))
+    for table in (maps, ideal, features):
+        screen.print(table)
+
+
+def _by_system(title: str, headings: Iterable[str]) -> Table:
+    """A table with a row a system and distortion."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("system", "distortion"):
+        table.add_column(heading)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def print_corruption_error(found: dict[str, Any]) -> None:

@@ -80,7 +80,8 @@ class Restoration(Wrapper):
             )
             for image in images.float().cpu().numpy()
         ]
-        return torch.from_numpy(np.stack(mended)).to(images)
+        # of a grey image it drops the channel
+        return torch.from_numpy(np.stack(mended)).view(images.shape).to(images)
 
     def _deblurred(self, images: Tensor) -> Tensor:
         rows, columns = (_blur_matrix(self._level, side).to(images) for side in images.shape[-2:])

@@ -120,17 +120,24 @@ def correct(
     )
     source.warn_of_bad()
     best = history.epochs[history.best]
+    cost, bare = (costs(system, network.preprocessing) for system in (adapted, network))
     notes = {
+        "model": model,
+        "data": data,
         "distortions": [asdict(distortion) for distortion in used],
         "images_seen": history.images_seen,
         "training_seconds": round(history.seconds, 2),
         "epochs": len(history.epochs),
         "labels": labels,
         "validation_mean_top1": best.score,
+        "cost": {
+            "multiply_adds": cost.multiply_adds - bare.multiply_adds,
+            "base_multiply_adds": bare.multiply_adds,
+            "base_parameters": bare.parameters,
+        },
     }
     adapted.save(out, notes)
     checkpoint.unlink(missing_ok=True)
-    cost = costs(adapted, network.preprocessing)
     if as_json:
         trained = {"adapter": str(out), "trainable_parameters": cost.trainable_parameters}
         print(json.dumps(trained | notes))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 from torch import nn
@@ -17,10 +17,11 @@ from deepcorrect import (
 )
 from deepcorrect import data as data_room
 from deepcorrect import distortions as distortion_room
+from deepcorrect.adapter_sets import load_all
 from deepcorrect.classifier import Classifier
 from deepcorrect.cli._options import (
     DEFAULT_DISTORTIONS,
-    Adapter,
+    Adapters,
     BatchSize,
     Classes,
     Data,
@@ -41,6 +42,7 @@ from deepcorrect.cli._options import (
     images_of,
     labelled,
     model_of,
+    named_adapters,
     with_labels,
 )
 from deepcorrect.computing import Precision
@@ -66,7 +68,7 @@ def evaluate_(
     mean: Mean = None,
     std: Std = None,
     distortion: Distortions = None,
-    adapter: Adapter = None,
+    adapter: Adapters = None,
     clean: Annotated[
         str | None,
         typer.Option(help="DATA of the undistorted images, where --data are distorted copies."),
@@ -89,10 +91,11 @@ def evaluate_(
 ) -> None:
     """Accuracy of a network, with or without an adapter, over distortions and levels.
 
-    They are computed, or read where --data is cifar_c:DIR or imagenet_c:DIR.
+    They are computed, or read where --data is cifar_c:DIR or imagenet_c:DIR. Adapters with names
+    stand side by side with the bare network.
     """
     network = model_of(model, weights, classes, input_size, resize, mean, std, device)
-    system = adapters.load(network, adapter) if adapter else network
+    systems = _systems(network, named_adapters(adapter))
     stored = corrupted_sets.accepts(data)
     if clean and not stored:
         raise InputError(
@@ -109,36 +112,67 @@ def evaluate_(
         copies = copies.only(distortion) if distortion else copies
         other = reference_for(reference, ALEXNET_REFERENCE if copies.imagenet else None)
         before = labelled(network, clean, images, seed) if clean else None
-        grid = _on_copies(
-            network, system, copies, before, images, seed, batch_size, workers, precision
-        )
+        grids = {
+            name: _on_copies(
+                network, system, copies, before, images, seed, batch_size, workers, precision
+            )
+            for name, system in systems.items()
+        }
     else:
         specs = distortion or DEFAULT_DISTORTIONS
         other = _computed_reference(reference, specs, network.preprocessing.input_size)
         labels = None if target is None else target == "labels"
         source = images_of(network, data, images, seed, labels=labels)
         loader = data_room.loader(source, batch_size, workers=workers)
-        grid = evaluate(system, loader, specs, seed, precision, target=target)
+        grids = {
+            name: evaluate(
+                system, loader, specs, seed, precision, f"evaluating {name}", target=target
+            )
+            for name, system in systems.items()
+        }
         source.warn_of_bad()
-    cost = costs(system, network.preprocessing)
+    records = {
+        name: _record(network, systems[name], grid, named=name != "baseline")
+        for name, grid in grids.items()
+    }
+    first = next(iter(records.values()))
+    benchmark = stored or any(name in (*COMMON, *EXTRA) for name in first["distortions"])
+    if benchmark:
+        for record in records.values():
+            record["corruption_error"] = corruption_error(record["distortions"], other)
+    if as_json:
+        print(json.dumps(first if len(records) == 1 else {"systems": records}))
+        return
+    if not stored:
+        tables.print_results({"systems": records})
+    if benchmark:
+        for name, record in records.items():
+            if len(records) > 1:
+                print(name)
+            tables.print_corruption_error(record["corruption_error"])
+
+
+def _systems(network: Classifier, sources: Mapping[str, str]) -> dict[str, nn.Module]:
+    """The network, or with an adapter; with named ones it stands beside each of them."""
+    if not sources:
+        return {"baseline": network}
+    if "" in sources:
+        return {"deepcorrect": adapters.load(network, sources[""])}
+    if "baseline" in sources:
+        raise InputError("--adapter baseline=...: the untouched network has that name")
+    loaded = load_all(network, sources)
+    return {"baseline": network, **{name: loaded[name] for name in loaded}}
+
+
+def _record(network: Classifier, system: nn.Module, grid: Grid, *, named: bool) -> dict[str, Any]:
     notes = system.config.notes if isinstance(system, adapters.AdaptedModel) else {}
-    record = system_record(
+    return system_record(
         grid,
-        cost,
-        trained=adapter is not None,
+        costs(system, network.preprocessing),
+        trained=named,
         images_seen=notes.get("images_seen", 0),
         seconds=notes.get("training_seconds", 0),
     )
-    benchmark = stored or any(name in (*COMMON, *EXTRA) for name in record["distortions"])
-    if benchmark:
-        record["corruption_error"] = corruption_error(record["distortions"], other)
-    if as_json:
-        print(json.dumps(record))
-        return
-    if not stored:
-        tables.print_results({"systems": {"deepcorrect" if adapter else "baseline": record}})
-    if benchmark:
-        tables.print_corruption_error(record["corruption_error"])
 
 
 def _on_copies(

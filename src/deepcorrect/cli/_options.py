@@ -45,7 +45,17 @@ Distortions = Annotated[
     list[str] | None,
     typer.Option(help="NAME[:LEVEL,...[:clip,quantize]], repeatable; see 'list distortions'."),
 ]
-Adapter = Annotated[Path | None, typer.Option(help="An adapter's folder, put onto the network.")]
+Adapter = Annotated[
+    str | None,
+    typer.Option(help="An adapter put onto the network: its folder, or hf:OWNER/NAME[@REVISION]."),
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        help="As above; NAME=FOLDER, repeated, for several side by side with the bare network.",
+    ),
+]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA if it is there.")
 ]
@@ -74,6 +84,25 @@ NoLabels = Annotated[
 ]
 
 DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
+
+
+def named_adapters(given: list[str] | None) -> dict[str, str]:
+    """Adapters by name, of `--adapter NAME=SOURCE` repeated; one alone needs no name.
+
+    Raises:
+        InputError: several, and one has no name, or two have the same.
+    """
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, equals, source = text.partition("=")
+        if not equals or "/" in name or Path(text).exists():
+            name, source = "", text
+        if name in found or (not name and len(given or ()) > 1):
+            raise InputError(
+                f"--adapter {text!r}: of several adapters each needs a name of its own, NAME=FOLDER"
+            )
+        found[name] = source
+    return found
 
 
 def model_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -84,6 +85,8 @@ def predict(
         _files(paths, b"\0" if null else b"\n"), network.preprocessing, batch_size, workers
     )
     count = _Count()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be Unicode
+        sys.stdout.reconfigure(errors="surrogateescape")
     writing = _document() if as_json else contextlib.nullcontext(_print_line)
     with writing as write, _progress(total) as step:
         for batch in batches:
@@ -247,7 +250,7 @@ def _print_line(answer: dict[str, Any]) -> None:
     for name, said in systems.items() if systems else [("", answer)]:
         pairs = zip(said["labels"], said["probabilities"], strict=True)
         shown = [f"{label} {share:.4f}" for label, share in pairs]
-        parts += [f"{name}: {', '.join(shown)}"] if name else shown
+        parts += [f"{name}: {'; '.join(shown)}"] if name else shown
     print("\t".join(parts))
 
 

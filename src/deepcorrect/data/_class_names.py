@@ -150,9 +150,10 @@ class ClassNames:
         if WORDNET.fullmatch(lost[0]) and not _lists():
             hint = "; timm knows WordNet's numbers: pip install 'deepcorrect-torch[timm]'"
         return InputError(
-            f"{source} has {len(lost)} classes that the network does not have by that name, such "
-            f"as {shown}; the network's are {'for instance ' if near else ''}{theirs}, ... Name "
-            f"the folders as its classes, or by their numbers, 0 to {self.count - 1}{hint}"
+            f"{source} has {len(lost)} class{'es' if len(lost) > 1 else ''} that the network does "
+            f"not have by that name, such as {shown}; the network's are "
+            f"{'for instance ' if near else ''}{theirs}, ... Name the folders as its classes, or "
+            f"by their numbers, 0 to {self.count - 1}{hint}"
         )
 
 

@@ -38,8 +38,7 @@ def open_hub(spec: str, preprocessing: Preprocessing) -> ImageSet:
 
     datasets.disable_progress_bars()
     try:
-        found = _loaded(place, stream)
-        table = _split(found, split, f"hf:{place}")
+        table = _split(_loaded(place, stream), split, f"hf:{place}", stream)
     except InputError:
         raise
     except Exception as error:  # datasets raises many kinds, and wraps the hub's and the system's
@@ -71,18 +70,13 @@ def _parts(spec: str) -> tuple[str, str | None, bool]:
 
 
 def _loaded(place: str, stream: bool) -> Any:
-    """Every split, by name; or one table."""
+    """Every split, by name; or one table. What `save_to_disk` wrote is mapped, for a stream too."""
     import datasets  # noqa: PLC0415
 
     folder = Path(place)
     saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
     if folder.is_dir() and saved:
-        found: Any = datasets.load_from_disk(place)
-        if not stream:
-            return found
-        if isinstance(found, dict):
-            return {name: table.to_iterable_dataset() for name, table in found.items()}
-        return found.to_iterable_dataset()
+        return datasets.load_from_disk(place)
     if folder.is_dir():
         return datasets.load_dataset(place, streaming=stream)
     given = WITH_CONFIGURATION.fullmatch(place)
@@ -90,7 +84,7 @@ def _loaded(place: str, stream: bool) -> Any:
     return datasets.load_dataset(repo, configuration, streaming=stream)
 
 
-def _split(found: Any, split: str | None, source: str) -> Any:
+def _split(found: Any, split: str | None, source: str, stream: bool) -> Any:
     """One split's table; without a name, the only one."""
     if not isinstance(found, dict):
         known = str(found.split) if found.split is not None else None
@@ -110,7 +104,7 @@ def _split(found: Any, split: str | None, source: str) -> Any:
     table = found[name]
     if not bracket:
         return table
-    if not hasattr(table, "__len__"):
+    if stream:
         raise InputError(f"{source}:{split}: a stream has no slices; give --images")
     return table.select(_slice(part.rstrip("]"), len(table), f"{source}:{split}"))
 
@@ -138,7 +132,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _stream(table: Any, source: str, name: str, preprocessing: Preprocessing) -> ImageStream:
+    count = _count(table)
     try:
+        if hasattr(table, "to_iterable_dataset"):
+            table = table.to_iterable_dataset()
         if table.features is None:
             table = table._resolve_features()
         image_column = column_of_images(table.features, source)
@@ -161,12 +158,14 @@ def _stream(table: Any, source: str, name: str, preprocessing: Preprocessing) ->
         preprocessing,
         labelled=first.label != UNLABELLED,
         classes=classes,
-        count=_count(table),
+        count=count,
     )
 
 
 def _count(table: Any) -> int | None:
-    """The number of rows, where the data set's description says it."""
+    """The number of rows, where the table or the data set's description says it."""
+    if hasattr(table, "num_rows"):
+        return table.num_rows
     try:
         return table.info.splits[str(table.split)].num_examples or None
     except (AttributeError, KeyError, TypeError):

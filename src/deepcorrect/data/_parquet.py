@@ -68,14 +68,15 @@ def table_set(table: Any, source: str, name: str, preprocessing: Preprocessing) 
         preprocessing: the network's.
 
     Raises:
-        InputError: there is no column of images, or labels are not whole numbers.
+        InputError: there is no column of images, or labels are neither whole numbers nor names.
     """
     image_column = column_of_images(table.features, source)
     table = undecoded(table, image_column, source)
     label_column, classes = column_of_labels(table.features)
     labels = Numbers(np.full(len(table), UNLABELLED))
     if label_column is not None:
-        labels = _whole_numbers(table, label_column, source)
+        labels, named = _labels(table, label_column, source)
+        classes = classes or named
     if not len(table):
         raise InputError(f"{source} has no images")
     names = Numbered("row ", len(table), f" of {name}")
@@ -126,12 +127,19 @@ def _column(
     return next(named, next(fitting, None))
 
 
-def _whole_numbers(table: Any, column: str, source: str) -> Numbers:
+def _labels(table: Any, column: str, source: str) -> tuple[Numbers, tuple[str, ...] | None]:
+    """Labels as they are; of names, their places in sorted order, and these."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.compute as pc  # noqa: PLC0415
 
+    compute: Any = pc  # its functions are made at run time
     cells = table.select_columns([column]).with_format("arrow")[:].column(column)
-    if not (pa.types.is_integer(cells.type) or pa.types.is_null(cells.type)):
-        raise InputError(f"column {column!r} of {source} holds labels that are not integers")
-    known = pc.fill_null(cells.cast(pa.int64()), UNLABELLED)
-    return Numbers(known.to_numpy())
+    classes = None
+    if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+        classes = tuple(sorted(compute.unique(cells.drop_null()).to_pylist()))
+        cells = compute.index_in(cells, pa.array(classes, cells.type))
+    elif not (pa.types.is_integer(cells.type) or pa.types.is_null(cells.type)):
+        raise InputError(
+            f"column {column!r} of {source} holds labels that are neither integers nor names"
+        )
+    return Numbers(compute.fill_null(cells.cast(pa.int64()), UNLABELLED).to_numpy()), classes

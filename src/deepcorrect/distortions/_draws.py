@@ -39,12 +39,13 @@ class Draws:
         """
         count = math.prod(shape)
         half = -(-count // 2)
-        cells = self.bits(16, 2 * half).add_(2**15).flatten()
-        drawn = _half_normals(self.device).index_select(0, cells)
-        first, second = drawn.view(len(self.seeds), 2, half).unbind(1)
-        numbers = torch.empty(len(first), 2 * half, device=self.device)
-        torch.add(first, second, out=numbers[:, :half])
-        torch.sub(first, second, out=numbers[:, half:])
+        numbers = torch.empty(len(self.seeds), 2 * half, device=self.device)
+        cells = torch.empty(2 * half, dtype=torch.int32, device=self.device)
+        for row, source in zip(numbers, self._sources, strict=True):  # one fits a core's cache
+            _fill_bits(cells, 16, source)
+            drawn = _half_normals(self.device).index_select(0, cells.add_(2**15))
+            torch.add(drawn[:half], drawn[half:], out=row[:half])
+            torch.sub(drawn[:half], drawn[half:], out=row[half:])
         return numbers[:, :count].reshape(len(numbers), *shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -64,24 +65,27 @@ class Draws:
         alias tables (Walker 1977), and the rest, whose few counts come from inverting their
         distribution; the sum of both is Poisson. torch's own is ten times as slow.
         """
-        scaled = (shares * 255).clamp_(0, 255)
-        base = (scaled + 1e-3).floor_()  # 8-bit images are all base
-        rest = scaled.sub_(base).clamp_min_(0)
         table, width = _alias_table(float(most), self.device)
-        bits = self.bits(32, *shares.shape[1:]).bitwise_and_(2**31 - 1)
-        counts = bits & (width - 1)
-        cells = base.to(torch.int32).mul_(width).add_(counts).flatten()
-        entry = table.index_select(0, cells).view_as(counts)
-        other = torch.sub(entry, bits.bitwise_or_(width - 1)).sub_(1).bitwise_right_shift_(31)
-        alias = entry.bitwise_and_(width - 1)
-        counts = alias.sub_(counts).bitwise_and_(other).add_(counts).float()
-        if not len(counts):
-            return counts
-        fullest = rest.flatten(1).amax(1).tolist()
-        for place, most_left in enumerate(fullest):  # image by image: neighbours change nothing
-            if most_left > 1e-3:
-                chance = self.of(place).uniform(*shares.shape[1:])[0]
-                counts[place] += _few(rest[place] * (most / 255), most / 255, chance)
+        counts = torch.empty(shares.shape, device=self.device)
+        for place, share in enumerate(
+            shares.detach()
+        ):  # one fits a core's cache; neighbours change nothing
+            rest = (share * 255).clamp_(0, 255)
+            base = (rest + 1e-3).floor_()  # 8-bit images are all base
+            rest.sub_(base).clamp_min_(0)
+            bits = torch.empty(share.shape, dtype=torch.int32, device=self.device)
+            _fill_bits(bits, 32, self._sources[place])
+            bits.bitwise_and_(2**31 - 1)
+            count = bits & (width - 1)
+            cells = base.to(torch.int32).mul_(width).add_(count).flatten()
+            entry = table.index_select(0, cells).view_as(count)
+            other = torch.sub(entry, bits.bitwise_or_(width - 1)).sub_(1)
+            alias = entry.bitwise_and_(width - 1)
+            count.add_(alias.sub_(count).bitwise_and_(other.bitwise_right_shift_(31)))
+            counts[place] = count
+            if float(rest.amax()) > 1e-3:
+                chance = self.of(place).uniform(*share.shape)[0]
+                counts[place] += _few(rest * (most / 255), most / 255, chance)
         return counts
 
     def of(self, place: int) -> Draws:
@@ -92,16 +96,24 @@ class Draws:
         """Whole numbers of so many bits, with a sign, all equally likely: N x shape, int32."""
         numbers = torch.empty(len(self.seeds), *shape, dtype=torch.int32, device=self.device)
         for row, source in zip(numbers, self._sources, strict=True):
-            if isinstance(source, torch.Generator):
-                row.random_(-(2 ** (width - 1)), 2 ** (width - 1), generator=source)
-                continue
-            words = source.random_raw(-(-row.numel() * width // 64))
-            parts = words.view(np.int16 if width == 16 else np.int32)[: row.numel()]
-            row.copy_(torch.from_numpy(parts).view(row.shape))
+            _fill_bits(row, width, source)
         return numbers
 
 
-def _source(seed: int, device: torch.device) -> np.random.SFC64 | torch.Generator:
+Source = np.random.SFC64 | torch.Generator
+
+
+def _fill_bits(row: Tensor, width: Literal[16, 32], source: Source) -> None:
+    """Fills an int32 tensor with numbers of so many bits, with a sign."""
+    if isinstance(source, torch.Generator):
+        row.random_(-(2 ** (width - 1)), 2 ** (width - 1), generator=source)
+        return
+    words = source.random_raw(-(-row.numel() * width // 64))
+    parts = words.view(np.int16 if width == 16 else np.int32)[: row.numel()]
+    row.copy_(torch.from_numpy(parts).view(row.shape))
+
+
+def _source(seed: int, device: torch.device) -> Source:
     if device.type == "cpu":
         return np.random.SFC64(seed)
     return torch.Generator(device).manual_seed(seed)

@@ -20,7 +20,7 @@ from deepcorrect.distortions._kinds import corruption, register
 )
 def awgn(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Additive white Gaussian noise, independent for every pixel and channel, not clipped."""
-    return torch.add(images, draws.normal(*images.shape[1:]), alpha=sigma / 255)
+    return draws.normal(*images.shape[1:]).mul_(sigma / 255).add_(images)
 
 
 @corruption(
@@ -31,7 +31,7 @@ def awgn(images: Tensor, draws: Draws, sigma: float) -> Tensor:
 )
 def gaussian_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Gaussian noise of standard deviation sigma (images in [0, 1]), clipped."""
-    return torch.add(images, draws.normal(*images.shape[1:]), alpha=sigma).clamp_(0, 1)
+    return draws.normal(*images.shape[1:]).mul_(sigma).add_(images).clamp_(0, 1)
 
 
 @corruption(
@@ -69,8 +69,8 @@ def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:
 )
 def speckle_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Gaussian noise proportional to the value, x (1 + sigma n), clipped."""
-    noise = draws.normal(*images.shape[1:])
-    return torch.addcmul(images, images, noise, value=sigma).clamp_(0, 1)
+    gain = draws.normal(*images.shape[1:]).mul_(sigma).add_(1)
+    return gain.mul_(images).clamp_(0, 1)
 
 
 WHITE_ELECTRONS, READ_ELECTRONS, GAMMA = 2000.0, 4.0, 2.2

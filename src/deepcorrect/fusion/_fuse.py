@@ -154,7 +154,7 @@ class _Folding:
         """Puts a unit into the site `name`, the batch norm behind it too where that is exact."""
         self.corrected.add(name)
         site = self.network.get_submodule(name)
-        followed = FollowedSite(site, folded_unit(unit), filters)
+        followed = FollowedSite(name, site, folded_unit(unit), filters)
         conv = self._convolution(name)
         if conv is not None:
             maps = self._like_input(name, conv)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from deepcorrect.sites import layout_of
 from deepcorrect.units import CorrectionUnit
 
 LEAST_SCALE = 1e-2
@@ -68,15 +69,17 @@ class FollowedSite(nn.Module):
     """A module that cannot take a unit in, with the unit behind it.
 
     Args:
-        module: the site's module.
+        name: the site's.
+        module: its module.
         unit: its unit, batch norms folded.
         filters: the filters it corrects, ascending.
     """
 
     filters: Tensor
 
-    def __init__(self, module: nn.Module, unit: CorrectionUnit, filters: Tensor) -> None:
+    def __init__(self, name: str, module: nn.Module, unit: CorrectionUnit, filters: Tensor) -> None:
         super().__init__()
+        self.name = name
         self.module = module
         self.unit = unit
         self.register_buffer("filters", filters, persistent=False)
@@ -87,12 +90,14 @@ class FollowedSite(nn.Module):
         return self.module.weight
 
     def forward(self, *args: object, **kwargs: object) -> Tensor:
-        maps = self.module(*args, **kwargs)
+        output = self.module(*args, **kwargs)
+        layout = layout_of(self.name, self.module, output)
+        maps = layout.maps(output)
         chosen = maps.index_select(1, self.filters)
         if maps.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
             chosen = chosen.contiguous(memory_format=torch.channels_last)
         corrected = self.unit(chosen)
-        return maps.index_copy(1, self.filters, corrected.to(maps.dtype))
+        return layout.output(maps.index_copy(1, self.filters, corrected.to(maps.dtype)), output)
 
 
 def affine_of(norm: nn.BatchNorm2d) -> Affine | None:

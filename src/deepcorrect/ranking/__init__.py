@@ -4,7 +4,7 @@ from deepcorrect.ranking._budget import read_budget
 from deepcorrect.ranking._compare import Agreement, compare
 from deepcorrect.ranking._ideal import BETAS, IdealCorrection, Lead, ideal_correction, lead
 from deepcorrect.ranking._methods import METHODS, Method
-from deepcorrect.ranking._pairs import TARGETS, Target
+from deepcorrect.ranking._pairs import TARGETS, Pair, Step, Target, visit_pairs
 from deepcorrect.ranking._rank import DEFAULT_METHOD, rank
 from deepcorrect.ranking._ranking import NetworkSize, Ranking, count_for, load_ranking
 
@@ -18,7 +18,9 @@ __all__ = [
     "Lead",
     "Method",
     "NetworkSize",
+    "Pair",
     "Ranking",
+    "Step",
     "Target",
     "compare",
     "count_for",
@@ -27,4 +29,5 @@ __all__ = [
     "load_ranking",
     "rank",
     "read_budget",
+    "visit_pairs",
 ]

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from deepcorrect import similarity
 from deepcorrect.distortions import generator_for
 from deepcorrect.ranking._pairs import Pair
 
@@ -156,12 +157,9 @@ def change(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     gains=False,
 )
 def psnr(pair: Pair) -> Iterator[tuple[str, Tensor]]:
-    """Minus the PSNR of d_i against c_i in dB, the peak being c_i's range; at most 100 dB."""
+    """Minus the PSNR of d_i against c_i in dB (`similarity.psnr`); the lowest where c_i is flat."""
     for site, clean in pair.clean.maps.items():
-        reference = clean.float()
-        error = ((reference - pair.maps[site].float()) ** 2).mean((2, 3))
-        peak = reference.amax((2, 3)) - reference.amin((2, 3))
-        ratio = (10 * (peak**2 / error.clamp_min(1e-30)).clamp_min(1e-10).log10()).clamp_max(100)
+        ratio = similarity.psnr(clean, pair.maps[site]).nan_to_num(similarity.LOWEST)
         yield site, -ratio.double().sum(0)
 
 

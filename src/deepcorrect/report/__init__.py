@@ -5,6 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepcorrect import files
+from deepcorrect.report._analysis_figures import (
+    Plane,
+    beta_figure,
+    features_figure,
+    learning_figure,
+    maps_figure,
+    write_png,
+    yardstick_figure,
+)
 from deepcorrect.report._figures import accuracy_figure
 from deepcorrect.report._heatmap import ranking_figure, write_ranking_figure
 from deepcorrect.report._numbers import AccuracyRow, accuracy_table, headline
@@ -37,10 +46,17 @@ def write_report(folder: str | Path) -> Path:
 __all__ = [
     "REPORT_FILE",
     "AccuracyRow",
+    "Plane",
     "accuracy_figure",
     "accuracy_table",
+    "beta_figure",
+    "features_figure",
     "headline",
+    "learning_figure",
+    "maps_figure",
     "ranking_figure",
+    "write_png",
     "write_ranking_figure",
     "write_report",
+    "yardstick_figure",
 ]

@@ -169,7 +169,7 @@ def _accuracy_lines(panel: Axes, rows: Sequence[AccuracyRow], looks: Mapping[str
         panel.set_xticks(levels, ["clean" if not v else f"{v:g}" for v in levels])
     panel.set_xlim(0, max(levels) or 1)
     panel.set_ylim(0, 1)
-    panel.yaxis.set_major_formatter(_percents())
+    panel.yaxis.set_major_formatter(percents())
     panel.grid(axis="x", visible=False)
     panel.set_xlabel(level_unit(rows[0].distortion) if rows else "level")
     panel.set_ylabel("top-1 accuracy")
@@ -203,7 +203,7 @@ def ideal_panel(
         panel.set_xticks([0, 0.5, 1], [_in_percent(share) for share in (0, 0.5, 1)])
         panel.set_xlabel("beta")
         panel.yaxis.set_major_locator(MaxNLocator(4))
-        panel.yaxis.set_major_formatter(_percents())
+        panel.yaxis.set_major_formatter(percents())
     return figure
 
 
@@ -255,7 +255,7 @@ def history_panel(
                     panel.plot([epoch], [value], **ring)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if share:
-            panel.yaxis.set_major_formatter(_percents())
+            panel.yaxis.set_major_formatter(percents())
         panel.set_xlabel("epoch")
         panel.set_ylabel(label)
     return figure
@@ -327,7 +327,8 @@ def _panel(size: tuple[float, float]) -> tuple[Figure, Axes]:
         return figure, figure.add_subplot()
 
 
-def _percents() -> FuncFormatter:
+def percents() -> FuncFormatter:
+    """Shares on an axis, written as percent."""
     return FuncFormatter(lambda value, _: _in_percent(value))
 
 

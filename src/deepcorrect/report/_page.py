@@ -10,6 +10,7 @@ from typing import Any
 
 from deepcorrect.report import _figures as figures
 from deepcorrect.report import _numbers as numbers
+from deepcorrect.report._analyses import analyses
 from deepcorrect.report._html import line_key, table, table_cell, table_row
 from deepcorrect.report._numbers import NOTHING, distortion_name, percent, system_name
 from deepcorrect.report._read import RunFiles
@@ -28,6 +29,7 @@ def page(run: RunFiles) -> str:
         "ideal": ("Ideal correction", ideal(run)),
         "filters": ("The filters", filters(run.ranking, run.adapters)),
         "training": ("Training", _training(run.history, run.results)),
+        **({"analyses": ("Analyses", analyses(run))} if run.analysis else {}),
         "examples": ("Examples", _examples(run.examples)),
         "run": ("How it was run", _how(run)),
     }

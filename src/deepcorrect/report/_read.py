@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ SYSTEM_KEYS = (
     "training_seconds",
     "distortions",
 )
+ANALYSIS_FILE = "analysis.json"
+ANALYSIS_KEYS = ("subject", "maps", "ideal", "features", "learning", "figures")
 CURVE_KEYS = ("levels", "top1", "clean_top1", "mean_top1")
 
 
@@ -42,6 +45,8 @@ class RunFiles:
         recipe: the text of `recipe.yaml`.
         ranking: None where no system needed one.
         ideal: None where the curves were not measured.
+        analysis: None where `analyse` was not run.
+        pictures: the PNG files that the analysis names, by name.
         adapters: of each correction system.
         subject: the system that the headline is about; None if only the baseline was measured.
     """
@@ -53,6 +58,8 @@ class RunFiles:
     recipe: str
     ranking: Ranking | None
     ideal: dict[str, Any] | None
+    analysis: dict[str, Any] | None
+    pictures: dict[str, bytes]
     adapters: dict[str, AdapterConfig]
     subject: str | None
 
@@ -80,7 +87,8 @@ def read_run(folder: Path) -> RunFiles:
     _present(folder / "recipe.yaml")
     recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
     corrected = [name for name in _corrected(folder, recipe) if name in systems]
-    ideal = folder / "ideal.json"
+    ideal, analysis = folder / "ideal.json", folder / ANALYSIS_FILE
+    analysed = _needed(analysis, ANALYSIS_KEYS) if analysis.exists() else None
     return RunFiles(
         results=results,
         environment=values["environment.json"],
@@ -89,6 +97,8 @@ def read_run(folder: Path) -> RunFiles:
         recipe=recipe,
         ranking=_ranking(folder, needed=bool(corrected)),
         ideal=files.read_json(ideal) if ideal.exists() else None,
+        analysis=analysed,
+        pictures=_pictures(folder, analysed["figures"] if analysed else ()),
         adapters={name: _adapter(folder, name) for name in corrected},
         subject=_subject(systems, corrected),
     )
@@ -133,6 +143,16 @@ def _ranking(folder: Path, *, needed: bool) -> Ranking | None:
     if needed:
         _present(path)
     return load_ranking(folder) if path.exists() else None
+
+
+def _pictures(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
+    for name in names:
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} has no {name}, which its {ANALYSIS_FILE} names: run deepcorrect analyse "
+                f"{folder} again, or remove {ANALYSIS_FILE}"
+            )
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 def _adapter(folder: Path, system: str) -> AdapterConfig:

@@ -40,6 +40,8 @@ figcaption { font-weight: 600; font-size: .95rem; overflow-wrap: anywhere; }
 figcaption span { font-weight: 400; color: var(--muted); }
 figure svg { display: block; width: 100%; height: auto; }
 svg text { font-family: var(--sans) !important; }
+.picture { max-width: none; }
+.picture img { display: block; max-width: 100%; height: auto; }
 .scroll { overflow-x: auto; margin: .4em 0 1.2em; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 h3 span { font-weight: 400; color: var(--muted); }

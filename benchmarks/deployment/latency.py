@@ -1,0 +1,186 @@
+"""Latency of a network: as it is, corrected, fused, compiled, and in ONNX Runtime.
+
+    python benchmarks/deployment/latency.py torchvision:resnet18 --sites block_first
+
+All systems run the same images in turns, in one process; a figure is the median over the rounds, a
+ratio the median of the rounds' own ratios. With `--clock processor` it is the processor time of the
+process that counts, which a busy machine disturbs less; give one thread then (OMP_NUM_THREADS=1),
+as threads that wait count too. Weights are random: latency does not depend on them. Adds to
+`benchmarks/results/deployment/latency.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+import deepcorrect as dc
+from deepcorrect import files, sites
+from deepcorrect.evaluation import costs
+
+RESULTS = Path(__file__).parents[1] / "results" / "deployment" / "latency.json"
+Run = Callable[[Tensor], Any]
+
+
+def chosen_sites(model: nn.Module, which: str) -> list[str]:
+    """Names of the sites to correct.
+
+    `all` convolutions; `spatial`: those of k > 1 and one group; `block_first`: the stem and the
+    first 3 x 3 of each residual block; `linear`: the stem and the convolutions that no activation
+    follows (EfficientNet's projections to few channels).
+    """
+    found = sites.convolutions(model)
+    if which == "all":
+        return list(found)
+    first = next(iter(found))
+    chosen = {
+        "spatial": [n for n, c in found.items() if c.kernel_size[0] > 1 and c.groups == 1],
+        "block_first": [first, *(n for n in found if n.endswith(".conv1"))],
+        "linear": [first, *(n for n in found if n.endswith("conv_pwl"))],
+    }[which]
+    return list(dict.fromkeys(chosen))
+
+
+def systems_of(
+    model: dc.Classifier, which: str, beta: float, folder: Path, compiled: bool
+) -> tuple[dict[str, Run], dict[str, Any]]:
+    """What is timed, by name, and the costs."""
+    chosen = {
+        name: range(0, round(conv.out_channels * beta) * 2, 2)  # every second one, beta = 0.5
+        if beta == 0.5
+        else range(max(1, round(conv.out_channels * beta)))
+        for name, conv in sites.convolutions(model).items()
+        if name in chosen_sites(model, which)
+    }
+    adapted = dc.correct(model, chosen, unit="bottleneck")
+    layout = torch.channels_last
+    fast: dict[str, nn.Module] = {
+        "baseline": model,
+        "baseline, folded": dc.fuse(model),
+        "corrected": adapted,
+        "fused": dc.fuse(adapted),
+        "fused, first in site": dc.fuse(adapted, first="always"),
+    }
+    runs: dict[str, Run] = {name: net.to(memory_format=layout) for name, net in fast.items()}  # pyright: ignore
+    if compiled:
+        runs["baseline, compiled"] = torch.compile(fast["baseline, folded"])
+        runs["fused, compiled"] = torch.compile(fast["fused"])
+    for name, net in (("baseline, ONNX", model), ("fused, ONNX", adapted)):
+        path = dc.export(net, folder / f"{len(runs)}.onnx").path
+        runs[name] = in_onnx_runtime(path)
+    before = costs(model, model.preprocessing)
+    facts = {
+        "sites": len(chosen),
+        "corrected_filters": sum(map(len, chosen.values())),
+        "baseline_multiply_adds": before.multiply_adds,
+        "baseline_parameters": before.parameters,
+    }
+    for name, net in fast.items():
+        facts[f"multiply_adds of {name}"] = costs(net, model.preprocessing).multiply_adds  # pyright: ignore
+    facts["adapter_parameters"] = costs(adapted, model.preprocessing).trainable_parameters
+    return runs, facts
+
+
+def in_onnx_runtime(path: Path) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images.numpy()})
+
+
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+def timed(
+    runs: dict[str, Run], images: Tensor, rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds of each system in each round."""
+    inputs = {
+        name: images.contiguous()
+        if "ONNX" in name
+        else images.to(memory_format=torch.channels_last)
+        for name in runs
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    with torch.inference_mode():
+        for name, run in runs.items():  # warm: compiles, reserves memory
+            run(inputs[name])
+        for _ in range(rounds):
+            for name, run in runs.items():
+                started = clock()
+                run(inputs[name])
+                seconds[name].append(clock() - started)
+    return seconds
+
+
+def summary(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Milliseconds, and ratios to the baseline of the same kind."""
+    against = {
+        "baseline, ONNX": ["baseline"],
+        "baseline, folded": ["baseline"],
+        "corrected": ["baseline"],
+        "fused": ["baseline", "baseline, folded"],
+        "fused, first in site": ["baseline", "baseline, folded"],
+        "fused, compiled": ["baseline, compiled"],
+        "fused, ONNX": ["baseline, ONNX"],
+    }
+    found: dict[str, Any] = {}
+    for name, values in seconds.items():
+        found[name] = {"ms": round(1e3 * statistics.median(values), 2)}
+        for other in against.get(name, []):
+            ratios = [a / b for a, b in zip(values, seconds[other], strict=True)]
+            found[name][f"over {other}"] = round(statistics.median(ratios), 3)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--sites", default="all")
+    parser.add_argument("--beta", type=float, default=0.5)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--compile", action="store_true")
+    given = parser.parse_args()
+    model = dc.load_model(given.model, "random")
+    pixels = model.preprocessing.input_size
+    record: dict[str, Any] = {
+        "model": given.model,
+        "sites_chosen": given.sites,
+        "beta": given.beta,
+        "unit": "bottleneck",
+        "pixels": pixels,
+        "threads": torch.get_num_threads(),
+        "clock": given.clock,
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "rounds": given.rounds,
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        runs, facts = systems_of(model, given.sites, given.beta, Path(folder), given.compile)
+        record |= facts
+        for batch in (1, 32):
+            images = torch.rand(batch, 3, pixels, pixels)
+            rounds = given.rounds * (3 if batch == 1 else 1)
+            record[f"batch {batch}"] = summary(timed(runs, images, rounds, CLOCKS[given.clock]))
+    print(json.dumps(record, indent=1))
+    results = files.read_json(RESULTS) if RESULTS.exists() else []
+    keys = ("model", "sites_chosen", "beta", "threads", "clock")
+    kept = [entry for entry in results if any(entry[key] != record[key] for key in keys)]
+    files.write_json(RESULTS, [*kept, record])
+
+
+if __name__ == "__main__":
+    main()

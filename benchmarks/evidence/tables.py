@@ -1,0 +1,263 @@
+"""Rebuilds the tables and pictures of docs/results.md from the kept results, without training.
+
+    make tables
+
+Each block between `<!-- table: NAME -->` and `<!-- end -->` is written anew. What was not run says
+so, with the command that runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from scipy.stats import t as student
+
+from benchmarks.evidence.grid import RESULTS
+from deepcorrect import files
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "results.md"
+LEARNING = ROOT / "docs" / "images" / "evidence_learning.png"
+PUBLISHED = {
+    ("allcnn_blur", "baseline"): (0.703, 0.250),
+    ("allcnn_blur", "finetuned"): (None, 0.573),
+    ("allcnn_blur", "deepcorrect"): (None, 0.602),
+    ("allcnn_awgn", "baseline"): (0.703, 0.315),
+    ("allcnn_awgn", "finetuned"): (None, 0.645),
+    ("allcnn_awgn", "deepcorrect"): (None, 0.645),
+}
+"""The paper's clean and mean top-1 of its CIFAR-100 network."""
+
+NEEDS = {
+    "norm_adaptation": "batches of one distortion",
+    "norm_adaptation_prior": "batches of one distortion",
+    "tent": "batches of one distortion",
+    "restoration": "the true sigma or kernel",
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """One system of one recipe, in all of its seeds."""
+
+    name: str
+    records: tuple[dict[str, Any], ...]
+
+    def values(self, read: Callable[[dict[str, Any]], float]) -> list[float]:
+        """A number of each seed."""
+        return [read(record) for record in self.records]
+
+    def mean(self, read: Callable[[dict[str, Any]], float]) -> float:
+        """A number's mean over the seeds."""
+        return statistics.mean(self.values(read))
+
+    def shown(self, read: Callable[[dict[str, Any]], float]) -> str:
+        """The mean, and the half of its 95 % interval (Student's) where there are seeds for it."""
+        found = self.values(read)
+        if len(found) < 3 or len(set(found)) == 1:
+            return f"{statistics.mean(found):.4f}"
+        half = student.ppf(0.975, len(found) - 1) * statistics.stdev(found) / math.sqrt(len(found))
+        return f"{statistics.mean(found):.4f} ± {half:.4f}"
+
+
+def systems(experiment: str) -> list[System]:
+    """The systems of a recipe that was run, in the recipe's order."""
+    found = sorted(RESULTS.glob(f"{experiment}/seed-*/results.json"))
+    runs = [json.loads(path.read_text())["systems"] for path in found]
+    names = list(runs[0]) if runs else []
+    return [System(name, tuple(run[name] for run in runs)) for name in names]
+
+
+def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column is text, the others are numbers."""
+    marks = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
+
+
+def mean_of(kind: str) -> Callable[[dict[str, Any]], float]:
+    """Reads the paper's average."""
+    return lambda record: record["distortions"][kind]["mean_top1"]
+
+
+def clean(record: dict[str, Any]) -> float:
+    """Reads the clean top-1."""
+    return next(iter(record["distortions"].values()))["clean_top1"]
+
+
+def ece(record: dict[str, Any]) -> float:
+    """Reads the calibration error, averaged over everything that was measured."""
+    return statistics.mean(curve["mean_ece"] for curve in record["distortions"].values())
+
+
+def levels(experiment: str) -> str:
+    """The paper's table of one distortion: clean, each level, the mean, beside the published."""
+    found = systems(experiment)
+    if not found:
+        return missing(experiment)
+    (kind,) = found[0].records[0]["distortions"]
+    steps = [f"{level:g}" for level in found[0].records[0]["distortions"][kind]["levels"]]
+    rows = []
+    for system in found:
+        published = PUBLISHED.get((experiment, system.name), (None, None))[1]
+        each = [
+            f"{system.mean(lambda r, n=n: r['distortions'][kind]['top1'][n]):.3f}"
+            for n in range(len(steps))
+        ]
+        shown = f"{system.mean(clean):.3f}", *each, system.shown(mean_of(kind))
+        rows.append([label(system.name), *shown, f"{published:.3f}" if published else ""])
+    seeds = len(found[0].records)
+    table = lines(["", "clean", *steps, "mean", "the paper's mean"], rows)
+    return f"{table}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}."
+
+
+def costs(found: Sequence[System]) -> str:
+    """What systems cost beside the baseline."""
+    base = found[0].records[0]
+    rows = []
+    for system in found:
+        one = system.records[0]
+        share = one["trainable_parameters"] / base["parameters"]
+        more = one["multiply_adds"] / base["multiply_adds"] - 1
+        rows.append(
+            [
+                label(system.name),
+                f"{one['trainable_parameters']:,} ({share:.0%})",
+                f"{more:+.0%}",
+                f"{one['images_seen']:,}",
+                f"{system.mean(lambda r: r['training_seconds']) / 60:.1f}",
+                f"{system.mean(lambda r: r['relative_speed']):.2f}",
+                f"{system.mean(ece):.3f}",
+            ]
+        )
+    head = ["", "trained parameters", "multiply-adds", "images seen", "minutes", "speed", "ECE"]
+    return lines(head, rows)
+
+
+def means(*experiments: str) -> str:
+    """Several recipes on the same distortions: clean and mean of each, and the costs."""
+    parts: list[System] = []
+    for experiment in experiments:
+        found = systems(experiment)
+        parts += [each for each in found if each.name != "baseline" or not parts]
+    if not parts:
+        return missing(*experiments)
+    kinds = list(parts[0].records[0]["distortions"])
+    rows = [
+        [
+            label(each.name),
+            each.shown(clean),
+            *[each.shown(mean_of(kind)) for kind in kinds],
+            NEEDS.get(each.name, ""),
+        ]
+        for each in parts
+    ]
+    absent = [each for each in experiments if not systems(each)]
+    left = f"\n\n{missing(*absent)}" if absent else ""
+    return f"{lines(['', 'clean', *kinds, 'needs'], rows)}\n\n{costs(parts)}{left}"
+
+
+def corruptions(experiment: str) -> str:
+    """Every corruption's mean accuracy over its severities, and each system's difference."""
+    found = systems(experiment)
+    if not found:
+        return missing(experiment)
+    base, *others = found
+
+    def mean(system: System, kind: str) -> float:
+        return system.mean(lambda r: statistics.mean(r["distortions"][kind]["top1"]))
+
+    kinds = list(base.records[0]["distortions"])
+    rows = [
+        [
+            kind,
+            f"{mean(base, kind):.3f}",
+            *[
+                f"{mean(each, kind):.3f} ({mean(each, kind) - mean(base, kind):+.3f})"
+                for each in others
+            ],
+        ]
+        for kind in kinds
+    ]
+    total = [statistics.mean(mean(each, kind) for kind in kinds) for each in found]
+    rows.append(
+        ["mean", f"{total[0]:.3f}", *[f"{each:.3f} ({each - total[0]:+.3f})" for each in total[1:]]]
+    )
+    return f"{lines(['', *[label(each.name) for each in found]], rows)}\n\n{costs(found)}"
+
+
+def learning(*experiments: str) -> str:
+    """A picture of validation accuracy against training images, and its Markdown."""
+    histories = {
+        each: json.loads(path.read_text())
+        for each in experiments
+        if (path := RESULTS / each / "seed-0" / "history.json").exists()
+    }
+    if not histories:
+        return missing(*experiments)
+    figure = Figure(figsize=(4 * len(histories), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(histories), squeeze=False)[0]
+    for panel, (experiment, history) in zip(panels, histories.items(), strict=True):
+        for name, one in history.items():
+            each = one["images_seen"] / len(one["epochs"]) / 1000
+            scores = [epoch["score"] for epoch in one["epochs"]]
+            panel.plot([each * (n + 1) for n in range(len(scores))], scores, "o-", label=name)
+        panel.set_title(experiment.replace("_", " "))
+        panel.set_xlabel("training images, thousands")
+        panel.set_ylabel("validation mean top-1")
+        panel.legend(frameon=False)
+        panel.spines[["top", "right"]].set_visible(False)
+    LEARNING.parent.mkdir(parents=True, exist_ok=True)
+    files.write_with(LEARNING, lambda path: figure.savefig(path, dpi=110, format="png"))
+    return f"![Validation accuracy against training images](images/{LEARNING.name})"
+
+
+def label(name: str) -> str:
+    """How tables call a system."""
+    return {"deepcorrect": "DeepCorrect", "finetuned": "fine-tuned"}.get(
+        name, name.replace("_", " ")
+    )
+
+
+def missing(*experiments: str) -> str:
+    """What to say where there are no results."""
+    return f"*Not run yet: `python -m benchmarks.evidence.grid {' '.join(experiments)}`.*"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "resnet20_blur": lambda: levels("resnet20_blur"),
+    "resnet20_awgn": lambda: levels("resnet20_awgn"),
+    "allcnn_blur": lambda: levels("allcnn_blur"),
+    "allcnn_awgn": lambda: levels("allcnn_awgn"),
+    "alternatives": lambda: means("resnet20_both", "resnet20_alternatives"),
+    "objectives": lambda: means("resnet20_objectives"),
+    "rankings": lambda: means("resnet20_rankings"),
+    "units": lambda: means("resnet20_units"),
+    "blind": lambda: corruptions("resnet20_blind"),
+    "learning": lambda: learning("resnet20_blur", "resnet20_awgn", "allcnn_blur", "allcnn_awgn"),
+}
+
+
+def main() -> None:
+    """The command."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name, block in BLOCKS.items():
+        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(
+            pattern, lambda m, b=block: f"{m[1]}\n{b()}\n\n{m[2]}", text, flags=re.DOTALL
+        )
+        if count != 1:
+            raise SystemExit(f"{DOCUMENT} has {count} blocks '<!-- table: {name} -->', not one")
+    files.write_text(DOCUMENT, text)
+    print(f"{DOCUMENT}: {len(BLOCKS)} blocks")
+
+
+if __name__ == "__main__":
+    main()
