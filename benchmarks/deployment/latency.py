@@ -145,7 +145,7 @@ def summary(seconds: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The results as docs/deployment.md shows them: milliseconds, and how many of the baseline's."""
+    """The results as docs/deployment.md shows them: milliseconds, and shares of the baseline's."""
     lines = [
         "| network, sites | batch | baseline | folded | corrected | fused | ONNX | fused, ONNX |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
