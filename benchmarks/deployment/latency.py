@@ -145,10 +145,10 @@ def summary(seconds: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The results as docs/deployment.md shows them: milliseconds, and shares of the baseline's."""
+    """The results as docs/deployment.md shows them: milliseconds, and ratios to the baseline."""
     lines = [
         "| network, sites | batch | baseline | folded | corrected | fused | ONNX | fused, ONNX |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "|" + " --- |" * 8,
     ]
     for entry in results:
         for batch in ("1", "32"):

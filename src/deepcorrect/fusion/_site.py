@@ -28,6 +28,30 @@ class Affine(NamedTuple):
     shift: Tensor
 
 
+class Adding(nn.Conv2d):
+    """A 1x1 convolution whose result is added to maps; to those of its own width in place, where
+    no gradient may need them."""
+
+    def forward(self, input: Tensor, maps: Tensor | None = None) -> Tensor:
+        """The sum, N x C x H x W, of `maps` and the convolution of `input`."""
+        if maps is None:
+            return super().forward(input)
+        layout = torch.channels_last
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or not maps.is_contiguous(memory_format=layout)
+            or maps.dtype != input.dtype
+        ):
+            return maps + super().forward(input)
+        # without a residual in memory: at large maps, writing it and reading it again takes longer
+        # than the product that gives it
+        inputs = input.contiguous(memory_format=layout).permute(0, 2, 3, 1).flatten(0, 2)
+        pixels = maps.permute(0, 2, 3, 1).flatten(0, 2)  # a view
+        pixels.addmm_(inputs, self.weight.flatten(1).t())
+        return maps
+
+
 class FusedSite(nn.Module):
     """A site's module with its correction unit, without any choosing or putting back of filters.
 
@@ -42,7 +66,7 @@ class FusedSite(nn.Module):
     """
 
     def __init__(
-        self, conv: nn.Conv2d, first: nn.Conv2d | None, stages: nn.Module, last: nn.Conv2d
+        self, conv: nn.Conv2d, first: nn.Conv2d | None, stages: nn.Module, last: Adding
     ) -> None:
         super().__init__()
         self.conv = conv
@@ -60,22 +84,8 @@ class FusedSite(nn.Module):
         maps = self.conv(maps)
         if self.first is None:
             filters = self.last.out_channels
-            return maps[:, :filters] + self.last(self.stages(maps[:, filters:]))
-        hidden = self.stages(self.first(maps))
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return maps + self.last(hidden)
-        return self._added(maps, hidden)
-
-    def _added(self, maps: Tensor, hidden: Tensor) -> Tensor:
-        """The same without a residual in memory: at large maps, writing it and reading it again
-        took longer than the product that gives it."""
-        layout = torch.channels_last
-        if not maps.is_contiguous(memory_format=layout) or maps.dtype != hidden.dtype:
-            return maps.add_(self.last(hidden))
-        hidden = hidden.contiguous(memory_format=layout)
-        pixels, inputs = (each.permute(0, 2, 3, 1).flatten(0, 2) for each in (maps, hidden))
-        pixels.addmm_(inputs, self.last.weight.flatten(1).t())  # a view of the maps
-        return maps
+            return self.last(self.stages(maps[:, filters:]), maps[:, :filters])
+        return self.last(self.stages(self.first(maps)), maps)
 
 
 class FollowedSite(nn.Module):
@@ -198,7 +208,7 @@ def fused_site(
         with_weights(conv, own_weight, own_bias),
         own_first,
         nn.Sequential(*layers[1:-1]),
-        _pointwise(back, None, last),
+        _adding(back, last),
     )
 
 
@@ -235,13 +245,17 @@ def folded_layers(unit: CorrectionUnit) -> list[nn.Module]:
     return layers
 
 
-def _pointwise(weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> nn.Conv2d:
+def _pointwise(weight: Tensor, bias: Tensor, like: nn.Conv2d) -> nn.Conv2d:
     """A 1x1 convolution with these weights, outputs x inputs, in the type and place of `like`."""
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, device="meta")
-    dtype = like.weight.dtype
-    conv.weight = nn.Parameter(weight[:, :, None, None].to(dtype), requires_grad=False)
-    if bias is not None:
-        conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
+    conv.weight = nn.Parameter(weight[:, :, None, None].to(like.weight.dtype), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(like.weight.dtype), requires_grad=False)
+    return conv
+
+
+def _adding(weight: Tensor, like: nn.Conv2d) -> Adding:
+    conv = Adding(weight.shape[1], weight.shape[0], 1, bias=False, device="meta")
+    conv.weight = nn.Parameter(weight[:, :, None, None].to(like.weight.dtype), requires_grad=False)
     return conv
 
 
