@@ -1,7 +1,7 @@
 """The run that docs/analysis.md shows, its analyses, and the page's pictures and tables.
 
 python benchmarks/analysis/draw.py             # from benchmarks/results/analysis alone: the tables
-python benchmarks/analysis/draw.py --measure   # runs and analyses first; about 8 minutes on 2 cores
+python benchmarks/analysis/draw.py --measure   # runs and analyses first; some minutes on 2 cores
 
 A run that was stopped goes on.
 """
@@ -34,7 +34,8 @@ def measure() -> None:
         files.write_bytes(RESULTS / name, (RUN / name).read_bytes())
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in SHOWN:
-        shutil.copy(RUN / "analysis" / f"{name}.png", PICTURES)
+        if (RUN / "analysis" / f"{name}.png").exists():
+            shutil.copy(RUN / "analysis" / f"{name}.png", PICTURES)
 
 
 def table(headings: list[str], rows: list[list[str]]) -> str:
@@ -132,6 +133,8 @@ def main() -> None:
         "learning": learning_table,
         "beta": beta_table,
     }
+    if "beta" not in found:  # of a run with one beta
+        del makers["beta"]
     for name, make in makers.items():
         text = re.sub(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)",
