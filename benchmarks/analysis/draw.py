@@ -23,13 +23,14 @@ ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "analysis"
 PICTURES = ROOT / "docs" / "images" / "analysis"
 RUN = ROOT / "runs" / "analysis"
+IMAGES = 150
 SHOWN = ("maps-deepcorrect", "ideal-deepcorrect", "features", "learning", "beta")
 
 
 def measure() -> None:
     recipe = load_recipe(Path(__file__).parent / "digits.yaml")
     run(recipe, RUN, resume=True)
-    analyse(RUN)
+    analyse(RUN, IMAGES)
     for name in (ANALYSIS_FILE, "results.json", "environment.json"):
         files.write_bytes(RESULTS / name, (RUN / name).read_bytes())
     PICTURES.mkdir(parents=True, exist_ok=True)
