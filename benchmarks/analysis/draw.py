@@ -1,7 +1,7 @@
 """The run that docs/analysis.md shows, its analyses, and the page's pictures and tables.
 
 python benchmarks/analysis/draw.py             # from benchmarks/results/analysis alone: the tables
-python benchmarks/analysis/draw.py --measure   # runs and analyses first; about 8 minutes on 2 cores
+python benchmarks/analysis/draw.py --measure   # runs and analyses first; some minutes on 2 cores
 
 A run that was stopped goes on.
 """
@@ -23,18 +23,20 @@ ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "analysis"
 PICTURES = ROOT / "docs" / "images" / "analysis"
 RUN = ROOT / "runs" / "analysis"
+IMAGES = 150
 SHOWN = ("maps-deepcorrect", "ideal-deepcorrect", "features", "learning", "beta")
 
 
 def measure() -> None:
     recipe = load_recipe(Path(__file__).parent / "digits.yaml")
     run(recipe, RUN, resume=True)
-    analyse(RUN)
+    analyse(RUN, IMAGES)
     for name in (ANALYSIS_FILE, "results.json", "environment.json"):
         files.write_bytes(RESULTS / name, (RUN / name).read_bytes())
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in SHOWN:
-        shutil.copy(RUN / "analysis" / f"{name}.png", PICTURES)
+        if (RUN / "analysis" / f"{name}.png").exists():
+            shutil.copy(RUN / "analysis" / f"{name}.png", PICTURES)
 
 
 def table(headings: list[str], rows: list[list[str]]) -> str:
@@ -132,6 +134,8 @@ def main() -> None:
         "learning": learning_table,
         "beta": beta_table,
     }
+    if "beta" not in found:  # of a run with one beta
+        del makers["beta"]
     for name, make in makers.items():
         text = re.sub(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)",

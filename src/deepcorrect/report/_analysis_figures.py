@@ -176,7 +176,7 @@ def features_figure(
                     panel.scatter(*behind.T, s=7, color=RULE, linewidths=0, zorder=1)
                 _points(panel, points.numpy(), plane.labels.tolist(), colors)
                 panel.set_title(title, loc="left", fontsize=11, fontweight="bold")
-                panel.set_xlabel(f"nearest clean feature of same class: {percent(share)}")
+                panel.set_xlabel(f"nearest of same class: {percent(share)}")
             _class_names(line[0], behind, plane.labels, classes)
             for system, values in shown.items():
                 curve = sorted(
