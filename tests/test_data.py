@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import signal
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from deepcorrect.classifier import Preprocessing
 from deepcorrect.data import (
@@ -550,3 +555,23 @@ def test_sets_are_decoded_in_processes_however_these_start(
     assert torch.equal(torch.cat([b[0] for b in found]), alone[0])
     assert torch.equal(torch.cat([b[1] for b in found]), alone[1])
     assert again.bad == images.bad
+
+
+def test_ctrl_c_while_workers_start_comes_when_they_have_started(
+    digits_test: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def start(self: object) -> object:
+        steps.append("begun")
+        threading.Thread(target=lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        time.sleep(0.2)  # any thread may have taken the signal by now
+        steps.append("done")
+        return iter(())
+
+    monkeypatch.setattr(DataLoader, "__iter__", start)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        iter(loader(digits_test, 8, workers=1))
+    assert steps == ["begun", "done"]
+    assert signal.getsignal(signal.SIGINT) is before

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Sized
+import threading
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,21 +40,42 @@ def no_images(loader: Batches, purpose: str) -> InputError:
 
 
 class Loader(DataLoader[Any]):
-    """Starts its workers with Ctrl-C blocked.
+    """Starts its workers with Ctrl-C held back.
 
-    A KeyboardInterrupt inside a fork would be swallowed by Python's own callbacks there, and the
-    program would go on; here it comes right after. The workers never see one: they end with the
-    process that started them.
+    A KeyboardInterrupt inside a fork would be swallowed by Python's own callbacks there, and one in
+    the middle would leave a half-made iterator that complains when it is collected; here it comes
+    right after. The workers never see one: they end with the process that started them.
     """
 
     def __iter__(self) -> Any:
-        if not self.num_workers or not hasattr(signal, "pthread_sigmask"):
+        if not self.num_workers:
             return super().__iter__()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _ctrl_c_afterwards():
             return super().__iter__()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _ctrl_c_afterwards() -> Iterator[None]:
+    """Holds Ctrl-C back until the block has ended; processes started in it never see one.
+
+    The mask is for those processes, which inherit it. It holds for this thread alone: a signal to
+    the process then goes to another of its threads, so the handler has to wait, too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which Python's handlers never interrupt
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda *given: came.append(given[0]))
+    masked = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masked else set()
+    try:
+        yield
+    finally:
+        if masked:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @dataclass(frozen=True)
