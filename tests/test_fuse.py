@@ -250,3 +250,23 @@ def test_torch_compile_takes_the_corrected_and_the_fused_network(images: Tensor)
             assert torch.allclose(compiled(images), adapted(images), atol=1e-5)
     with torch.no_grad(), adapted.disabled():
         assert torch.equal(adapted(images), network(images))
+
+
+def test_a_network_may_ask_a_fused_convolution_for_its_geometry() -> None:
+    class Padding(nn.Module):
+        """Pads by what its convolution says, as DaViT's stem does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3, stride=2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            height, width = (size // 2 for size in self.conv.kernel_size)
+            maps = self.conv(F.pad(images, (width, width, height, height)))
+            assert self.conv.stride == (2, 2)
+            return maps.mean((2, 3))
+
+    adapted = correct(Padding().eval(), {"conv": [0, 2, 5]}, unit={"start": "he"})
+    images = torch.rand(2, 3, 9, 9)
+    fused = fuse(adapted, images)
+    assert torch.allclose(fused(images), adapted(images), atol=1e-4)

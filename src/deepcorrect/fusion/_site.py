@@ -73,6 +73,9 @@ class FusedSite(nn.Module):
         self.first = first
         self.stages = stages
         self.last = last
+        # for networks that pad by what their convolutions say, as DaViT does
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.padding, self.dilation = conv.padding, conv.dilation
 
     @property
     def weight(self) -> Tensor:
