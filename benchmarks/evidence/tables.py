@@ -20,8 +20,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from benchmarks.evidence.grid import RESULTS
+from benchmarks.evidence.grid import HERE, RESULTS
 from deepcorrect import files
+from deepcorrect.recipe import load_recipe
+from deepcorrect.systems import TestTimeSection
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "results.md"
@@ -36,20 +38,14 @@ PUBLISHED = {
 }
 """The paper's clean and mean top-1 of its CIFAR-100 network."""
 
-NEEDS = {
-    "norm_adaptation": "batches of one distortion",
-    "norm_adaptation_prior": "batches of one distortion",
-    "tent": "batches of one distortion",
-    "restoration": "the true sigma or kernel",
-}
-
 
 @dataclass(frozen=True)
 class System:
-    """One system of one recipe, in all of its seeds."""
+    """One system of one recipe, in all of its seeds; `needs`: what it is told at test time."""
 
     name: str
     records: tuple[dict[str, Any], ...]
+    needs: str
 
     def values(self, read: Callable[[dict[str, Any]], float]) -> list[float]:
         """A number of each seed."""
@@ -73,7 +69,9 @@ def systems(experiment: str) -> list[System]:
     found = sorted(RESULTS.glob(f"{experiment}/seed-*/results.json"))
     runs = [json.loads(path.read_text())["systems"] for path in found]
     names = list(runs[0]) if runs else []
-    return [System(name, tuple(run[name] for run in runs)) for name in names]
+    recipe = load_recipe(HERE / "recipes" / f"{experiment}.yaml").systems
+    told = {name: each.needs for name, each in recipe.items() if isinstance(each, TestTimeSection)}
+    return [System(name, tuple(run[name] for run in runs), told.get(name, "")) for name in names]
 
 
 def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -155,7 +153,7 @@ def means(*experiments: str) -> str:
             label(each.name),
             each.shown(clean),
             *[each.shown(mean_of(kind)) for kind in kinds],
-            NEEDS.get(each.name, ""),
+            each.needs,
         ]
         for each in parts
     ]

@@ -150,6 +150,13 @@ def consistency(answers: Answers) -> Tensor:
     return torch.stack([F.kl_div(mixture, share, reduction="batchmean") for share in shares]).mean()
 
 
+def needs_of(weights: Mapping[str, float]) -> frozenset[Need]:
+    """What a weighted sum of objectives needs of a batch; those of weight 0 need nothing."""
+    return frozenset(
+        need for name, weight in weights.items() if weight > 0 for need in OBJECTIVES[name].needs
+    )
+
+
 def _divergence(truth: Tensor, answer: Tensor) -> Tensor:
     """Kullback-Leibler divergence of softmax(answer) from softmax(truth), mean over images."""
     return F.kl_div(

@@ -32,7 +32,7 @@ from deepcorrect.evaluation import (
     throughput,
 )
 from deepcorrect.models import output_classes, resolve
-from deepcorrect.objectives import OBJECTIVES
+from deepcorrect.objectives import needs_of
 from deepcorrect.progress import console
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
 from deepcorrect.recipe import Recipe
@@ -167,7 +167,7 @@ class _Run:
         self.train_set = train.sample(data.train_images, seed)
         self.test_set = test.sample(data.test_images, seed)
         trained = [s for s in self.recipe.systems.values() if isinstance(s, TrainedSystem)]
-        taught = any("labels" in _needs(system) for system in trained)
+        taught = any("labels" in needs_of(system.training.objective) for system in trained)
         ranked_by = self.recipe.ranking.target == "labels"
         for images, needed in (
             (self.train_set, taught),
@@ -405,12 +405,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "auto_precision": resolve_precision(device, "auto"),
     }
-
-
-def _needs(system: TrainedSystem) -> set[str]:
-    """What a system's objective needs of a batch."""
-    weights = system.training.objective
-    return {need for name, weight in weights.items() if weight for need in OBJECTIVES[name].needs}
 
 
 def _rows(path: Path) -> list[int]:

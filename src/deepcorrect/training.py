@@ -27,7 +27,7 @@ from deepcorrect.distortions import Distortion, distort_some, generator_for, par
 from deepcorrect.errors import DeepCorrectError, InputError, first_problem, unknown
 from deepcorrect.evaluation import evaluate
 from deepcorrect.features import Read, features
-from deepcorrect.objectives import OBJECTIVES, Answers
+from deepcorrect.objectives import OBJECTIVES, Answers, needs_of
 from deepcorrect.progress import console, progress
 from deepcorrect.sites import find, tap
 
@@ -210,8 +210,7 @@ class _Fit:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise InputError("nothing of this model is trainable: no parameter requires gradients")
-        used = [name for name, weight in training.objective.items() if weight > 0]
-        self.needs = frozenset().union(*(OBJECTIVES[name].needs for name in used))
+        self.needs = needs_of(training.objective)
         taught, validated = "teacher" in self.needs, validation is not None
         self.untouched = _teacher(model).to(self.device) if taught or validated else None
         self.teacher = self.untouched if taught else None

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from deepcorrect.alternatives._allowance import allowance
 from deepcorrect.classifier import network_of
 from deepcorrect.errors import InputError
 
@@ -47,8 +48,7 @@ def finetune(
         if not chosen:
             raise InputError("the network has no batch norm to fine-tune")
     else:
-        total = sum(p.numel() for p in tuned.parameters())
-        limit = (parameters or 0) * (total if (parameters or 0) <= 1 else 1)
+        limit = allowance(tuned, parameters or 0)
         chosen = []
         for layer in layers if trains == "first" else reversed(layers):
             limit -= sum(p.numel() for p in layer.parameters(recurse=False))

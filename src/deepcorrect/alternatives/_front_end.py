@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from deepcorrect.alternatives._allowance import allowance
 from deepcorrect.classifier import Wrapper, preprocessing_of
 from deepcorrect.errors import InputError
 
@@ -91,8 +92,7 @@ def front_end(
         raise InputError("a front end needs a deepcorrect.Classifier: it works on its images")
     if known.input_size % SCALE:
         raise InputError(f"a front end needs images of even size, not {known.input_size} pixels")
-    total = sum(p.numel() for p in model.parameters())
-    limit = parameters * (total if parameters <= 1 else 1)
+    limit = allowance(model, parameters)
     width = 0
     while _size(known.channels, width + 1, depth) <= limit:
         width += 1

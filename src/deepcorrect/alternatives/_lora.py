@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from deepcorrect import sites
+from deepcorrect.alternatives._allowance import allowance
 from deepcorrect.classifier import network_of
 from deepcorrect.errors import InputError
 from deepcorrect.libraries import optional
@@ -34,8 +35,7 @@ def lora(model: nn.Module, parameters: float = 0.25, alpha: float = 1.0) -> nn.M
     if not found:
         raise InputError("the network has no convolution without groups: LoRA cannot adapt it")
     each_rank = sum(c.weight[0].numel() + c.out_channels for c in found.values())
-    total = sum(p.numel() for p in model.parameters())
-    rank = int(parameters * (total if parameters <= 1 else 1) / each_rank)
+    rank = int(allowance(model, parameters) / each_rank)
     if rank < 1:
         raise InputError(
             f"parameters={parameters:g} is below rank 1, which has {each_rank:,} parameters"
