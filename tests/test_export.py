@@ -61,6 +61,25 @@ def test_onnx_runtime_gives_the_corrected_networks_answers_on_any_batch(
         assert not torch.allclose(adapted.network(images), expected, atol=1e-2)
 
 
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_a_modulated_unit_answers_on_any_batch(format: Format, tmp_path: Path) -> None:
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    unit = {"kind": "bottleneck", "start": "he", "modulation": 2}
+    preprocessing = Preprocessing(SIZE, (0.5,) * 3, (0.25,) * 3)
+    model = correct(Classifier(tiny_cnn(), preprocessing, "tiny"), FILTERS, unit=unit)
+    for name in FILTERS:
+        part = model.unit_at(name)[0].modulation
+        assert part is not None
+        nn.init.normal_(part.last.weight)
+    path = export(model, tmp_path / ("a.onnx" if format == "onnx" else "a.pt2")).path
+    images = torch.rand(3, 3, SIZE, SIZE)
+    with torch.no_grad():
+        given = run_onnx(path, images) if format == "onnx" else load_exported(path)(images)
+        assert torch.allclose(given, model(images), atol=1e-4)
+
+
 def test_the_onnx_file_says_what_it_takes(onnx_file: Path) -> None:
     onnx = pytest.importorskip("onnx")
     model = onnx.load(onnx_file)

@@ -23,13 +23,18 @@ from deepcorrect.units import KINDS
 FILTERS = {"stem": [1, 4, 6], "grouped": [2, 3], "depthwise": [0, 7], "pointwise": [2, 3, 11]}
 
 
-def trained(network: nn.Module, images: Tensor, unit: str = "bottleneck") -> AdaptedModel:
+def trained(
+    network: nn.Module, images: Tensor, unit: str = "bottleneck", modulation: int | None = None
+) -> AdaptedModel:
     """Units as after training: not the identity, their batch norms used."""
-    adapted = correct(network, FILTERS, unit={"kind": unit, "start": "he"})
+    options = {"kind": unit, "start": "he", "modulation": modulation}
+    adapted = correct(network, FILTERS, unit=options)
     with torch.no_grad():
         for parameter in adapted.units.parameters():
             if parameter.dim() == 1:
                 nn.init.uniform_(parameter, 0.5, 1.5)
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.3)
         adapted.train()(images)
     return adapted.eval()
 
@@ -43,18 +48,20 @@ def different(network: nn.Module, other: nn.Module, images: Tensor) -> float:
         return float((network(images) - other(images)).abs().max())
 
 
+@pytest.mark.parametrize("modulation", [None, 3])
 @pytest.mark.parametrize("first", ["cheaper", "always"])
 @pytest.mark.parametrize("unit", KINDS)
 def test_every_unit_folds_and_answers_as_before(
-    network: TinyCNN, images: Tensor, unit: str, first: First
+    network: TinyCNN, images: Tensor, unit: str, first: First, modulation: int | None
 ) -> None:
-    adapted = trained(network, images, unit)
+    adapted = trained(network, images, unit, modulation)
     fused = fuse(adapted, images[:2], first)
     assert different(adapted, fused, images) < 5e-5
     last = images.contiguous(memory_format=torch.channels_last)
     assert different(adapted, fused, last) < 5e-5
     assert different(network, fused, images) > 1e-2
-    assert norms(fused) == []
+    # a modulated unit stays behind its site, and the batch norm behind both
+    assert norms(fused) == ([] if modulation is None else ["norm", "out_norm"])
     assert not any(module._forward_hooks for module in fused.modules())
     assert not any(p.requires_grad for p in fused.parameters())
 

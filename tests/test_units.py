@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_cnn
@@ -80,13 +81,24 @@ def closed_form_parameters(n: int, config: UnitConfig) -> int:
     stage = width * width * (2 * k if config.separable else k * k) + 2 * width
     first = n * width + 2 * width + (2 * n if config.norm_first else 0)
     last = width * n + n + (2 * n if config.affine else 0)
+    if config.modulation:
+        last += (2 * n + 1) * config.modulation + (config.modulation + 1) * 2 * n
     return first + len(config.dilations) * stage + last
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 24), st.sampled_from(sorted(KINDS)), st.integers(0, 3), st.booleans())
-def test_parameters_are_the_closed_form(n: int, kind: str, position: int, separable: bool) -> None:
-    config = unit_config({"kind": kind, "separable": separable}, position)
+@given(
+    st.integers(1, 24),
+    st.sampled_from(sorted(KINDS)),
+    st.integers(0, 3),
+    st.booleans(),
+    st.none() | st.integers(1, 9),
+)
+def test_parameters_are_the_closed_form(
+    n: int, kind: str, position: int, separable: bool, modulation: int | None
+) -> None:
+    options = {"kind": kind, "separable": separable, "modulation": modulation}
+    config = unit_config(options, position)
     unit = CorrectionUnit(n, config)
     assert sum(p.numel() for p in unit.parameters()) == closed_form_parameters(n, config)
 
@@ -99,12 +111,20 @@ def test_parameters_are_the_closed_form(n: int, kind: str, position: int, separa
     st.sampled_from(sorted(KINDS)),
     st.integers(0, 2),
     st.booleans(),
+    st.none() | st.integers(1, 9),
 )
 def test_an_untrained_unit_is_exactly_the_identity(
-    filters: int, height: int, width: int, kind: str, position: int, training: bool
+    filters: int,
+    height: int,
+    width: int,
+    kind: str,
+    position: int,
+    training: bool,
+    modulation: int | None,
 ) -> None:
     maps = torch.randn(2, filters, height, width, generator=seeded()) * 10
-    unit = CorrectionUnit(filters, unit_config(kind, position), seeded(1)).train(training)
+    config = unit_config({"kind": kind, "modulation": modulation}, position)
+    unit = CorrectionUnit(filters, config, seeded(1)).train(training)
     assert torch.equal(unit(maps), maps)
 
 
@@ -179,6 +199,37 @@ def test_affine_is_the_weight_and_bias_of_the_batch_norm_behind() -> None:
         norm.weight.copy_(weight)
         norm.bias.copy_(bias)
         assert torch.allclose(corrected, network(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["full", "cifar"])
+def test_modulation_scales_and_shifts_by_the_maps_own_means_and_deviations(kind: str) -> None:
+    """Against the same in float64, image by image, with NumPy."""
+    unit = CorrectionUnit(3, unit_config({"kind": kind, "modulation": 4}, 1), seeded()).eval()
+    part = unit.modulation
+    assert part is not None
+    mean, var = part.norm.running_mean, part.norm.running_var
+    assert mean is not None
+    assert var is not None
+    with torch.no_grad():
+        mean.copy_(torch.randn(6))
+        var.copy_(torch.rand(6) + 0.5)
+        for layer in (part.hidden, part.last):
+            layer.weight.normal_()
+            layer.bias.normal_()
+    maps = torch.randn(2, 3, 6, 5) * 3 + 1
+    first, last = (
+        (layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy())
+        for layer in (part.hidden, part.last)
+    )
+    given = unit(maps).detach().double().numpy()
+    plain = (maps + unit.residual(maps)).detach().double().numpy()
+    for image in range(2):
+        pixels = maps[image].double().numpy().reshape(3, -1)
+        read = np.concatenate([pixels.mean(1), pixels.std(1)])
+        read = (read - mean.double().numpy()) / np.sqrt(var.double().numpy() + part.norm.eps)
+        answer = last[0] @ np.maximum(first[0] @ read + first[1], 0) + last[1]
+        expected = plain[image] * (1 + answer[:3, None, None]) + answer[3:, None, None]
+        assert given[image] == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_scale_and_shift_are_not_weights_for_decay_and_l1() -> None:

@@ -28,6 +28,8 @@ class UnitConfig(BaseModel):
         norm_first: a batch norm before the first convolution.
         affine: the corrected filters, behind the sum, get a trained scale and shift each. Before
             a frozen batch norm this is the same as training that norm's weight and bias.
+        modulation: hidden width of a `Modulation`, which gives the corrected filters a scale and a
+            shift for each image, by how badly it is distorted; None for none. Not the paper's.
         start: `identity` sets the last convolution to zero, so that an untrained unit changes
             nothing; `he` draws it as the others (He et al. 2015).
     """
@@ -41,6 +43,7 @@ class UnitConfig(BaseModel):
     separable: bool = False
     norm_first: bool = False
     affine: bool = False
+    modulation: int | None = Field(default=None, ge=1)
     start: Literal["identity", "he"] = "identity"
 
 
@@ -130,10 +133,12 @@ class UnitCosts(NamedTuple):
     Attributes:
         parameters: trained numbers.
         multiply_adds: of its convolutions, for one pixel of the maps.
+        multiply_adds_once: of its modulation, for one image.
     """
 
     parameters: int
     multiply_adds: int
+    multiply_adds_once: int
 
 
 def unit_costs(config: UnitConfig, filters: int) -> UnitCosts:
@@ -143,7 +148,44 @@ def unit_costs(config: UnitConfig, filters: int) -> UnitCosts:
     weights = 2 * filters * width + stages * width * width * k * (1 if config.separable else k)
     norms = 2 * width * (1 + len(config.dilations)) + (2 * filters if config.norm_first else 0)
     ends = filters + (2 * filters if config.affine else 0)  # the last bias; scale and shift
-    return UnitCosts(weights + norms + ends, weights)
+    hidden = config.modulation or 0
+    modulation = hidden * (4 * filters + 1) + 2 * filters if hidden else 0
+    return UnitCosts(weights + norms + ends + modulation, weights, 4 * filters * hidden)
+
+
+class Modulation(nn.Module):
+    """A scale and a shift for each map of each image, from the maps' own means and deviations.
+
+    Blur lowers and noise raises the deviations of the maps behind an edge detector, so the means
+    and deviations of an image's maps say how it is distorted, and how badly. A perceptron with one
+    hidden layer reads them, as a squeeze-and-excitation block does (Hu et al. 2018), and answers
+    with a feature-wise linear modulation (Perez et al. 2018), at first the identity.
+
+    Args:
+        filters: number of maps, n.
+        hidden: the perceptron's hidden width.
+        generator: draws the He-initialised weights of the hidden layer.
+    """
+
+    def __init__(
+        self, filters: int, hidden: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2 * filters, affine=False)
+        self.hidden = nn.Linear(2 * filters, hidden)
+        self.last = nn.Linear(hidden, 2 * filters)
+        nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu", generator=generator)
+        for zero in (self.hidden.bias, self.last.weight, self.last.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """What to add to a scale of 1, and a shift, each N x n x 1 x 1, of N x n x H x W maps."""
+        wide = maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
+        means = wide.mean((2, 3))
+        deviations = (wide.var((2, 3), correction=0) + self.norm.eps).sqrt()
+        hidden = torch.relu(self.hidden(self.norm(torch.cat([means, deviations], 1))))
+        scale, shift = self.last(hidden)[:, :, None, None].chunk(2, dim=1)
+        return scale, shift
 
 
 class CorrectionUnit(nn.Module):
@@ -185,10 +227,16 @@ class CorrectionUnit(nn.Module):
         # one dimension, as in a batch norm: weight decay and L1 leave those alone
         self.scale = nn.Parameter(torch.ones(filters)) if config.affine else None
         self.shift = nn.Parameter(torch.zeros(filters)) if config.affine else None
+        self.modulation = (
+            Modulation(filters, config.modulation, generator) if config.modulation else None
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
         """The corrected maps, N x n x H x W: what was read plus the residual (paper, eq. 6)."""
         corrected = maps + self.residual(maps)
         if self.scale is not None and self.shift is not None:
             corrected = corrected * self.scale[:, None, None] + self.shift[:, None, None]
+        if self.modulation is not None:
+            scale, shift = self.modulation(maps)
+            corrected = corrected * (1 + scale) + shift
         return corrected

@@ -156,7 +156,8 @@ class _Folding:
         site = self.network.get_submodule(name)
         followed = FollowedSite(name, site, folded_unit(unit), filters)
         conv = self._convolution(name)
-        if conv is not None:
+        # a modulation differs from image to image: no convolution holds it
+        if conv is not None and unit.modulation is None:
             maps = self._like_input(name, conv)
             for norm in dict.fromkeys((self._norm_behind(name), None)):
                 affine = norm and norm.affine

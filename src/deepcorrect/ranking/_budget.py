@@ -127,7 +127,11 @@ def _costs(ranking: Ranking, site: str, unit: UnitChoice, place: int, by_pixel: 
     height, width = ranking.maps[site]
     filters = ranking.by_level[site].shape[1]
     each = [unit_costs(config, count) for count in range(1, filters + 1)]
-    values = [cost.multiply_adds * height * width if by_pixel else cost.parameters for cost in each]
+    pixels = height * width
+    values = [
+        cost.multiply_adds * pixels + cost.multiply_adds_once if by_pixel else cost.parameters
+        for cost in each
+    ]
     return torch.tensor([0, *values], dtype=torch.float64)
 
 
