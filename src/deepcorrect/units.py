@@ -182,7 +182,9 @@ class Modulation(nn.Module):
         """What to add to a scale of 1, and a shift, each N x n x 1 x 1, of N x n x H x W maps."""
         wide = maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
         means = wide.mean((2, 3))
-        deviations = (wide.var((2, 3), correction=0) + self.norm.eps).sqrt()
+        # four times as fast on CPUs as var_mean, which is not vectorised over such dimensions
+        variances = (wide - means[:, :, None, None]).square().mean((2, 3))
+        deviations = (variances + self.norm.eps).sqrt()
         hidden = torch.relu(self.hidden(self.norm(torch.cat([means, deviations], 1))))
         scale, shift = self.last(hidden)[:, :, None, None].chunk(2, dim=1)
         return scale, shift
@@ -234,9 +236,14 @@ class CorrectionUnit(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """The corrected maps, N x n x H x W: what was read plus the residual (paper, eq. 6)."""
         corrected = maps + self.residual(maps)
-        if self.scale is not None and self.shift is not None:
-            corrected = corrected * self.scale[:, None, None] + self.shift[:, None, None]
+        scale, shift = self.scale, self.shift
+        if scale is not None and shift is not None:
+            scale, shift = scale[:, None, None], shift[:, None, None]
         if self.modulation is not None:
-            scale, shift = self.modulation(maps)
-            corrected = corrected * (1 + scale) + shift
-        return corrected
+            more, offset = self.modulation(maps)
+            scale = 1 + more if scale is None else scale * (1 + more)
+            shift = offset if shift is None else shift * (1 + more) + offset
+        if scale is None or shift is None:
+            return corrected
+        # in the maps' type: under autocast a float32 scale would make float32 maps
+        return torch.addcmul(shift.to(corrected.dtype), corrected, scale.to(corrected.dtype))
