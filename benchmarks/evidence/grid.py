@@ -36,6 +36,7 @@ SEEDS = {
     "resnet20_alternatives": 1,
     "resnet20_units": 1,
     "resnet20_blind": 1,
+    "resnet20_configurations": 1,
 }
 """How many seeds each recipe has, in the order of running: first seeds first."""
 

@@ -191,6 +191,29 @@ def corruptions(experiment: str) -> str:
     return f"{lines(['', *[label(each.name) for each in found]], rows)}\n\n{costs(found)}"
 
 
+def validation(experiment: str) -> str:
+    """The best epoch's mean top-1 on the validation images of each trained system."""
+    path = RESULTS / experiment / "seed-0" / "history.json"
+    found = {each.name: each for each in systems(experiment)}
+    if not found or not path.exists():
+        return missing(experiment)
+    base = found["baseline"].records[0]
+    rows = []
+    for name, history in json.loads(path.read_text()).items():
+        one = found[name].records[0]
+        rows.append(
+            [
+                label(name),
+                f"{max(epoch['score'] for epoch in history['epochs']):.4f}",
+                f"{one['trainable_parameters'] / base['parameters']:.0%}",
+                f"{one['multiply_adds'] / base['multiply_adds'] - 1:+.0%}",
+                f"{one['training_seconds'] / 60:.1f}",
+            ]
+        )
+    head = ["", "validation mean top-1", "trained parameters", "multiply-adds", "minutes"]
+    return lines(head, rows)
+
+
 def learning(*experiments: str) -> str:
     """A picture of validation accuracy against training images, and its Markdown."""
     histories = {
@@ -239,6 +262,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rankings": lambda: means("resnet20_rankings"),
     "units": lambda: means("resnet20_units"),
     "blind": lambda: corruptions("resnet20_blind"),
+    "configurations": lambda: validation("resnet20_configurations"),
     "learning": lambda: learning("resnet20_blur", "resnet20_awgn", "allcnn_blur", "allcnn_awgn"),
 }
 

@@ -167,9 +167,7 @@ class Modulation(nn.Module):
         generator: draws the He-initialised weights of the hidden layer.
     """
 
-    def __init__(
-        self, filters: int, hidden: int, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, filters: int, hidden: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(2 * filters, affine=False)
         self.hidden = nn.Linear(2 * filters, hidden)
@@ -182,8 +180,8 @@ class Modulation(nn.Module):
         """What to add to a scale of 1, and a shift, each N x n x 1 x 1, of N x n x H x W maps."""
         wide = maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
         means = wide.mean((2, 3))
-        # four times as fast on CPUs as var_mean, which is not vectorised over such dimensions
-        variances = (wide - means[:, :, None, None]).square().mean((2, 3))
+        # less than half of var()'s time on CPUs; maps are not so far from zero that it cancels
+        variances = (wide.square().mean((2, 3)) - means.square()).clamp_min(0)
         deviations = (variances + self.norm.eps).sqrt()
         hidden = torch.relu(self.hidden(self.norm(torch.cat([means, deviations], 1))))
         scale, shift = self.last(hidden)[:, :, None, None].chunk(2, dim=1)
