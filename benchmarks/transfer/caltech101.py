@@ -76,11 +76,21 @@ class Trial:
     logits: float = 1.0
     clean_share: float = 0.35
     batch_size: int = 32
+    modulation: int | None = None
 
 
 TRIALS = {
     "first": Trial(),
     "longer": Trial(start="first", crop=160, crop_epochs=6, whole_images=2828, clean_share=0.45),
+    "modulated": Trial(crop_epochs=6, clean_share=0.5, modulation=16),
+    "modulated_longer": Trial(
+        start="modulated",
+        crop=160,
+        crop_epochs=4,
+        whole_images=2828,
+        clean_share=0.5,
+        modulation=16,
+    ),
 }
 
 
@@ -164,7 +174,7 @@ def trained(network: dc.Classifier, name: str) -> Path:
     if (folder / "adapter" / "adapter_config.json").exists():
         return folder / "adapter"
     pixels, _ = split(network)
-    unit = {"kind": "bottleneck", "affine": True}
+    unit = {"kind": "bottleneck", "affine": True, "modulation": trial.modulation}
     adapted = dc.correct(network, ranking_of(network, pixels), beta=BETA, unit=unit)
     print(dc.costs(network, network.preprocessing), dc.costs(adapted, network.preprocessing))
     seconds, seen = 0.0, 0
