@@ -27,7 +27,13 @@ from deepcorrect.fingerprint import (
     fingerprint_by_names,
     same_sites,
 )
-from deepcorrect.units import CorrectionUnit, UnitChoice, UnitConfig, unit_config
+from deepcorrect.units import (
+    CorrectionUnit,
+    UnitChoice,
+    UnitConfig,
+    correct_filters,
+    unit_config,
+)
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -114,16 +120,14 @@ class AdaptedModel(Wrapper):
                 persistent=False,
             )
             # a bound method, not a closure: a copy of this object is corrected by its own units
-            hook = functools.partial(self._correct, name, key)
+            hook = functools.partial(self._correct, name)
             self._handles.append(modules[name].register_forward_hook(hook))
         self._training_modes = {module: module.training for module in network.modules()}
         self._frozen = {p: p.requires_grad for p in network.parameters()}
         network.requires_grad_(False)
         self.train(False)
 
-    def _correct(
-        self, name: str, key: str, module: nn.Module, args: Any, output: Tensor
-    ) -> Tensor | None:
+    def _correct(self, name: str, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """The forward hook of the site `name`."""
         del args
         if not self._active:
@@ -135,12 +139,8 @@ class AdaptedModel(Wrapper):
                 f"site {name!r} gives {tuple(output.shape)}: a corrected site must give "
                 f"{channels} channels"
             )
-        filters = self.get_buffer(f"filters/{key}")
-        chosen = maps.index_select(1, filters)
-        if maps.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
-            chosen = chosen.contiguous(memory_format=torch.channels_last)
-        corrected = self.units[key](chosen)
-        return layout.output(maps.index_copy(1, filters, corrected.to(maps.dtype)), output)
+        unit, filters = self.unit_at(name)
+        return layout.output(correct_filters(unit, maps, filters), output)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output with corrections; the baseline's inside `disabled()`."""

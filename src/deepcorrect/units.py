@@ -245,3 +245,13 @@ class CorrectionUnit(nn.Module):
             return corrected
         # in the maps' type: under autocast a float32 scale would make float32 maps
         return torch.addcmul(shift.to(corrected.dtype), corrected, scale.to(corrected.dtype))
+
+
+def correct_filters(unit: CorrectionUnit, maps: Tensor, filters: Tensor) -> Tensor:
+    """Maps, N x C x H x W, with `filters` (ascending) corrected by the unit, others untouched."""
+    if len(filters) == maps.shape[1]:
+        return unit(maps).to(maps.dtype)
+    chosen = maps.index_select(1, filters)
+    if maps.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
+        chosen = chosen.contiguous(memory_format=torch.channels_last)
+    return maps.index_copy(1, filters, unit(chosen).to(maps.dtype))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.sites import layout_of
-from deepcorrect.units import CorrectionUnit
+from deepcorrect.units import CorrectionUnit, correct_filters
 
 LEAST_SCALE = 1e-2
 """A filter whose scale is below this share of the largest is not read behind its batch norm: to
@@ -118,12 +118,8 @@ class FollowedSite(nn.Module):
     def forward(self, *args: object, **kwargs: object) -> Tensor:
         output = self.module(*args, **kwargs)
         layout = layout_of(self.name, self.module, output)
-        maps = layout.maps(output)
-        chosen = maps.index_select(1, self.filters)
-        if maps.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
-            chosen = chosen.contiguous(memory_format=torch.channels_last)
-        corrected = self.unit(chosen)
-        return layout.output(maps.index_copy(1, self.filters, corrected.to(maps.dtype)), output)
+        corrected = correct_filters(self.unit, layout.maps(output), self.filters)
+        return layout.output(corrected, output)
 
 
 def affine_of(norm: nn.BatchNorm2d) -> Affine | None:
