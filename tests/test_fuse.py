@@ -193,11 +193,13 @@ def test_linear_sites_keep_their_module_too(images: Tensor) -> None:
     assert different(adapted, fuse(adapted, images), images) < 5e-5
 
 
-def test_a_site_that_is_no_convolution_keeps_its_module(network: TinyCNN, images: Tensor) -> None:
+def test_a_batch_norm_that_is_a_site_is_folded_before_its_unit(
+    network: TinyCNN, images: Tensor
+) -> None:
     adapted = correct(network, {"norm": [0, 3]}, unit={"kind": "full", "start": "he"})
     fused = fuse(adapted, images)
     assert different(adapted, fused, images) < 5e-5
-    assert norms(fused) == ["norm.module"]
+    assert norms(fused) == []
 
 
 @pytest.mark.parametrize(
@@ -213,6 +215,17 @@ def test_built_in_networks_fuse(build: type[nn.Module], side: int) -> None:
     assert norms(fused) == []
     images = torch.rand(2, 3, side, side)
     assert different(adapted, fused, images) < 1e-4
+
+
+def test_the_sum_of_a_block_is_corrected_and_so_is_a_convolution_inside() -> None:
+    network = CifarResNet20().eval()
+    images = torch.rand(3, 3, 32, 32)
+    filters = {"conv1": [0, 3], "layer1.0": [2, 5, 7], "layer2.0": range(32), "layer2.0.conv1": [1]}
+    adapted = correct(network, filters, unit={"kind": "bottleneck", "start": "he"})
+    fused = fuse(adapted, images)
+    assert norms(fused) == []
+    assert different(adapted, fused, images) < 5e-5
+    assert different(network, fused, images) > 1e-3
 
 
 def test_a_fused_network_can_be_trained_through(network: TinyCNN, images: Tensor) -> None:

@@ -181,7 +181,7 @@ class Modulation(nn.Module):
         wide = maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
         means = wide.mean((2, 3))
         # less than half of var()'s time on CPUs; maps are not so far from zero that it cancels
-        variances = (wide.square().mean((2, 3)) - means.square()).clamp_min(0)
+        variances = ((wide * wide).mean((2, 3)) - means * means).clamp_min(0)
         deviations = (variances + self.norm.eps).sqrt()
         hidden = torch.relu(self.hidden(self.norm(torch.cat([means, deviations], 1))))
         scale, shift = self.last(hidden)[:, :, None, None].chunk(2, dim=1)

@@ -67,10 +67,11 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         _drop_adapters_hooks(twin)
         if any(isinstance(module, AdaptedModel) for module in twin.modules()):
             raise InputError("there is an adapter inside the network: fuse that corrected network")
-        folding = _Folding(network_of(twin), trace(twin, images), first == "always")
-        for name, (unit, filters) in units.items():
-            folding.correct(name, unit, filters)
+        folding = _Folding(network_of(twin), trace(twin, images), first == "always", set(units))
         folding.fold_other_norms()
+        # inner modules first: what stands in a site's place has other names inside
+        for name in sorted(units, key=lambda name: name.count("."), reverse=True):
+            folding.correct(name, *units[name])
         twin.requires_grad_(False)
         with inference(model):
             check_same(model, images, twin(images), "the fused network")
@@ -144,15 +145,14 @@ def check_same(model: nn.Module, images: Tensor, given: Tensor, what: str) -> fl
 class _Folding:
     """A network whose modules are exchanged for folded ones."""
 
-    def __init__(self, network: nn.Module, seen: Trace, always: bool) -> None:
+    def __init__(self, network: nn.Module, seen: Trace, always: bool, corrected: set[str]) -> None:
         self.network = network
         self.seen = seen
         self.always = always
-        self.corrected: set[str] = set()
+        self.corrected = corrected
 
     def correct(self, name: str, unit: CorrectionUnit, filters: Tensor) -> None:
         """Puts a unit into the site `name`, the batch norm behind it too where that is exact."""
-        self.corrected.add(name)
         site = self.network.get_submodule(name)
         followed = FollowedSite(name, site, folded_unit(unit), filters)
         conv = self._convolution(name)
