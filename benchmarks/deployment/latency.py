@@ -118,6 +118,7 @@ def timed(
             run(inputs[name])
         for _ in range(rounds):
             for name, run in runs.items():
+                time.sleep(0.05)  # threads of the run before spin for a while and would disturb
                 started = clock()
                 run(inputs[name])
                 seconds[name].append(clock() - started)
