@@ -217,6 +217,12 @@ def test_overrides(
     assert read(load_recipe(write(MINIMAL), [override])) == expected
 
 
+def test_an_override_of_null_takes_a_section_out() -> None:
+    recipe = load_recipe("demo", ["systems.finetuned=null", "distortions.awgn="])
+    assert list(recipe.systems) == ["deepcorrect"]
+    assert [each.name for each in recipe.distortion_list] == ["gaussian_blur"]
+
+
 def test_overrides_reach_sections_that_are_absent_or_null_and_the_last_wins(write: Write) -> None:
     path = write({**MINIMAL, "ranking": None})
     recipe = load_recipe(path, ["ranking.images=3", "ranking.images=4", "selection.images=5"])

@@ -205,7 +205,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         source: a YAML file, or the name of a shipped recipe. `based_on` in it names another one,
             whose values it changes.
         overrides: dotted keys and YAML values, such as `ranking.images=100` or
-            `distortions.awgn.levels=[10,20]`.
+            `distortions.awgn.levels=[10,20]`; null takes a section out.
 
     Raises:
         InputError: the file cannot be read, a key is unknown, or a value is not accepted; it names
@@ -284,7 +284,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise InputError(f"{override!r}: {parent!r} is a value ({inner!r}), not a section")
         place = inner
-    place[last] = value
+    if value is None and isinstance(place.get(last), dict):  # as in `_merged`
+        del place[last]
+    else:
+        place[last] = value
 
 
 def _explain(error: ValidationError) -> str:
