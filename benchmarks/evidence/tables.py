@@ -229,7 +229,9 @@ def learning(*experiments: str) -> str:
         for name, one in history.items():
             each = one["images_seen"] / len(one["epochs"]) / 1000
             scores = [epoch["score"] for epoch in one["epochs"]]
-            panel.plot([each * (n + 1) for n in range(len(scores))], scores, "o-", label=name)
+            panel.plot(
+                [each * (n + 1) for n in range(len(scores))], scores, "o-", label=label(name)
+            )
         panel.set_title(experiment.replace("_", " "))
         panel.set_xlabel("training images, thousands")
         panel.set_ylabel("validation mean top-1")
