@@ -12,6 +12,7 @@ import deepcorrect as dc
 from deepcorrect.cli import app
 from deepcorrect.recipe import Recipe
 from deepcorrect.training import Training
+from deepcorrect.units import UnitConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,7 +51,7 @@ def test_every_key_of_a_recipe_is_documented() -> None:
     text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
     for key in Recipe.model_fields:
         assert f"`{key}" in text
-    for key in Training.model_fields:
+    for key in (*Training.model_fields, *UnitConfig.model_fields):
         assert f"`{key}`" in text
 
 
