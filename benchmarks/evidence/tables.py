@@ -116,19 +116,23 @@ def levels(experiment: str) -> str:
     return f"{table}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}."
 
 
+def size(record: dict[str, Any], base: dict[str, Any]) -> tuple[str, str]:
+    """Trained parameters and multiply-adds of a system beside the baseline's."""
+    trained = record["trainable_parameters"]
+    more = record["multiply_adds"] / base["multiply_adds"] - 1
+    return f"{trained:,} ({trained / base['parameters']:.0%})", f"{more:+.0%}"
+
+
 def costs(found: Sequence[System]) -> str:
     """What systems cost beside the baseline."""
     base = found[0].records[0]
     rows = []
     for system in found:
         one = system.records[0]
-        share = one["trainable_parameters"] / base["parameters"]
-        more = one["multiply_adds"] / base["multiply_adds"] - 1
         rows.append(
             [
                 label(system.name),
-                f"{one['trainable_parameters']:,} ({share:.0%})",
-                f"{more:+.0%}",
+                *size(one, base),
                 f"{one['images_seen']:,}",
                 f"{system.mean(lambda r: r['training_seconds']) / 60:.1f}",
                 f"{system.mean(lambda r: r['relative_speed']):.2f}",
@@ -205,8 +209,7 @@ def validation(experiment: str) -> str:
             [
                 label(name),
                 f"{max(epoch['score'] for epoch in history['epochs']):.4f}",
-                f"{one['trainable_parameters'] / base['parameters']:.0%}",
-                f"{one['multiply_adds'] / base['multiply_adds'] - 1:+.0%}",
+                *size(one, base),
                 f"{one['training_seconds'] / 60:.1f}",
             ]
         )

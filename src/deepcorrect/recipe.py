@@ -254,14 +254,20 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     anchors share are copied."""
     result = dict(base)
     for key, value in changes.items():
-        if value is None and isinstance(result.get(key), dict):
-            del result[key]
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             below = result.get(key)
             result[key] = _merged(below if isinstance(below, dict) else {}, value)
         else:
-            result[key] = value
+            _put(result, key, value)
     return result
+
+
+def _put(section: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a key of a section; null takes a section below it out."""
+    if value is None and isinstance(section.get(key), dict):
+        del section[key]
+    else:
+        section[key] = value
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -284,10 +290,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise InputError(f"{override!r}: {parent!r} is a value ({inner!r}), not a section")
         place = inner
-    if value is None and isinstance(place.get(last), dict):  # as in `_merged`
-        del place[last]
-    else:
-        place[last] = value
+    _put(place, last, value)
 
 
 def _explain(error: ValidationError) -> str:
