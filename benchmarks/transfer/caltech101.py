@@ -41,6 +41,7 @@ PAPER_GAINS = {  # table of the paper: AlexNet, corrected with ImageNet's images
     "caltech101": {"gaussian_blur": 33.9, "awgn": 46.1},
 }
 DISTORTIONS = ("gaussian_blur", "awgn")
+OBJECTIVES = ("features", "logits", "activations")
 HELD_OUT = (0, 15)  # of each class's 30 training images: agreement is measured on these
 BETA = {
     "blocks.0.0.conv_pw": 1.0,
@@ -74,6 +75,7 @@ class Trial:
     whole_learning_rate: float = 5e-4
     features: float = 2.0
     logits: float = 1.0
+    activations: float = 0.0
     clean_share: float = 0.35
     batch_size: int = 32
     modulation: int | None = None
@@ -90,6 +92,15 @@ TRIALS = {
         whole_images=2828,
         clean_share=0.5,
         modulation=16,
+    ),
+    "maps": Trial(clean_share=0.5, activations=4.0),
+    "maps_longer": Trial(
+        start="maps",
+        crop=160,
+        crop_epochs=6,
+        whole_images=2828,
+        clean_share=0.5,
+        activations=4.0,
     ),
 }
 
@@ -201,7 +212,7 @@ def trained(network: dc.Classifier, name: str) -> Path:
             batch_size=trial.batch_size,
             learning_rate=rate,
             clean_share=trial.clean_share,
-            objective={"features": trial.features, "logits": trial.logits},
+            objective={name: getattr(trial, name) for name in OBJECTIVES},
         )
         seconds, seen = seconds + history.seconds, seen + history.images_seen
     notes = {"labels": False, "images_seen": seen, "training_seconds": round(seconds, 1)}
