@@ -306,6 +306,7 @@ def test_correct_writes_an_adapter_and_says_what_it_did(chain: Chain) -> None:
     sites = {name: list(site.filters) for name, site in adapted.config.sites.items()}
     assert sites == dc.load_ranking(chain.ranking).top(0.25)
     assert all(site.unit.separable for site in adapted.config.sites.values())
+    assert adapted.config.gate is None
     units = sum(p.numel() for p in adapted.units.parameters())
     assert said.json["trainable_parameters"] == units
 
@@ -316,10 +317,12 @@ def test_correct_in_words_and_for_other_distortions(
     said = command(
         *("correct", *on(digits, "train"), "--ranking", chain.ranking, "--out", tmp_path / "a"),
         *("--distortion", "awgn:20", "--epochs", 1, "--images", 20, "--batch-size", 10),
+        *("--gate", 0.1),
     )
     assert said.status == 0
     assert said.out.startswith(f"adapter: {tmp_path / 'a'} (")
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert config["gate"]["false_alarms"] == 0.1
     assert [d["levels"] for d in config["notes"]["distortions"]] == [[20.0]]
     assert config["notes"]["images_seen"] == 20
 

@@ -76,6 +76,7 @@ def tiny_recipe(folder: Path) -> dict[str, Any]:
                 "method": "deepcorrect",
                 "beta": 0.25,
                 "unit": {"kind": "bottleneck", "dilations": [1]},
+                "gate": 0.1,
                 "training": training,
             },
         },
@@ -241,7 +242,8 @@ def test_counts_are_those_of_the_networks(
     assert systems["finetuned"]["trainable_parameters"] == network
     assert systems["finetuned"]["multiply_adds"] == systems["baseline"]["multiply_adds"]
     extra = systems["deepcorrect"]["trainable_parameters"]
-    assert systems["deepcorrect"]["parameters"] == network + extra
+    gate = 19 + 1  # weights, one a statistic of a grey image, and the bias
+    assert systems["deepcorrect"]["parameters"] == network + extra + gate
     assert systems["deepcorrect"]["multiply_adds"] > systems["baseline"]["multiply_adds"]
     for name in ("finetuned", "deepcorrect"):  # two epochs of 60 images
         assert systems[name]["images_seen"] == 120
@@ -264,6 +266,7 @@ def test_the_adapter_reproduces_the_corrected_networks_figures(
     images = open_data(recipe.data.test, model.preprocessing)
     grid = dc.evaluate(adapted, loader(images, 20), recipe.distortion_list, recipe.seed)
     assert grid.to_json() == results["systems"]["deepcorrect"]["distortions"]
+    assert adapted.config.gate is not None
     notes = adapted.config.notes
     assert notes["images_seen"] == 120
     assert notes["mean_top1"]["awgn"] == grid.curves["awgn"].mean_top1

@@ -65,7 +65,7 @@ BETA = {
 class Trial:
     """Settings of a correction: passes over random crops, which cost a quarter of whole images,
     then one over some whole images, which the units' batch norms will see. `start` names the trial
-    whose adapter is trained on."""
+    whose adapter is trained on; `gate` the share of clean images that its gate lets through."""
 
     start: str | None = None
     crop: int = 112
@@ -79,6 +79,7 @@ class Trial:
     clean_share: float = 0.35
     batch_size: int = 32
     modulation: int | None = None
+    gate: float | None = None
 
 
 TRIALS = {
@@ -101,6 +102,15 @@ TRIALS = {
         whole_images=2828,
         clean_share=0.5,
         activations=4.0,
+    ),
+    "gated": Trial(crop_epochs=6, clean_share=0.1, gate=0.05),
+    "gated_longer": Trial(
+        start="gated",
+        crop=160,
+        crop_epochs=5,
+        whole_images=2828,
+        clean_share=0.1,
+        gate=0.05,
     ),
 }
 
@@ -215,6 +225,8 @@ def trained(network: dc.Classifier, name: str) -> Path:
             objective={name: getattr(trial, name) for name in OBJECTIVES},
         )
         seconds, seen = seconds + history.seconds, seen + history.images_seen
+    if trial.gate is not None:
+        dc.fit_gate(adapted, DataLoader(Pixels(pixels), 32, shuffle=True), DISTORTIONS, trial.gate)
     notes = {"labels": False, "images_seen": seen, "training_seconds": round(seconds, 1)}
     return adapted.save(folder / "adapter", notes)
 

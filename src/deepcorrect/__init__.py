@@ -18,6 +18,7 @@ from deepcorrect.evaluation import Grid, costs, evaluate
 from deepcorrect.exporting import export, load_exported
 from deepcorrect.feature_transfer import Transfer, transfer
 from deepcorrect.fusion import fuse
+from deepcorrect.gate import GateConfig, fit_gate
 from deepcorrect.models import resolve as load_model
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
 from deepcorrect.training import PAPER, Training, fit
@@ -38,6 +39,7 @@ __all__ = [
     "CorrectionUnit",
     "DeepCorrectError",
     "Distortion",
+    "GateConfig",
     "Grid",
     "InputError",
     "MissingExtraError",
@@ -52,6 +54,7 @@ __all__ = [
     "export",
     "finetune",
     "fit",
+    "fit_gate",
     "fuse",
     "ideal_correction",
     "load",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from deepcorrect import files, hub, sites
 from deepcorrect.cards import CARD_FILE, card, kept_below
 from deepcorrect.classifier import Classifier, Wrapper, network_of
+from deepcorrect.computing import device_of
 from deepcorrect.errors import InputError, first_problem
 from deepcorrect.fingerprint import (
     contents,
@@ -27,6 +28,7 @@ from deepcorrect.fingerprint import (
     fingerprint_by_names,
     same_sites,
 )
+from deepcorrect.gate import Gate, GateConfig, input_images
 from deepcorrect.units import (
     CorrectionUnit,
     UnitChoice,
@@ -59,6 +61,7 @@ class AdapterConfig(BaseModel):
         schema_version: 2; adapters of version 1 fit networks with the same names only.
         fingerprint: SHA-256 of the network's layers; an adapter fits these weights only.
         sites: one entry a site, by dotted name.
+        gate: which images are corrected; None corrects all.
         weights_sha256: of the safetensors file that belongs to it (set by `save`).
         config_sha256: of all of this but the notes (set by `save`).
         notes: free text by key, such as the distortions it was trained on; the card shows them.
@@ -71,6 +74,7 @@ class AdapterConfig(BaseModel):
     base: str
     fingerprint: str
     sites: dict[str, SiteConfig] = Field(min_length=1)
+    gate: GateConfig | None = None
     weights_sha256: str = ""
     config_sha256: str = ""
     notes: dict[str, Any] = {}
@@ -87,13 +91,19 @@ class AdaptedModel(Wrapper):
             `remove`. Of a compiled one the network as it was is taken: compile this object.
         config: the sites and units.
         generator: draws the units' initial weights.
+        inside: the name of the module inside that the adapter was made for; empty for the network
+            itself. Its input is what a gate reads.
 
     Raises:
         InputError: a site or a filter does not exist, or the site's width is another.
     """
 
     def __init__(
-        self, network: nn.Module, config: AdapterConfig, generator: torch.Generator | None = None
+        self,
+        network: nn.Module,
+        config: AdapterConfig,
+        generator: torch.Generator | None = None,
+        inside: str = "",
     ) -> None:
         super().__init__()
         network = _uncompiled(network)
@@ -103,8 +113,11 @@ class AdaptedModel(Wrapper):
         self.config = config
         self.network = network
         self.units = nn.ModuleDict()
+        self.gate: Gate | None = None
+        self.inside = inside
         self._active = False
         self._enabled = True
+        self._gating = True
         parameters = next(network.parameters(), torch.zeros(()))
         self._handles = []
         for name in modules:
@@ -122,6 +135,10 @@ class AdaptedModel(Wrapper):
             # a bound method, not a closure: a copy of this object is corrected by its own units
             hook = functools.partial(self._correct, name)
             self._handles.append(modules[name].register_forward_hook(hook))
+        self._handles.append(
+            self.gated_module.register_forward_pre_hook(self._read, with_kwargs=True)
+        )
+        self.set_gate(config.gate)
         self._training_modes = {module: module.training for module in network.modules()}
         self._frozen = {p: p.requires_grad for p in network.parameters()}
         network.requires_grad_(False)
@@ -140,7 +157,16 @@ class AdaptedModel(Wrapper):
                 f"{channels} channels"
             )
         unit, filters = self.unit_at(name)
-        return layout.output(correct_filters(unit, maps, filters), output)
+        corrected = correct_filters(unit, maps, filters)
+        if self.gate is not None:
+            corrected = self.gate.choose(corrected, maps)
+        return layout.output(corrected, output)
+
+    def _read(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """The hook before the network: the gate looks at the images. Training corrects all."""
+        del module
+        if self.gate is not None and self._active and self._gating and not self.training:
+            self.gate.read(input_images(args, kwargs))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output with corrections; the baseline's inside `disabled()`."""
@@ -149,6 +175,8 @@ class AdaptedModel(Wrapper):
             return self.network(*args, **kwargs)
         finally:
             self._active = False
+            if self.gate is not None:
+                self.gate.forget()
 
     def train(self, mode: bool = True) -> AdaptedModel:
         """Sets the units' mode. The network stays in inference mode, batch norm included."""
@@ -164,6 +192,25 @@ class AdaptedModel(Wrapper):
             yield
         finally:
             self._enabled = before
+
+    @contextmanager
+    def ungated(self) -> Iterator[None]:
+        """While the block runs, every image is corrected, whatever the gate would say."""
+        before, self._gating = self._gating, False
+        try:
+            yield
+        finally:
+            self._gating = before
+
+    @property
+    def gated_module(self) -> nn.Module:
+        """The module whose input a gate reads: the network that the adapter was made for."""
+        return network_of(self.network).get_submodule(self.inside)
+
+    def set_gate(self, config: GateConfig | None) -> None:
+        """Puts a gate on, such as `fit_gate` gives, or takes it off; `save` keeps it."""
+        self.config = self.config.model_copy(update={"gate": config})
+        self.gate = Gate(config).to(device_of(self.network)) if config else None
 
     def remove(self) -> nn.Module:
         """Takes the adapter off and returns the network as it was before."""
@@ -309,9 +356,9 @@ def load(model: nn.Module, source: str | Path) -> AdaptedModel:
     """
     folder = folder_of(source)
     config = read_whole(folder)
-    names = _names_here(model, config, folder)
+    inside, names = _names_here(model, config, folder)
     here = {names[name]: site for name, site in config.sites.items()}
-    adapted = AdaptedModel(model, config.model_copy(update={"sites": here}))
+    adapted = AdaptedModel(model, config.model_copy(update={"sites": here}), inside=inside)
     tensors = files.read_tensors(folder / WEIGHTS_FILE)
     try:
         adapted.load_adapter_tensors(
@@ -328,16 +375,20 @@ def load(model: nn.Module, source: str | Path) -> AdaptedModel:
     return adapted
 
 
-def _names_here(model: nn.Module, config: AdapterConfig, folder: Path) -> dict[str, str]:
-    """The names that the adapter's sites have in this network.
+def _names_here(
+    model: nn.Module, config: AdapterConfig, folder: Path
+) -> tuple[str, dict[str, str]]:
+    """The module that the adapter was made for, and the names its sites have in this network.
 
     Raises:
         InputError: it is another network.
     """
-    prefix = "" if config.schema_version == 1 else find_inside(model, config.fingerprint)
+    prefix = (
+        "" if config.schema_version == 1 else find_inside(model, config.fingerprint, config.sites)
+    )
     if config.schema_version > 1 and prefix is not None:
         held = {name: site.content for name, site in config.sites.items()}
-        return same_sites(model, prefix, held, folder)
+        return prefix.removesuffix("."), same_sites(model, prefix, held, folder)
     modules = dict(network_of(model).named_modules())
     for name, site in config.sites.items():
         if name not in modules:
@@ -351,7 +402,7 @@ def _names_here(model: nn.Module, config: AdapterConfig, folder: Path) -> dict[s
             f"the adapter in {folder} was trained for {config.base!r} with other weights: "
             "load the network with the weights it was made for"
         )
-    return {name: name for name in config.sites}
+    return "", {name: name for name in config.sites}
 
 
 def folder_of(source: str | Path) -> Path:

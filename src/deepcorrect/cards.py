@@ -80,6 +80,11 @@ def _head(config: AdapterConfig) -> str:
         f"`{config.fingerprint[:16]}`; no other network is accepted",
         f"- Corrected: {filters} filters of {len(config.sites)} sites",
     ]
+    if config.gate:
+        lines.append(
+            "- Gate: images that look undistorted get the base network's own answer (of "
+            f"undistorted ones all but {config.gate.false_alarms:.0%})"
+        )
     if kinds:
         lines.append(f"- Trained for: {kinds}{seen}")
     if notes.get("images_seen"):

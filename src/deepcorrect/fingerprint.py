@@ -49,16 +49,23 @@ def fingerprint(model: nn.Module) -> str:
     return _combined(contents(network_of(model)).values())
 
 
-def find_inside(model: nn.Module, wanted: str) -> str | None:
+def find_inside(model: nn.Module, wanted: str, names: Iterable[str] = ()) -> str | None:
     """Where in `model` the network with this fingerprint is: the prefix of its modules' names,
-    empty or ending in a dot; None where it is not."""
+    empty or ending in a dot; None where it is not.
+
+    A wrapper without tensors of its own has the same fingerprint as what is in it: the outermost
+    that has modules of all these `names` is taken, or else the innermost.
+    """
     network = network_of(model)
     known = contents(network)
+    found = []
     for name, _ in network.named_modules():
         prefix = f"{name}." if name else ""
         if _combined(d for at, d in known.items() if at == name or at.startswith(prefix)) == wanted:
-            return prefix
-    return None
+            if all(_has(model, f"{prefix}{each}") for each in names):
+                return prefix
+            found.append(prefix)
+    return found[-1] if found else None
 
 
 def same_sites(

@@ -31,6 +31,7 @@ from deepcorrect.evaluation import (
     system_record,
     throughput,
 )
+from deepcorrect.gate import fit_gate
 from deepcorrect.models import output_classes, resolve
 from deepcorrect.objectives import needs_of
 from deepcorrect.progress import console
@@ -284,7 +285,11 @@ class _Run:
             f"training {name}",
         )
         self.log("trained", system=name, best=history.best, seconds=history.seconds)
-        return system.finished(model), asdict(history)
+        model = system.finished(model)
+        if isinstance(system, CorrectionSystem) and system.gate is not None:
+            shown = loader(self.train_set, self.recipe.data.batch_size, shuffle=True)
+            fit_gate(model, shown, self.distortions, system.gate, seed=self.recipe.seed)
+        return model, asdict(history)
 
     def save_adapter(
         self, name: str, model: nn.Module, record: dict[str, Any], baseline: dict[str, Any]

@@ -56,13 +56,15 @@ class CorrectionSystem(TrainedSystem):
     """Correction units behind the first `beta` of each site's filters: a share, one a site, or
     `{budget: {parameters: X}}` or `{budget: {multiply_adds: X}}` for all sites together.
 
-    `ranking` is a method; null takes the recipe's.
+    `ranking` is a method; null takes the recipe's. `gate` is the share of clean images that may be
+    corrected, which a gate keeps to; null corrects every image.
     """
 
     method: Literal["deepcorrect"]
     beta: float | dict[str, Any] = 0.5
     unit: str | dict[str, Any] = "bottleneck"
     ranking: str | None = None
+    gate: float | None = Field(default=None, gt=0, lt=1)
 
     @field_validator("beta", mode="before")
     @classmethod

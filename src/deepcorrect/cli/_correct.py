@@ -39,6 +39,7 @@ from deepcorrect.cli._options import (
 )
 from deepcorrect.errors import InputError
 from deepcorrect.evaluation import costs
+from deepcorrect.gate import fit_gate
 from deepcorrect.training import OBJECTIVES, Training, fit
 
 OBJECTIVE = {True: Training().objective, False: {"features": 1.0, "logits": 1.0}}
@@ -76,6 +77,13 @@ def correct(
         typer.Option(
             help="What training minimises, as NAME=WEIGHT,...; default labels=1,logits=1, or "
             "features=1,logits=1 without labels."
+        ),
+    ] = None,
+    gate: Annotated[
+        float | None,
+        typer.Option(
+            help="Leave images that look undistorted to the untouched network; so large a share of "
+            "undistorted ones may be corrected all the same, such as 0.05. Default: correct all."
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
@@ -118,6 +126,9 @@ def correct(
         precision=precision,
         objective=_weights(objective) if objective else OBJECTIVE[labels],
     )
+    if gate is not None:
+        shown = data_room.loader(source, batch_size, shuffle=True, workers=workers)
+        fit_gate(adapted, shown, used, gate, seed=seed)
     source.warn_of_bad()
     best = history.epochs[history.best]
     cost, bare = (costs(system, network.preprocessing) for system in (adapted, network))

@@ -23,6 +23,7 @@ from deepcorrect.fusion._site import (
     scaled,
 )
 from deepcorrect.fusion._trace import Trace, trace
+from deepcorrect.gate import Gate, Gated
 from deepcorrect.units import CorrectionUnit
 
 First = Literal["cheaper", "always"]
@@ -37,7 +38,7 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
     Batch norms are folded into the convolutions before them, where nothing else reads those; each
     correction unit is folded into its site's convolution; choosing the corrected filters and
     putting them back becomes part of the unit's own 1x1 convolutions. What cannot be folded exactly
-    stays as it was.
+    stays as it was, and so do modulated and gated units, which differ from image to image.
 
     Args:
         model: a corrected network, or any network (whose batch norms alone are folded). It stays as
@@ -59,23 +60,48 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         images = example_images(model)
     twin = copy.deepcopy(model).eval()
     units: dict[str, tuple[CorrectionUnit, Tensor]] = {}
+    gate, gated = None, ""
     with torch.no_grad():
         if isinstance(twin, AdaptedModel):
             for name in twin.config.sites:
                 units[name] = twin.unit_at(name)
+            gate, gated = twin.gate, twin.inside
             twin = twin.remove().eval()
         _drop_adapters_hooks(twin)
         if any(isinstance(module, AdaptedModel) for module in twin.modules()):
             raise InputError("there is an adapter inside the network: fuse that corrected network")
-        folding = _Folding(network_of(twin), trace(twin, images), first == "always", set(units))
+        seen = trace(twin, images)
+        folding = _Folding(network_of(twin), seen, first == "always", set(units), gate)
         folding.fold_other_norms()
         # inner modules first: what stands in a site's place has other names inside
         for name in sorted(units, key=lambda name: name.count("."), reverse=True):
             folding.correct(name, *units[name])
-        twin.requires_grad_(False)
         with inference(model):
+            if isinstance(model, AdaptedModel):  # a gate may leave these images as they are
+                with model.ungated():
+                    check_same(model, images, twin(images), "the fused network")
+            if gate is not None:
+                twin = _with_gate(twin, gated, gate)
+            twin.requires_grad_(False)
             check_same(model, images, twin(images), "the fused network")
     return twin
+
+
+def _with_gate(model: nn.Module, name: str, gate: Gate) -> nn.Module:
+    """The model with a gate before the module `name` of its network."""
+    read = network_of(model).get_submodule(name)
+    if read is model:
+        return Gated(read, gate)
+    _exchange(model, read, Gated(read, gate))
+    return model
+
+
+def _exchange(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts a module in the place of another, wherever that is registered."""
+    for parent in list(network.modules()):
+        for child, known in parent._modules.items():
+            if known is old:
+                parent._modules[child] = new
 
 
 def _drop_adapters_hooks(network: nn.Module) -> None:
@@ -84,6 +110,9 @@ def _drop_adapters_hooks(network: nn.Module) -> None:
         for number, hook in list(module._forward_hooks.items()):
             if isinstance(getattr(getattr(hook, "func", None), "__self__", None), AdaptedModel):
                 del module._forward_hooks[number]
+        for number, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(getattr(hook, "__self__", None), AdaptedModel):
+                del module._forward_pre_hooks[number]
 
 
 def example_images(model: nn.Module, count: int = 2) -> Tensor:
@@ -145,19 +174,27 @@ def check_same(model: nn.Module, images: Tensor, given: Tensor, what: str) -> fl
 class _Folding:
     """A network whose modules are exchanged for folded ones."""
 
-    def __init__(self, network: nn.Module, seen: Trace, always: bool, corrected: set[str]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        seen: Trace,
+        always: bool,
+        corrected: set[str],
+        gate: Gate | None,
+    ) -> None:
         self.network = network
         self.seen = seen
         self.always = always
         self.corrected = corrected
+        self.gate = gate
 
     def correct(self, name: str, unit: CorrectionUnit, filters: Tensor) -> None:
         """Puts a unit into the site `name`, the batch norm behind it too where that is exact."""
         site = self.network.get_submodule(name)
-        followed = FollowedSite(name, site, folded_unit(unit), filters)
+        followed = FollowedSite(name, site, folded_unit(unit), filters, self.gate)
         conv = self._convolution(name)
-        # a modulation differs from image to image: no convolution holds it
-        if conv is not None and unit.modulation is None:
+        # a modulation and a gate differ from image to image: no convolution holds them
+        if conv is not None and unit.modulation is None and self.gate is None:
             maps = self._like_input(name, conv)
             for norm in dict.fromkeys((self._norm_behind(name), None)):
                 affine = norm and norm.affine
@@ -216,11 +253,7 @@ class _Folding:
 
     def _replace(self, name: str, module: nn.Module) -> None:
         """Puts a module in the place of another, wherever that is registered."""
-        old = self.network.get_submodule(name)
-        for parent in list(self.network.modules()):
-            for child, known in parent._modules.items():
-                if known is old:
-                    parent._modules[child] = module
+        _exchange(self.network, self.network.get_submodule(name), module)
 
 
 @dataclass(frozen=True, eq=False)

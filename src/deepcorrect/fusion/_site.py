@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from deepcorrect.gate import Gate
 from deepcorrect.sites import layout_of
 from deepcorrect.units import CorrectionUnit, correct_filters
 
@@ -99,12 +100,21 @@ class FollowedSite(nn.Module):
         module: its module.
         unit: its unit, batch norms folded.
         filters: the filters it corrects, ascending.
+        gate: says which images are corrected; None corrects all.
     """
 
     filters: Tensor
 
-    def __init__(self, name: str, module: nn.Module, unit: CorrectionUnit, filters: Tensor) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        unit: CorrectionUnit,
+        filters: Tensor,
+        gate: Gate | None = None,
+    ) -> None:
         super().__init__()
+        self.gate = gate
         self.name = name
         self.module = module
         self.unit = unit
@@ -118,7 +128,10 @@ class FollowedSite(nn.Module):
     def forward(self, *args: object, **kwargs: object) -> Tensor:
         output = self.module(*args, **kwargs)
         layout = layout_of(self.name, self.module, output)
-        corrected = correct_filters(self.unit, layout.maps(output), self.filters)
+        maps = layout.maps(output)
+        corrected = correct_filters(self.unit, maps, self.filters)
+        if self.gate is not None:
+            corrected = self.gate.choose(corrected, maps)
         return layout.output(corrected, output)
 
 

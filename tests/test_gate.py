@@ -1,0 +1,302 @@
+"""The gate: which images are corrected; the others get the untouched network's answers, exactly."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SIZE, Batch, TinyCNN, cut, tiny_cnn
+from torch import Tensor, nn
+
+import deepcorrect as dc
+from deepcorrect.adapter import AdaptedModel, read_config
+from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.errors import InputError
+from deepcorrect.gate import Gate, GateConfig, statistics
+
+FILTERS = {"stem": [1, 4, 6], "depthwise": [0, 7], "pointwise": [2, 3, 11]}
+UNIT = {"kind": "bottleneck", "start": "he", "affine": True}
+KINDS = ["gaussian_blur:1,2", "awgn:20,40"]
+
+
+def soft_images(count: int, seed: int = 0) -> Tensor:
+    """Images in [0, 1] with edges and little noise, N x 3 x SIZE x SIZE."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    grey = coarse.mean(1, keepdim=True)
+    return nn.functional.interpolate(0.7 * grey + 0.3 * coarse, size=(SIZE, SIZE)).clamp(0, 1)
+
+
+@pytest.fixture
+def clean() -> Tensor:
+    return soft_images(120)
+
+
+@pytest.fixture
+def loader(clean: Tensor) -> list[Batch]:
+    return cut(clean, torch.full((120,), -1), 24)
+
+
+@pytest.fixture
+def adapted(classifier: Classifier, loader: list[Batch]) -> AdaptedModel:
+    """A corrected network with a gate."""
+    adapted = dc.correct(classifier, FILTERS, unit=UNIT)
+    dc.fit_gate(adapted, loader, KINDS)
+    return adapted
+
+
+def answers(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(images)
+
+
+def ungated(adapted: AdaptedModel, images: Tensor) -> Tensor:
+    with adapted.ungated():
+        return answers(adapted, images)
+
+
+def half_distorted(clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Every second image blurred or noisy, in turns, and which those are."""
+    images = clean.clone()
+    images[1::4] = dc.Distortion("gaussian_blur")(clean[1::4], 2)
+    images[3::4] = dc.Distortion("awgn")(clean[3::4], 40, torch.Generator().manual_seed(0))
+    which = torch.arange(len(clean)) % 2 == 1
+    return images, which
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_statistics_are_logarithms_of_neighbours_differences(channels: int) -> None:
+    images = torch.rand(5, channels, 13, 10, generator=torch.Generator().manual_seed(0))
+    found = statistics(images).numpy()
+    for row, image in zip(found, images.double().numpy(), strict=True):
+        views = [image.mean(0, keepdims=True)]
+        if channels == 3:
+            views.append(np.stack([image[0] - image[1], image[1] - image[2]]))
+        expected = []
+        for view in views:
+            plane = view
+            for scale in range(3):
+                if scale:
+                    rows, columns = (side // 2 * 2 for side in plane.shape[1:])
+                    blocks = plane[:, :rows, :columns].reshape(
+                        len(plane), rows // 2, 2, columns // 2, 2
+                    )
+                    plane = blocks.mean((2, 4))
+                for each in (
+                    np.diff(plane, axis=2),
+                    np.diff(plane, axis=1),
+                    np.diff(np.diff(plane, axis=1), axis=2),
+                ):
+                    expected += [(each**2).mean(), np.abs(each).mean()]
+            expected.append(plane.var(ddof=1))
+        assert len(expected) == (19 if channels == 1 else 38)
+        np.testing.assert_allclose(row, np.log(np.array(expected) + 1e-5), rtol=1e-4, atol=1e-4)
+
+
+def test_clean_images_get_the_baselines_answers_and_distorted_ones_the_corrections(
+    adapted: AdaptedModel, classifier: Classifier, clean: Tensor
+) -> None:
+    images, distorted = half_distorted(clean)
+    given = answers(adapted, images)
+    with adapted.disabled():
+        baseline = answers(adapted, images)
+    corrected = ungated(adapted, images)
+    untouched = (given == baseline).all(1)
+    assert torch.equal(untouched, ~(given == corrected).all(1))  # one of the two, bit for bit
+    assert not torch.allclose(baseline, corrected)
+    assert (untouched == ~distorted).float().mean() > 0.95
+    assert torch.equal(baseline, answers(classifier, images))
+
+
+def test_batches_do_not_matter(adapted: AdaptedModel, clean: Tensor) -> None:
+    images, _ = half_distorted(clean)
+    alone = torch.cat([answers(adapted, image[None]) for image in images[:16]])
+    torch.testing.assert_close(answers(adapted, images)[:16], alone)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25])
+def test_so_many_clean_images_are_corrected_as_was_said(
+    classifier: Classifier, loader: list[Batch], clean: Tensor, share: float
+) -> None:
+    adapted = dc.correct(classifier, FILTERS, unit=UNIT)
+    config = dc.fit_gate(adapted, loader, KINDS, share)
+    assert config.false_alarms == share
+    with adapted.disabled():
+        baseline = answers(adapted, clean)
+    alarmed = (answers(adapted, clean) != baseline).any(1).float().mean()
+    assert abs(float(alarmed) - share) <= 1 / len(clean)
+
+
+def test_the_gate_does_not_depend_on_how_the_network_is_wrapped_nor_on_the_order_of_a_loader(
+    adapted: AdaptedModel, tiny_preprocessing: Preprocessing, loader: list[Batch], clean: Tensor
+) -> None:
+    class Own(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: Tensor) -> Tensor:
+            mean, std = (
+                torch.tensor(value).view(1, 3, 1, 1)
+                for value in (tiny_preprocessing.mean, tiny_preprocessing.std)
+            )
+            return self.inner((images - mean) / std)
+
+    class Data(torch.utils.data.TensorDataset):
+        pass
+
+    wanted = adapted.config.gate
+    assert wanted is not None
+    other = dc.correct(Own(tiny_cnn()), {f"inner.{k}": v for k, v in FILTERS.items()}, unit=UNIT)
+    other.inside = "inner"
+    found = dc.fit_gate(other, loader, KINDS)
+    np.testing.assert_allclose(found.weights, wanted.weights, rtol=1e-3, atol=1e-3)
+    shuffled = torch.utils.data.DataLoader(Data(clean, torch.zeros(120)), 24, shuffle=True)
+    first, second = (dc.fit_gate(adapted, shuffled, KINDS, images=60) for _ in range(2))
+    assert first == second
+
+
+def test_training_corrects_every_image(adapted: AdaptedModel, clean: Tensor) -> None:
+    adapted.train()
+    with adapted.ungated():
+        expected = answers(copy.deepcopy(adapted), clean)
+    assert torch.equal(answers(adapted, clean), expected)
+    adapted.eval()
+    adapted.set_gate(None)
+    assert torch.equal(answers(adapted, clean), ungated(adapted, clean))
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_saved_gate_is_read_again(
+    adapted: AdaptedModel,
+    tiny_preprocessing: Preprocessing,
+    clean: Tensor,
+    tmp_path: Path,
+    bare: bool,
+) -> None:
+    images, _ = half_distorted(clean)
+    adapted.save(tmp_path)
+    assert "Gate" in (tmp_path / "README.md").read_text()
+    assert read_config(tmp_path).gate == adapted.config.gate
+    network = tiny_cnn()
+    if bare:
+        loaded = dc.load(network, tmp_path)
+        classifier = Classifier(network, tiny_preprocessing)
+        images_in = (images - classifier.mean) / classifier.std
+        assert torch.equal(answers(loaded, images_in), answers(adapted, images))
+    else:
+        loaded = dc.load(Classifier(network, tiny_preprocessing), tmp_path)
+        assert torch.equal(answers(loaded, images), answers(adapted, images))
+
+
+def test_a_wrapper_that_normalises_hands_the_gate_what_the_network_reads(
+    adapted: AdaptedModel, tiny_preprocessing: Preprocessing, clean: Tensor, tmp_path: Path
+) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Classifier(tiny_cnn(), tiny_preprocessing)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(images)
+
+    images, _ = half_distorted(clean)
+    adapted.save(tmp_path)
+    loaded = dc.load(Own(), tmp_path)
+    assert loaded.inside == "inner.network"
+    assert torch.equal(answers(loaded, images), answers(adapted, images))
+
+
+def test_adapters_without_a_gate_are_read_as_before(
+    classifier: Classifier, clean: Tensor, tmp_path: Path
+) -> None:
+    adapted = dc.correct(classifier, FILTERS, unit=UNIT)
+    adapted.save(tmp_path)
+    held = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert held["gate"] is None
+    assert dc.load(classifier, tmp_path).gate is None
+
+
+def test_fused_exported_and_compiled_it_answers_the_same(
+    adapted: AdaptedModel, clean: Tensor, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    images, _ = half_distorted(clean)
+    expected = answers(adapted, images)
+    fused = dc.fuse(adapted)
+    torch.testing.assert_close(answers(fused, images), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(answers(copy.deepcopy(adapted), images), expected)
+    dc.export(adapted, tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    for count in (1, 7, 120):
+        given = session.run(None, {"images": images[:count].numpy()})[0]
+        np.testing.assert_allclose(given, expected[:count], atol=1e-4, rtol=1e-4)
+    dc.export(adapted, tmp_path / "a.pt2")
+    program = dc.load_exported(tmp_path / "a.pt2")
+    torch.testing.assert_close(program(images), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_bare_network_is_fused_with_its_gate(adapted: AdaptedModel, clean: Tensor) -> None:
+    images, _ = half_distorted(clean)
+    bare = dc.correct(tiny_cnn(), FILTERS, unit=UNIT)
+    bare.set_gate(adapted.config.gate)
+    fused = dc.fuse(bare, images[:2])
+    torch.testing.assert_close(answers(fused, images), answers(bare, images), atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_on_one_network_have_gates_of_their_own(
+    adapted: AdaptedModel, clean: Tensor
+) -> None:
+    images, _ = half_distorted(clean)
+    expected = answers(adapted, images)
+    other = dc.correct(adapted.network, {"grouped": [2, 3]}, unit=UNIT)
+    both = dc.AdapterSet({"gated": adapted, "all": other})
+    with both.use("gated"):
+        assert torch.equal(answers(both, images), expected)
+    with both.use("all"):
+        assert torch.equal(answers(both, images), answers(other, images))
+    assert adapted.remove() is not None
+    assert torch.equal(answers(adapted.network, images), answers(tiny(adapted), images))
+
+
+def tiny(adapted: AdaptedModel) -> nn.Module:
+    """The untouched network of `adapted`, built anew."""
+    known = adapted.network
+    assert isinstance(known, Classifier)
+    return Classifier(tiny_cnn(), known.preprocessing).eval()
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 2])
+def test_a_share_that_is_none_is_refused(
+    adapted: AdaptedModel, loader: list[Batch], share: float
+) -> None:
+    with pytest.raises(InputError, match="not a share above 0 and below 1"):
+        dc.fit_gate(adapted, loader, KINDS, share)
+
+
+def test_too_few_images_are_refused(adapted: AdaptedModel, loader: list[Batch]) -> None:
+    few: Sequence[Batch] = [(images[:3], labels[:3]) for images, labels in loader[:2]]
+    with pytest.raises(InputError, match=r"20 images at least.*not 6"):
+        dc.fit_gate(adapted, few, KINDS)
+
+
+def test_maps_of_other_images_than_were_read_are_refused() -> None:
+    gate = Gate(GateConfig(weights=(0.1,) * 38, bias=0.0, false_alarms=0.05))
+    gate.read(torch.rand(4, 3, SIZE, SIZE))
+    maps = torch.rand(8, 2, 3, 3)
+    with pytest.raises(InputError, match=r"read 4 images, a site gives maps of 8"):
+        gate.choose(maps, maps)
+    gate.forget()
+    assert gate.choose(maps, -maps) is maps
+
+
+def test_a_network_called_without_images_is_told_so(network: TinyCNN) -> None:
+    adapted = dc.correct(network, FILTERS, unit=UNIT)
+    adapted.set_gate(GateConfig(weights=(0.1,) * 38, bias=0.0, false_alarms=0.05))
+    with pytest.raises(InputError, match="the network was called with none"):
+        adapted(torch.rand(3, SIZE, SIZE))
