@@ -343,6 +343,27 @@ def test_an_adapter_loads_onto_the_network_bare_or_wrapped(
         assert torch.equal(load(tiny_cnn(), tmp_path)(normalised), expected)
 
 
+def test_an_adapter_on_whole_blocks_loads_onto_the_network_in_a_wrapper(
+    tmp_path: Path, images: Tensor
+) -> None:
+    class Own(nn.Module):  # has no tensors, so that its fingerprint is the network's
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(images)
+
+    network = CifarResNet20(classes=5).eval()
+    adapted = correct(network, {"conv1": [1], "layer1.0": [0, 3]}, unit={"start": "he"})
+    adapted.save(tmp_path)
+    with torch.no_grad():
+        expected = adapted(images)
+        loaded = load(Own(copy.deepcopy(adapted.remove())), tmp_path)
+        assert torch.equal(loaded(images), expected)
+    assert list(loaded.config.sites) == ["inner.conv1", "inner.layer1.0"]
+
+
 def test_the_network_is_not_in_the_adapters_file(tmp_path: Path, network: TinyCNN) -> None:
     adapted = adapted_tiny(network)
     adapted.save(tmp_path)

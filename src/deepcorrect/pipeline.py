@@ -286,9 +286,10 @@ class _Run:
         )
         self.log("trained", system=name, best=history.best, seconds=history.seconds)
         model = system.finished(model)
-        if isinstance(system, CorrectionSystem) and system.gate is not None:
+        gate = system.gate if isinstance(system, CorrectionSystem) else None
+        if gate is not None and isinstance(model, adapter.AdaptedModel):
             shown = loader(self.train_set, self.recipe.data.batch_size, shuffle=True)
-            fit_gate(model, shown, self.distortions, system.gate, seed=self.recipe.seed)
+            fit_gate(model, shown, self.distortions, gate, seed=self.recipe.seed)
         return model, asdict(history)
 
     def save_adapter(

@@ -134,7 +134,9 @@ def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:
         blue_first = image[::-1]  # as OpenCV has it
         pixels = cv2.merge(blue_first)
         _, file = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        cv2.split(cv2.imdecode(file, cv2.IMREAD_UNCHANGED), blue_first)
+        decoded = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
+        assert decoded is not None
+        cv2.split(decoded, blue_first)
     return whole.to(images.device).float().div_(255)
 
 
