@@ -152,7 +152,10 @@ def fit_gate(
     images: int = 2000,
     seed: int = 0,
 ) -> GateConfig:
-    """Gives a trained correction a gate, by logistic regression on clean and distorted images.
+    """Gives a correction a gate, by logistic regression on clean and distorted images.
+
+    It does not depend on the units: fitted before they are trained, `fit` chooses the epoch by what
+    the gated network does on validation images. Training itself corrects every image.
 
     Args:
         adapted: the corrected network; any gate of it is replaced.

@@ -272,6 +272,10 @@ class _Run:
     def train(self, name: str, system: TrainedSystem) -> tuple[nn.Module, dict[str, Any]]:
         """A system trained from the baseline, and its history."""
         model = system.build(self.model, self.rank, self.recipe.seed)
+        gate = system.gate if isinstance(system, CorrectionSystem) else None
+        if gate is not None and isinstance(model, adapter.AdaptedModel):
+            shown = loader(self.train_set, self.recipe.data.batch_size, shuffle=True)
+            fit_gate(model, shown, self.distortions, gate, seed=self.recipe.seed)
         batch = system.training.batch_size
         validating = self._loader(self.selection_set) if len(self.selection_set) else None
         history = fit(
@@ -285,12 +289,7 @@ class _Run:
             f"training {name}",
         )
         self.log("trained", system=name, best=history.best, seconds=history.seconds)
-        model = system.finished(model)
-        gate = system.gate if isinstance(system, CorrectionSystem) else None
-        if gate is not None and isinstance(model, adapter.AdaptedModel):
-            shown = loader(self.train_set, self.recipe.data.batch_size, shuffle=True)
-            fit_gate(model, shown, self.distortions, gate, seed=self.recipe.seed)
-        return model, asdict(history)
+        return system.finished(model), asdict(history)
 
     def save_adapter(
         self, name: str, model: nn.Module, record: dict[str, Any], baseline: dict[str, Any]

@@ -108,6 +108,9 @@ def correct(
     pixels = network.preprocessing.input_size
     used = distortion_room.parse_all(distortion or ranked.distortions, pixels)
     adapted = adapters.correct(network, ranked, _share(beta, budget), unit, seed)
+    if gate is not None:
+        shown = data_room.loader(source, batch_size, shuffle=True, workers=workers)
+        fit_gate(adapted, shown, used, gate, seed=seed)
     held_out = None
     if validation:
         chosen = images_of(network, validation, None, seed, labels=labels)
@@ -126,9 +129,6 @@ def correct(
         precision=precision,
         objective=_weights(objective) if objective else OBJECTIVE[labels],
     )
-    if gate is not None:
-        shown = data_room.loader(source, batch_size, shuffle=True, workers=workers)
-        fit_gate(adapted, shown, used, gate, seed=seed)
     source.warn_of_bad()
     best = history.epochs[history.best]
     cost, bare = (costs(system, network.preprocessing) for system in (adapted, network))
