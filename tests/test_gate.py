@@ -286,7 +286,9 @@ def test_too_few_images_are_refused(adapted: AdaptedModel, loader: list[Batch]) 
 
 
 def test_maps_of_other_images_than_were_read_are_refused() -> None:
-    gate = Gate(GateConfig(weights=(0.1,) * 38, bias=0.0, false_alarms=0.05))
+    gate = Gate(
+        GateConfig(kinds=("awgn",), weights=((0.1,) * 38,), biases=(0.0,), false_alarms=0.05)
+    )
     gate.read(torch.rand(4, 3, SIZE, SIZE))
     maps = torch.rand(8, 2, 3, 3)
     with pytest.raises(InputError, match=r"read 4 images, a site gives maps of 8"):
@@ -297,6 +299,8 @@ def test_maps_of_other_images_than_were_read_are_refused() -> None:
 
 def test_a_network_called_without_images_is_told_so(network: TinyCNN) -> None:
     adapted = dc.correct(network, FILTERS, unit=UNIT)
-    adapted.set_gate(GateConfig(weights=(0.1,) * 38, bias=0.0, false_alarms=0.05))
+    adapted.set_gate(
+        GateConfig(kinds=("awgn",), weights=((0.1,) * 38,), biases=(0.0,), false_alarms=0.05)
+    )
     with pytest.raises(InputError, match="the network was called with none"):
         adapted(torch.rand(3, SIZE, SIZE))

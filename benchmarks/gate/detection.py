@@ -52,7 +52,7 @@ def subjects() -> dict[str, tuple[AdaptedModel, ImageSet, Tensor]]:
         "Caltech-101, seen on ImageNet": (
             dc.correct(lite, {"blocks.0.0.conv_pw": [0]}),
             caltech.sample(2000, 0),
-            tensor_of(shown.select(range(0, len(shown), max(1, len(shown) // SEEN)))[:SEEN]),
+            tensor_of(shown.sample(SEEN, 0)),
         ),
     }
 
@@ -73,7 +73,9 @@ def measured(
     found: dict[str, Any] = {"clean": share(images), "distorted": {}}
     for kind in parse_all(kinds, images.shape[-1]):
         found["distorted"][kind.name] = {
-            str(level): share(kind(images, level, seeds_for(kind.name, level, count=len(images))))
+            str(level): share(
+                kind(images, level, seeds_for(kind.name, level, first=0, count=len(images)))
+            )
             for level in kind.levels or ()
         }
     return found

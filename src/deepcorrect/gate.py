@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
@@ -34,19 +34,29 @@ FLAT = 1e-5
 
 
 class GateConfig(BaseModel):
-    """A linear classifier of `statistics`: distorted where their product and the bias exceed 0.
+    """Linear classifiers of `statistics`, one a kind of distortion. An image is distorted where the
+    largest of their products, each with its bias, exceeds 0.
 
     Attributes:
-        weights: one a statistic.
-        bias: chosen so that `false_alarms` of the clean images are taken for distorted.
+        kinds: what each tells from clean images.
+        weights: of each, one a statistic.
+        biases: of each; chosen so that `false_alarms` of the clean images are taken for distorted.
         false_alarms: that share.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    weights: tuple[float, ...] = Field(min_length=1)
-    bias: float
+    kinds: tuple[str, ...] = Field(min_length=1)
+    weights: tuple[tuple[float, ...], ...]
+    biases: tuple[float, ...]
     false_alarms: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_each(self) -> GateConfig:
+        lengths = {len(row) for row in self.weights}
+        if not len(self.kinds) == len(self.weights) == len(self.biases) or len(lengths) != 1:
+            raise ValueError("a gate needs weights, equally many, and a bias for each kind")
+        return self
 
 
 def statistics(images: Tensor) -> Tensor:
@@ -80,22 +90,23 @@ class Gate(nn.Module):
     """Says of each image whether it is to be corrected, and leaves the maps of the others be.
 
     Args:
-        config: the classifier.
+        config: its classifiers.
     """
 
     def __init__(self, config: GateConfig) -> None:
         super().__init__()
-        self.classifier = nn.Linear(len(config.weights), 1).requires_grad_(False)
+        weights = torch.tensor(config.weights)
+        self.classifiers = nn.Linear(weights.shape[1], len(weights)).requires_grad_(False)
         with torch.no_grad():
-            self.classifier.weight.copy_(torch.tensor([config.weights]))
-            self.classifier.bias.fill_(config.bias)
+            self.classifiers.weight.copy_(weights)
+            self.classifiers.bias.copy_(torch.tensor(config.biases))
         self._distorted: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """N truth values of images as the network reads them, N x C x H x W."""
         with torch.autocast(images.device.type, enabled=False):
-            weight, bias = self.classifier.weight.float(), self.classifier.bias.float()
-            return F.linear(statistics(images), weight, bias)[:, 0] > 0
+            weights, biases = self.classifiers.weight.float(), self.classifiers.bias.float()
+            return F.linear(statistics(images), weights, biases).amax(1) > 0
 
     def read(self, images: Tensor) -> None:
         """Looks at a batch: `choose` goes by it until `forget`."""
@@ -160,7 +171,7 @@ def fit_gate(
     Args:
         adapted: the corrected network; any gate of it is replaced.
         loader: batches of (clean images, anything); labels are not looked at.
-        distortions: specs, as in `fit`; every image is seen clean and once distorted.
+        distortions: specs, as in `fit`; every image is seen clean and once in each kind.
         false_alarms: the share of clean images that may be corrected all the same, above 0, below
             1. Less leaves more of the clean accuracy, and more of slight distortions uncorrected.
         images: so many of the loader's first are used.
@@ -175,29 +186,45 @@ def fit_gate(
     if not 0 < false_alarms < 1:
         raise InputError(f"false alarms of {false_alarms} are not a share above 0 and below 1")
     generator = torch.Generator().manual_seed(seed)
-    clean, distorted, grid, count = [], [], (), 0
+    clean: list[Tensor] = []
+    distorted: dict[str, list[Tensor]] = {}
+    count = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # a loader that shuffles gives the same images
         for batch, _ in loader:
             some = batch[: images - count]
-            grid = grid or parse_all(distortions, input_size_of(adapted, some))
             clean.append(_statistics_inside(adapted, some))
-            mixed = distort_some(some, grid, 0.0, generator)
-            distorted.append(_statistics_inside(adapted, mixed))
+            for kind in parse_all(distortions, input_size_of(adapted, some)):
+                mixed = distort_some(some, [kind], 0.0, generator)
+                found = _statistics_inside(adapted, mixed)
+                distorted.setdefault(kind.name, []).append(found)
             count += len(some)
             if count == images:
                 break
     if count < LEAST:
         raise InputError(f"a gate needs {LEAST} images at least to tell clean ones by, not {count}")
-    kinds = np.repeat([0, 1], count)
-    known = torch.cat(clean + distorted).double().numpy()
-    scaling = StandardScaler().fit(known)
-    fitted = LogisticRegression(max_iter=1000).fit(scaling.transform(known), kinds)
-    weights = fitted.coef_[0] / scaling.scale_
-    alarm = np.quantile(known[:count] @ weights, 1 - false_alarms)
-    gate = GateConfig(weights=tuple(weights), bias=-float(alarm), false_alarms=false_alarms)
+    known = torch.cat(clean).double().numpy()
+    fitted = [_classifier(known, torch.cat(each).double().numpy()) for each in distorted.values()]
+    weights, biases = np.stack([row for row, _ in fitted]), np.array([bias for _, bias in fitted])
+    alarm = np.quantile((known @ weights.T + biases).max(1), 1 - false_alarms)
+    gate = GateConfig(
+        kinds=tuple(distorted),
+        weights=tuple(map(tuple, weights.tolist())),
+        biases=tuple((biases - alarm).tolist()),
+        false_alarms=false_alarms,
+    )
     adapted.set_gate(gate)
     return gate
+
+
+def _classifier(clean: np.ndarray, distorted: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights and bias of a logistic regression that tells distorted statistics from clean ones."""
+    both = np.concatenate([clean, distorted])
+    scaling = StandardScaler().fit(both)
+    fitted = LogisticRegression(max_iter=1000)
+    fitted.fit(scaling.transform(both), np.repeat([0, 1], [len(clean), len(distorted)]))
+    weights = fitted.coef_[0] / scaling.scale_
+    return weights, float(fitted.intercept_[0] - scaling.mean_ @ weights)
 
 
 class _Read(Exception):  # noqa: N818
