@@ -223,8 +223,8 @@ def _classifier(clean: np.ndarray, distorted: np.ndarray) -> tuple[np.ndarray, f
     scaling = StandardScaler().fit(both)
     fitted = LogisticRegression(max_iter=1000)
     fitted.fit(scaling.transform(both), np.repeat([0, 1], [len(clean), len(distorted)]))
-    weights = fitted.coef_[0] / scaling.scale_
-    return weights, float(fitted.intercept_[0] - scaling.mean_ @ weights)
+    weights = np.ravel(fitted.coef_) / scaling.scale_
+    return weights, float(np.ravel(fitted.intercept_)[0] - scaling.mean_ @ weights)
 
 
 class _Read(Exception):  # noqa: N818
