@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from deepcorrect.classifier import Wrapper, input_size_of
@@ -220,11 +219,11 @@ def fit_gate(
 def _classifier(clean: np.ndarray, distorted: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights and bias of a logistic regression that tells distorted statistics from clean ones."""
     both = np.concatenate([clean, distorted])
-    scaling = StandardScaler().fit(both)
+    mean, spread = both.mean(0), both.std(0).clip(1e-6)
     fitted = LogisticRegression(max_iter=1000)
-    fitted.fit(scaling.transform(both), np.repeat([0, 1], [len(clean), len(distorted)]))
-    weights = np.ravel(fitted.coef_) / scaling.scale_
-    return weights, float(np.ravel(fitted.intercept_)[0] - scaling.mean_ @ weights)
+    fitted.fit((both - mean) / spread, np.repeat([0, 1], [len(clean), len(distorted)]))
+    weights = np.ravel(fitted.coef_) / spread
+    return weights, float(np.ravel(fitted.intercept_)[0] - mean @ weights)
 
 
 class _Read(Exception):  # noqa: N818
