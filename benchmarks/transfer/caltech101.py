@@ -103,14 +103,14 @@ TRIALS = {
         clean_share=0.5,
         activations=4.0,
     ),
-    "gated": Trial(crop_epochs=6, clean_share=0.1, gate=0.05),
+    "gated": Trial(crop_epochs=6, clean_share=0.1, gate=0.01),
     "gated_longer": Trial(
         start="gated",
         crop=160,
         crop_epochs=5,
         whole_images=2828,
         clean_share=0.1,
-        gate=0.05,
+        gate=0.01,
     ),
 }
 
