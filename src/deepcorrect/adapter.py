@@ -26,6 +26,7 @@ from deepcorrect.fingerprint import (
     find_inside,
     fingerprint,
     fingerprint_by_names,
+    innermost,
     same_sites,
 )
 from deepcorrect.gate import Gate, GateConfig, input_images
@@ -92,7 +93,7 @@ class AdaptedModel(Wrapper):
         config: the sites and units.
         generator: draws the units' initial weights.
         inside: the name of the module inside that the adapter was made for; empty for the network
-            itself. Its input is what a gate reads.
+            itself.
 
     Raises:
         InputError: a site or a filter does not exist, or the site's width is another.
@@ -158,15 +159,20 @@ class AdaptedModel(Wrapper):
             )
         unit, filters = self.unit_at(name)
         corrected = correct_filters(unit, maps, filters)
-        if self.gate is not None:
-            corrected = self.gate.choose(corrected, maps)
+        if self._gate_in_use is not None:
+            corrected = self._gate_in_use.choose(corrected, maps)
         return layout.output(corrected, output)
 
     def _read(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """The hook before the network: the gate looks at the images. Training corrects all."""
+        """The hook before the network: the gate looks at the images."""
         del module
-        if self.gate is not None and self._active and self._gating and not self.training:
-            self.gate.read(input_images(args, kwargs))
+        if self._active and self._gate_in_use is not None:
+            self._gate_in_use.read(input_images(args, kwargs))
+
+    @property
+    def _gate_in_use(self) -> Gate | None:
+        """The gate, unless every image is to be corrected, as it is in training."""
+        return self.gate if self._gating and not self.training else None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output with corrections; the baseline's inside `disabled()`."""
@@ -204,8 +210,9 @@ class AdaptedModel(Wrapper):
 
     @property
     def gated_module(self) -> nn.Module:
-        """The module whose input a gate reads: the network that the adapter was made for."""
-        return network_of(self.network).get_submodule(self.inside)
+        """The module whose input a gate reads: what the adapter was made for, without what only
+        wraps it, so that it is the same input wherever the network stands."""
+        return innermost(network_of(self.network).get_submodule(self.inside))
 
     def set_gate(self, config: GateConfig | None) -> None:
         """Puts a gate on, such as `fit_gate` gives, or takes it off; `save` keeps it."""
@@ -505,6 +512,8 @@ def read_config(folder: str | Path) -> AdapterConfig:
 
 def _write_config(folder: Path, config: AdapterConfig) -> None:
     held = config.model_dump(mode="json")
+    if config.gate is None:  # as files were before there were gates
+        del held["gate"]
     files.write_json(folder / CONFIG_FILE, {**held, "config_sha256": config_sha256(held)})
     _write_card(folder, config, folder.resolve().name)
 

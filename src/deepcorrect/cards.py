@@ -81,9 +81,10 @@ def _head(config: AdapterConfig) -> str:
         f"- Corrected: {filters} filters of {len(config.sites)} sites",
     ]
     if config.gate:
+        share = f"{100 * config.gate.false_alarms:.3g} %"
         lines.append(
-            "- Gate: images that look undistorted get the base network's own answer (of "
-            f"undistorted ones all but {config.gate.false_alarms:.0%})"
+            "- Gate: images that look undistorted get the base network's own answer; of "
+            f"undistorted ones like its training images, {share} are corrected all the same"
         )
     if kinds:
         lines.append(f"- Trained for: {kinds}{seen}")

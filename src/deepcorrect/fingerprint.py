@@ -68,6 +68,23 @@ def find_inside(model: nn.Module, wanted: str, names: Iterable[str] = ()) -> str
     return found[-1] if found else None
 
 
+def innermost(network: nn.Module) -> nn.Module:
+    """The innermost module that holds all of a network's tensors: what wrappers without tensors of
+    their own are around, such as one that normalises."""
+    while True:
+        own = [*network._parameters.values(), *_persistent(network)]
+        below = [m for m in network.children() if any(True for _ in m.state_dict(keep_vars=True))]
+        if any(tensor is not None for tensor in own) or len(below) != 1:
+            return network
+        network = below[0]
+
+
+def _persistent(module: nn.Module) -> list[Tensor | None]:
+    """A module's own buffers that are part of its state."""
+    names = module._buffers.keys() - module._non_persistent_buffers_set
+    return [module._buffers[name] for name in names]
+
+
 def same_sites(
     model: nn.Module, prefix: str, saved: Mapping[str, str], source: object
 ) -> dict[str, str]:

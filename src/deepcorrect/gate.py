@@ -7,6 +7,8 @@ get exactly the baseline's answer. The paper's units have no gate.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +16,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from deepcorrect.classifier import Wrapper, input_size_of
 from deepcorrect.computing import device_of
-from deepcorrect.data import Batches
+from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import Distortion, distort_some, parse_all
 from deepcorrect.errors import InputError
+from deepcorrect.progress import progress
 
 if TYPE_CHECKING:  # adapter.py puts gates on
     from deepcorrect.adapter import AdaptedModel
 
 SCALES = 3
-LEAST = 20
+LEAST_PIXELS = 8
 FLAT = 1e-5
 """Added to means, so that flat images have a logarithm."""
 
@@ -67,7 +69,15 @@ def statistics(images: Tensor) -> Tensor:
     of which noise raises most (Immerkaer 1996); the logarithms of the mean square and of the mean
     size are what counts. Blur takes the finest detail first, noise adds to it, and edges, which are
     few and high, tell themselves from noise by the two means. Last the variance of the coarsest.
+
+    Raises:
+        InputError: the images are smaller than 8 pixels.
     """
+    if min(images.shape[-2:]) < LEAST_PIXELS:
+        raise InputError(
+            f"a gate reads images of {LEAST_PIXELS} pixels or more, not of "
+            f"{images.shape[-2]} x {images.shape[-1]}: correct these without a gate"
+        )
     images = images.float()
     views = [images.mean(1, keepdim=True)]
     if images.shape[1] > 1:
@@ -99,37 +109,55 @@ class Gate(nn.Module):
         with torch.no_grad():
             self.classifiers.weight.copy_(weights)
             self.classifiers.bias.copy_(torch.tensor(config.biases))
-        self._distorted: Tensor | None = None
+        # what was read, by thread: one network may serve several
+        self._distorted: dict[int, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """N truth values of images as the network reads them, N x C x H x W."""
+        """N truth values of images as the network reads them, N x C x H x W.
+
+        Raises:
+            InputError: the gate was fitted to images of other channels.
+        """
         with torch.autocast(images.device.type, enabled=False):
+            found = statistics(images)
             weights, biases = self.classifiers.weight.float(), self.classifiers.bias.float()
-            return F.linear(statistics(images), weights, biases).amax(1) > 0
+            if found.shape[1] != weights.shape[1]:
+                raise InputError(
+                    f"the gate reads {weights.shape[1]} statistics of an image, and these of "
+                    f"{images.shape[1]} channels have {found.shape[1]}: fit one to such images"
+                )
+            return F.linear(found, weights, biases).amax(1) > 0
 
     def read(self, images: Tensor) -> None:
         """Looks at a batch: `choose` goes by it until `forget`."""
-        self._distorted = self(images)
+        self._distorted[_thread()] = self(images)
 
     def forget(self) -> None:
         """Ends what `read` began."""
-        self._distorted = None
+        self._distorted.pop(_thread(), None)
 
     def choose(self, corrected: Tensor, maps: Tensor) -> Tensor:
         """The corrected maps of the images that looked distorted, the others' own, N x C x H x W.
 
         Raises:
-            InputError: the maps are not of as many images as were read.
+            InputError: no images were read, or the maps are of another number of them.
         """
-        distorted = self._distorted
+        distorted = self._distorted.get(_thread())
         if distorted is None:
-            return corrected
+            raise InputError(
+                "the gate was shown no images: the module that should read them is never called "
+                "as one in this network; correct it without a gate"
+            )
         if distorted.shape[0] != maps.shape[0]:
             raise InputError(
                 f"a gate read {distorted.shape[0]} images, a site gives maps of {maps.shape[0]}: "
                 "this network cuts its images up, correct it without a gate"
             )
         return torch.where(distorted[:, None, None, None], corrected, maps)
+
+
+def _thread() -> int:
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 class Gated(Wrapper):
@@ -145,11 +173,18 @@ class Gated(Wrapper):
         self.network = network
         self.gate = gate
 
-    def forward(self, images: Tensor) -> Any:
-        """The network's output for images as it reads them, N x C x H x W."""
-        self.gate.read(images)
+    def __getattr__(self, name: str) -> Any:
+        """The network's, where this has none: what is around it may look at its parts."""
         try:
-            return self.network(images)
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("network"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's output for images as it reads them, N x C x H x W."""
+        self.gate.read(input_images(args, kwargs))
+        try:
+            return self.network(*args, **kwargs)
         finally:
             self.gate.forget()
 
@@ -180,7 +215,8 @@ def fit_gate(
         What was fitted; `adapted` has it.
 
     Raises:
-        InputError: a distortion or the share is not accepted, or there are fewer than 20 images.
+        InputError: a distortion or the share is not accepted, there are too few images for it, or
+            the network does not read images.
     """
     if not 0 < false_alarms < 1:
         raise InputError(f"false alarms of {false_alarms} are not a share above 0 and below 1")
@@ -188,8 +224,9 @@ def fit_gate(
     clean: list[Tensor] = []
     distorted: dict[str, list[Tensor]] = {}
     count = 0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # a loader that shuffles gives the same images
+    total = min(images, count_of(loader))
+    with torch.random.fork_rng(devices=[]), progress("fitting the gate", total) as advance:
+        torch.manual_seed(seed)  # a loader that shuffles by torch's numbers gives the same images
         for batch, _ in loader:
             some = batch[: images - count]
             clean.append(_statistics_inside(adapted, some))
@@ -198,14 +235,22 @@ def fit_gate(
                 found = _statistics_inside(adapted, mixed)
                 distorted.setdefault(kind.name, []).append(found)
             count += len(some)
-            if count == images:
+            advance(len(some))
+            if count >= images:
                 break
-    if count < LEAST:
-        raise InputError(f"a gate needs {LEAST} images at least to tell clean ones by, not {count}")
+    least = math.ceil(2 / false_alarms)
+    if count < least:
+        raise InputError(
+            f"a gate with a share of {false_alarms} needs {least} images at least, not {count}"
+        )
     known = torch.cat(clean).double().numpy()
-    fitted = [_classifier(known, torch.cat(each).double().numpy()) for each in distorted.values()]
+    # the odd ones say where the limit is: of those that a classifier has seen it knows too much
+    fitted = [
+        _classifier(known[::2], torch.cat(each).double().numpy()[::2])
+        for each in distorted.values()
+    ]
     weights, biases = np.stack([row for row, _ in fitted]), np.array([bias for _, bias in fitted])
-    alarm = np.quantile((known @ weights.T + biases).max(1), 1 - false_alarms)
+    alarm = np.quantile((known[1::2] @ weights.T + biases).max(1), 1 - false_alarms)
     gate = GateConfig(
         kinds=tuple(distorted),
         weights=tuple(map(tuple, weights.tolist())),
@@ -218,6 +263,8 @@ def fit_gate(
 
 def _classifier(clean: np.ndarray, distorted: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights and bias of a logistic regression that tells distorted statistics from clean ones."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - slow to import
+
     both = np.concatenate([clean, distorted])
     mean, spread = both.mean(0), both.std(0).clip(1e-6)
     fitted = LogisticRegression(max_iter=1000)
@@ -231,7 +278,11 @@ class _Read(Exception):  # noqa: N818
 
 
 def _statistics_inside(adapted: AdaptedModel, images: Tensor) -> Tensor:
-    """The statistics of images as the network inside reads them, on the CPU."""
+    """The statistics of images as the network inside reads them, on the CPU.
+
+    Raises:
+        InputError: it reads none, or some hold what is no number.
+    """
     found: list[Tensor] = []
 
     def read(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -247,6 +298,13 @@ def _statistics_inside(adapted: AdaptedModel, images: Tensor) -> Tensor:
         pass
     finally:
         handle.remove()
+    if not found:
+        raise InputError(
+            "the network's part that should read the images is never called as a module: "
+            "a gate cannot be fitted to it"
+        )
+    if not found[0].isfinite().all():
+        raise InputError("some of the images that a gate is to be fitted to hold no numbers (NaN)")
     return found[0]
 
 

@@ -31,7 +31,7 @@ from deepcorrect.evaluation import (
     system_record,
     throughput,
 )
-from deepcorrect.gate import fit_gate
+from deepcorrect.gate import GateConfig, fit_gate
 from deepcorrect.models import output_classes, resolve
 from deepcorrect.objectives import needs_of
 from deepcorrect.progress import console
@@ -272,10 +272,8 @@ class _Run:
     def train(self, name: str, system: TrainedSystem) -> tuple[nn.Module, dict[str, Any]]:
         """A system trained from the baseline, and its history."""
         model = system.build(self.model, self.rank, self.recipe.seed)
-        gate = system.gate if isinstance(system, CorrectionSystem) else None
-        if gate is not None and isinstance(model, adapter.AdaptedModel):
-            shown = loader(self.train_set, self.recipe.data.batch_size, shuffle=True)
-            fit_gate(model, shown, self.distortions, gate, seed=self.recipe.seed)
+        if isinstance(system, CorrectionSystem) and isinstance(model, adapter.AdaptedModel):
+            self.gate(name, system, model)
         batch = system.training.batch_size
         validating = self._loader(self.selection_set) if len(self.selection_set) else None
         history = fit(
@@ -290,6 +288,19 @@ class _Run:
         )
         self.log("trained", system=name, best=history.best, seconds=history.seconds)
         return system.finished(model), asdict(history)
+
+    def gate(self, name: str, system: CorrectionSystem, model: adapter.AdaptedModel) -> None:
+        """Puts a gate on a correction that is to have one."""
+        path = self.folder / "checkpoints" / f"{name}.gate.json"
+        if system.gate is None:
+            return
+        if path.exists():
+            model.set_gate(GateConfig.model_validate(files.read_json(path)))
+            return
+        size, workers = self.recipe.data.batch_size, self.recipe.data.workers
+        shown = loader(self.train_set, size, shuffle=True, workers=workers)
+        gate = fit_gate(model, shown, self.distortions, system.gate, seed=self.recipe.seed)
+        files.write_json(path, gate.model_dump(mode="json"))
 
     def save_adapter(
         self, name: str, model: nn.Module, record: dict[str, Any], baseline: dict[str, Any]
@@ -396,7 +407,15 @@ class _Run:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a run depends on: versions, machine, device."""
-    packages = ("deepcorrect-torch", "torch", "numpy", "pillow", "datasets", "accelerate")
+    packages = (
+        "deepcorrect-torch",
+        "torch",
+        "numpy",
+        "pillow",
+        "opencv-python-headless",
+        "datasets",
+        "accelerate",
+    )
     values: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds")}
     for package in packages:
         try:

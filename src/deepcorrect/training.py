@@ -400,12 +400,14 @@ class _Fit:
             self._save()
 
     def _signature(self) -> dict[str, Any]:
+        gate = self.model.config.gate if isinstance(self.model, AdaptedModel) else None
         return {
             "training": self.training.model_dump(mode="json"),
             "seed": self.seed,
             "pixels": self.pixels,
             "distortions": [asdict(d) for d in self.grid],
             "steps": self.steps,
+            "gate": gate.model_dump(mode="json") if gate else None,
         }
 
     def _save(self) -> None:

@@ -252,6 +252,9 @@ def correct_filters(unit: CorrectionUnit, maps: Tensor, filters: Tensor) -> Tens
     if len(filters) == maps.shape[1]:
         return unit(maps).to(maps.dtype)
     chosen = maps.index_select(1, filters)
-    if maps.is_contiguous(memory_format=torch.channels_last):  # index_select leaves it
-        chosen = chosen.contiguous(memory_format=torch.channels_last)
-    return maps.index_copy(1, filters, unit(chosen).to(maps.dtype))
+    if not maps.is_contiguous(memory_format=torch.channels_last):
+        return maps.index_copy(1, filters, unit(chosen).to(maps.dtype))
+    # which index_select and index_copy leave
+    chosen = chosen.contiguous(memory_format=torch.channels_last)
+    corrected = maps.index_copy(1, filters, unit(chosen).to(maps.dtype))
+    return corrected.contiguous(memory_format=torch.channels_last)

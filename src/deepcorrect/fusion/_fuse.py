@@ -60,39 +60,41 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         images = example_images(model)
     twin = copy.deepcopy(model).eval()
     units: dict[str, tuple[CorrectionUnit, Tensor]] = {}
-    gate, gated = None, ""
+    gate = read = None
     with torch.no_grad():
         if isinstance(twin, AdaptedModel):
             for name in twin.config.sites:
                 units[name] = twin.unit_at(name)
-            gate, gated = twin.gate, twin.inside
+            gate, read = twin.gate, twin.gated_module
             twin = twin.remove().eval()
         _drop_adapters_hooks(twin)
         if any(isinstance(module, AdaptedModel) for module in twin.modules()):
             raise InputError("there is an adapter inside the network: fuse that corrected network")
         seen = trace(twin, images)
-        folding = _Folding(network_of(twin), seen, first == "always", set(units), gate)
+        folding = _Folding(network_of(twin), seen, first == "always", set(units), bool(gate))
         folding.fold_other_norms()
         # inner modules first: what stands in a site's place has other names inside
         for name in sorted(units, key=lambda name: name.count("."), reverse=True):
             folding.correct(name, *units[name])
         with inference(model):
-            if isinstance(model, AdaptedModel):  # a gate may leave these images as they are
-                with model.ungated():
+            if gate is not None and read is not None and isinstance(model, AdaptedModel):
+                with model.ungated():  # the gate may leave these images as they are
                     check_same(model, images, twin(images), "the fused network")
-            if gate is not None:
-                twin = _with_gate(twin, gated, gate)
+                twin = _with_gate(twin, read, gate)
             twin.requires_grad_(False)
             check_same(model, images, twin(images), "the fused network")
     return twin
 
 
-def _with_gate(model: nn.Module, name: str, gate: Gate) -> nn.Module:
-    """The model with a gate before the module `name` of its network."""
-    read = network_of(model).get_submodule(name)
+def _with_gate(model: nn.Module, read: nn.Module, gate: Gate) -> nn.Module:
+    """The model with a gate at its corrected sites, which looks at what `read` is called with."""
+    for module in model.modules():
+        if isinstance(module, FollowedSite):
+            module.gates.append(gate)
+    gated = Gated(read, gate)
     if read is model:
-        return Gated(read, gate)
-    _exchange(model, read, Gated(read, gate))
+        return gated
+    _exchange(model, read, gated)
     return model
 
 
@@ -113,6 +115,7 @@ def _drop_adapters_hooks(network: nn.Module) -> None:
         for number, hook in list(module._forward_pre_hooks.items()):
             if isinstance(getattr(hook, "__self__", None), AdaptedModel):
                 del module._forward_pre_hooks[number]
+                module._forward_pre_hooks_with_kwargs.pop(number, None)
 
 
 def example_images(model: nn.Module, count: int = 2) -> Tensor:
@@ -180,21 +183,21 @@ class _Folding:
         seen: Trace,
         always: bool,
         corrected: set[str],
-        gate: Gate | None,
+        gated: bool,
     ) -> None:
         self.network = network
         self.seen = seen
         self.always = always
         self.corrected = corrected
-        self.gate = gate
+        self.gated = gated
 
     def correct(self, name: str, unit: CorrectionUnit, filters: Tensor) -> None:
         """Puts a unit into the site `name`, the batch norm behind it too where that is exact."""
         site = self.network.get_submodule(name)
-        followed = FollowedSite(name, site, folded_unit(unit), filters, self.gate)
+        followed = FollowedSite(name, site, folded_unit(unit), filters)
         conv = self._convolution(name)
         # a modulation and a gate differ from image to image: no convolution holds them
-        if conv is not None and unit.modulation is None and self.gate is None:
+        if conv is not None and unit.modulation is None and not self.gated:
             maps = self._like_input(name, conv)
             for norm in dict.fromkeys((self._norm_behind(name), None)):
                 affine = norm and norm.affine

@@ -100,21 +100,14 @@ class FollowedSite(nn.Module):
         module: its module.
         unit: its unit, batch norms folded.
         filters: the filters it corrects, ascending.
-        gate: says which images are corrected; None corrects all.
     """
 
     filters: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        module: nn.Module,
-        unit: CorrectionUnit,
-        filters: Tensor,
-        gate: Gate | None = None,
-    ) -> None:
+    def __init__(self, name: str, module: nn.Module, unit: CorrectionUnit, filters: Tensor) -> None:
         super().__init__()
-        self.gate = gate
+        self.gates: list[Gate] = []
+        """One that says which images are corrected, or none; its tensors are `Gated`'s."""
         self.name = name
         self.module = module
         self.unit = unit
@@ -130,8 +123,8 @@ class FollowedSite(nn.Module):
         layout = layout_of(self.name, self.module, output)
         maps = layout.maps(output)
         corrected = correct_filters(self.unit, maps, self.filters)
-        if self.gate is not None:
-            corrected = self.gate.choose(corrected, maps)
+        for gate in self.gates:
+            corrected = gate.choose(corrected, maps)
         return layout.output(corrected, output)
 
 
