@@ -6,9 +6,11 @@
 `train` ranks the network's filters and trains one adapter for blur and noise on 28 of Caltech-101's
 30 training images a class, whose labels are taken away first: the clean network's features and
 answers are the target. The other two a class say how well a trial agrees with the clean network
-(`agreement`), which is what trials were chosen by. `measure` gives the figures on images that
-neither saw. What is finished is kept in runs/transfer-benchmark, so a stopped benchmark goes on;
-figures are written to benchmarks/results/transfer/.
+(`agreement`), which is what trials were chosen by, and what gates of several shares make of clean
+and slightly distorted images (`gates`): of the shares that err least the smallest was taken.
+`measure` gives the figures on images that neither saw. What is finished is kept in
+runs/transfer-benchmark, so a stopped benchmark goes on; figures are written to
+benchmarks/results/transfer/.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ import deepcorrect as dc
 from deepcorrect import files
 from deepcorrect.adapter import WEIGHTS_FILE, read_config
 from deepcorrect.data import UNLABELLED, ImageSet
+from deepcorrect.distortions import parse_all, seeds_for
 from deepcorrect.evaluation import system_record
+from deepcorrect.gate import Gate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ranking"))
 from subjects import SHARED, efficientnet_lite0  # pyright: ignore
@@ -42,6 +46,7 @@ PAPER_GAINS = {  # table of the paper: AlexNet, corrected with ImageNet's images
 }
 DISTORTIONS = ("gaussian_blur", "awgn")
 OBJECTIVES = ("features", "logits", "activations")
+GATES = (0.05, 0.02, 0.01, 0.005, 0.002)
 HELD_OUT = (0, 15)  # of each class's 30 training images: agreement is measured on these
 BETA = {
     "blocks.0.0.conv_pw": 1.0,
@@ -103,14 +108,14 @@ TRIALS = {
         clean_share=0.5,
         activations=4.0,
     ),
-    "gated": Trial(crop_epochs=6, clean_share=0.1, gate=0.01),
+    "gated": Trial(crop_epochs=6, clean_share=0.1, gate=0.002),
     "gated_longer": Trial(
         start="gated",
         crop=160,
         crop_epochs=5,
         whole_images=2828,
         clean_share=0.1,
-        gate=0.01,
+        gate=0.002,
     ),
 }
 
@@ -261,6 +266,27 @@ def agreement(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
     }
 
 
+def gates(network: dc.Classifier) -> None:
+    """What gates of several shares make of held-out training images: how many they correct."""
+    pixels, held = split(network)
+    images = held.float() / 255
+    seen = {"clean": images}
+    for kind in parse_all(DISTORTIONS, images.shape[-1]):
+        level = (kind.levels or (0,))[0]
+        seeds = seeds_for(kind.name, level, first=0, count=len(images))
+        seen[f"{kind.name}:{level:g}"] = kind(images, level, seeds)
+    adapted = dc.correct(network, {site: [0] for site in BETA})
+    for share in GATES:
+        batches: Any = DataLoader(Pixels(pixels), 32, shuffle=True)
+        gate = Gate(dc.fit_gate(adapted, batches, DISTORTIONS, share))
+        found = {
+            name: float(gate((some - network.mean) / network.std).float().mean())
+            for name, some in seen.items()
+        }
+        wrong = found["clean"] + sum(1 - found[name] for name in found if name != "clean")
+        print(share, {name: round(value, 3) for name, value in found.items()}, round(wrong, 3))
+
+
 def imagenet(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
     """Top-1 of the network's own classes on the ImageNet sample."""
     images = dc.open_data(
@@ -373,7 +399,7 @@ def measure(network: dc.Classifier, given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["train", "agreement", "measure"])
+    parser.add_argument("what", choices=["train", "agreement", "gates", "measure"])
     parser.add_argument("--trial", default="first", choices=TRIALS)
     parser.add_argument("--caltech-images", type=int, default=1692, help="test images, all 1,692")
     parser.add_argument("--svm-images", type=int, default=3030, help="training images, all 3,030")
@@ -381,6 +407,9 @@ def main() -> None:
     parser.add_argument("--agreement-images", type=int, default=101)
     given = parser.parse_args()
     network = efficientnet_lite0()
+    if given.what == "gates":
+        gates(network)
+        return
     trained(network, given.trial)
     if given.what == "agreement":
         found = agreement(network, given.trial, given.agreement_images)
