@@ -242,7 +242,7 @@ def test_counts_are_those_of_the_networks(
     assert systems["finetuned"]["trainable_parameters"] == network
     assert systems["finetuned"]["multiply_adds"] == systems["baseline"]["multiply_adds"]
     extra = systems["deepcorrect"]["trainable_parameters"]
-    gate = 19 + 1  # weights, one a statistic of a grey image, and the bias
+    gate = 2 * (19 + 1)  # for each kind, weights of the statistics of a grey image and a bias
     assert systems["deepcorrect"]["parameters"] == network + extra + gate
     assert systems["deepcorrect"]["multiply_adds"] > systems["baseline"]["multiply_adds"]
     for name in ("finetuned", "deepcorrect"):  # two epochs of 60 images
