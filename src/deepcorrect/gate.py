@@ -223,14 +223,16 @@ def fit_gate(
     generator = torch.Generator().manual_seed(seed)
     clean: list[Tensor] = []
     distorted: dict[str, list[Tensor]] = {}
+    grid: tuple[Distortion, ...] = ()
     count = 0
     total = min(images, count_of(loader))
     with torch.random.fork_rng(devices=[]), progress("fitting the gate", total) as advance:
         torch.manual_seed(seed)  # a loader that shuffles by torch's numbers gives the same images
         for batch, _ in loader:
             some = batch[: images - count]
+            grid = grid or parse_all(distortions, input_size_of(adapted, some))
             clean.append(_statistics_inside(adapted, some))
-            for kind in parse_all(distortions, input_size_of(adapted, some)):
+            for kind in grid:
                 mixed = distort_some(some, [kind], 0.0, generator)
                 found = _statistics_inside(adapted, mixed)
                 distorted.setdefault(kind.name, []).append(found)

@@ -251,10 +251,9 @@ def correct_filters(unit: CorrectionUnit, maps: Tensor, filters: Tensor) -> Tens
     """Maps, N x C x H x W, with `filters` (ascending) corrected by the unit, others untouched."""
     if len(filters) == maps.shape[1]:
         return unit(maps).to(maps.dtype)
-    chosen = maps.index_select(1, filters)
-    if not maps.is_contiguous(memory_format=torch.channels_last):
-        return maps.index_copy(1, filters, unit(chosen).to(maps.dtype))
-    # which index_select and index_copy leave
-    chosen = chosen.contiguous(memory_format=torch.channels_last)
+    last = maps.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    # index_select and index_copy do not keep it
+    chosen = maps.index_select(1, filters).contiguous(memory_format=layout)
     corrected = maps.index_copy(1, filters, unit(chosen).to(maps.dtype))
-    return corrected.contiguous(memory_format=torch.channels_last)
+    return corrected.contiguous(memory_format=layout)
