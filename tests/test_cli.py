@@ -317,7 +317,7 @@ def test_correct_in_words_and_for_other_distortions(
     said = command(
         *("correct", *on(digits, "train"), "--ranking", chain.ranking, "--out", tmp_path / "a"),
         *("--distortion", "awgn:20", "--epochs", 1, "--images", 20, "--batch-size", 10),
-        *("--gate", 0.1, "--clean-share", 0),
+        *("--gate", 0.1, "--gate-scale", 0.5, "--clean-share", 0),
     )
     assert said.status == 0
     assert said.out.startswith(f"adapter: {tmp_path / 'a'} (")

@@ -127,6 +127,17 @@ def test_clean_images_get_the_baselines_answers_and_distorted_ones_the_correctio
     assert torch.equal(baseline, alone)
 
 
+def test_it_says_which_images_it_corrects(adapted: AdaptedModel, clean: Tensor) -> None:
+    images, _ = half_distorted(clean)
+    with adapted.disabled():
+        baseline = answers(adapted, images)
+    changed = (answers(adapted, images) != baseline).any(1)
+    assert torch.equal(dc.looks_distorted(adapted, images), changed)
+    adapted.set_gate(None)
+    with pytest.raises(InputError, match="has no gate"):
+        dc.looks_distorted(adapted, images)
+
+
 def test_batches_do_not_matter(adapted: AdaptedModel, clean: Tensor) -> None:
     images, _ = half_distorted(clean)
     alone = torch.cat([answers(adapted, image[None]) for image in images[:16]])
@@ -146,6 +157,30 @@ def test_so_many_unseen_clean_images_are_corrected_as_was_said(
         baseline = answers(adapted, unseen)
     alarmed = (answers(adapted, unseen) != baseline).any(1).float().mean()
     assert abs(float(alarmed) - share) < 4 * (2 * share * (1 - share) / 1000) ** 0.5
+
+
+def test_a_gate_shown_several_scales_lets_sharper_pictures_be(
+    classifier: Classifier,
+) -> None:
+    adapted = dc.correct(classifier, FILTERS, unit=UNIT)
+    loader = cut(soft_images(600), torch.zeros(600), 100)
+    unseen = soft_images(400, seed=1)
+    sharper = nn.functional.interpolate(unseen, scale_factor=0.75, mode="bicubic", antialias=True)
+    alarms: dict[float, float] = {}
+    for scale in (1.0, 0.5):
+        dc.fit_gate(adapted, loader, KINDS, scale=scale)
+        alarms[scale] = float(dc.looks_distorted(adapted, sharper).float().mean())
+        images, which = half_distorted(unseen)
+        assert (dc.looks_distorted(adapted, images) == which).float().mean() > 0.9
+    assert alarms[0.5] < 0.1 < 0.9 < alarms[1.0]
+
+
+@pytest.mark.parametrize("scale", [0, -0.5, 1.5])
+def test_a_scale_that_is_none_is_refused(
+    adapted: AdaptedModel, loader: list[Batch], scale: float
+) -> None:
+    with pytest.raises(InputError, match=r"scale of .* above 0, at most 1"):
+        dc.fit_gate(adapted, loader, KINDS, scale=scale)
 
 
 class Normalising(nn.Module):
@@ -359,7 +394,7 @@ def test_maps_of_other_images_than_were_read_are_refused() -> None:
     ("images", "message"),
     [
         (torch.rand(4, 3, 7, 16), "8 pixels or more, not of 7 x 16"),
-        (torch.rand(4, 1, 16, 16), r"reads 38 statistics.*of 1 channels have 19"),
+        (torch.rand(4, 1, 16, 16), r"reads 38 statistics.*have 19"),
     ],
 )
 def test_images_that_a_gate_cannot_read_are_refused(images: Tensor, message: str) -> None:

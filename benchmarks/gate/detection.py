@@ -14,7 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,6 @@ from deepcorrect import files
 from deepcorrect.adapter import AdaptedModel
 from deepcorrect.data import ImageSet
 from deepcorrect.distortions import parse_all, seeds_for
-from deepcorrect.gate import Gate
 
 RESULTS = Path(__file__).parent.parent / "results" / "gate"
 BLUR_AND_NOISE = ["gaussian_blur", "awgn"]
@@ -39,38 +38,50 @@ def tensor_of(images: ImageSet) -> Tensor:
     return torch.cat([batch for batch, _ in dc.loader(images, 100)])
 
 
-def subjects() -> dict[str, tuple[AdaptedModel, ImageSet, Tensor, list[str]]]:
-    """A corrected network, the images to fit a gate on, those to see it on, the distortions."""
+class Subject(NamedTuple):
+    """A corrected network, the images and distortions to fit a gate on, and those to see it on."""
+
+    adapted: AdaptedModel
+    fitted_on: ImageSet
+    images: Tensor
+    kinds: list[str]
+    scale: float = 1.0
+
+
+def subjects() -> dict[str, Subject]:
+    """What is measured."""
     cifar, lite = cifar_network("resnet20"), efficientnet_lite0()
     shown = dc.open_data(f"parquet:{SHARED}/data/imagenet_sample/test.parquet", lite.preprocessing)
     caltech = dc.open_data(f"parquet:{SHARED}/data/caltech101/train.parquet", lite.preprocessing)
-    corrected = dc.correct(cifar, {"conv1": [0]})
-    fitted_on = cifar_rows(cifar, 0, 2000)
-    unseen = tensor_of(cifar_rows(cifar, 2000, SEEN))
+    small = Subject(
+        dc.correct(cifar, {"conv1": [0]}),
+        cifar_rows(cifar, 0, 2000),
+        tensor_of(cifar_rows(cifar, 2000, SEEN)),
+        BLUR_AND_NOISE,
+    )
+    elsewhere = Subject(
+        dc.correct(lite, {"blocks.0.0.conv_pw": [0]}),
+        caltech.sample(2000, 0),
+        tensor_of(shown.sample(SEEN, 0)),
+        BLUR_AND_NOISE,
+    )
     return {
-        "CIFAR-100": (corrected, fitted_on, unseen, BLUR_AND_NOISE),
-        "CIFAR-100, ImageNet-C": (corrected, fitted_on, unseen, ["imagenet_c"]),
-        "Caltech-101, seen on ImageNet": (
-            dc.correct(lite, {"blocks.0.0.conv_pw": [0]}),
-            caltech.sample(2000, 0),
-            tensor_of(shown.sample(SEEN, 0)),
-            BLUR_AND_NOISE,
-        ),
+        "CIFAR-100": small,
+        "CIFAR-100, ImageNet-C": small._replace(kinds=["imagenet_c"]),
+        "Caltech-101, seen on ImageNet": elsewhere,
+        "Caltech-101 at scales from 0.5, seen on ImageNet": elsewhere._replace(scale=0.5),
     }
 
 
-def measured(
-    adapted: AdaptedModel, fitted_on: ImageSet, images: Tensor, kinds: list[str]
-) -> dict[str, Any]:
+def measured(subject: Subject) -> dict[str, Any]:
     """Shares of images that are taken for distorted."""
-    gate = Gate(dc.fit_gate(adapted, dc.loader(fitted_on, 100), kinds, FALSE_ALARMS))
-    known = adapted.network
-    assert isinstance(known, dc.Classifier)
+    adapted, images, kinds = subject.adapted, subject.images, subject.kinds
+    batches = dc.loader(subject.fitted_on, 100)
+    dc.fit_gate(adapted, batches, kinds, FALSE_ALARMS, scale=subject.scale)
 
     def share(some: Tensor) -> float:
-        with torch.inference_mode():
-            normalised = [(part - known.mean) / known.std for part in some.split(100)]
-            return float(torch.cat([gate(part) for part in normalised]).float().mean())
+        found = [dc.looks_distorted(adapted, part) for part in some.split(100)]
+        return float(torch.cat(found).float().mean())
 
     found: dict[str, Any] = {"clean": share(images), "distorted": {}}
     for kind in parse_all(kinds, images.shape[-1]):
@@ -100,9 +111,9 @@ def time_share(adapted: AdaptedModel, images: Tensor) -> float:
 
 def main() -> None:
     found: dict[str, Any] = {"false_alarms": FALSE_ALARMS, "images": SEEN, "subjects": {}}
-    for name, (adapted, fitted_on, images, kinds) in subjects().items():
-        record = measured(adapted, fitted_on, images, kinds)
-        record["time_share"] = time_share(adapted, images[:32])
+    for name, subject in subjects().items():
+        record = measured(subject)
+        record["time_share"] = time_share(subject.adapted, subject.images[:32])
         found["subjects"][name] = record
         print(f"{name}: {record['time_share']:.1%} of the network's time")
         print(f"| {name} | clean | {record['clean']:.0%} |")

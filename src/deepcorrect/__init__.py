@@ -18,7 +18,7 @@ from deepcorrect.evaluation import Grid, costs, evaluate
 from deepcorrect.exporting import export, load_exported
 from deepcorrect.feature_transfer import Transfer, transfer
 from deepcorrect.fusion import fuse
-from deepcorrect.gate import GateConfig, fit_gate
+from deepcorrect.gate import GateConfig, fit_gate, looks_distorted
 from deepcorrect.models import resolve as load_model
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
 from deepcorrect.training import PAPER, Training, fit
@@ -63,6 +63,7 @@ __all__ = [
     "load_model",
     "load_ranking",
     "loader",
+    "looks_distorted",
     "open_data",
     "push",
     "rank",

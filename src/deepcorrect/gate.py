@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # adapter.py puts gates on
 
 SCALES = 3
 LEAST_PIXELS = 8
+AT_ONE_SCALE = 8
 FLAT = 1e-5
 """Added to means, so that flat images have a logarithm."""
 
@@ -119,14 +120,21 @@ class Gate(nn.Module):
             InputError: the gate was fitted to images of other channels.
         """
         with torch.autocast(images.device.type, enabled=False):
-            found = statistics(images)
-            weights, biases = self.classifiers.weight.float(), self.classifiers.bias.float()
-            if found.shape[1] != weights.shape[1]:
-                raise InputError(
-                    f"the gate reads {weights.shape[1]} statistics of an image, and these of "
-                    f"{images.shape[1]} channels have {found.shape[1]}: fit one to such images"
-                )
-            return F.linear(found, weights, biases).amax(1) > 0
+            return self.decide(statistics(images))
+
+    def decide(self, found: Tensor) -> Tensor:
+        """N truth values of images' `statistics`.
+
+        Raises:
+            InputError: they are not as many as the gate was fitted to.
+        """
+        weights, biases = self.classifiers.weight.float(), self.classifiers.bias.float()
+        if found.shape[1] != weights.shape[1]:
+            raise InputError(
+                f"the gate reads {weights.shape[1]} statistics of an image, and images of these "
+                f"channels have {found.shape[1]}: fit a gate to such images"
+            )
+        return F.linear(found, weights, biases).amax(1) > 0
 
     def read(self, images: Tensor) -> None:
         """Looks at a batch: `choose` goes by it until `forget`."""
@@ -196,6 +204,7 @@ def fit_gate(
     false_alarms: float = 0.05,
     images: int = 2000,
     seed: int = 0,
+    scale: float = 1.0,
 ) -> GateConfig:
     """Gives a correction a gate, by logistic regression on clean and distorted images.
 
@@ -209,7 +218,11 @@ def fit_gate(
         false_alarms: the share of clean images that may be corrected all the same, above 0, below
             1. Less leaves more of the clean accuracy, and more of slight distortions uncorrected.
         images: so many of the loader's first are used.
-        seed: of the distortions.
+        seed: of the distortions and the scales.
+        scale: images are shown at random sizes from this share of their own up to all of it, above
+            0, at most 1. Pictures of other sources have finer detail or less for their size, which
+            a gate that knows one size alone takes for noise or blur: 0.5 prepares it for them.
+            Where all images come from one source, 1 finds slight distortions more often.
 
     Returns:
         What was fitted; `adapted` has it.
@@ -220,6 +233,8 @@ def fit_gate(
     """
     if not 0 < false_alarms < 1:
         raise InputError(f"false alarms of {false_alarms} are not a share above 0 and below 1")
+    if not 0 < scale <= 1:
+        raise InputError(f"a scale of {scale} is not a share above 0, at most 1")
     generator = torch.Generator().manual_seed(seed)
     clean: list[Tensor] = []
     distorted: dict[str, list[Tensor]] = {}
@@ -231,11 +246,12 @@ def fit_gate(
         for batch, _ in loader:
             some = batch[: images - count]
             grid = grid or parse_all(distortions, input_size_of(adapted, some))
-            clean.append(_statistics_inside(adapted, some))
-            for kind in grid:
-                mixed = distort_some(some, [kind], 0.0, generator)
-                found = _statistics_inside(adapted, mixed)
-                distorted.setdefault(kind.name, []).append(found)
+            for shown in _at_scales(some, scale, generator):
+                clean.append(_statistics_inside(adapted, shown))
+                for kind in grid:
+                    mixed = distort_some(shown, [kind], 0.0, generator)
+                    found = _statistics_inside(adapted, mixed)
+                    distorted.setdefault(kind.name, []).append(found)
             count += len(some)
             advance(len(some))
             if count >= images:
@@ -263,6 +279,17 @@ def fit_gate(
     return gate
 
 
+def _at_scales(images: Tensor, smallest: float, generator: torch.Generator) -> Iterator[Tensor]:
+    """The images, a few at a time, these at one random share of their size, `smallest` to 1."""
+    if smallest == 1:
+        yield images
+        return
+    for some in images.split(AT_ONE_SCALE):
+        share = 1 - (1 - smallest) * float(torch.rand((), generator=generator))
+        size = [min(side, max(LEAST_PIXELS, round(share * side))) for side in some.shape[-2:]]
+        yield F.interpolate(some, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
 def _classifier(clean: np.ndarray, distorted: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights and bias of a logistic regression that tells distorted statistics from clean ones."""
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - slow to import
@@ -273,6 +300,24 @@ def _classifier(clean: np.ndarray, distorted: np.ndarray) -> tuple[np.ndarray, f
     fitted.fit((both - mean) / spread, np.repeat([0, 1], [len(clean), len(distorted)]))
     weights = np.ravel(fitted.coef_) / spread
     return weights, float(np.ravel(fitted.intercept_)[0] - mean @ weights)
+
+
+def looks_distorted(adapted: AdaptedModel, images: Tensor) -> Tensor:
+    """Which images a correction's gate takes for distorted, so that they are corrected.
+
+    Args:
+        adapted: the corrected network.
+        images: N x C x H x W, as the corrected network is given them.
+
+    Returns:
+        N truth values, on the CPU.
+
+    Raises:
+        InputError: the correction has no gate, or the gate reads images of other channels.
+    """
+    if adapted.gate is None:
+        raise InputError("this correction has no gate: it corrects all images (see fit_gate)")
+    return adapted.gate.decide(_statistics_inside(adapted, images).to(device_of(adapted))).cpu()
 
 
 class _Read(Exception):  # noqa: N818

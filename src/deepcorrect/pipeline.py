@@ -299,7 +299,14 @@ class _Run:
             return
         size, workers = self.recipe.data.batch_size, self.recipe.data.workers
         shown = loader(self.train_set, size, shuffle=True, workers=workers)
-        gate = fit_gate(model, shown, self.distortions, system.gate, seed=self.recipe.seed)
+        gate = fit_gate(
+            model,
+            shown,
+            self.distortions,
+            system.gate,
+            seed=self.recipe.seed,
+            scale=system.gate_scale,
+        )
         files.write_json(path, gate.model_dump(mode="json"))
 
     def save_adapter(

@@ -57,7 +57,8 @@ class CorrectionSystem(TrainedSystem):
     `{budget: {parameters: X}}` or `{budget: {multiply_adds: X}}` for all sites together.
 
     `ranking` is a method; null takes the recipe's. `gate` is the share of clean images that may be
-    corrected, which a gate keeps to; null corrects every image.
+    corrected, which a gate keeps to; null corrects every image. `gate_scale` below 1 prepares the
+    gate for pictures of other sources than the training images (`fit_gate`'s `scale`).
     """
 
     method: Literal["deepcorrect"]
@@ -65,6 +66,7 @@ class CorrectionSystem(TrainedSystem):
     unit: str | dict[str, Any] = "bottleneck"
     ranking: str | None = None
     gate: float | None = Field(default=None, gt=0, lt=1)
+    gate_scale: float = Field(default=1.0, gt=0, le=1)
 
     @field_validator("beta", mode="before")
     @classmethod

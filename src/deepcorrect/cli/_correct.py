@@ -86,6 +86,13 @@ def correct(
             "undistorted ones may be corrected all the same, such as 0.05. Default: correct all."
         ),
     ] = None,
+    gate_scale: Annotated[
+        float,
+        typer.Option(
+            help="Fit the gate to images shrunk to as little as this share of their size, such as "
+            "0.5, so that pictures of other sources do not pass for distorted."
+        ),
+    ] = 1.0,
     clean_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of each batch; with a gate 0.1 serves better.")
     ] = Training().clean_share,
@@ -113,7 +120,7 @@ def correct(
     adapted = adapters.correct(network, ranked, _share(beta, budget), unit, seed)
     if gate is not None:
         shown = data_room.loader(source, batch_size, shuffle=True, workers=workers)
-        fit_gate(adapted, shown, used, gate, seed=seed)
+        fit_gate(adapted, shown, used, gate, seed=seed, scale=gate_scale)
     held_out = None
     if validation:
         chosen = images_of(network, validation, None, seed, labels=labels)
