@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,15 @@ def side_by_side(
             return function(item)
 
     try:
-        with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
-            yield from pool.map(alone, items)
+        yield from _threads(threads).map(alone, items)
     finally:
         torch.set_num_threads(threads)
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads, torch single in each; kept, as it takes a millisecond to start them."""
+    return ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1))
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a fork has none of them

@@ -117,6 +117,7 @@ def along_lines(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> T
     "zoom_blur",
     imagenet=[(1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)],
     cifar=[(1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)],
+    at_once=16,
 )
 def zoom_blur(images: Tensor, draws: Draws, stop: float, step: float) -> Tensor:
     """The mean of the image and of its centre, enlarged step by step, as by moving closer."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepcorrect.computing import side_by_side
 from deepcorrect.distortions._draws import Draws
 from deepcorrect.distortions._filters import (
     Banded,
@@ -125,19 +127,27 @@ def _boxes(pixels: int, share: float, enlarged: bool, device: torch.device) -> B
     cifar=[(80,), (65,), (58,), (50,), (40,)],
     colours=True,
     smooth=False,
+    at_once=64,
 )
 def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:
     """JPEG of that quality, by the real codec (libjpeg-turbo through OpenCV), 8 bits in and out."""
     del draws
-    whole = (images.detach() * 255).round_().clamp_(0, 255).to(torch.uint8).cpu()
-    for image in whole.numpy():
-        blue_first = image[::-1]  # as OpenCV has it
-        pixels = cv2.merge(blue_first)
+    # no arithmetic of torch's, whose threads stay awake for a while and would take turns with these
+    given = images.detach().cpu().numpy()
+    result = torch.empty(images.shape)
+    planes = result.numpy()
+
+    def encode(place: int) -> None:
+        pixels = cv2.merge(given[place][::-1])  # blue first, as OpenCV has it
+        pixels = cv2.convertScaleAbs(np.maximum(pixels, 0, out=pixels), alpha=255)
         _, file = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         decoded = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
         assert decoded is not None
-        cv2.split(decoded, blue_first)
-    return whole.to(images.device).float().div_(255)
+        cv2.split(np.divide(decoded, 255, dtype=np.float32), planes[place][::-1])
+
+    for _ in side_by_side(encode, range(len(images)), result.device):
+        pass
+    return result.to(images.device)
 
 
 @corruption(

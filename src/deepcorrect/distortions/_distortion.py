@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepcorrect.computing import side_by_side
 from deepcorrect.distortions._draws import Draws
 from deepcorrect.distortions._kinds import (
     GROUPS,
@@ -24,8 +23,7 @@ from deepcorrect.distortions._kinds import (
 from deepcorrect.errors import InputError, unknown
 
 OPTIONS = ("clip", "quantize", *PARAMETERS)
-CHUNK_VALUES = 4 * 3 * 224 * 224
-"""So many values are distorted at a time on a CPU: the fastest of 1 to 32 images (measured)."""
+IMAGE_VALUES = 3 * 224 * 224
 
 
 @dataclass(frozen=True)
@@ -158,23 +156,22 @@ class Distortion:
                 part = kind.function(part, draws, *kind.arguments(piece.level, parameters))
             return self._stored(part).to(images.dtype)
 
-        if tracked:  # in one go: gradients do not follow other threads
-            pieces = list(_pieces(levels, len(images)))
+        at_once = max(1, len(images))
+        if images.device.type == "cpu" and not tracked:
+            # all threads share the work on these, in the cache: threads with images of their own
+            # wait for each other (measured)
+            at_once = max(1, kind.at_once * IMAGE_VALUES // max(1, images[:1].numel()))
+        pieces = list(_pieces(levels, at_once))
+        if tracked:
             numbers = torch.arange(len(images), device=images.device)
             order = torch.cat([numbers[piece.rows] for piece in pieces])
             return torch.cat([distorted(piece) for piece in pieces])[order.argsort()]
-        with torch.inference_mode(False):
-            result = torch.empty_like(images, memory_format=torch.contiguous_format)
-
-        def fill(piece: _Piece) -> None:
+        if len(pieces) == 1:
+            whole = distorted(pieces[0]).contiguous()
+            return whole.clone() if whole.data_ptr() == images.data_ptr() else whole
+        result = torch.empty_like(images, memory_format=torch.contiguous_format)
+        for piece in pieces:
             result[piece.rows] = distorted(piece)
-
-        at_once = max(1, len(images))
-        if images.device.type == "cpu":
-            fair = -(-at_once // torch.get_num_threads())
-            at_once = max(1, min(fair, CHUNK_VALUES // max(1, images[:1].numel())))
-        for _ in side_by_side(fill, _pieces(levels, at_once), images.device):
-            pass
         return result
 
     def _stored(self, images: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class Kind:
         strongest: the highest level accepted.
         colours: whether images must be grey or RGB.
         smooth: whether gradients pass through it.
+        at_once: images of 224 x 224 pixels that it is given at a time on a CPU.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Kind:
     strongest: float = float("inf")
     colours: bool = False
     smooth: bool = True
+    at_once: int = 8  # the fastest of 2 to 32 for most (measured)
 
     def arguments(self, level: float, parameters: Parameters) -> tuple[Any, ...]:
         """What its function takes at a level."""
@@ -209,6 +211,7 @@ def _composed(name: str, parts: Sequence[Kind]) -> Kind:
         strongest=min(len(grid) for grid in grids.values()),
         colours=any(part.colours for part in parts),
         smooth=all(part.smooth for part in parts),
+        at_once=min(part.at_once for part in parts),
     )
 
 
