@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Generator, Iterator
 
@@ -78,6 +79,35 @@ def test_results_side_by_side_may_be_left(threads: int) -> None:
     assert isinstance(found, Generator)
     found.close()
     assert torch.get_num_threads() == threads
+
+
+@two_ways
+def test_nothing_runs_any_more_when_results_side_by_side_were_left(threads: int) -> None:
+    begun, ended = [], []
+
+    def slow(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.01 * (item > 0))
+        ended.append(item)
+        return item
+
+    found = side_by_side(slow, range(50), CPU)
+    assert next(found) == 0
+    assert isinstance(found, Generator)
+    found.close()
+    assert len(begun) < 10
+    assert sorted(begun) == sorted(ended)
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_a_forked_process_has_threads_of_its_own(threads: int) -> None:
+    assert list(side_by_side(abs, [-1, -2], CPU)) == [1, 2]
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(all_beside, ([-3, 4],)).get(timeout=60) == [3, 4]
+
+
+def all_beside(items: list[int]) -> list[int]:
+    return list(side_by_side(abs, items, CPU))
 
 
 @pytest.mark.parametrize("threads", [2], indirect=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
@@ -106,9 +107,14 @@ def side_by_side(
         with torch.no_grad(), torch.autocast("cpu", dtype, enabled=casting):
             return function(item)
 
+    waiting = deque(_threads(threads).submit(alone, item) for item in items)
     try:
-        yield from _threads(threads).map(alone, items)
-    finally:
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # where the caller left, or an item failed
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
         torch.set_num_threads(threads)
 
 
