@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 corrected without a label on Caltech-101, measured there and on ImageNet.
 
-    DEEPCORRECT_SHARED=... python benchmarks/transfer/caltech101.py train [--trial NAME]
+    DEEPCORRECT_SHARED=... python benchmarks/transfer/caltech101.py train [--trial NAME] [--seed N]
     DEEPCORRECT_SHARED=... python benchmarks/transfer/caltech101.py measure [--trial NAME]
 
 `train` ranks the network's filters and trains one adapter for blur and noise on 28 of Caltech-101's
@@ -9,8 +9,8 @@ answers are the target. The other two a class say how well a trial agrees with t
 (`agreement`), which is what trials were chosen by, and what gates of several shares make of clean
 and slightly distorted images at several scales (`gates`): the smallest share was taken that finds
 19 in 20 of the weakest levels at each.
-`measure` gives the figures on images that neither saw. What is finished is kept in
-runs/transfer-benchmark, so a stopped benchmark goes on; figures are written to
+`measure` gives the figures on images that neither saw, of adapters of two seeds. What is finished
+is kept in runs/transfer-benchmark, so a stopped benchmark goes on; figures are written to
 benchmarks/results/transfer/.
 """
 
@@ -46,6 +46,7 @@ PAPER_GAINS = {  # table of the paper: AlexNet, corrected with ImageNet's images
     "caltech101": {"gaussian_blur": 33.9, "awgn": 46.1},
 }
 DISTORTIONS = ("gaussian_blur", "awgn")
+SEEDS = (0, 1)
 OBJECTIVES = ("features", "logits", "activations")
 GATES = (0.05, 0.02, 0.01, 0.005, 0.002)
 SCALES = (1.0, 0.75, 0.5)
@@ -90,7 +91,6 @@ class Trial:
     modulation: int | None = None
     gate: float | None = None
     gate_scale: float = 1.0
-    seed: int = 0
 
 
 TRIALS = {
@@ -114,25 +114,15 @@ TRIALS = {
         clean_share=0.5,
         activations=4.0,
     ),
-    "gated": Trial(crop_epochs=6, clean_share=0.1, gate=0.002),
+    "gated": Trial(crop_epochs=6, clean_share=0.1),
     "gated_longer": Trial(
         start="gated",
         crop=160,
         crop_epochs=5,
         whole_images=2828,
         clean_share=0.1,
-        gate=0.002,
-    ),
-    "scaled": Trial(crop_epochs=6, clean_share=0.1, seed=1),
-    "scaled_longer": Trial(
-        start="scaled",
-        crop=160,
-        crop_epochs=5,
-        whole_images=2828,
-        clean_share=0.1,
         gate=0.01,
         gate_scale=0.5,
-        seed=1,
     ),
 }
 
@@ -211,22 +201,27 @@ def ranking_of(network: dc.Classifier, pixels: Tensor) -> dc.Ranking:
     return dc.load_ranking(folder)
 
 
-def trained(network: dc.Classifier, name: str) -> Path:
+def folder_of(name: str, seed: int) -> Path:
+    """Where a trial keeps what it made with a seed."""
+    return WORK / name / f"seed-{seed}"
+
+
+def trained(network: dc.Classifier, name: str, seed: int) -> Path:
     """The adapter of a trial, trained where it is not there yet."""
-    trial, folder = TRIALS[name], WORK / name
+    trial, folder = TRIALS[name], folder_of(name, seed)
     if (folder / "adapter" / "adapter_config.json").exists():
         return folder / "adapter"
     pixels, _ = split(network)
     unit = {"kind": "bottleneck", "affine": True, "modulation": trial.modulation}
-    adapted = dc.correct(network, ranking_of(network, pixels), BETA, unit, trial.seed)
+    adapted = dc.correct(network, ranking_of(network, pixels), BETA, unit, seed)
     print(dc.costs(network, network.preprocessing), dc.costs(adapted, network.preprocessing))
     seconds, seen = 0.0, 0
     if trial.start is not None:
-        before = trained(network, trial.start)
+        before = trained(network, trial.start, seed)
         adapted.load_adapter_tensors(files.read_tensors(before / WEIGHTS_FILE))
         notes = read_config(before).notes
         seconds, seen = notes["training_seconds"], notes["images_seen"]
-    order = torch.Generator().manual_seed(1 + trial.seed)
+    order = torch.Generator().manual_seed(1 + seed)
     some = pixels[torch.randperm(len(pixels), generator=order)]
     for part, shown, crop, epochs, rate in (
         ("crops", pixels, trial.crop, trial.crop_epochs, trial.learning_rate),
@@ -246,16 +241,18 @@ def trained(network: dc.Classifier, name: str) -> Path:
             learning_rate=rate,
             clean_share=trial.clean_share,
             objective={name: getattr(trial, name) for name in OBJECTIVES},
-            seed=trial.seed,
+            seed=seed,
         )
         seconds, seen = seconds + history.seconds, seen + history.images_seen
     if trial.gate is not None:
-        fit_gate(adapted, pixels, trial, trial.gate)
+        fit_gate(adapted, pixels, trial, trial.gate, seed)
     notes = {"labels": False, "images_seen": seen, "training_seconds": round(seconds, 1)}
     return adapted.save(folder / "adapter", notes)
 
 
-def fit_gate(adapted: dc.AdaptedModel, pixels: Tensor, trial: Trial, share: float) -> None:
+def fit_gate(
+    adapted: dc.AdaptedModel, pixels: Tensor, trial: Trial, share: float, seed: int
+) -> None:
     """Puts on a gate of a trial's kind."""
     shown: Any = DataLoader(Pixels(pixels), 32, shuffle=True)
     dc.fit_gate(
@@ -264,14 +261,18 @@ def fit_gate(adapted: dc.AdaptedModel, pixels: Tensor, trial: Trial, share: floa
         DISTORTIONS,
         share,
         images=len(pixels),
-        seed=trial.seed,
+        seed=seed,
         scale=trial.gate_scale,
     )
 
 
-def system(network: dc.Classifier, name: str, trial: str) -> torch.nn.Module:
-    """The untouched network, or the corrected one."""
-    return network if name == "baseline" else dc.load(network, trained(network, trial))
+def systems(network: dc.Classifier, name: str) -> dict[str, tuple[Path, torch.nn.Module]]:
+    """The untouched network and the corrected ones of every seed, and where they keep figures."""
+    found: dict[str, tuple[Path, torch.nn.Module]] = {"baseline": (WORK / "baseline", network)}
+    for seed in SEEDS:
+        model = dc.load(network, trained(network, name, seed))
+        found[f"seed {seed}"] = (folder_of(name, seed), model)
+    return found
 
 
 def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -286,20 +287,18 @@ def agreement(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
     _, pixels = split(network)
     batches = DataLoader(Pixels(pixels[:: max(1, len(pixels) // count)]), 32)
 
-    def measured(name: str) -> dict[str, Any]:
-        grid = dc.evaluate(
-            system(network, name, trial), batches, DISTORTIONS, precision="auto", task=name
-        )
+    def measured(name: str, model: torch.nn.Module) -> dict[str, Any]:
+        grid = dc.evaluate(model, batches, DISTORTIONS, precision="auto", task=name)
         assert grid.target == "prediction"
         return {"images": grid.images, "distortions": grid.to_json()}
 
     return {
-        name: kept(WORK / folder / f"agreement-{count}.json", partial(measured, name))
-        for name, folder in (("baseline", "baseline"), ("deepcorrect", trial))
+        name: kept(folder / f"agreement-{count}.json", partial(measured, name, model))
+        for name, (folder, model) in systems(network, trial).items()
     }
 
 
-def gates(network: dc.Classifier, trial: Trial) -> None:
+def gates(network: dc.Classifier, trial: Trial, seed: int) -> None:
     """What gates of several shares make of held-out training images: how many they correct, at each
     scale; and the smallest share that finds enough of those at the weakest levels."""
     pixels, held = split(network)
@@ -315,7 +314,7 @@ def gates(network: dc.Classifier, trial: Trial) -> None:
     adapted = dc.correct(network, {site: [0] for site in BETA})
     enough = []
     for share in GATES:
-        fit_gate(adapted, pixels, trial, share)
+        fit_gate(adapted, pixels, trial, share, seed)
         found = {
             scale: {
                 name: float(dc.looks_distorted(adapted, some).float().mean())
@@ -338,16 +337,15 @@ def imagenet(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
     )
     images = images.select(range(0, len(images), max(1, len(images) // count)))
 
-    def measured(name: str) -> dict[str, Any]:
-        model = system(network, name, trial)
+    def measured(name: str, model: torch.nn.Module) -> dict[str, Any]:
         grid = dc.evaluate(
             model, dc.loader(images, 32), DISTORTIONS, precision="auto", task=f"ImageNet, {name}"
         )
         return record_of(network, model, grid)
 
     return {
-        name: kept(WORK / folder / f"imagenet-{count}.json", partial(measured, name))
-        for name, folder in (("deepcorrect", trial), ("baseline", "baseline"))
+        name: kept(folder / f"imagenet-{count}.json", partial(measured, name, model))
+        for name, (folder, model) in systems(network, trial).items()
     }
 
 
@@ -359,8 +357,7 @@ def caltech(network: dc.Classifier, trial: str, count: int, trained_on: int) -> 
     rows = evenly(labels, trained_on)
     train = DataLoader(Pixels(pixels[rows], labels=[labels[row] for row in rows]), 32)
 
-    def measured(name: str) -> dict[str, Any]:
-        model = system(network, name, trial)
+    def measured(name: str, model: torch.nn.Module) -> dict[str, Any]:
         done = dc.transfer(
             model,
             train,
@@ -373,8 +370,8 @@ def caltech(network: dc.Classifier, trial: str, count: int, trained_on: int) -> 
         return record_of(network, model, done.grid) | {"svm": svm}
 
     return {
-        name: kept(WORK / folder / f"caltech-{count}-{trained_on}.json", partial(measured, name))
-        for name, folder in (("deepcorrect", trial), ("baseline", "baseline"))
+        name: kept(folder / f"caltech-{count}-{trained_on}.json", partial(measured, name, model))
+        for name, (folder, model) in systems(network, trial).items()
     }
 
 
@@ -410,16 +407,29 @@ def evenly(labels: list[int], count: int) -> list[int]:
     return sorted(order[:count])
 
 
-def gains(systems: dict[str, Any]) -> dict[str, Any]:
-    """Corrected minus baseline, in points, by distortion: the mean, and on clean images."""
-    before, after = (systems[name]["distortions"] for name in ("baseline", "deepcorrect"))
-    return {
+def gains(found: dict[str, Any]) -> dict[str, Any]:
+    """Corrected minus baseline, in points, by distortion: the mean and clean images, of each seed,
+    and the mean of the seeds."""
+    baseline = found["baseline"]["distortions"]
+    each = {
+        name: {
+            kind: {
+                key: 100 * (one["distortions"][kind][key] - baseline[kind][key])
+                for key in ("mean_top1", "clean_top1")
+            }
+            for kind in DISTORTIONS
+        }
+        for name, one in found.items()
+        if name != "baseline"
+    }
+    mean = {
         kind: {
-            key: round(100 * (after[kind][key] - before[kind][key]), 2)
+            key: sum(one[kind][key] for one in each.values()) / len(each)
             for key in ("mean_top1", "clean_top1")
         }
         for kind in DISTORTIONS
     }
+    return {**each, "mean": mean}
 
 
 def measure(network: dc.Classifier, given: argparse.Namespace) -> None:
@@ -429,13 +439,13 @@ def measure(network: dc.Classifier, given: argparse.Namespace) -> None:
         ("imagenet", lambda: imagenet(network, trial, given.imagenet_images)),
         ("caltech101", lambda: caltech(network, trial, given.caltech_images, given.svm_images)),
     ):
-        systems = measured()
+        measures = measured()
         found = {
             "trial": {"name": trial, **asdict(TRIALS[trial])},
             "labels_used_in_correction": False,
-            "gains_in_points": gains(systems),
+            "gains_in_points": gains(measures),
             "paper_gains_in_points": PAPER_GAINS[name],
-            "systems": systems,
+            "systems": measures,
         }
         files.write_json(RESULTS / f"{name}.json", found)
         print(name, found["gains_in_points"])
@@ -444,7 +454,8 @@ def measure(network: dc.Classifier, given: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["train", "agreement", "gates", "measure"])
-    parser.add_argument("--trial", default="first", choices=TRIALS)
+    parser.add_argument("--trial", default="gated_longer", choices=TRIALS)
+    parser.add_argument("--seed", type=int, default=0, help="of train and gates")
     parser.add_argument("--caltech-images", type=int, default=1692, help="test images, all 1,692")
     parser.add_argument("--svm-images", type=int, default=3030, help="training images, all 3,030")
     parser.add_argument("--imagenet-images", type=int, default=500)
@@ -452,10 +463,11 @@ def main() -> None:
     given = parser.parse_args()
     network = efficientnet_lite0()
     if given.what == "gates":
-        gates(network, TRIALS[given.trial])
+        gates(network, TRIALS[given.trial], given.seed)
         return
-    trained(network, given.trial)
-    if given.what == "agreement":
+    if given.what == "train":
+        trained(network, given.trial, given.seed)
+    elif given.what == "agreement":
         found = agreement(network, given.trial, given.agreement_images)
         print(
             {
