@@ -278,6 +278,16 @@ def test_a_site_that_does_not_exist(digits: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_scale_for_no_gate(digits: Path, ranking: Path, tmp_path: Path) -> None:
+    out = tmp_path / "adapter"
+    said = command(
+        *("correct", *on(digits / "train"), "--ranking", ranking, "--out", out),
+        *("--gate-scale", 0.5),
+    )
+    assert_refused(said, "--gate-scale says how a gate is fitted", "give --gate")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("beta", ["0", "-0.5", "1.01", "nan", "inf"])
 def test_a_beta_that_is_not_a_share(digits: Path, ranking: Path, tmp_path: Path, beta: str) -> None:
     out = tmp_path / "adapter"

@@ -93,6 +93,12 @@ class CorrectionSystem(TrainedSystem):
     def _known_ranking(cls, value: str | None) -> str | None:
         return None if value is None else known_ranking(value)
 
+    @model_validator(mode="after")
+    def _scale_of_a_gate(self) -> CorrectionSystem:
+        if self.gate is None and self.gate_scale != 1:
+            raise ValueError("gate_scale says how a gate is fitted: give gate, too")
+        return self
+
     def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
         """The network with its units, which start as the identity."""
         return adapter.correct(model, rank(self.ranking), self.beta, self.unit, seed)

@@ -111,6 +111,8 @@ def correct(
     command is given again.
     """
     files.check_folder(out)
+    if gate is None and gate_scale != 1:
+        raise InputError("--gate-scale says how a gate is fitted: give --gate, such as 0.05, too")
     network = model_of(model, weights, classes, input_size, resize, mean, std, device)
     source = images_of(network, data, images, seed, labels=False if no_labels else None)
     labels = source.labelled
