@@ -133,6 +133,8 @@ def test_it_says_which_images_it_corrects(adapted: AdaptedModel, clean: Tensor) 
         baseline = answers(adapted, images)
     changed = (answers(adapted, images) != baseline).any(1)
     assert torch.equal(dc.looks_distorted(adapted, images), changed)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(dc.looks_distorted(adapted, images), changed)
     adapted.set_gate(None)
     with pytest.raises(InputError, match="has no gate"):
         dc.looks_distorted(adapted, images)
@@ -394,7 +396,7 @@ def test_maps_of_other_images_than_were_read_are_refused() -> None:
     ("images", "message"),
     [
         (torch.rand(4, 3, 7, 16), "8 pixels or more, not of 7 x 16"),
-        (torch.rand(4, 1, 16, 16), r"reads 38 statistics.*have 19"),
+        (torch.rand(4, 1, 16, 16), r"reads 38 statistics.*of 1 channels have 19"),
     ],
 )
 def test_images_that_a_gate_cannot_read_are_refused(images: Tensor, message: str) -> None:

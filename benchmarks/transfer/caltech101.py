@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -35,6 +34,7 @@ from deepcorrect.adapter import WEIGHTS_FILE, read_config
 from deepcorrect.data import UNLABELLED, ImageSet
 from deepcorrect.distortions import parse_all, seeds_for
 from deepcorrect.evaluation import system_record
+from deepcorrect.gate import shrunk
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ranking"))
 from subjects import SHARED, efficientnet_lite0  # pyright: ignore
@@ -266,20 +266,25 @@ def fit_gate(
     )
 
 
-def systems(network: dc.Classifier, name: str) -> dict[str, tuple[Path, torch.nn.Module]]:
-    """The untouched network and the corrected ones of every seed, and where they keep figures."""
-    found: dict[str, tuple[Path, torch.nn.Module]] = {"baseline": (WORK / "baseline", network)}
+def figures(
+    network: dc.Classifier,
+    trial: str,
+    file: str,
+    measured: Callable[[str, torch.nn.Module], dict[str, Any]],
+) -> dict[str, Any]:
+    """What `measured` gives, or gave before, of the untouched network and of every seed's."""
+
+    def of(name: str, folder: Path, model: Callable[[], torch.nn.Module]) -> dict[str, Any]:
+        path = folder / file
+        if not path.exists():
+            files.write_json(path, measured(name, model()))
+        return files.read_json(path)
+
+    found = {"baseline": of("baseline", WORK / "baseline", lambda: network)}
     for seed in SEEDS:
-        model = dc.load(network, trained(network, name, seed))
-        found[f"seed {seed}"] = (folder_of(name, seed), model)
+        corrected = partial(dc.load, network, trained(network, trial, seed))
+        found[f"seed {seed}"] = of(f"seed {seed}", folder_of(trial, seed), corrected)
     return found
-
-
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `compute` gives, or gave before."""
-    if not path.exists():
-        files.write_json(path, compute())
-    return files.read_json(path)
 
 
 def agreement(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
@@ -292,10 +297,7 @@ def agreement(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
         assert grid.target == "prediction"
         return {"images": grid.images, "distortions": grid.to_json()}
 
-    return {
-        name: kept(folder / f"agreement-{count}.json", partial(measured, name, model))
-        for name, (folder, model) in systems(network, trial).items()
-    }
+    return figures(network, trial, f"agreement-{count}.json", measured)
 
 
 def gates(network: dc.Classifier, trial: Trial, seed: int) -> None:
@@ -304,8 +306,7 @@ def gates(network: dc.Classifier, trial: Trial, seed: int) -> None:
     pixels, held = split(network)
     seen: dict[str, dict[str, Tensor]] = {}
     for scale in SCALES:
-        size = [round(scale * side) for side in held.shape[-2:]]
-        images = F.interpolate(held.float() / 255, size, mode="bicubic", antialias=True).clamp(0, 1)
+        images = shrunk(held.float() / 255, scale)
         seen[f"{scale:g}"] = {"clean": images}
         for kind in parse_all(DISTORTIONS, held.shape[-1]):
             level = (kind.levels or (0,))[0]
@@ -343,10 +344,7 @@ def imagenet(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
         )
         return record_of(network, model, grid)
 
-    return {
-        name: kept(folder / f"imagenet-{count}.json", partial(measured, name, model))
-        for name, (folder, model) in systems(network, trial).items()
-    }
+    return figures(network, trial, f"imagenet-{count}.json", measured)
 
 
 def caltech(network: dc.Classifier, trial: str, count: int, trained_on: int) -> dict[str, Any]:
@@ -369,10 +367,7 @@ def caltech(network: dc.Classifier, trial: str, count: int, trained_on: int) -> 
         svm = {"c": done.svm.penalty, "validation": done.svm.validation, "images": done.svm.images}
         return record_of(network, model, done.grid) | {"svm": svm}
 
-    return {
-        name: kept(folder / f"caltech-{count}-{trained_on}.json", partial(measured, name, model))
-        for name, (folder, model) in systems(network, trial).items()
-    }
+    return figures(network, trial, f"caltech-{count}-{trained_on}.json", measured)
 
 
 def record_of(network: dc.Classifier, model: torch.nn.Module, grid: dc.Grid) -> dict[str, Any]:

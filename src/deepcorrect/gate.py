@@ -120,21 +120,14 @@ class Gate(nn.Module):
             InputError: the gate was fitted to images of other channels.
         """
         with torch.autocast(images.device.type, enabled=False):
-            return self.decide(statistics(images))
-
-    def decide(self, found: Tensor) -> Tensor:
-        """N truth values of images' `statistics`.
-
-        Raises:
-            InputError: they are not as many as the gate was fitted to.
-        """
-        weights, biases = self.classifiers.weight.float(), self.classifiers.bias.float()
-        if found.shape[1] != weights.shape[1]:
-            raise InputError(
-                f"the gate reads {weights.shape[1]} statistics of an image, and images of these "
-                f"channels have {found.shape[1]}: fit a gate to such images"
-            )
-        return F.linear(found, weights, biases).amax(1) > 0
+            found = statistics(images)
+            weights, biases = self.classifiers.weight.float(), self.classifiers.bias.float()
+            if found.shape[1] != weights.shape[1]:
+                raise InputError(
+                    f"the gate reads {weights.shape[1]} statistics of an image, and these of "
+                    f"{images.shape[1]} channels have {found.shape[1]}: fit one to such images"
+                )
+            return F.linear(found, weights, biases).amax(1) > 0
 
     def read(self, images: Tensor) -> None:
         """Looks at a batch: `choose` goes by it until `forget`."""
@@ -285,9 +278,13 @@ def _at_scales(images: Tensor, smallest: float, generator: torch.Generator) -> I
         yield images
         return
     for some in images.split(AT_ONE_SCALE):
-        share = 1 - (1 - smallest) * float(torch.rand((), generator=generator))
-        size = [min(side, max(LEAST_PIXELS, round(share * side))) for side in some.shape[-2:]]
-        yield F.interpolate(some, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        yield shrunk(some, 1 - (1 - smallest) * float(torch.rand((), generator=generator)))
+
+
+def shrunk(images: Tensor, share: float) -> Tensor:
+    """Images in [0, 1] at a share of their size, but no smaller than a gate reads."""
+    size = [min(side, max(LEAST_PIXELS, round(share * side))) for side in images.shape[-2:]]
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def _classifier(clean: np.ndarray, distorted: np.ndarray) -> tuple[np.ndarray, float]:
@@ -317,7 +314,8 @@ def looks_distorted(adapted: AdaptedModel, images: Tensor) -> Tensor:
     """
     if adapted.gate is None:
         raise InputError("this correction has no gate: it corrects all images (see fit_gate)")
-    return adapted.gate.decide(_statistics_inside(adapted, images).to(device_of(adapted))).cpu()
+    with torch.no_grad():
+        return adapted.gate(_images_inside(adapted, images)).cpu()
 
 
 class _Read(Exception):  # noqa: N818
@@ -330,11 +328,23 @@ def _statistics_inside(adapted: AdaptedModel, images: Tensor) -> Tensor:
     Raises:
         InputError: it reads none, or some hold what is no number.
     """
+    found = statistics(_images_inside(adapted, images)).cpu()
+    if not found.isfinite().all():
+        raise InputError("some of the images that a gate is to be fitted to hold no numbers (NaN)")
+    return found
+
+
+def _images_inside(adapted: AdaptedModel, images: Tensor) -> Tensor:
+    """Images as the network inside reads them.
+
+    Raises:
+        InputError: it reads none.
+    """
     found: list[Tensor] = []
 
     def read(module: nn.Module, args: Any, kwargs: Any) -> None:
         del module
-        found.append(statistics(input_images(args, kwargs)).cpu())
+        found.append(input_images(args, kwargs))
         raise _Read
 
     handle = adapted.gated_module.register_forward_pre_hook(read, with_kwargs=True)
@@ -350,8 +360,6 @@ def _statistics_inside(adapted: AdaptedModel, images: Tensor) -> Tensor:
             "the network's part that should read the images is never called as a module: "
             "a gate cannot be fitted to it"
         )
-    if not found[0].isfinite().all():
-        raise InputError("some of the images that a gate is to be fitted to hold no numbers (NaN)")
     return found[0]
 
 

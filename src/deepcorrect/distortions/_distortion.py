@@ -162,13 +162,13 @@ class Distortion:
             # wait for each other (measured)
             at_once = max(1, kind.at_once * IMAGE_VALUES // max(1, images[:1].numel()))
         pieces = list(_pieces(levels, at_once))
+        if len(pieces) == 1:
+            whole = distorted(pieces[0]).contiguous()
+            return whole.clone() if whole.data_ptr() == images.data_ptr() else whole
         if tracked:
             numbers = torch.arange(len(images), device=images.device)
             order = torch.cat([numbers[piece.rows] for piece in pieces])
             return torch.cat([distorted(piece) for piece in pieces])[order.argsort()]
-        if len(pieces) == 1:
-            whole = distorted(pieces[0]).contiguous()
-            return whole.clone() if whole.data_ptr() == images.data_ptr() else whole
         result = torch.empty_like(images, memory_format=torch.contiguous_format)
         for piece in pieces:
             result[piece.rows] = distorted(piece)
