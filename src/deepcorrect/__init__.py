@@ -6,7 +6,8 @@ IEEE Transactions on Image Processing 28(12), 2019.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from deepcorrect.adapter import AdaptedModel, AdapterConfig, correct, load, push
+from deepcorrect.adapter import AdaptedModel, correct, load
+from deepcorrect.adapter_config import AdapterConfig
 from deepcorrect.adapter_sets import AdapterSet, load_all
 from deepcorrect.alternatives import finetune
 from deepcorrect.augmentation import Augmentation
@@ -21,6 +22,7 @@ from deepcorrect.feature_transfer import Transfer, transfer
 from deepcorrect.fusion import fuse
 from deepcorrect.gate import GateConfig, fit_gate, looks_distorted
 from deepcorrect.models import resolve as load_model
+from deepcorrect.publishing import push
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
 from deepcorrect.training import fit
 from deepcorrect.training_settings import PAPER, Training

@@ -138,7 +138,7 @@ class _Run:
                 if not corrected.keys() <= found.keys():
                     raise InputError("key 'beta' names a site that ranking.sites leaves out")
             for name, module in corrected.items():
-                adapter.filter_count(name, module)
+                sites.filter_count(name, module)
 
     def measure(
         self, name: str, model: nn.Module, images_seen: int, seconds: float, *, trained: bool
