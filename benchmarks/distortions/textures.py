@@ -5,8 +5,8 @@
 Measures random cuts of 224 pixels of the images that imagecorruptions draws from: their colours,
 radial power spectrum, and how unevenly their fine parts are spread. Ours are drawn and measured the
 same way, and what they are drawn from is corrected until the measures agree; their crystals
-(`NEEDLES`) are chosen with `crystals`. Nothing of the images but these numbers goes into the product.
-Takes about a minute.
+(`NEEDLES`) are chosen with `crystals`. Nothing of the images but these numbers goes into the
+product. Takes about a minute.
 """
 
 from __future__ import annotations
