@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcorrect.adapter import AdaptedModel, config_sha256, correct, fingerprint, load
+from deepcorrect.adapter import AdaptedModel, correct, load
+from deepcorrect.adapter_files import config_sha256
 from deepcorrect.classifier import Classifier
 from deepcorrect.distortions import Distortion
 from deepcorrect.errors import InputError
+from deepcorrect.fingerprint import fingerprint
 from deepcorrect.models import CifarAllCNN, CifarResNet20
 from deepcorrect.ranking import Ranking
 from deepcorrect.sites import convolutions, tap
@@ -124,6 +126,38 @@ def test_disabled_is_bit_identical_to_the_untouched_network(
         with pytest.raises(ZeroDivisionError), adapted.disabled():
             raise ZeroDivisionError
         assert torch.equal(adapted(images), corrected)
+
+
+class Strided(nn.Module):
+    """A linear layer over transposed tokens: frozen, torch multiplies it in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 96, 4, 4)
+        self.proj = nn.Linear(96, 96)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(self.stem(images).flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_disabled_the_network_multiplies_as_it_did_unfrozen() -> None:
+    torch.manual_seed(0)
+    network, images = Strided().eval(), torch.rand(4, 3, 8, 8)
+    network.stem.bias.requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
+    required = {name: p.requires_grad for name, p in network.named_parameters()}
+    with torch.no_grad():
+        baseline = network(images)
+        adapted = correct(network, {"stem": [0, 3]})
+        with adapted.disabled(), adapted.disabled():
+            assert torch.equal(adapted(images), baseline)
+        with adapted.disabled():
+            with adapted.disabled():
+                pass
+            assert {name: p.requires_grad for name, p in network.named_parameters()} == required
+        assert not any(p.requires_grad for p in network.parameters())
+        with adapted.disabled():
+            adapted.remove()
+    assert {name: p.requires_grad for name, p in network.named_parameters()} == required
 
 
 def test_the_network_called_directly_stays_the_baseline(

@@ -14,7 +14,8 @@ from test_cli import command
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect.adapter import config_sha256, correct, load
+from deepcorrect.adapter import correct, load
+from deepcorrect.adapter_files import config_sha256
 from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.errors import InputError
 from deepcorrect.fingerprint import fingerprint, fingerprint_by_names

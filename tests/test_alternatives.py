@@ -24,9 +24,10 @@ from deepcorrect.alternatives import (
 )
 from deepcorrect.augmix import augmix
 from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.cost import costs
 from deepcorrect.distortions import Distortion
 from deepcorrect.errors import InputError, MissingExtraError
-from deepcorrect.evaluation import costs, evaluate
+from deepcorrect.evaluation import evaluate
 from deepcorrect.training import fit
 
 FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}

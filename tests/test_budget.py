@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect.adapter import AdaptedModel
+from deepcorrect.cost import multiply_adds
 from deepcorrect.distortions import Distortion
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import multiply_adds
 from deepcorrect.ranking import NetworkSize, Ranking, rank
 from deepcorrect.units import KINDS, CorrectionUnit, unit_config, unit_costs
 

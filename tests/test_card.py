@@ -17,7 +17,7 @@ import deepcorrect as dc
 from deepcorrect.adapter import AdaptedModel
 from deepcorrect.cards import ENDS
 from deepcorrect.classifier import Classifier
-from deepcorrect.evaluation import costs
+from deepcorrect.cost import costs
 
 NOTES: dict[str, Any] = {
     "model": "timm:resnet18.a1_in1k",

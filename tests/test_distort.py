@@ -17,7 +17,7 @@ from test_cli import Said, command
 from torch import Tensor
 
 import deepcorrect as dc
-from deepcorrect import corrupted_sets, distorted_sets, files
+from deepcorrect import corrupted_sets, distorted_sets, distorted_stores, files
 from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.data import ImageSet, open_data
 from deepcorrect.distorted_sets import write_distorted
@@ -288,7 +288,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(distorted_sets._Array, "add", full)
+    monkeypatch.setattr(distorted_stores.Array, "add", full)
     with pytest.raises(OSError, match="No space left"):
         write_distorted("digits:test", ["awgn:20"], tmp_path / "out", "npy", images=2)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["distort.json", "labels.npy"]

@@ -11,7 +11,7 @@ import yaml
 import deepcorrect as dc
 from deepcorrect.cli import app
 from deepcorrect.recipe import Recipe
-from deepcorrect.training import Training
+from deepcorrect.training_settings import Training
 from deepcorrect.units import UnitConfig
 
 ROOT = Path(__file__).parent.parent

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from deepcorrect.adapter import correct
 from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.cost import Costs, costs
 from deepcorrect.distortions import Distortion, seeds_for
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import Costs, costs, evaluate, system_record
+from deepcorrect.evaluation import evaluate, system_record
 from deepcorrect.models import CifarAllCNN, CifarResNet20
 from deepcorrect.units import UnitConfig
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from deepcorrect.adapter import AdaptedModel, correct
 from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.cost import multiply_adds
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import multiply_adds
 from deepcorrect.fusion import First, fuse
 from deepcorrect.fusion._trace import trace
 from deepcorrect.models import AlexNet, CifarAllCNN, CifarResNet20

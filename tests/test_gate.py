@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect.adapter import AdaptedModel, read_config
+from deepcorrect.adapter import AdaptedModel
+from deepcorrect.adapter_files import read_config
 from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.computing import Precision, autocast
 from deepcorrect.errors import InputError

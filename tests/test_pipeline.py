@@ -23,7 +23,7 @@ from torch import Tensor
 
 import deepcorrect as dc
 from deepcorrect import files
-from deepcorrect.adapter import read_config
+from deepcorrect.adapter_files import read_config
 from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.data import ImageSet, loader, open_data
 from deepcorrect.errors import InputError

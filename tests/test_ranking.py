@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.cost import multiply_adds
 from deepcorrect.distortions import Distortion
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import multiply_adds
 from deepcorrect.ranking import (
     METHODS,
     NetworkSize,

@@ -26,7 +26,7 @@ from deepcorrect.systems import (
     TrainedSystem,
     summary,
 )
-from deepcorrect.training import Training
+from deepcorrect.training_settings import Training
 
 Write = Callable[..., Path]
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from deepcorrect import files
-from deepcorrect.adapter import AdapterConfig, SiteConfig
+from deepcorrect.adapter_config import AdapterConfig, SiteConfig
 from deepcorrect.distortions import Distortion, generator_for
 from deepcorrect.errors import InputError
 from deepcorrect.ranking import IdealCorrection, Ranking

@@ -21,10 +21,11 @@ from deepcorrect.adapter import AdaptedModel, correct
 from deepcorrect.alternatives import finetune
 from deepcorrect.augmentation import Augmentation, augment
 from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import Distortion, distort_some
 from deepcorrect.errors import DeepCorrectError, InputError
 from deepcorrect.evaluation import evaluate
-from deepcorrect.training import PAPER, Training, distort_some, fit, learning_rate
+from deepcorrect.training import fit
+from deepcorrect.training_settings import PAPER, Training, learning_rate
 
 GRID = ["gaussian_blur:1,2", "awgn:40"]
 FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}

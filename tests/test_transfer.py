@@ -17,7 +17,8 @@ from test_cli import command
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect.adapter import correct, read_config
+from deepcorrect.adapter import correct
+from deepcorrect.adapter_files import read_config
 from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.data import ImageStream
 from deepcorrect.data._stream import Sample

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect import files, sites
-from deepcorrect.evaluation import costs
+from deepcorrect.cost import costs
 
 RESULTS = Path(__file__).parents[1] / "results" / "deployment" / "latency.json"
 Run = Callable[[Tensor], Any]

@@ -18,8 +18,9 @@ from subjects import DISTORTIONS, RESULTS, SHARED, WORK, batches, cifar_network,
 
 import deepcorrect as dc
 from deepcorrect import files
+from deepcorrect.cost import costs
 from deepcorrect.data import ImageSet, loader, open_data
-from deepcorrect.evaluation import costs, evaluate
+from deepcorrect.evaluation import evaluate
 from deepcorrect.ranking import Ranking, rank
 from deepcorrect.training import fit
 

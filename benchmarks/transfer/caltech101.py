@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import deepcorrect as dc
 from deepcorrect import files
-from deepcorrect.adapter import WEIGHTS_FILE, read_config
+from deepcorrect.adapter_files import WEIGHTS_FILE, read_config
 from deepcorrect.data import UNLABELLED, ImageSet
 from deepcorrect.distortions import parse_all, seeds_for
 from deepcorrect.evaluation import system_record

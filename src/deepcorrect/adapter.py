@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from deepcorrect import files, hub, sites
-from deepcorrect.cards import CARD_FILE, card, kept_below
-from deepcorrect.classifier import Classifier, Wrapper, network_of
+from deepcorrect import files, sites
+from deepcorrect.adapter_config import AdapterConfig, SiteConfig
+from deepcorrect.adapter_files import (
+    WEIGHTS_FILE,
+    file_sha256,
+    folder_of,
+    read_whole,
+    write_config,
+)
+from deepcorrect.classifier import Classifier, Wrapper, network_of, uncompiled
 from deepcorrect.computing import device_of
-from deepcorrect.errors import InputError, first_problem
+from deepcorrect.errors import InputError
 from deepcorrect.fingerprint import (
     contents,
     find_inside,
@@ -33,52 +35,9 @@ from deepcorrect.gate import Gate, GateConfig, input_images
 from deepcorrect.units import (
     CorrectionUnit,
     UnitChoice,
-    UnitConfig,
     correct_filters,
     unit_config,
 )
-
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-
-
-class SiteConfig(BaseModel):
-    """One site: its corrected filters (ascending), its filters in all, and its unit's shape; and
-    a digest of what its module held, by which it is found under another name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    filters: tuple[int, ...] = Field(min_length=1)
-    channels: int = Field(ge=1)
-    unit: UnitConfig
-    content: str = ""
-
-
-class AdapterConfig(BaseModel):
-    """Everything needed to rebuild an adapter; the content of `adapter_config.json`.
-
-    Attributes:
-        base: name of the network.
-        schema_version: 2; adapters of version 1 fit networks with the same names only.
-        fingerprint: SHA-256 of the network's layers; an adapter fits these weights only.
-        sites: one entry a site, by dotted name.
-        gate: which images are corrected; None corrects all.
-        weights_sha256: of the safetensors file that belongs to it (set by `save`).
-        config_sha256: of all of this but the notes (set by `save`).
-        notes: free text by key, such as the distortions it was trained on; the card shows them.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal["deepcorrect-adapter"] = "deepcorrect-adapter"
-    schema_version: Literal[1, 2] = 2
-    base: str
-    fingerprint: str
-    sites: dict[str, SiteConfig] = Field(min_length=1)
-    gate: GateConfig | None = None
-    weights_sha256: str = ""
-    config_sha256: str = ""
-    notes: dict[str, Any] = {}
 
 
 class AdaptedModel(Wrapper):
@@ -107,7 +66,7 @@ class AdaptedModel(Wrapper):
         inside: str = "",
     ) -> None:
         super().__init__()
-        network = _uncompiled(network)
+        network = uncompiled(network)
         modules = sites.find(network, config.sites)
         for name, module in modules.items():
             _check_site(name, module, config.sites[name])
@@ -142,7 +101,7 @@ class AdaptedModel(Wrapper):
         self.set_gate(config.gate)
         self._training_modes = {module: module.training for module in network.modules()}
         self._frozen = {p: p.requires_grad for p in network.parameters()}
-        network.requires_grad_(False)
+        self._freeze(True)
         self.train(False)
 
     def _correct(self, name: str, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
@@ -192,12 +151,18 @@ class AdaptedModel(Wrapper):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """While the block runs, the output is bit-identical to the untouched network's."""
+        """While the block runs, the output is bit-identical to the untouched network's.
+
+        Its parameters require gradients where they did, as torch may multiply by frozen weights in
+        another order.
+        """
         before, self._enabled = self._enabled, False
+        self._freeze(False)
         try:
             yield
         finally:
             self._enabled = before
+            self._freeze(before)
 
     @contextmanager
     def ungated(self) -> Iterator[None]:
@@ -226,9 +191,14 @@ class AdaptedModel(Wrapper):
         self._handles = []
         for module, mode in self._training_modes.items():
             module.training = mode
-        for parameter, required in self._frozen.items():
-            parameter.requires_grad_(required)
+        self._freeze(False)
+        self._frozen = {}
         return self.network
+
+    def _freeze(self, frozen: bool) -> None:
+        """Freezes the network, or lets its parameters require gradients where they did."""
+        for parameter, required in self._frozen.items():
+            parameter.requires_grad_(required and not frozen)
 
     def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
         """Writes `adapter_config.json`, `adapter_model.safetensors` and a model card, `README.md`.
@@ -245,11 +215,11 @@ class AdaptedModel(Wrapper):
         files.write_tensors(weights, self.adapter_tensors())
         config = self.config.model_copy(
             update={
-                "weights_sha256": _file_sha256(weights),
+                "weights_sha256": file_sha256(weights),
                 "notes": {**self.config.notes, **(notes or {})},
             }
         )
-        _write_config(folder, config)
+        write_config(folder, config)
         return folder
 
     def unit_at(self, site: str) -> tuple[CorrectionUnit, Tensor]:
@@ -337,7 +307,7 @@ def correct(
     entries = {
         name: SiteConfig(
             filters=tuple(chosen[name]),
-            channels=filter_count(name, module),
+            channels=sites.filter_count(name, module),
             unit=unit_config(unit, position),
             content=held.get(name, ""),
         )
@@ -412,159 +382,8 @@ def _names_here(
     return "", {name: name for name in config.sites}
 
 
-def folder_of(source: str | Path) -> Path:
-    """The folder of an adapter: `source`, or where `hf:OWNER/NAME[@REVISION]` was downloaded.
-
-    Raises:
-        InputError: the repository cannot be had.
-    """
-    if hub.is_hub_spec(source):
-        return hub.download(str(source), (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE))
-    return Path(source)
-
-
-def push(
-    adapter: AdaptedModel | str | Path,
-    repo: str,
-    notes: Mapping[str, Any] | None = None,
-    *,
-    revision: str | None = None,
-    private: bool | None = None,
-) -> str:
-    """Puts an adapter into a repository of the Hugging Face Hub, its card and all, in one commit.
-
-    Args:
-        adapter: on its network, or the folder where it was saved.
-        repo: `OWNER/NAME`; made if absent.
-        notes: added to the configuration's notes, such as `license`.
-        revision: the branch; None takes the main one.
-        private: of a new repository; None takes the owner's default.
-
-    Returns:
-        The commit's address.
-
-    Raises:
-        InputError: the folder holds no whole adapter, or the hub does not take it.
-    """
-    repo = repo.removeprefix(hub.PREFIX)
-    with tempfile.TemporaryDirectory(prefix="deepcorrect-") as temporary:
-        folder = Path(temporary)
-        if isinstance(adapter, AdaptedModel):
-            adapter.save(folder, notes)
-        else:
-            config = read_whole(Path(adapter))
-            shutil.copy(Path(adapter) / WEIGHTS_FILE, folder / WEIGHTS_FILE)
-            if (Path(adapter) / CARD_FILE).is_file():
-                shutil.copy(Path(adapter) / CARD_FILE, folder / CARD_FILE)
-            _write_config(
-                folder, config.model_copy(update={"notes": {**config.notes, **(notes or {})}})
-            )
-        _write_card(folder, read_config(folder), f"{hub.PREFIX}{repo}")
-        return hub.upload(
-            folder,
-            (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE),
-            repo,
-            revision=revision,
-            private=private,
-        )
-
-
-def read_whole(folder: Path) -> AdapterConfig:
-    """Reads a saved adapter's configuration and checks that its tensors are the ones it describes.
-
-    Raises:
-        InputError: a file is missing, not whole or changed.
-    """
-    config = read_config(folder)
-    weights = folder / WEIGHTS_FILE
-    if not weights.is_file():
-        raise InputError(f"{folder} holds no whole adapter: it has no {WEIGHTS_FILE}")
-    if _file_sha256(weights) != config.weights_sha256:
-        raise InputError(
-            f"{weights} is not the file that {CONFIG_FILE} describes (its checksum differs): "
-            "the adapter was cut off while it was saved, or changed since; save or copy it again"
-        )
-    return config
-
-
-def read_config(folder: str | Path) -> AdapterConfig:
-    """Reads a saved adapter's configuration.
-
-    Raises:
-        InputError: there is none, or it is not one.
-    """
-    path = Path(folder) / CONFIG_FILE
-    if not path.is_file():
-        raise InputError(f"{folder} holds no adapter: it has no {CONFIG_FILE}")
-    held = files.read_json(path)
-    try:
-        config = AdapterConfig.model_validate(held)
-    except ValidationError as error:
-        where, _, message = first_problem(error)
-        raise InputError(f"{path} is not an adapter's configuration: {where}: {message}") from None
-    if config.schema_version > 1 and config.config_sha256 != config_sha256(held):
-        raise InputError(
-            f"{path} was changed since it was saved (its checksum differs): copy or download it "
-            "again. Its notes alone may be edited"
-        )
-    return config
-
-
-def _write_config(folder: Path, config: AdapterConfig) -> None:
-    held = config.model_dump(mode="json")
-    if config.gate is None:  # as files were before there were gates
-        del held["gate"]
-    files.write_json(folder / CONFIG_FILE, {**held, "config_sha256": config_sha256(held)})
-    _write_card(folder, config, folder.resolve().name)
-
-
-def _write_card(folder: Path, config: AdapterConfig, place: str) -> None:
-    """The card, above what a user has added to the one that was there."""
-    path = folder / CARD_FILE
-    text = card(config, (folder / WEIGHTS_FILE).stat().st_size, place)
-    below = kept_below(path)
-    files.write_text(path, f"{text}\n{below}" if below else text)
-
-
-def config_sha256(held: Mapping[str, Any]) -> str:
-    """The checksum of a configuration as its file holds it, the notes left out."""
-    signed = {key: value for key, value in held.items() if key not in ("notes", "config_sha256")}
-    return hashlib.sha256(json.dumps(signed, sort_keys=True).encode()).hexdigest()
-
-
-def filter_count(name: str, module: nn.Module) -> int:
-    """Number of filters of the site `name`.
-
-    Raises:
-        InputError: the module does not say.
-    """
-    for attribute in ("out_channels", "num_features", "num_channels", "out_features"):
-        value = getattr(module, attribute, None)
-        if isinstance(value, int):
-            return value
-    raise InputError(
-        f"site {name!r} is a {type(module).__name__}, whose number of filters is not known: "
-        "name a convolution, a linear layer or a normalisation layer"
-    )
-
-
-def _uncompiled(network: nn.Module) -> nn.Module:
-    """The network that torch.compile was given: what is compiled does not see later hooks.
-
-    Raises:
-        InputError: a part of the network is compiled.
-    """
-    whole = network._modules.get("_orig_mod") or network
-    if any("_orig_mod" in module._modules for module in whole.modules()):
-        raise InputError(
-            "a part of the network is compiled, and would not see its corrections: put the adapter "
-            "on the network as it was, and compile what you get"
-        )
-    return whole
-
-
 def _check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
-    channels = filter_count(name, module)
+    channels = sites.filter_count(name, module)
     if channels != site.channels:
         raise InputError(
             f"site {name!r} has {channels} filters; the adapter was made for {site.channels}"
@@ -576,8 +395,3 @@ def _check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
             f"the filters to correct at {name!r} must be ascending, each once, "
             f"from 0 to {channels - 1}; given: {site.filters}"
         )
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from deepcorrect.adapter_config import AdapterConfig
 from deepcorrect.units import unit_costs
-
-if TYPE_CHECKING:  # adapter.py writes cards
-    from deepcorrect.adapter import AdapterConfig
 
 CARD_FILE = "README.md"
 ENDS = "<!-- Below this line the card is yours: saving again leaves it. -->"

@@ -132,3 +132,18 @@ def preprocessing_of(model: nn.Module) -> Preprocessing | None:
             return within.preprocessing
         within = inside(within)
     return None
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The network that torch.compile was given: what is compiled does not see later hooks.
+
+    Raises:
+        InputError: a part of the network is compiled.
+    """
+    whole = network._modules.get("_orig_mod") or network
+    if any("_orig_mod" in module._modules for module in whole.modules()):
+        raise InputError(
+            "a part of the network is compiled, and would not see its corrections: put the adapter "
+            "on the network as it was, and compile what you get"
+        )
+    return whole

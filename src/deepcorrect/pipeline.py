@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-import platform
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +18,20 @@ from torch import Tensor, nn
 
 from deepcorrect import adapter, files, sites
 from deepcorrect.classifier import Classifier
-from deepcorrect.computing import autocast, device_for, inference, placed, resolve_precision
-from deepcorrect.data import UNLABELLED, ImageSet, loader, open_data
+from deepcorrect.computing import autocast, device_for, inference, placed
+from deepcorrect.cost import costs, throughput
+from deepcorrect.data import UNLABELLED, ImageSet, loader
 from deepcorrect.distortions import Distortion, generator_for, parse_all
+from deepcorrect.environment import environment
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import (
-    TestTimeSystem,
-    costs,
-    evaluate,
-    system_record,
-    throughput,
-)
+from deepcorrect.evaluation import TestTimeSystem, evaluate, system_record
 from deepcorrect.gate import GateConfig, fit_gate
-from deepcorrect.models import output_classes, resolve
-from deepcorrect.objectives import needs_of
+from deepcorrect.models import resolve
 from deepcorrect.progress import console
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
 from deepcorrect.recipe import Recipe
 from deepcorrect.report import write_report
+from deepcorrect.run_data import open_sets
 from deepcorrect.systems import CorrectionSystem, TrainedSystem
 from deepcorrect.training import fit
 
@@ -133,7 +127,7 @@ class _Run:
         self.test_distortions: tuple[Distortion, ...] = parse_all(
             recipe.test_list, preprocessing.input_size
         )
-        self._open_data(output_classes(self.model, preprocessing))
+        self.sets = open_sets(recipe, self.model)
         corrections = [s for s in recipe.systems.values() if isinstance(s, CorrectionSystem)]
         self.needs_ranking = bool(corrections)
         found = sites.find(self.model, recipe.ranking.sites)
@@ -144,50 +138,7 @@ class _Run:
                 if not corrected.keys() <= found.keys():
                     raise InputError("key 'beta' names a site that ranking.sites leaves out")
             for name, module in corrected.items():
-                adapter.filter_count(name, module)
-
-    def _open_data(self, classes: int) -> None:
-        data, preprocessing = self.recipe.data, self.model.preprocessing
-        seed = self.recipe.seed
-
-        def opened(spec: str) -> ImageSet:
-            return open_data(spec, preprocessing).matched(classes, self.model.labels)
-
-        train, test = opened(data.train), opened(data.test)
-        if data.validation:
-            validation = opened(data.validation)
-        else:
-            if data.validation_rows:
-                rows = _rows(Path(data.validation_rows))
-            else:
-                order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-                rows = order[: data.validation_images].sort().values.tolist()
-            validation = train.select(rows)
-            held_out = set(rows)
-            train = train.select(row for row in range(len(train)) if row not in held_out)
-        self.train_set = train.sample(data.train_images, seed)
-        self.test_set = test.sample(data.test_images, seed)
-        trained = [s for s in self.recipe.systems.values() if isinstance(s, TrainedSystem)]
-        taught = any("labels" in needs_of(system.training.objective) for system in trained)
-        ranked_by = self.recipe.ranking.target == "labels"
-        for images, needed in (
-            (self.train_set, taught),
-            (validation, ranked_by),
-            (self.test_set, False),  # the clean network's answers are the target where it has none
-        ):
-            if needed or images.labelled:
-                images.check_labels(classes)
-        count, ranked = len(validation), self.recipe.ranking.images
-        if ranked >= count:
-            raise InputError(
-                f"key 'ranking.images': given {ranked}; validation has {count} images, and some "
-                "must be left to choose the best epoch with"
-            )
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + 1)).tolist()
-        self.ranking_set = validation.select(sorted(order[:ranked]))
-        rest = order[ranked:]
-        self.ideal_set = validation.select(sorted(rest[: self.recipe.ideal.images]))
-        self.selection_set = validation.select(sorted(rest[: self.recipe.selection.images]))
+                sites.filter_count(name, module)
 
     def measure(
         self, name: str, model: nn.Module, images_seen: int, seconds: float, *, trained: bool
@@ -199,7 +150,7 @@ class _Run:
         started = time.monotonic()
         grid = evaluate(
             model,
-            self._loader(self.test_set),
+            self._loader(self.sets.test),
             self.test_distortions,
             self.recipe.seed,
             self.recipe.precision,
@@ -218,7 +169,7 @@ class _Run:
 
     def _speed(self, model: nn.Module) -> dict[str, float]:
         """Images a second, and how many of the baseline's that is, both measured in turns."""
-        batch, _ = next(iter(self._loader(self.test_set)))
+        batch, _ = next(iter(self._loader(self.sets.test)))
         kind = self.test_distortions[0]
         level = (kind.levels or (0.0,))[len(kind.levels or ()) // 2]
         shown = kind(batch, level, generator_for(self.recipe.seed, "speed"))
@@ -240,7 +191,7 @@ class _Run:
             return load_ranking(folder)
         ranking = rank(
             self.model,
-            self._loader(self.ranking_set),
+            self._loader(self.sets.ranking),
             self.distortions,
             method,
             section.sites,
@@ -260,7 +211,7 @@ class _Run:
         started = time.monotonic()
         curves = ideal_correction(
             self.model,
-            self._loader(self.ideal_set),
+            self._loader(self.sets.ideal),
             ranking,
             self.recipe.ideal.betas,
             seed=self.recipe.seed + 1,
@@ -275,10 +226,10 @@ class _Run:
         if isinstance(system, CorrectionSystem) and isinstance(model, adapter.AdaptedModel):
             self.gate(name, system, model)
         batch = system.training.batch_size
-        validating = self._loader(self.selection_set) if len(self.selection_set) else None
+        validating = self._loader(self.sets.selection) if len(self.sets.selection) else None
         history = fit(
             model,
-            loader(self.train_set, batch, shuffle=True, workers=self.recipe.data.workers),
+            loader(self.sets.train, batch, shuffle=True, workers=self.recipe.data.workers),
             self.distortions,
             system.training,
             validating,
@@ -298,7 +249,7 @@ class _Run:
             model.set_gate(GateConfig.model_validate(files.read_json(path)))
             return
         size, workers = self.recipe.data.batch_size, self.recipe.data.workers
-        shown = loader(self.train_set, size, shuffle=True, workers=workers)
+        shown = loader(self.sets.train, size, shuffle=True, workers=workers)
         gate = fit_gate(
             model,
             shown,
@@ -343,7 +294,7 @@ class _Run:
         path = self.folder / "examples.json"
         if path.exists():
             return
-        chosen = self.test_set.sample(EXAMPLES, self.recipe.seed + 2)
+        chosen = self.sets.test.sample(EXAMPLES, self.recipe.seed + 2)
         batches = list(self._loader(chosen))
         images = torch.cat([batch for batch, _ in batches])
         names = [self._class_name(label) for _, labels in batches for label in labels.tolist()]
@@ -377,7 +328,8 @@ class _Run:
             "systems": records,
         }
         files.write_json(self.folder / "results.json", results)
-        for images in (self.train_set, self.ranking_set, self.selection_set, self.test_set):
+        sets = self.sets
+        for images in (sets.train, sets.ranking, sets.selection, sets.test):
             images.warn_of_bad()
 
     def log(self, event: str, **values: Any) -> None:
@@ -401,7 +353,7 @@ class _Run:
     def _class_name(self, index: int) -> str:
         if index == UNLABELLED:
             return "no label"
-        names = self.model.labels or self.test_set.classes or ()
+        names = self.model.labels or self.sets.test.classes or ()
         return names[index] if index < len(names) else str(index)
 
     def environment(self) -> dict[str, Any]:
@@ -410,40 +362,6 @@ class _Run:
         if not path.exists():
             files.write_json(path, environment(self.device))
         return files.read_json(path)
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a run depends on: versions, machine, device."""
-    packages = (
-        "deepcorrect-torch",
-        "torch",
-        "numpy",
-        "pillow",
-        "opencv-python-headless",
-        "datasets",
-        "accelerate",
-    )
-    values: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds")}
-    for package in packages:
-        try:
-            values[package] = version(package)
-        except PackageNotFoundError:
-            values[package] = "not installed"
-    return values | {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "threads": torch.get_num_threads(),
-        "auto_precision": resolve_precision(device, "auto"),
-    }
-
-
-def _rows(path: Path) -> list[int]:
-    value = files.read_json(path)
-    rows = value.get("rows") if isinstance(value, dict) else value
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, int) for row in rows):
-        raise InputError(f"{path} does not hold row numbers: a list, or a mapping with 'rows'")
-    return rows
 
 
 def _png(image: Tensor) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from deepcorrect import adapter, alternatives
 from deepcorrect.classifier import Classifier
 from deepcorrect.ranking import METHODS, Ranking, read_budget
-from deepcorrect.training import Training
+from deepcorrect.training_settings import Training
 from deepcorrect.units import unit_config
 
 Rank = Callable[[str | None], Ranking]

@@ -37,10 +37,12 @@ from deepcorrect.cli._options import (
     images_of,
     model_of,
 )
+from deepcorrect.cost import costs
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import costs
 from deepcorrect.gate import fit_gate
-from deepcorrect.training import OBJECTIVES, Training, fit
+from deepcorrect.objectives import OBJECTIVES
+from deepcorrect.training import fit
+from deepcorrect.training_settings import Training
 
 OBJECTIVE = {True: Training().objective, False: {"features": 1.0, "logits": 1.0}}
 """With labels, and without."""

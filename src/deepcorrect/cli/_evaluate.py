@@ -54,8 +54,9 @@ from deepcorrect.corruption_error import (
     corruption_error,
     reference_for,
 )
+from deepcorrect.cost import costs
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import Grid, costs, evaluate, evaluate_stored, system_record
+from deepcorrect.evaluation import Grid, evaluate, evaluate_stored, system_record
 
 
 def evaluate_(

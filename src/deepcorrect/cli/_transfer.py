@@ -30,8 +30,9 @@ from deepcorrect.cli._options import (
     Workers,
     model_of,
 )
+from deepcorrect.cost import costs
 from deepcorrect.errors import InputError
-from deepcorrect.evaluation import costs, system_record
+from deepcorrect.evaluation import system_record
 from deepcorrect.feature_transfer import PENALTIES, Transfer
 from deepcorrect.feature_transfer import transfer as transferred
 

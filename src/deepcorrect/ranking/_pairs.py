@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from deepcorrect import sites as sites_room
 from deepcorrect.classifier import input_size_of
 from deepcorrect.computing import Precision, autocast, device_of, inference, placed
+from deepcorrect.cost import multiply_adds
 from deepcorrect.data import UNLABELLED, Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, parse_all, seeds_for
-from deepcorrect.evaluation import multiply_adds
 from deepcorrect.progress import progress
 from deepcorrect.ranking._ranking import NetworkSize
 from deepcorrect.sites import Pass, Recorder

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from deepcorrect import files
-from deepcorrect.adapter import CONFIG_FILE, AdapterConfig
+from deepcorrect.adapter_config import AdapterConfig
+from deepcorrect.adapter_files import CONFIG_FILE
 from deepcorrect.errors import InputError
 from deepcorrect.ranking import Ranking, load_ranking
 

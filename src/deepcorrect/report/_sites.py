@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from deepcorrect.adapter import AdapterConfig
+from deepcorrect.adapter_config import AdapterConfig
 from deepcorrect.ranking import METHODS, Ranking
 from deepcorrect.report import _figures as figures
 from deepcorrect.report import _numbers as numbers

@@ -1,7 +1,15 @@
 """Sites: finding and choosing them, reading their maps, re-running what is behind them."""
 
 from deepcorrect.sites._choose import choose
-from deepcorrect.sites._find import Edit, convolutions, find, gradients, mlp_channels, tap
+from deepcorrect.sites._find import (
+    Edit,
+    convolutions,
+    filter_count,
+    find,
+    gradients,
+    mlp_channels,
+    tap,
+)
 from deepcorrect.sites._graph import Graph
 from deepcorrect.sites._graph_pass import GraphPass
 from deepcorrect.sites._layout import Layout, layout_of
@@ -22,6 +30,7 @@ __all__ = [
     "Swap",
     "choose",
     "convolutions",
+    "filter_count",
     "find",
     "gradients",
     "layout_of",

@@ -85,6 +85,22 @@ def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.M
     return {name: module for name, module in modules.items() if name in wanted}
 
 
+def filter_count(name: str, module: nn.Module) -> int:
+    """Number of filters of the site `name`.
+
+    Raises:
+        InputError: the module does not say.
+    """
+    for attribute in ("out_channels", "num_features", "num_channels", "out_features"):
+        value = getattr(module, attribute, None)
+        if isinstance(value, int):
+            return value
+    raise InputError(
+        f"site {name!r} is a {type(module).__name__}, whose number of filters is not known: "
+        "name a convolution, a linear layer or a normalisation layer"
+    )
+
+
 @contextmanager
 def tap(
     model: nn.Module, sites: Iterable[str] | None = None, edit: Edit | None = None
