@@ -62,3 +62,15 @@ def test_links_between_documents_lead_somewhere(file: str) -> None:
     path = ROOT / file
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
+
+
+def test_benchmarks_are_named_as_they_are_started() -> None:
+    texts = [*ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.py"), ROOT / "Makefile"]
+    named = {
+        name
+        for path in texts
+        for name in re.findall(r"(?<=-m )benchmarks\.[\w.]*\w", path.read_text(encoding="utf-8"))
+    }
+    assert "benchmarks.evidence.grid" in named
+    for name in named:
+        assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), name

@@ -1,7 +1,7 @@
 """The run that docs/analysis.md shows, its analyses, and the page's pictures and tables.
 
-python benchmarks/analysis/draw.py             # from benchmarks/results/analysis alone: the tables
-python benchmarks/analysis/draw.py --measure   # runs and analyses first; some minutes on 2 cores
+python -m benchmarks.analysis.draw             # from benchmarks/results/analysis alone: the tables
+python -m benchmarks.analysis.draw --measure   # runs and analyses first; some minutes on 2 cores
 
 A run that was stopped goes on.
 """

@@ -1,6 +1,6 @@
 """Memory of sets of images: what one holds before an image is read, and what reading adds.
 
-    python benchmarks/data/memory.py
+    python -m benchmarks.data.memory
 
 writes benchmarks/results/data/memory.json. Each measurement runs in a process of its own.
 
@@ -94,7 +94,7 @@ def peak(spec: str, shuffle: bool) -> float:
 
 def measured(*arguments: object) -> float:
     """One measurement, in a process of its own."""
-    command = [sys.executable, __file__, *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.data.memory", *map(str, arguments)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -1,6 +1,6 @@
 """Whether an exported network answers as the corrected one does, on real images.
 
-    python benchmarks/deployment/answers.py DATA [--adapter DIR] [--batch-size 50]
+    python -m benchmarks.deployment.answers DATA [--adapter DIR] [--batch-size 50]
 
 DATA: for example `parquet:.../imagenet_sample/*.parquet`. Without an adapter, one is made whose
 units are random, the last convolution a tenth of He's: answers are compared, not accuracy.

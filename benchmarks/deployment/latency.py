@@ -1,6 +1,6 @@
 """Latency of a network: as it is, corrected, fused, compiled, and in ONNX Runtime.
 
-    python benchmarks/deployment/latency.py torchvision:resnet18 --sites block_first
+    python -m benchmarks.deployment.latency torchvision:resnet18 --sites block_first
 
 All systems run the same images in turns, in one process; a figure is the median over the rounds, a
 ratio the median of the rounds' own ratios. With `--clock processor` it is the processor time of the

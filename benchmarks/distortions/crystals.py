@@ -19,7 +19,7 @@ from torch import Tensor
 
 import deepcorrect as dc
 from benchmarks.distortions.textures import FILES, SEEDS, theirs
-from benchmarks.ranking.subjects import SHARED, efficientnet_lite0
+from benchmarks.subjects import SHARED, efficientnet_lite0
 from deepcorrect.classifier import Classifier
 from deepcorrect.computing import autocast
 from deepcorrect.distortions._frost import TEXTURES, drawn

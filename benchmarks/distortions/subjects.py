@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.ranking.subjects import efficientnet_lite0, imagenet_sample
+from benchmarks.subjects import efficientnet_lite0, imagenet_sample
 from deepcorrect.classifier import Classifier
 from deepcorrect.data import loader
 from deepcorrect.distortions import GROUPS, Distortion, seed_of, seeds_for

@@ -17,7 +17,7 @@ import shutil
 import time
 from pathlib import Path
 
-from benchmarks.ranking.subjects import CIFAR, SHARED
+from benchmarks.subjects import CIFAR, SHARED
 from deepcorrect import files
 from deepcorrect.pipeline import run
 from deepcorrect.recipe import load_recipe

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import deepcorrect as dc
-from benchmarks.ranking.subjects import SHARED, cifar_network, cifar_rows, efficientnet_lite0
+from benchmarks.subjects import SHARED, cifar_network, cifar_rows, efficientnet_lite0
 from deepcorrect import files
 from deepcorrect.adapter import AdaptedModel
 from deepcorrect.data import ImageSet

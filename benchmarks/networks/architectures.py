@@ -1,6 +1,6 @@
 """Architectures through the whole chain: evaluate, rank, correct, save, load, export.
 
-    python benchmarks/networks/architectures.py [--only NAME ...] [--again]
+    python -m benchmarks.networks.architectures [--only NAME ...] [--again]
 
 Weights are random and images are noise: what is tried is whether each step works and agrees with
 itself, not how accurate anything is. One JSON file an architecture in benchmarks/results/networks/;

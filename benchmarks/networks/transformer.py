@@ -1,6 +1,6 @@
 """Does correction hold up in a vision transformer? A small one on the embedded digits.
 
-    python benchmarks/networks/transformer.py [--seeds 3]
+    python -m benchmarks.networks.transformer [--seeds 3]
 
 The transformer (class token, 4 x 4 patches of 7 x 7 pixels, four blocks of 64 channels) is trained
 on clean digits and then corrected at its patch embedding, at its MLP channels, or at both, with the

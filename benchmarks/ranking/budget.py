@@ -1,6 +1,6 @@
 """Filters chosen by a budget against the paper's fixed share, at the same cost, after training.
 
-    DEEPCORRECT_SHARED=... python benchmarks/ranking/budget.py [--images 5000] [--epochs 3]
+    DEEPCORRECT_SHARED=... python -m benchmarks.ranking.budget [--images 5000] [--epochs 3]
 
 ResNet-20 on CIFAR-100, one adapter for both distortions. `fixed` corrects half of every site's
 filters; the budgets are what that costs, in parameters and in multiply-adds, and half of it, with
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
-from subjects import DISTORTIONS, RESULTS, SHARED, WORK, batches, cifar_network, cifar_rows
-
 import deepcorrect as dc
+from benchmarks.subjects import DISTORTIONS, RESULTS, SHARED, batches, cifar_network, cifar_rows
 from deepcorrect import files
 from deepcorrect.cost import costs
 from deepcorrect.data import ImageSet, loader, open_data
@@ -83,7 +83,7 @@ def main() -> None:
     for name, beta in choices.items():
         cost = added(network, ranking, beta)
         adapted = dc.correct(network, ranking, beta=beta, unit="bottleneck")
-        folder = WORK / "budget" / f"{options.images}-{options.epochs}"
+        folder = Path("runs/ranking-benchmark/budget") / f"{options.images}-{options.epochs}"
         fit(
             adapted,
             loader(training_images(network, options.images), 128, shuffle=True),
@@ -103,8 +103,8 @@ def main() -> None:
         }
         adapted.remove()
         print(name, cost, round(grid.mean_top1, 4), flush=True)
-        files.write_json(RESULTS / "budget.json", report)
-    print(f"written: {RESULTS / 'budget.json'}")
+        files.write_json(RESULTS / "ranking" / "budget.json", report)
+    print(f"written: {RESULTS / 'ranking' / 'budget.json'}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Tables and plots of docs/ranking.md, from benchmarks/results/ranking, without measuring.
 
-python benchmarks/ranking/draw.py
+python -m benchmarks.ranking.draw
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
-from subjects import RESULTS
 
+from benchmarks.subjects import RESULTS
 from deepcorrect import files
 from deepcorrect.report._figures import INK, MUTED, SETTINGS
 
@@ -300,9 +300,9 @@ def main() -> None:
     page = DOCS / "ranking.md"
     text = page.read_text(encoding="utf-8")
     found = {
-        name: files.read_json(RESULTS / f"{name}.json")
+        name: files.read_json(RESULTS / "ranking" / f"{name}.json")
         for name in ("quality", "speed", "scaling", "budget")
-        if (RESULTS / f"{name}.json").exists()
+        if (RESULTS / "ranking" / f"{name}.json").exists()
     }
     tables = {
         "quality": lambda: quality_table(found["quality"]),

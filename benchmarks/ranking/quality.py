@@ -1,6 +1,6 @@
 """Which ranking method chooses better filters: ideal-correction areas and stability.
 
-    DEEPCORRECT_SHARED=... python benchmarks/ranking/quality.py [--images 100] [--judged 80]
+    DEEPCORRECT_SHARED=... python -m benchmarks.ranking.quality [--images 100] [--judged 80]
 
 For both CIFAR networks, at all sites and twelve levels, every method ranks the same images; the
 rankings are judged by ideal correction on images that none of them saw. Rankings from the two
@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from subjects import CIFAR, DISTORTIONS, RESULTS, WORK, batches, cifar_network, cifar_rows
 from torch import Tensor
 
+from benchmarks.subjects import CIFAR, DISTORTIONS, RESULTS, batches, cifar_network, cifar_rows
 from deepcorrect import files
 from deepcorrect.classifier import Classifier
 from deepcorrect.ranking import (
@@ -33,6 +33,7 @@ from deepcorrect.ranking import (
 from deepcorrect.ranking._methods import _swapped, register  # both exact methods in one pass
 from deepcorrect.ranking._pairs import Pair
 
+WORK = Path("runs/ranking-benchmark")
 EXACT = ("swap", "swap_logprob")
 JUDGED_FROM = 1000  # of the 5,000 validation rows; ranked images are before
 RESAMPLES = 2000
@@ -104,8 +105,8 @@ def main() -> None:
             scores = judged(network, path, mean_of(*halves), options.judged)
             area = torch.stack([values.mean() for values in scores.values()]).mean()
             print(f"{name} {method}: area {area:.4f}", flush=True)
-    files.write_json(RESULTS / "quality.json", report(options))
-    print(f"written: {RESULTS / 'quality.json'}")
+    files.write_json(RESULTS / "ranking" / "quality.json", report(options))
+    print(f"written: {RESULTS / 'ranking' / 'quality.json'}")
 
 
 def judged_folder(name: str, options: argparse.Namespace) -> Path:

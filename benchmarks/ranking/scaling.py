@@ -1,6 +1,6 @@
 """How the default ranking's time and memory grow with filters, images and levels.
 
-    python benchmarks/ranking/scaling.py
+    python -m benchmarks.ranking.scaling
 
 ResNet-20 of width 1, 2 and 4 with random weights, random images of 32 pixels. Every point runs in a
 process of its own, whose peak memory is what the system reports. Times are medians of five runs.
@@ -18,9 +18,9 @@ import sys
 from typing import Any
 
 import torch
-from subjects import RESULTS
 from torch import nn
 
+from benchmarks.subjects import RESULTS
 from deepcorrect import files
 from deepcorrect.models._networks import CifarResNet20, _BasicBlock
 from deepcorrect.ranking import DEFAULT_METHOD, rank
@@ -85,7 +85,12 @@ def main() -> None:
         points = []
         for setting in settings:
             run = subprocess.run(
-                [sys.executable, __file__, json.dumps({"method": DEFAULT_METHOD, **setting})],
+                [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.ranking.scaling",
+                    json.dumps({"method": DEFAULT_METHOD, **setting}),
+                ],
                 stdout=subprocess.PIPE,
                 check=True,
                 text=True,
@@ -97,8 +102,8 @@ def main() -> None:
             "time_exponent": exponent(points, axis, "seconds"),
             "memory_exponent": exponent(points, axis, "peak_megabytes"),
         }
-    files.write_json(RESULTS / "scaling.json", report)
-    print(f"written: {RESULTS / 'scaling.json'}")
+    files.write_json(RESULTS / "ranking" / "scaling.json", report)
+    print(f"written: {RESULTS / 'ranking' / 'scaling.json'}")
 
 
 if __name__ == "__main__":

