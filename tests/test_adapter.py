@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
 import json
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,11 @@ FILTERS = {"stem": [1, 4, 6], "depthwise": [0, 7], "pointwise": [2, 3, 11]}
 def adapted_tiny(network: nn.Module, start: str = "he", seed: int = 0) -> AdaptedModel:
     """Units that are not the identity, as after training."""
     return correct(network, FILTERS, unit={"kind": "bottleneck", "start": start}, seed=seed)
+
+
+def answers(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(images)
 
 
 def ranking_of(model: nn.Module, seed: int = 0) -> Ranking:
@@ -526,3 +535,53 @@ def test_bottleneck_units_are_at_most_a_quarter_of_the_network(
     adapted = correct(network, ranking if sites is None else ranking.only(sites), 0.5, "bottleneck")
     added = sum(p.numel() for p in adapted.units.parameters())
     assert added / whole <= share
+
+
+class Meeting(nn.Module):
+    """Passes on what it gets once the other thread has come, or is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = threading.Barrier(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.barrier.wait(5)
+        return images
+
+
+def test_threads_that_call_it_at_once_get_their_own_answers() -> None:
+    meeting = Meeting()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), meeting, nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 3))
+    unit = {"kind": "bottleneck", "start": "he"}
+    one = correct(network, {"2": [0, 1], "3": [1]}, unit=unit)
+    other = correct(network, {"2": [3]}, unit=unit, seed=1)
+    images = torch.rand(8, 3, 16, 16)
+    calls = [(one, images), (one, images[:1]), (other, images), (network, images)]
+    meeting.barrier.abort()  # nobody waits
+    expected = [answers(*call) for call in calls]
+    meeting.barrier.reset()
+    with ThreadPoolExecutor(2) as pool:
+        for pair in itertools.permutations(range(4), 2):
+            # the first that is done leaves while the other is in the middle
+            found = [pool.submit(answers, *calls[each]) for each in pair]
+            for each, future in zip(pair, found, strict=True):
+                torch.testing.assert_close(future.result(), expected[each])
+
+
+def test_parts_that_a_compiler_leaves_to_python_are_corrected() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        @torch.compiler.disable
+        def forward(self, images: Tensor) -> Tensor:
+            return self.conv(images)
+
+    network = nn.Sequential(Broken(), nn.Conv2d(4, 2, 3))
+    filters = {"0.conv": [0, 1], "1": [1]}
+    adapted = correct(network, filters, unit={"kind": "bottleneck", "start": "he"})
+    images = torch.rand(2, 3, 16, 16)
+    compiled = torch.compile(adapted, backend="eager")
+    torch.testing.assert_close(answers(compiled, images), answers(adapted, images))

@@ -21,7 +21,7 @@ from deepcorrect.adapter_files import (
     write_config,
 )
 from deepcorrect.classifier import Classifier, Wrapper, network_of, uncompiled
-from deepcorrect.computing import device_of
+from deepcorrect.computing import PerThread, device_of
 from deepcorrect.errors import InputError
 from deepcorrect.fingerprint import (
     contents,
@@ -75,7 +75,7 @@ class AdaptedModel(Wrapper):
         self.units = nn.ModuleDict()
         self.gate: Gate | None = None
         self.inside = inside
-        self._active = False
+        self._active: PerThread[bool] = PerThread()
         self._enabled = True
         self._gating = True
         parameters = next(network.parameters(), torch.zeros(()))
@@ -107,7 +107,7 @@ class AdaptedModel(Wrapper):
     def _correct(self, name: str, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """The forward hook of the site `name`."""
         del args
-        if not self._active:
+        if not self._active.get():
             return None
         layout = sites.layout_of(name, module, output)
         maps, channels = layout.maps(output), self.config.sites[name].channels
@@ -125,7 +125,7 @@ class AdaptedModel(Wrapper):
     def _read(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """The hook before the network: the gate looks at the images."""
         del module
-        if self._active and self._gate_in_use is not None:
+        if self._active.get() and self._gate_in_use is not None:
             self._gate_in_use.read(input_images(args, kwargs))
 
     @property
@@ -135,11 +135,11 @@ class AdaptedModel(Wrapper):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output with corrections; the baseline's inside `disabled()`."""
-        self._active = self._enabled
+        self._active.set(self._enabled)
         try:
             return self.network(*args, **kwargs)
         finally:
-            self._active = False
+            self._active.clear()
             if self.gate is not None:
                 self.gate.forget()
 

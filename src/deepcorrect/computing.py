@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,7 @@ def placed(images: Tensor, device: torch.device, *, channels_last: bool = True) 
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
 def side_by_side(
@@ -125,3 +127,35 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 
 os.register_at_fork(after_in_child=_threads.cache_clear)  # a fork has none of them
+
+
+class PerThread(Generic[Value]):
+    """A value of each thread's own, since one network may serve several at once.
+
+    What `torch.compile` traces keeps one for all threads, as the number of a thread would be traced
+    as a constant; parts of it that it leaves to Python find that.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[int, Value] = {}
+
+    def set(self, value: Value) -> None:
+        """Sets this thread's value."""
+        self._values[_thread()] = value
+
+    def get(self) -> Value | None:
+        """This thread's value, or None."""
+        own = self._values.get(_thread())
+        return self._values.get(TRACED) if own is None else own
+
+    def clear(self) -> None:
+        """Forgets this thread's value."""
+        self._values.pop(_thread(), None)
+
+
+TRACED = 0
+"""No thread's number: what stands for all of them where a network is traced."""
+
+
+def _thread() -> int:
+    return TRACED if torch.compiler.is_compiling() else threading.get_ident()

@@ -8,7 +8,6 @@ get exactly the baseline's answer. The paper's units have no gate.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from deepcorrect.classifier import Wrapper, input_size_of
-from deepcorrect.computing import device_of
+from deepcorrect.computing import PerThread, device_of
 from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import Distortion, distort_some, parse_all
 from deepcorrect.errors import InputError
@@ -110,8 +109,7 @@ class Gate(nn.Module):
         with torch.no_grad():
             self.classifiers.weight.copy_(weights)
             self.classifiers.bias.copy_(torch.tensor(config.biases))
-        # what was read, by thread: one network may serve several
-        self._distorted: dict[int, Tensor] = {}
+        self._distorted: PerThread[Tensor] = PerThread()
 
     def forward(self, images: Tensor) -> Tensor:
         """N truth values of images as the network reads them, N x C x H x W.
@@ -131,11 +129,11 @@ class Gate(nn.Module):
 
     def read(self, images: Tensor) -> None:
         """Looks at a batch: `choose` goes by it until `forget`."""
-        self._distorted[_thread()] = self(images)
+        self._distorted.set(self(images))
 
     def forget(self) -> None:
         """Ends what `read` began."""
-        self._distorted.pop(_thread(), None)
+        self._distorted.clear()
 
     def choose(self, corrected: Tensor, maps: Tensor) -> Tensor:
         """The corrected maps of the images that looked distorted, the others' own, N x C x H x W.
@@ -143,7 +141,7 @@ class Gate(nn.Module):
         Raises:
             InputError: no images were read, or the maps are of another number of them.
         """
-        distorted = self._distorted.get(_thread())
+        distorted = self._distorted.get()
         if distorted is None:
             raise InputError(
                 "the gate was shown no images: the module that should read them is never called "
@@ -155,10 +153,6 @@ class Gate(nn.Module):
                 "this network cuts its images up, correct it without a gate"
             )
         return torch.where(distorted[:, None, None, None], corrected, maps)
-
-
-def _thread() -> int:
-    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 class Gated(Wrapper):
