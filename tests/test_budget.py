@@ -80,6 +80,7 @@ def ranked() -> Ranking:
         {},
         optional={
             "separable": st.booleans(),
+            "depthwise": st.booleans(),
             "affine": st.booleans(),
             "norm_first": st.booleans(),
             "kernel_size": st.sampled_from([1, 3, 5]),

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.evidence import tables  # noqa: E402
-from benchmarks.evidence.grid import HERE, SEEDS  # noqa: E402
+from benchmarks.evidence.grid import HERE, SEEDS, keep, missing, text_of  # noqa: E402
+from deepcorrect import files  # noqa: E402
 from deepcorrect.recipe import load_recipe  # noqa: E402
 
 
@@ -74,3 +75,45 @@ def test_every_table_has_its_place_and_every_recipe_loads() -> None:
     assert set(SEEDS) == {path.stem for path in (HERE / "recipes").glob("*.yaml")} - {"resnet20"}
     for name in SEEDS:
         assert load_recipe(HERE / "recipes" / f"{name}.yaml").name == name
+
+
+def run_folder(folder: Path, means: dict[str, float]) -> Path:
+    """The files of a finished run that are kept, of made-up means."""
+    folder.mkdir()
+    systems = {name: record(mean) | {"measuring_seconds": 10.0} for name, mean in means.items()}
+    files.write_json(folder / "results.json", {"seconds": 100.0 * len(systems), "systems": systems})
+    trained = {name: {"best": 0} for name in means if name != "baseline"}
+    files.write_json(folder / "history.json", trained)
+    files.write_json(folder / "environment.json", {"of": folder.name})
+    return folder
+
+
+def test_a_changed_system_alone_is_run_again_and_put_beside_the_others(tmp_path: Path) -> None:
+    recipe = load_recipe(HERE / "recipes" / "resnet20_both.yaml")
+    kept = tmp_path / "kept"
+    assert missing(recipe, kept) == ["finetuned", "deepcorrect"]
+    first = run_folder(tmp_path / "first", {"baseline": 0.2, "finetuned": 0.5, "deepcorrect": 0.4})
+    keep(recipe, ["finetuned", "deepcorrect"], first, kept)
+    assert missing(recipe, kept) == []
+    assert text_of(load_recipe(kept / "recipe.yaml")) == text_of(recipe)
+
+    changed = load_recipe(
+        HERE / "recipes" / "resnet20_both.yaml", ["systems.deepcorrect.unit.width_share=0.5"]
+    )
+    assert missing(changed, kept) == ["deepcorrect"]
+    again = run_folder(tmp_path / "again", {"baseline": 0.2, "deepcorrect": 0.45})
+    keep(changed, ["deepcorrect"], again, kept)
+    assert missing(changed, kept) == []
+    results = files.read_json(kept / "results.json")
+    means = {
+        name: each["distortions"]["gaussian_blur"]["mean_top1"]
+        for name, each in results["systems"].items()
+    }
+    assert list(means.items()) == [("baseline", 0.2), ("finetuned", 0.5), ("deepcorrect", 0.45)]
+    assert results["seconds"] == 2 * 100 + 90 + 10
+    assert list(files.read_json(kept / "history.json")) == ["finetuned", "deepcorrect"]
+    assert files.read_json(kept / "environment.json") == {"of": "first"}
+    assert files.read_json(kept / "environment-deepcorrect.json") == {"of": "again"}
+
+    other = load_recipe(HERE / "recipes" / "resnet20_both.yaml", ["ranking.images=100"])
+    assert missing(other, kept) == ["finetuned", "deepcorrect"], "what all share has changed"

@@ -61,12 +61,15 @@ def test_onnx_runtime_gives_the_corrected_networks_answers_on_any_batch(
         assert not torch.allclose(adapted.network(images), expected, atol=1e-2)
 
 
+@pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize("format", ["onnx", "torch"])
-def test_a_modulated_unit_answers_on_any_batch(format: Format, tmp_path: Path) -> None:
+def test_a_modulated_unit_answers_on_any_batch(
+    format: Format, depthwise: bool, tmp_path: Path
+) -> None:
     if format == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    unit = {"kind": "bottleneck", "start": "he", "modulation": 2}
+    unit = {"kind": "bottleneck", "start": "he", "modulation": 2, "depthwise": depthwise}
     preprocessing = Preprocessing(SIZE, (0.5,) * 3, (0.25,) * 3)
     model = correct(Classifier(tiny_cnn(), preprocessing, "tiny"), FILTERS, unit=unit)
     for name in FILTERS:

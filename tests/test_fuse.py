@@ -24,10 +24,15 @@ FILTERS = {"stem": [1, 4, 6], "grouped": [2, 3], "depthwise": [0, 7], "pointwise
 
 
 def trained(
-    network: nn.Module, images: Tensor, unit: str = "bottleneck", modulation: int | None = None
+    network: nn.Module,
+    images: Tensor,
+    unit: str = "bottleneck",
+    modulation: int | None = None,
+    *,
+    depthwise: bool = False,
 ) -> AdaptedModel:
     """Units as after training: not the identity, their batch norms used."""
-    options = {"kind": unit, "start": "he", "modulation": modulation}
+    options = {"kind": unit, "start": "he", "modulation": modulation, "depthwise": depthwise}
     adapted = correct(network, FILTERS, unit=options)
     with torch.no_grad():
         for parameter in adapted.units.parameters():
@@ -50,11 +55,17 @@ def different(network: nn.Module, other: nn.Module, images: Tensor) -> float:
 
 @pytest.mark.parametrize("modulation", [None, 3])
 @pytest.mark.parametrize("first", ["cheaper", "always"])
+@pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize("unit", KINDS)
 def test_every_unit_folds_and_answers_as_before(
-    network: TinyCNN, images: Tensor, unit: str, first: First, modulation: int | None
+    network: TinyCNN,
+    images: Tensor,
+    unit: str,
+    depthwise: bool,
+    first: First,
+    modulation: int | None,
 ) -> None:
-    adapted = trained(network, images, unit, modulation)
+    adapted = trained(network, images, unit, modulation, depthwise=depthwise)
     fused = fuse(adapted, images[:2], first)
     assert different(adapted, fused, images) < 5e-5
     last = images.contiguous(memory_format=torch.channels_last)

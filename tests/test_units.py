@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepcorrect.adapter import correct
 from deepcorrect.errors import InputError
-from deepcorrect.units import KINDS, CorrectionUnit, UnitConfig, unit_config
+from deepcorrect.units import KINDS, CorrectionUnit, Depthwise, UnitConfig, unit_config
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -75,10 +75,43 @@ def test_rank_constrained_replaces_each_stage_by_two_separable_ones(position: in
     assert described(unit) == ["conv 1x1 10-10", "BN", "ReLU", *pair, *pair, "conv 1x1 10-10"]
 
 
+def test_a_depthwise_stage_filters_each_hidden_channel_by_itself() -> None:
+    options = {"width_share": 3, "kernel_size": 5, "dilations": [1], "depthwise": True}
+    unit = CorrectionUnit(4, unit_config(options, 1))
+    stage = unit.residual[3]
+    assert isinstance(stage, nn.Conv2d)
+    maps = torch.randn(2, 12, 9, 9, generator=seeded())
+    by_hand = [
+        torch.nn.functional.conv2d(maps[:, [c]], stage.weight[[c]], padding=2) for c in range(12)
+    ]
+    torch.testing.assert_close(stage(maps), torch.cat(by_hand, 1))
+    assert described(unit)[0] == "conv 1x1 4-12"
+
+
+def test_a_depthwise_stage_is_trained_in_float32_and_keeps_the_maps_type() -> None:
+    stage = Depthwise(6, 6, 5, padding=2, groups=6, bias=False)
+    twin = nn.Conv2d(6, 6, 5, padding=2, groups=6, bias=False)
+    twin.load_state_dict(stage.state_dict())
+    maps = torch.randn(2, 6, 8, 8, generator=seeded()).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        answer = stage(maps)
+        with torch.no_grad():
+            assert stage(maps).dtype == torch.bfloat16
+    wide = twin(maps.float())
+    assert answer.dtype == torch.bfloat16
+    assert torch.equal(answer, wide.bfloat16())
+    answer.float().square().sum().backward()
+    wide.bfloat16().float().square().sum().backward()
+    assert stage.weight.grad is not None
+    assert twin.weight.grad is not None
+    torch.testing.assert_close(stage.weight.grad, twin.weight.grad)
+
+
 def closed_form_parameters(n: int, config: UnitConfig) -> int:
     width = config.width or max(1, round(n * config.width_share))
     k = config.kernel_size
-    stage = width * width * (2 * k if config.separable else k * k) + 2 * width
+    read = 1 if config.depthwise else width
+    stage = width * read * (2 * k if config.separable else k * k) + 2 * width
     first = n * width + 2 * width + (2 * n if config.norm_first else 0)
     last = width * n + n + (2 * n if config.affine else 0)
     if config.modulation:
@@ -92,12 +125,18 @@ def closed_form_parameters(n: int, config: UnitConfig) -> int:
     st.sampled_from(sorted(KINDS)),
     st.integers(0, 3),
     st.booleans(),
+    st.booleans(),
     st.none() | st.integers(1, 9),
 )
 def test_parameters_are_the_closed_form(
-    n: int, kind: str, position: int, separable: bool, modulation: int | None
+    n: int, kind: str, position: int, separable: bool, depthwise: bool, modulation: int | None
 ) -> None:
-    options = {"kind": kind, "separable": separable, "modulation": modulation}
+    options = {
+        "kind": kind,
+        "separable": separable,
+        "depthwise": depthwise,
+        "modulation": modulation,
+    }
     config = unit_config(options, position)
     unit = CorrectionUnit(n, config)
     assert sum(p.numel() for p in unit.parameters()) == closed_form_parameters(n, config)
@@ -133,16 +172,18 @@ def test_an_untrained_unit_is_exactly_the_identity(
     st.sampled_from([1, 3, 5, 7]),
     st.lists(st.integers(1, 3), max_size=3),
     st.booleans(),
+    st.booleans(),
     st.integers(1, 8),
 )
 def test_every_shape_keeps_the_maps_size(
-    kernel: int, dilations: list[int], separable: bool, size: int
+    kernel: int, dilations: list[int], separable: bool, depthwise: bool, size: int
 ) -> None:
     config = UnitConfig.model_validate(
         {
             "kernel_size": kernel,
             "dilations": tuple(dilations),
             "separable": separable,
+            "depthwise": depthwise,
             "start": "he",
         }
     )

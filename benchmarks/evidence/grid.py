@@ -4,9 +4,11 @@
     python -m benchmarks.evidence.grid [NAME ...] [--minutes 120]
 
 A run that was stopped goes on where it was; a finished one is kept in `results/NAME/seed-N`
-(results, recipe, environment, history) and not repeated. With `--minutes`, no run is started after
-so many; what runs is finished. On two CPU cores with bfloat16 all of it was planned at under
-twelve hours; `--list` says what each finished run took.
+(results, recipe, history, environment) and not repeated. Where a recipe changed since, the systems
+that it changed are run again, beside the baseline, and the others are kept;
+`environment-SYSTEM.json` says what they were run with. With `--minutes`, no run is started after so
+many; what runs is finished. On two CPU cores with bfloat16 all of it was planned at under twelve
+hours; `--list` says what each finished run took.
 """
 
 from __future__ import annotations
@@ -15,16 +17,19 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from benchmarks.subjects import CIFAR, SHARED
 from deepcorrect import files
 from deepcorrect.pipeline import run
-from deepcorrect.recipe import load_recipe
+from deepcorrect.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-KEPT = ("results.json", "recipe.yaml", "environment.json", "history.json")
 SEEDS = {
     "resnet20_blur": 3,
     "resnet20_awgn": 3,
@@ -56,19 +61,18 @@ def main() -> None:
     planned = [(name, seed) for seed in rounds for name in chosen if seed < SEEDS[name]]
     started = time.monotonic()
     for name, seed in planned:
-        done = RESULTS / name / f"seed-{seed}" / "results.json"
+        left = missing(recipe_of(name, seed), RESULTS / name / f"seed-{seed}")
         if given.list:
-            print(f"{name:24} seed {seed}  {_took(done)}")
-        elif not done.exists() and (time.monotonic() - started) / 60 < given.minutes:
+            print(f"{name:24} seed {seed}  {_took(RESULTS / name / f'seed-{seed}', left)}")
+        elif left and (time.monotonic() - started) / 60 < given.minutes:
             one(name, seed)
 
 
-def one(name: str, seed: int) -> None:
-    """One run, and what of it is kept."""
-    folder = Path("runs/evidence") / name / f"seed-{seed}"
+def recipe_of(name: str, seed: int) -> Recipe:
+    """A recipe beside this file, with its paths."""
     network = name.partition("_")[0]
     cifar = SHARED / "data" / "cifar100"
-    recipe = load_recipe(
+    return load_recipe(
         HERE / "recipes" / f"{name}.yaml",
         [
             f"seed={seed}",
@@ -79,26 +83,75 @@ def one(name: str, seed: int) -> None:
             f"data.validation_rows={SHARED}/models/cifar100_validation_rows.json",
         ],
     )
+
+
+def text_of(recipe: Recipe) -> str:
+    """A recipe as it is kept: every key, paths from the shared folder on."""
+    return recipe.to_yaml().replace(f"{SHARED}/", "")
+
+
+def sections_of(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What all systems of a recipe share, and each system's own section."""
+    shared = yaml.safe_load(text_of(recipe))
+    if recipe.data.validation_rows:
+        del shared["data"]["validation_images"]  # it says nothing then
+    return shared, shared.pop("systems")
+
+
+def missing(recipe: Recipe, kept: Path) -> list[str]:
+    """The systems of a recipe that `kept` does not hold as the recipe has them now."""
+    if not (kept / "recipe.yaml").exists():
+        return list(recipe.systems)
+    shared, own = sections_of(recipe)
+    before, others = sections_of(load_recipe(kept / "recipe.yaml"))
+    return [name for name in own if shared != before or own[name] != others.get(name)]
+
+
+def one(name: str, seed: int) -> None:
+    """One run, of what is missing of it, and what of it is kept."""
+    recipe, kept = recipe_of(name, seed), RESULTS / name / f"seed-{seed}"
+    left = missing(recipe, kept)
+    folder = Path("runs/evidence") / name / f"seed-{seed}"
+    if len(left) < len(recipe.systems):
+        folder = folder.with_name(f"seed-{seed}-{'-'.join(left)}")
+    chosen = {each: recipe.systems[each] for each in left}
     print(f"{name}, seed {seed}: {folder}", flush=True)
-    run(recipe, folder, resume=True)
-    kept = RESULTS / name / f"seed-{seed}"
+    run(recipe.model_copy(update={"systems": chosen}), folder, resume=True)
+    keep(recipe, left, folder, kept)
+
+
+def keep(recipe: Recipe, done: Sequence[str], folder: Path, kept: Path) -> None:
+    """Puts a run's systems beside those of the recipe that are kept from before."""
+    results = {**files.read_json(folder / "results.json"), "data": "CIFAR-100, 10,000 test images"}
+    history = files.read_json(folder / "history.json")
+    environment = "environment.json"
+    if len(done) < len(recipe.systems):
+        environment = f"environment-{'-'.join(done)}.json"
+        before = files.read_json(kept / "results.json")["systems"]
+        past = files.read_json(kept / "history.json")
+        new = results["systems"]
+        others = {each: before[each] for each in recipe.systems if each not in done}
+        for record in others.values():
+            results["seconds"] += record["training_seconds"] + record["measuring_seconds"]
+        results["systems"] = {
+            each: {**others, **new}[each] for each in ("baseline", *recipe.systems)
+        }
+        trained = {**past, **history}
+        history = {each: trained[each] for each in recipe.systems if each in trained}
     kept.mkdir(parents=True, exist_ok=True)
-    for file in reversed(KEPT):  # results last: where they are, all is
-        if file == "results.json":
-            results = files.read_json(folder / file)
-            files.write_json(kept / file, {**results, "data": "CIFAR-100, 10,000 test images"})
-        elif file == "recipe.yaml":
-            text = (folder / file).read_text(encoding="utf-8").replace(f"{SHARED}/", "")
-            files.write_text(kept / file, text)
-        else:
-            shutil.copy(folder / file, kept / file)
+    shutil.copy(folder / "environment.json", kept / environment)
+    files.write_json(kept / "history.json", history)
+    files.write_json(kept / "results.json", results)
+    # the recipe last: while it is the one before, what it changed is missing
+    files.write_text(kept / "recipe.yaml", text_of(recipe))
 
 
-def _took(path: Path) -> str:
-    if not path.exists():
+def _took(kept: Path, left: Sequence[str]) -> str:
+    if not (kept / "results.json").exists():
         return "not done"
-    record = json.loads(path.read_text())
-    return f"{record['seconds'] / 60:6.1f} min, {len(record['systems']) - 1} systems"
+    record = json.loads((kept / "results.json").read_text())
+    again = f", to run again: {', '.join(left)}" if left else ""
+    return f"{record['seconds'] / 60:6.1f} min, {len(record['systems']) - 1} systems{again}"
 
 
 if __name__ == "__main__":

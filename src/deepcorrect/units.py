@@ -25,6 +25,9 @@ class UnitConfig(BaseModel):
         kernel_size: of the k x k stages; odd.
         dilations: one k x k stage for each entry.
         separable: each k x k stage is a 1 x k and a k x 1 convolution (rank-constrained).
+        depthwise: each k x k stage filters every hidden channel by itself, which costs so little
+            that the hidden layer can be wider than the corrected filters: an inverted bottleneck
+            (Sandler et al. 2018). Not the paper's.
         norm_first: a batch norm before the first convolution.
         affine: the corrected filters, behind the sum, get a trained scale and shift each. Before
             a frozen batch norm this is the same as training that norm's weight and bias.
@@ -41,6 +44,7 @@ class UnitConfig(BaseModel):
     kernel_size: Literal[1, 3, 5, 7] = 3
     dilations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 1), max_length=8)
     separable: bool = False
+    depthwise: bool = False
     norm_first: bool = False
     affine: bool = False
     modulation: int | None = Field(default=None, ge=1)
@@ -145,7 +149,9 @@ def unit_costs(config: UnitConfig, filters: int) -> UnitCosts:
     """What a `CorrectionUnit` of this shape for so many filters costs."""
     width, k = hidden_width(config, filters), config.kernel_size
     stages = len(config.dilations) * (2 if config.separable else 1)
-    weights = 2 * filters * width + stages * width * width * k * (1 if config.separable else k)
+    seen = 1 if config.depthwise else width  # by each filter of a stage
+    stage = width * seen * k * (1 if config.separable else k)
+    weights = 2 * filters * width + stages * stage
     norms = 2 * width * (1 + len(config.dilations)) + (2 * filters if config.norm_first else 0)
     ends = filters + (2 * filters if config.affine else 0)  # the last bias; scale and shift
     hidden = config.modulation or 0
@@ -188,6 +194,23 @@ class Modulation(nn.Module):
         return scale, shift
 
 
+class Depthwise(nn.Conv2d):
+    """A convolution that filters each channel by itself, trained in float32 on a CPU.
+
+    There, oneDNN's gradient of a depthwise 5 x 5 convolution in bfloat16 takes four times as long
+    as float32's.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `torch.nn.Conv2d`; under autocast the result has autocast's type."""
+        slow = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+        if not slow or input.device.type != "cpu":
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            wide = input.float().contiguous(memory_format=torch.channels_last)
+            return super().forward(wide).to(torch.get_autocast_dtype("cpu"))
+
+
 class CorrectionUnit(nn.Module):
     """1x1 convolution, batch norm, ReLU; k x k stages likewise; a linear 1x1 convolution back.
 
@@ -210,9 +233,8 @@ class CorrectionUnit(nn.Module):
             shapes = [(1, k), (k, 1)] if config.separable else [(k, k)]
             for shape in shapes:
                 padding = ((shape[0] - 1) // 2 * dilation, (shape[1] - 1) // 2 * dilation)
-                layers.append(
-                    nn.Conv2d(width, width, shape, padding=padding, dilation=dilation, bias=False)
-                )
+                kind, groups = (Depthwise, width) if config.depthwise else (nn.Conv2d, 1)
+                layers.append(kind(width, width, shape, 1, padding, dilation, groups, bias=False))
             layers += [nn.BatchNorm2d(width), nn.ReLU()]
         last = nn.Conv2d(width, filters, 1)
         self.residual = nn.Sequential(*layers, last)
