@@ -177,7 +177,7 @@ def test_version() -> None:
         ("models", {"digits_cnn", "cifar_allcnn", "cifar_resnet20", "alexnet"}),
         ("datasets", {"digits:test", "folder:DIR", "parquet:GLOB", "imagenet_c:DIR"}),
         ("distortions", {"gaussian_blur", "awgn"}),
-        ("units", {"full", "bottleneck", "lite", "cifar", "rank_constrained"}),
+        ("units", {"full", "bottleneck", "lite", "cifar", "rank_constrained", "inverted"}),
         ("methods", {"swap", "path"}),
         ("recipes", {"demo", "cifar100_resnet20"}),
     ],

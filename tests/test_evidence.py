@@ -116,4 +116,6 @@ def test_a_changed_system_alone_is_run_again_and_put_beside_the_others(tmp_path:
     assert files.read_json(kept / "environment-deepcorrect.json") == {"of": "again"}
 
     other = load_recipe(HERE / "recipes" / "resnet20_both.yaml", ["ranking.images=100"])
+    assert missing(other, kept) == ["deepcorrect"], "fine-tuning reads no ranking"
+    other = load_recipe(HERE / "recipes" / "resnet20_both.yaml", ["selection.images=100"])
     assert missing(other, kept) == ["finetuned", "deepcorrect"], "what all share has changed"

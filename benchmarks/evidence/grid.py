@@ -1,7 +1,7 @@
 """Runs the evidence: every recipe beside it, for its seeds, one after the other.
 
     python -m benchmarks.evidence.grid --list
-    python -m benchmarks.evidence.grid [NAME ...] [--minutes 120]
+    python -m benchmarks.evidence.grid [NAME ...] [--seed N] [--minutes 120]
 
 A run that was stopped goes on where it was; a finished one is kept in `results/NAME/seed-N`
 (results, recipe, history, environment) and not repeated. Where a recipe changed since, the systems
@@ -27,6 +27,7 @@ from benchmarks.subjects import CIFAR, SHARED
 from deepcorrect import files
 from deepcorrect.pipeline import run
 from deepcorrect.recipe import Recipe, load_recipe
+from deepcorrect.systems import CorrectionSystem
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -50,6 +51,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("names", nargs="*", help="recipes; default all")
+    parser.add_argument("--seed", type=int, help="one seed alone; default all of the recipe's")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--list", action="store_true", help="say what is done, and what it took")
     given = parser.parse_args()
@@ -58,7 +60,8 @@ def main() -> None:
         parser.error(f"no recipe {', '.join(sorted(unknown))}; there are {', '.join(SEEDS)}")
     chosen = given.names or list(SEEDS)
     rounds = range(max(SEEDS[name] for name in chosen))
-    planned = [(name, seed) for seed in rounds for name in chosen if seed < SEEDS[name]]
+    seeds = rounds if given.seed is None else [given.seed]
+    planned = [(name, seed) for seed in seeds for name in chosen if seed < SEEDS[name]]
     started = time.monotonic()
     for name, seed in planned:
         left = missing(recipe_of(name, seed), RESULTS / name / f"seed-{seed}")
@@ -90,21 +93,27 @@ def text_of(recipe: Recipe) -> str:
     return recipe.to_yaml().replace(f"{SHARED}/", "")
 
 
-def sections_of(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What all systems of a recipe share, and each system's own section."""
+def settings_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """For each system, what its figures depend on: the recipe's keys without those that are of no
+    account for it, which are all others' sections, and of what corrects nothing the ranking."""
     shared = yaml.safe_load(text_of(recipe))
+    sections = shared.pop("systems")
     if recipe.data.validation_rows:
-        del shared["data"]["validation_images"]  # it says nothing then
-    return shared, shared.pop("systems")
+        del shared["data"]["validation_images"]
+    ranking = {key: shared.pop(key) for key in ("ranking", "ideal")}
+    ranked = {n for n, system in recipe.systems.items() if isinstance(system, CorrectionSystem)}
+    return {
+        name: {**shared, **(ranking if name in ranked else {}), "system": section}
+        for name, section in sections.items()
+    }
 
 
 def missing(recipe: Recipe, kept: Path) -> list[str]:
     """The systems of a recipe that `kept` does not hold as the recipe has them now."""
     if not (kept / "recipe.yaml").exists():
         return list(recipe.systems)
-    shared, own = sections_of(recipe)
-    before, others = sections_of(load_recipe(kept / "recipe.yaml"))
-    return [name for name in own if shared != before or own[name] != others.get(name)]
+    before = settings_of(load_recipe(kept / "recipe.yaml"))
+    return [name for name, now in settings_of(recipe).items() if before.get(name) != now]
 
 
 def one(name: str, seed: int) -> None:

@@ -280,8 +280,8 @@ def correct(
             `{"budget": {"multiply_adds": X}}`: as many filters of each site as are worth most
             within the budget for all units, X up to 1 being a share of the network's own cost.
             Not used with filters given directly.
-        unit: `full`, `bottleneck`, `lite`, `cifar` or `rank_constrained`; or a mapping with a
-            `kind` and changes to it, such as `{"kind": "full", "separable": True}`; or a
+        unit: `full`, `bottleneck`, `lite`, `cifar`, `rank_constrained` or `inverted`; or a mapping
+            with a `kind` and changes to it, such as `{"kind": "full", "separable": True}`; or a
             `UnitConfig` for every site.
         seed: draws the units' initial weights.
 

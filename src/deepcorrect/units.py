@@ -72,19 +72,26 @@ def _cifar(position: int) -> UnitConfig:
     return UnitConfig(width=64, norm_first=True, affine=True)
 
 
+def _inverted(position: int) -> UnitConfig:
+    del position
+    return UnitConfig(width_share=2.0, kernel_size=5, dilations=(1,), depthwise=True, affine=True)
+
+
 KINDS = {
     "full": _full,
     "bottleneck": _bottleneck,
     "lite": _lite,
     "cifar": _cifar,
     "rank_constrained": lambda position: _full(position, separable=True),
+    "inverted": _inverted,
 }
-"""The paper's units: a name, and the configuration at the site's position (0 is the first site).
+"""The paper's units, and one of ours: a name, and the configuration at the site's position (0 is the first site).
 
 full: "CW", width n, two stages (5 x 5 at the first site). bottleneck: width n/2, three stages, the
 last dilated by 2 at the first site. lite: width 128, the second stage dilated by 2 at the first two
 sites. cifar: batch norm first, width 64, trainable scale and shift behind the sum.
-rank_constrained: full with separable stages.
+rank_constrained: full with separable stages. inverted, not the paper's: twice as wide as what it
+corrects, one depthwise 5 x 5 stage, trainable scale and shift.
 """
 
 DESCRIPTIONS = {
@@ -93,6 +100,7 @@ DESCRIPTIONS = {
     "lite": "128 wide, two 3 x 3 stages",
     "cifar": "the paper's CIFAR unit: batch norm first, 64 wide, trained scale and shift behind",
     "rank_constrained": "full, with separable 1 x k and k x 1 stages",
+    "inverted": "twice as wide as its filters, one depthwise 5 x 5 stage; not the paper's",
 }
 
 
