@@ -143,6 +143,24 @@ def fidelity_table(fidelity: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def same_draws_table(same: dict[str, Any]) -> str:
+    """A row a corruption: the worst severity's differences, given the same random numbers."""
+    lines = [
+        "| corruption | mean difference of 255 | values more than 1 apart | largest difference "
+        "| accuracy, points, by severity |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for name, cells in same["cells"].items():
+        every = [cells[severity] for severity in sorted(cells)]
+        points = ", ".join(f"{100 * cell['top1_difference']:+.1f}" for cell in every)
+        lines.append(
+            f"| `{name}` | {max(cell['mean_difference'] for cell in every):.2f} | "
+            f"{100 * max(cell['share_above_one'] for cell in every):.2f} % | "
+            f"{max(cell['largest_difference'] for cell in every):.0f} | {points} |"
+        )
+    return "\n".join(lines)
+
+
 def speed_table(speed: dict[str, Any]) -> str:
     lines = [
         "| corruption | ours, ms an image | imagecorruptions, ms | times as fast | against "
@@ -173,7 +191,11 @@ def main() -> None:
             folder / f"{kind.name}.jpg", quality=82
         )
     tables = {"gallery": gallery()}
-    for name, make in (("fidelity", fidelity_table), ("speed", speed_table)):
+    for name, make in (
+        ("fidelity", fidelity_table),
+        ("same_draws", same_draws_table),
+        ("speed", speed_table),
+    ):
         if (RESULTS / f"{name}.json").exists():
             tables[name] = make(files.read_json(RESULTS / f"{name}.json"))
     page = DOCS / "distortions.md"

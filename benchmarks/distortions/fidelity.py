@@ -72,6 +72,11 @@ def ratios(ours: Tensor, theirs: Tensor) -> Tensor:
     return summary(ours) / summary(theirs)
 
 
+def stored(images: Tensor) -> Tensor:
+    """Cut off to 8 bits, as the peer does."""
+    return (images.clamp(0, 1) * 255 + 1e-3).floor() / 255
+
+
 def right(network: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     device = device_of(network)
     with torch.no_grad(), autocast(device, "auto"):
@@ -96,9 +101,8 @@ def one_draw(
         rows = slice(first, first + BATCH)
         make = ours_of if who == "ours" else theirs_of
         made = make(images[rows], name, severity, draw, first)
-        stored = (made.clamp(0, 1) * 255 + 1e-3).floor() / 255  # the peer cuts off to 8 bits
-        found["statistics"].append(statistics(stored))
-        found["right"].append(right(network, stored, labels[rows]))
+        found["statistics"].append(statistics(stored(made)))
+        found["right"].append(right(network, stored(made), labels[rows]))
     kept = {part: torch.cat(each) for part, each in found.items()}
     files.write_tensors(path, kept)
     return kept

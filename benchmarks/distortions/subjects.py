@@ -47,9 +47,14 @@ def as_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
+def our_seeds(count: int, name: str, severity: int, draw: int, first: int) -> Tensor:
+    """A seed for each of `count` images, which count from `first`."""
+    return seeds_for(draw, name, severity, first=first, count=count)
+
+
 def ours_of(images: Tensor, name: str, severity: int, draw: int, first: int) -> Tensor:
     """Ours of a batch, whose images count from `first`."""
-    seeds = seeds_for(draw, name, severity, first=first, count=len(images))
+    seeds = our_seeds(len(images), name, severity, draw, first)
     return Distortion(name)(images, severity, seeds)
 
 

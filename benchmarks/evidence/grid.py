@@ -133,22 +133,20 @@ def keep(recipe: Recipe, done: Sequence[str], folder: Path, kept: Path) -> None:
     """Puts a run's systems beside those of the recipe that are kept from before."""
     results = {**files.read_json(folder / "results.json"), "data": "CIFAR-100, 10,000 test images"}
     history = files.read_json(folder / "history.json")
-    environment = "environment.json"
-    if len(done) < len(recipe.systems):
-        environment = f"environment-{'-'.join(done)}.json"
+    others = [name for name in recipe.systems if name not in done]
+    if others:
         before = files.read_json(kept / "results.json")["systems"]
-        past = files.read_json(kept / "history.json")
-        new = results["systems"]
-        others = {each: before[each] for each in recipe.systems if each not in done}
-        for record in others.values():
-            results["seconds"] += record["training_seconds"] + record["measuring_seconds"]
-        results["systems"] = {
-            each: {**others, **new}[each] for each in ("baseline", *recipe.systems)
-        }
-        trained = {**past, **history}
-        history = {each: trained[each] for each in recipe.systems if each in trained}
+        records = {**before, **results["systems"]}
+        results["systems"] = {name: records[name] for name in ("baseline", *recipe.systems)}
+        for name in others:
+            spent = before[name]["training_seconds"] + before[name]["measuring_seconds"]
+            results["seconds"] += spent
+        trained = {**files.read_json(kept / "history.json"), **history}
+        history = {name: trained[name] for name in recipe.systems if name in trained}
     kept.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "environment.json", kept / environment)
+    for name in done if others else [None]:
+        environment = f"environment-{name}.json" if name else "environment.json"
+        shutil.copy(folder / "environment.json", kept / environment)
     files.write_json(kept / "history.json", history)
     files.write_json(kept / "results.json", results)
     # the recipe last: while it is the one before, what it changed is missing
