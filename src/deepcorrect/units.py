@@ -85,7 +85,7 @@ KINDS = {
     "rank_constrained": lambda position: _full(position, separable=True),
     "inverted": _inverted,
 }
-"""The paper's units, and one of ours: a name, and the configuration at the site's position (0 is the first site).
+"""The paper's units, and one of ours: a name, and the configuration at the site's position, from 0.
 
 full: "CW", width n, two stages (5 x 5 at the first site). bottleneck: width n/2, three stages, the
 last dilated by 2 at the first site. lite: width 128, the second stage dilated by 2 at the first two

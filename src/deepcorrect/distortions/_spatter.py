@@ -16,7 +16,7 @@ from deepcorrect.distortions._weather import grey_of
 
 WATER, MUD = (175, 238, 238), (63, 42, 20)  # pale turquoise and brown, of 255
 FARTHEST = 20  # pixels from a drop's rim
-STRONG_EDGE = 150
+WEAK_EDGE, STRONG_EDGE = 50, 150
 TAN_EIGHTH = math.tan(math.pi / 8)
 
 
@@ -98,53 +98,71 @@ def _mean3(maps: Tensor) -> Tensor:
 def _rims(depth: Tensor) -> Tensor:
     """Edge pixels as by Canny: steep, and steepest across the edge. Bool, N x 1 x H x W.
 
-    Few pixels are steep, so the second is asked of those alone.
+    Those that are less steep count where they touch one that counts.
     """
     at = _neighbours(depth, "nearest")
     falling, rising = at(1, 1) - at(-1, -1), at(-1, 1) - at(1, -1)
     across = falling + rising + 2 * (at(0, 1) - at(0, -1))  # Sobel
     down = falling - rising + 2 * (at(1, 0) - at(-1, 0))
-    steep = across.abs() + down.abs()
-    rims = steep > STRONG_EDGE
-    number, _, row, column = rims.nonzero(as_tuple=True)
-    wide = extended(extended(steep, -2, 1, 1, "nearest"), -1, 1, 1, "nearest")[:, 0]
-    here = steep[number, 0, row, column]
-    across, down = across[number, 0, row, column], down[number, 0, row, column]
+    same = (across < 0) == (down < 0)
+    across, down = across.abs_(), down.abs_()
+    steep = across + down
+    height, width = steep.shape[-2:]
+    wide = F.pad(steep, (1, 1, 1, 1))
 
-    def above(dy: int, dx: int) -> Tensor:
-        """How much steeper each one is than its neighbour there."""
-        return here - wide[number, row + 1 + dy, column + 1 + dx]
+    def around(dy: int, dx: int) -> Tensor:
+        return wide[..., 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
 
-    level = down.abs() < across.abs() * TAN_EIGHTH
-    upright = across.abs() < down.abs() * TAN_EIGHTH
     ridge = torch.where(
-        (across < 0) == (down < 0),
-        (above(-1, -1) > 0) & (above(1, 1) > 0),
-        (above(-1, 1) > 0) & (above(1, -1) > 0),
+        same,
+        (steep > around(-1, -1)) & (steep > around(1, 1)),
+        (steep > around(-1, 1)) & (steep > around(1, -1)),
     )
-    ridge = torch.where(upright, (above(-1, 0) > 0) & (above(1, 0) >= 0), ridge)
-    ridge = torch.where(level, (above(0, -1) > 0) & (above(0, 1) >= 0), ridge)
-    rims[number, 0, row, column] = ridge
-    return rims
+    upright = (steep > around(-1, 0)) & (steep >= around(1, 0))
+    ridge = torch.where(across < down * TAN_EIGHTH, upright, ridge)
+    level = (steep > around(0, -1)) & (steep >= around(0, 1))
+    ridge = torch.where(down < across * TAN_EIGHTH, level, ridge)
+    strong = ridge & (steep > STRONG_EDGE)
+    weak = (ridge & (steep > WEAK_EDGE)).logical_xor_(strong)
+    number, _, row, column = weak.nonzero(as_tuple=True)
+    rims = F.pad(strong, (1, 1, 1, 1))[:, 0]
+    while len(number):
+        near = [rims[number, row + dy, column + dx] for dy in (0, 1, 2) for dx in (0, 1, 2)]
+        touching = torch.stack(near).any(0)
+        if not bool(touching.any()):
+            break
+        rims[number[touching], row[touching] + 1, column[touching] + 1] = True
+        number, row, column = number[~touching], row[~touching], column[~touching]
+    return rims[:, None, 1:-1, 1:-1]
 
 
 def _distance(edges: Tensor, farthest: int) -> Tensor:
-    """Distance to the nearest edge pixel, at most `farthest`, N x 1 x H x W."""
+    """Distance to the nearest edge pixel, at most `farthest`, N x 1 x H x W.
+
+    In steps of a pixel, of its diagonal and of a knight's move, which count 1, 1.4 and 2.1969, as
+    in OpenCV (Borgefors 1986). The shortest way takes one or two of the three, so its length over
+    x and y is the greatest of four sums. Whole numbers of a thousandth of a pixel.
+    """
     height, width = edges.shape[-2:]
     place = torch.arange(width, device=edges.device, dtype=torch.int16)
     far = farthest + 1
     left = place - torch.where(edges, place, -far).cummax(-1).values
     right = torch.where(edges, place, width + far).flip(-1).cummin(-1).values.flip(-1) - place
     across = torch.minimum(left, right).clamp_max_(far)
-    across = across * across
-    wide = F.pad(across, (0, 0, farthest, farthest), value=far * far)
-    nearest, nearer = across, torch.empty_like(across)
+    wide = F.pad(across, (0, 0, farthest, farthest), value=far)
+    nearest = across * 1000
+    nearer, way, length = (torch.empty_like(across) for _ in range(3))
     for dy in range(1, farthest + 1):
         above = wide[..., farthest - dy : farthest - dy + height, :]
         below = wide[..., farthest + dy : farthest + dy + height, :]
-        torch.minimum(above, below, out=nearer).add_(dy * dy)
-        torch.minimum(nearest, nearer, out=nearest)
-    return nearest.float().sqrt_().clamp_max_(farthest)
+        torch.minimum(above, below, out=nearer)
+        torch.mul(nearer, 197, out=way).add_(1000 * dy)
+        for over_x, over_y, least in ((603, 797, 1098), (797, 603, 1400), (1000, 197, 2197)):
+            if least * dy <= 1000 * farthest:  # `least`: the shortest way for which it is greatest
+                torch.mul(nearer, over_x, out=length).add_(over_y * dy)
+                torch.maximum(way, length, out=way)
+        torch.minimum(nearest, way, out=nearest)
+    return nearest.clamp_max_(1000 * farthest).float().div_(1000)
 
 
 def _equalised(values: Tensor, highest: int) -> Tensor:
