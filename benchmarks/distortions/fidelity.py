@@ -100,9 +100,9 @@ def one_draw(
     for first in range(0, len(images), BATCH):
         rows = slice(first, first + BATCH)
         make = ours_of if who == "ours" else theirs_of
-        made = make(images[rows], name, severity, draw, first)
-        found["statistics"].append(statistics(stored(made)))
-        found["right"].append(right(network, stored(made), labels[rows]))
+        made = stored(make(images[rows], name, severity, draw, first))
+        found["statistics"].append(statistics(made))
+        found["right"].append(right(network, made, labels[rows]))
     kept = {part: torch.cat(each) for part, each in found.items()}
     files.write_tensors(path, kept)
     return kept

@@ -64,11 +64,12 @@ def main() -> None:
     planned = [(name, seed) for seed in seeds for name in chosen if seed < SEEDS[name]]
     started = time.monotonic()
     for name, seed in planned:
-        left = missing(recipe_of(name, seed), RESULTS / name / f"seed-{seed}")
+        recipe, kept = recipe_of(name, seed), RESULTS / name / f"seed-{seed}"
+        left = missing(recipe, kept)
         if given.list:
-            print(f"{name:24} seed {seed}  {_took(RESULTS / name / f'seed-{seed}', left)}")
+            print(f"{name:24} seed {seed}  {_took(kept, left)}")
         elif left and (time.monotonic() - started) / 60 < given.minutes:
-            one(name, seed)
+            one(recipe, left, kept)
 
 
 def recipe_of(name: str, seed: int) -> Recipe:
@@ -116,15 +117,13 @@ def missing(recipe: Recipe, kept: Path) -> list[str]:
     return [name for name, now in settings_of(recipe).items() if before.get(name) != now]
 
 
-def one(name: str, seed: int) -> None:
-    """One run, of what is missing of it, and what of it is kept."""
-    recipe, kept = recipe_of(name, seed), RESULTS / name / f"seed-{seed}"
-    left = missing(recipe, kept)
-    folder = Path("runs/evidence") / name / f"seed-{seed}"
+def one(recipe: Recipe, left: Sequence[str], kept: Path) -> None:
+    """One run, of the systems that are left, and what of it is kept."""
+    folder = Path("runs/evidence") / recipe.name / kept.name
     if len(left) < len(recipe.systems):
-        folder = folder.with_name(f"seed-{seed}-{'-'.join(left)}")
+        folder = folder.with_name(f"{kept.name}-{'-'.join(left)}")
     chosen = {each: recipe.systems[each] for each in left}
-    print(f"{name}, seed {seed}: {folder}", flush=True)
+    print(f"{recipe.name}, seed {recipe.seed}: {folder}", flush=True)
     run(recipe.model_copy(update={"systems": chosen}), folder, resume=True)
     keep(recipe, left, folder, kept)
 
@@ -144,9 +143,9 @@ def keep(recipe: Recipe, done: Sequence[str], folder: Path, kept: Path) -> None:
         trained = {**files.read_json(kept / "history.json"), **history}
         history = {name: trained[name] for name in recipe.systems if name in trained}
     kept.mkdir(parents=True, exist_ok=True)
-    for name in done if others else [None]:
-        environment = f"environment-{name}.json" if name else "environment.json"
-        shutil.copy(folder / "environment.json", kept / environment)
+    suffixes = [f"-{name}" for name in done] if others else [""]
+    for suffix in suffixes:
+        shutil.copy(folder / "environment.json", kept / f"environment{suffix}.json")
     files.write_json(kept / "history.json", history)
     files.write_json(kept / "results.json", results)
     # the recipe last: while it is the one before, what it changed is missing

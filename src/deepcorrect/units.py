@@ -211,8 +211,8 @@ class Depthwise(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """As `torch.nn.Conv2d`; under autocast the result has autocast's type."""
-        slow = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
-        if not slow or input.device.type != "cpu":
+        on_cpu = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if not (on_cpu and torch.is_grad_enabled()):
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
             wide = input.float().contiguous(memory_format=torch.channels_last)

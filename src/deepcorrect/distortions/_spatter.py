@@ -84,8 +84,12 @@ def _relief(liquid: Tensor) -> Tensor:
 
 def _neighbours(maps: Tensor, border: Border) -> Callable[[int, int], Tensor]:
     """A function that gives the maps moved so that (dy, dx) of each pixel comes to its place."""
-    height, width = maps.shape[-2:]
-    wide = extended(extended(maps, -2, 1, 1, border), -1, 1, 1, border)
+    return _moved(extended(extended(maps, -2, 1, 1, border), -1, 1, 1, border))
+
+
+def _moved(wide: Tensor) -> Callable[[int, int], Tensor]:
+    """The same of maps that are a pixel wider all around already."""
+    height, width = wide.shape[-2] - 2, wide.shape[-1] - 2
     return lambda dy, dx: wide[..., 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
 
 
@@ -107,12 +111,7 @@ def _rims(depth: Tensor) -> Tensor:
     same = (across < 0) == (down < 0)
     across, down = across.abs_(), down.abs_()
     steep = across + down
-    height, width = steep.shape[-2:]
-    wide = F.pad(steep, (1, 1, 1, 1))
-
-    def around(dy: int, dx: int) -> Tensor:
-        return wide[..., 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-
+    around = _moved(F.pad(steep, (1, 1, 1, 1)))
     ridge = torch.where(
         same,
         (steep > around(-1, -1)) & (steep > around(1, 1)),
