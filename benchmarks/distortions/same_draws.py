@@ -199,12 +199,15 @@ def cell(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Ours against imagecorruptions, the same draws.")
-    parser.add_argument("names", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument("names", nargs="*", help="corruptions; default all")
     parser.add_argument("--images", type=int, default=500)
     options = parser.parse_args()
+    unknown = set(options.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no draws of {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     network, images, labels = network_and_images(options.images)
     path = RESULTS / "same_draws.json"
-    for name in options.names:
+    for name in options.names or NAMES:
         for severity in SEVERITIES:
             found = cell(network, images, labels, name, severity)
             done = files.read_json(path) if path.exists() else {"cells": {}}
