@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepcorrect.adapter import correct
 from deepcorrect.errors import InputError
-from deepcorrect.units import KINDS, CorrectionUnit, Depthwise, UnitConfig, unit_config
+from deepcorrect.units import KINDS, CorrectionUnit, Depthwise, UnitConfig, _Moments, unit_config
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -271,6 +271,48 @@ def test_modulation_scales_and_shifts_by_the_maps_own_means_and_deviations(kind:
         answer = last[0] @ np.maximum(first[0] @ read + first[1], 0) + last[1]
         expected = plain[image] * (1 + answer[:3, None, None]) + answer[3:, None, None]
         assert given[image] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("modulation", [None, 3])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_of_some_filters_the_others_stay_as_they_are(kind: str, modulation: int | None) -> None:
+    """Against the unit on those filters alone, with autograd's gradients, in training too."""
+    choice = {"kind": kind, "affine": True, "start": "he", "modulation": modulation}
+    unit = CorrectionUnit(3, unit_config(choice, 1), seeded()).double()
+    assert unit.scale is not None
+    assert unit.shift is not None
+    with torch.no_grad():
+        for changed in (
+            unit.scale,
+            unit.shift,
+            *([unit.modulation.last.weight] if unit.modulation else []),
+        ):
+            changed.normal_(1, 0.3, generator=seeded(1))
+    filters = torch.tensor([0, 2, 5])
+    maps = torch.randn(4, 7, 6, 5, dtype=torch.float64, generator=seeded(2))
+    wanted = torch.randn(4, 7, 6, 5, dtype=torch.float64, generator=seeded(3))
+    for training in (True, False):
+        unit.train(training)
+        found = []
+        for whole in (True, False):
+            read = maps.clone().requires_grad_()
+            given = (
+                unit(read, filters)
+                if whole
+                else read.index_copy(1, filters, unit(read[:, filters]))
+            )
+            unit.zero_grad()
+            (given * wanted).sum().backward()
+            gradients = [read.grad, *(p.grad for p in unit.parameters())]
+            found.append([given.detach(), *(g for g in gradients if g is not None)])
+        for one, other in zip(*found, strict=True):
+            assert torch.allclose(one, other)
+        assert torch.equal(found[0][0][:, [1, 3, 4, 6]], maps[:, [1, 3, 4, 6]])
+
+
+def test_the_gradient_of_a_modulations_moments_is_autograds() -> None:
+    maps = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True, generator=seeded())
+    assert torch.autograd.gradcheck(_Moments.apply, maps)  # pyright: ignore[reportPrivateUsage]
 
 
 def test_scale_and_shift_are_not_weights_for_decay_and_l1() -> None:

@@ -35,7 +35,6 @@ from deepcorrect.gate import Gate, GateConfig, input_images
 from deepcorrect.units import (
     CorrectionUnit,
     UnitChoice,
-    correct_filters,
     unit_config,
 )
 
@@ -117,7 +116,7 @@ class AdaptedModel(Wrapper):
                 f"{channels} channels"
             )
         unit, filters = self.unit_at(name)
-        corrected = correct_filters(unit, maps, filters)
+        corrected = unit(maps, filters)
         if self._gate_in_use is not None:
             corrected = self._gate_in_use.choose(corrected, maps)
         return layout.output(corrected, output)

@@ -97,7 +97,8 @@ def features(answers: Answers) -> Tensor:
     assert answers.features is not None
     assert answers.teacher_features is not None
     clean = answers.teacher_features.float()
-    return (answers.features.float() - clean).square().mean() / clean.var().clamp_min(1e-12)
+    error = _mean_square(answers.features.float() - clean)
+    return error / clean.var(correction=0).clamp_min(1e-12)
 
 
 @_objective("teacher", "maps")
@@ -111,9 +112,9 @@ def activations(answers: Answers) -> Tensor:
     assert answers.teacher_maps is not None
     shares = []
     for site, clean in answers.teacher_maps.items():
-        clean = clean.float()  # noqa: PLW2901
-        error = (answers.maps[site].float() - clean).square().mean()
-        shares.append(error / clean.var().clamp_min(1e-12))
+        variance = _mean_square(clean) - clean.float().mean().square()
+        error = _mean_square(answers.maps[site] - clean)
+        shares.append(error / variance.clamp_min(1e-12))
     return torch.stack(shares).mean()
 
 
@@ -148,6 +149,12 @@ def consistency(answers: Answers) -> Tensor:
     shares = [each.softmax(1) for each in (answers.logits, *answers.views)]
     mixture = torch.stack(shares).mean(0).clamp(1e-7, 1).log()
     return torch.stack([F.kl_div(mixture, share, reduction="batchmean") for share in shares]).mean()
+
+
+def _mean_square(values: Tensor) -> Tensor:
+    """In float32 at least, without a copy of the values in it."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return torch.linalg.vector_norm(values, dtype=wide).square() / values.numel()
 
 
 def needs_of(weights: Mapping[str, float]) -> frozenset[Need]:

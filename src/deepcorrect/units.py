@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
@@ -190,16 +191,41 @@ class Modulation(nn.Module):
         for zero in (self.hidden.bias, self.last.weight, self.last.bias):
             nn.init.zeros_(zero)
 
-    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """What to add to a scale of 1, and a shift, each N x n x 1 x 1, of N x n x H x W maps."""
-        wide = maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
-        means = wide.mean((2, 3))
-        # less than half of var()'s time on CPUs; maps are not so far from zero that it cancels
-        variances = ((wide * wide).mean((2, 3)) - means * means).clamp_min(0)
-        deviations = (variances + self.norm.eps).sqrt()
+    def forward(self, maps: Tensor, filters: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What to add to a scale of 1, and a shift, each N x n x 1 x 1, of N x n x H x W maps; with
+        `filters`, of these of the maps alone."""
+        means, squares = _Moments.apply(maps) if self.training else _moments(maps)
+        if filters is not None:
+            means, squares = means[:, filters], squares[:, filters]
+        # maps are not so far from zero that it cancels
+        deviations = ((squares - means * means).clamp_min(0) + self.norm.eps).sqrt()
         hidden = torch.relu(self.hidden(self.norm(torch.cat([means, deviations], 1))))
         scale, shift = self.last(hidden)[:, :, None, None].chunk(2, dim=1)
         return scale, shift
+
+
+def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean square of each map of each image, N x C, in float32 at least."""
+    wide = maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
+    return wide.mean((2, 3)), (wide * wide).mean((2, 3))
+
+
+class _Moments(torch.autograd.Function):
+    """`_moments` with a gradient of one pass over the maps, in their type: autograd's takes five
+    in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(maps)
+        return _moments(maps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (maps,) = ctx.saved_tensors
+        means, squares = (
+            (each[:, :, None, None] / maps[0, 0].numel()).to(maps.dtype) for each in gradients
+        )
+        return torch.addcmul(means, maps, squares, value=2)
 
 
 class Depthwise(nn.Conv2d):
@@ -261,29 +287,60 @@ class CorrectionUnit(nn.Module):
             Modulation(filters, config.modulation, generator) if config.modulation else None
         )
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """The corrected maps, N x n x H x W: what was read plus the residual (paper, eq. 6)."""
-        corrected = maps + self.residual(maps)
+    def forward(self, maps: Tensor, filters: Tensor | None = None) -> Tensor:
+        """The corrected maps: what was read plus the residual (paper, eq. 6).
+
+        Args:
+            maps: N x n x H x W; with `filters`, N x C x H x W.
+            filters: the n of the C maps that are corrected; the others stay as they are.
+        """
+        if filters is not None and len(filters) == maps.shape[1]:
+            filters = None
+        corrected = maps + self._residual(maps, filters)
         scale, shift = self.scale, self.shift
         if scale is not None and shift is not None:
             scale, shift = scale[:, None, None], shift[:, None, None]
         if self.modulation is not None:
-            more, offset = self.modulation(maps)
+            more, offset = self.modulation(maps, filters)
             scale = 1 + more if scale is None else scale * (1 + more)
             shift = offset if shift is None else shift * (1 + more) + offset
-        if scale is None or shift is None:
-            return corrected
-        # in the maps' type: under autocast a float32 scale would make float32 maps
-        return torch.addcmul(shift.to(corrected.dtype), corrected, scale.to(corrected.dtype))
+        if scale is not None and shift is not None:
+            if filters is not None:
+                scale, shift = (
+                    _spread(each, -3, filters, maps.shape[1], fill)
+                    for each, fill in ((scale, 1), (shift, 0))
+                )
+            # in the maps' type: under autocast a float32 scale would make float32 maps
+            scale, shift = scale.to(corrected.dtype), shift.to(corrected.dtype)
+            corrected = torch.addcmul(shift, corrected, scale)
+        return corrected.to(maps.dtype)
+
+    def _residual(self, maps: Tensor, filters: Tensor | None) -> Tensor:
+        """The residual of all maps, zero for those that are not corrected.
+
+        Taking some maps out and putting them back takes longer than the convolutions of a unit. So
+        the first and the last read and write all maps, with weights of zero for the others.
+        """
+        if filters is None:
+            return self.residual(maps)
+        channels = maps.shape[1]
+        first, last = self.residual[0], self.residual[-1]
+        if isinstance(first, nn.Conv2d):
+            hidden = F.conv2d(maps, _spread(first.weight, 1, filters, channels), first.bias)
+        else:  # a batch norm, which sees the corrected alone
+            channels_last = maps.is_contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            chosen = maps.index_select(1, filters).contiguous(memory_format=layout)
+            hidden = first(chosen)
+        hidden = self.residual[1:-1](hidden)
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        weight, bias = (_spread(each, 0, filters, channels) for each in (last.weight, last.bias))
+        return F.conv2d(hidden, weight, bias)
 
 
-def correct_filters(unit: CorrectionUnit, maps: Tensor, filters: Tensor) -> Tensor:
-    """Maps, N x C x H x W, with `filters` (ascending) corrected by the unit, others untouched."""
-    if len(filters) == maps.shape[1]:
-        return unit(maps).to(maps.dtype)
-    last = maps.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
-    # index_select and index_copy do not keep it
-    chosen = maps.index_select(1, filters).contiguous(memory_format=layout)
-    corrected = maps.index_copy(1, filters, unit(chosen).to(maps.dtype))
-    return corrected.contiguous(memory_format=layout)
+def _spread(values: Tensor, dim: int, filters: Tensor, channels: int, fill: float = 0.0) -> Tensor:
+    """Values of some filters as values of all, the others' being `fill`."""
+    shape = list(values.shape)
+    shape[dim] = channels
+    return values.new_full(shape, fill).index_copy(dim, filters, values)

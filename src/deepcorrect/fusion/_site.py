@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deepcorrect.gate import Gate
 from deepcorrect.sites import layout_of
-from deepcorrect.units import CorrectionUnit, correct_filters
+from deepcorrect.units import CorrectionUnit
 
 LEAST_SCALE = 1e-2
 """A filter whose scale is below this share of the largest is not read behind its batch norm: to
@@ -122,7 +122,7 @@ class FollowedSite(nn.Module):
         output = self.module(*args, **kwargs)
         layout = layout_of(self.name, self.module, output)
         maps = layout.maps(output)
-        corrected = correct_filters(self.unit, maps, self.filters)
+        corrected = self.unit(maps, self.filters)
         for gate in self.gates:
             corrected = gate.choose(corrected, maps)
         return layout.output(corrected, output)
