@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deepcorrect.classifier import Preprocessing
 from deepcorrect.computing import Precision, autocast, device_of, inference, placed
+from deepcorrect.units import CorrectionUnit
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Costs:
     Attributes:
         parameters: in all, those of an adapter included.
         trainable_parameters: of them, those that training changes.
-        multiply_adds: of the convolutions and linear layers, for one image.
+        multiply_adds: of the convolutions and linear layers, for one image; of a correction unit,
+            those for the filters that it corrects, and not the zeros that it multiplies others by.
     """
 
     parameters: int
@@ -45,16 +47,25 @@ def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
 def multiply_adds(model: nn.Module, image: Tensor) -> int:
     """Multiply-adds of the convolutions and linear layers for one image, 1 x C x H x W."""
     total = 0
+    units = [module for module in model.modules() if isinstance(module, CorrectionUnit)]
+    within = {layer for unit in units for layer in unit.residual}
 
     def count(module: nn.Module, args: Any, output: Tensor) -> None:
         nonlocal total
         del args
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, CorrectionUnit):  # whose convolutions keep the maps' size
+            weights = [conv.weight for conv in module.residual if isinstance(conv, nn.Conv2d)]
+            total += output[0, 0].numel() * sum(each.numel() for each in weights)
+        elif isinstance(module, nn.Conv2d):
             total += output[0].numel() * module.weight[0].numel()
         elif isinstance(module, nn.Linear):
             total += output[0].numel() * module.in_features
 
-    handles = [module.register_forward_hook(count, prepend=True) for module in model.modules()]
+    handles = [
+        module.register_forward_hook(count, prepend=True)
+        for module in model.modules()
+        if module not in within
+    ]
     try:
         with inference(model), torch.no_grad():
             model(image)
