@@ -61,7 +61,9 @@ def main() -> None:
     chosen = given.names or list(SEEDS)
     rounds = range(max(SEEDS[name] for name in chosen))
     if given.seed is not None and given.seed not in rounds:
-        parser.error(f"no seed {given.seed}: {', '.join(chosen)} have {len(rounds)} at most, from 0")
+        parser.error(
+            f"no seed {given.seed}: {', '.join(chosen)} have {len(rounds)} at most, from 0"
+        )
     seeds = rounds if given.seed is None else [given.seed]
     planned = [(name, seed) for seed in seeds for name in chosen if seed < SEEDS[name]]
     started = time.monotonic()
