@@ -311,7 +311,7 @@ def test_a_units_maps_are_the_grid_and_the_class_token_passes(
             adapted(images)
     for handle in handles:
         handle.remove()
-    assert seen[0].shape == (len(images), 2, GRID, GRID)
+    assert seen[0].shape == (len(images), HIDDEN, GRID, GRID)
     corrected, own = outputs
     kept = [channel for channel in range(HIDDEN) if channel not in (0, 7)]
     assert torch.equal(corrected[:, :2], own[:, :2])
