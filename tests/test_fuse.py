@@ -49,10 +49,8 @@ def norms(network: nn.Module) -> list[str]:
 
 
 def different(network: nn.Module, other: nn.Module, images: Tensor) -> float:
-    """The largest difference, of answers above 1 as a share of the largest."""
     with torch.no_grad():
-        answers = network(images)
-        return float((answers - other(images)).abs().max() / answers.abs().max().clamp_min(1))
+        return float((network(images) - other(images)).abs().max())
 
 
 @pytest.mark.parametrize("modulation", [None, 3])
@@ -67,6 +65,8 @@ def test_every_unit_folds_and_answers_as_before(
     first: First,
     modulation: int | None,
 ) -> None:
+    # in float64: answers of these units pass 100, which float32 rounds by more than the bound
+    network, images = network.double(), images.double()
     adapted = trained(network, images, unit, modulation, depthwise=depthwise)
     fused = fuse(adapted, images[:2], first)
     assert different(adapted, fused, images) < 5e-5

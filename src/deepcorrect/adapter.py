@@ -32,11 +32,7 @@ from deepcorrect.fingerprint import (
     same_sites,
 )
 from deepcorrect.gate import Gate, GateConfig, input_images
-from deepcorrect.units import (
-    CorrectionUnit,
-    UnitChoice,
-    unit_config,
-)
+from deepcorrect.units import CorrectionUnit, UnitChoice, unit_config
 
 
 class AdaptedModel(Wrapper):

@@ -97,8 +97,7 @@ def features(answers: Answers) -> Tensor:
     assert answers.features is not None
     assert answers.teacher_features is not None
     clean = answers.teacher_features.float()
-    error = _mean_square(answers.features.float() - clean)
-    return error / clean.var(correction=0).clamp_min(1e-12)
+    return (answers.features.float() - clean).square().mean() / clean.var().clamp_min(1e-12)
 
 
 @_objective("teacher", "maps")
@@ -112,8 +111,9 @@ def activations(answers: Answers) -> Tensor:
     assert answers.teacher_maps is not None
     shares = []
     for site, clean in answers.teacher_maps.items():
-        variance = _mean_square(clean) - clean.float().mean().square()
         error = _mean_square(answers.maps[site] - clean)
+        variance = _mean_square(clean) - clean.float().mean().square()
+        variance = variance * clean.numel() / (clean.numel() - 1)
         shares.append(error / variance.clamp_min(1e-12))
     return torch.stack(shares).mean()
 
@@ -151,12 +151,6 @@ def consistency(answers: Answers) -> Tensor:
     return torch.stack([F.kl_div(mixture, share, reduction="batchmean") for share in shares]).mean()
 
 
-def _mean_square(values: Tensor) -> Tensor:
-    """In float32 at least, without a copy of the values in it."""
-    wide = torch.promote_types(values.dtype, torch.float32)
-    return torch.linalg.vector_norm(values, dtype=wide).square() / values.numel()
-
-
 def needs_of(weights: Mapping[str, float]) -> frozenset[Need]:
     """What a weighted sum of objectives needs of a batch; those of weight 0 need nothing."""
     return frozenset(
@@ -169,3 +163,9 @@ def _divergence(truth: Tensor, answer: Tensor) -> Tensor:
     return F.kl_div(
         F.log_softmax(answer, 1), F.log_softmax(truth, 1), reduction="batchmean", log_target=True
     )
+
+
+def _mean_square(values: Tensor) -> Tensor:
+    """In float32 at least, without a copy of the values in it."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return torch.linalg.vector_norm(values, dtype=wide).square() / values.numel()

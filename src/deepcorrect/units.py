@@ -307,7 +307,7 @@ class CorrectionUnit(nn.Module):
         if scale is not None and shift is not None:
             if filters is not None:
                 scale, shift = (
-                    _spread(each, -3, filters, maps.shape[1], fill)
+                    spread_out(each, -3, filters, maps.shape[1], fill)
                     for each, fill in ((scale, 1), (shift, 0))
                 )
             # in the maps' type: under autocast a float32 scale would make float32 maps
@@ -326,7 +326,7 @@ class CorrectionUnit(nn.Module):
         channels = maps.shape[1]
         first, last = self.residual[0], self.residual[-1]
         if isinstance(first, nn.Conv2d):
-            hidden = F.conv2d(maps, _spread(first.weight, 1, filters, channels), first.bias)
+            hidden = F.conv2d(maps, spread_out(first.weight, 1, filters, channels), first.bias)
         else:  # a batch norm, which sees the corrected alone
             channels_last = maps.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -335,11 +335,13 @@ class CorrectionUnit(nn.Module):
         hidden = self.residual[1:-1](hidden)
         assert isinstance(last, nn.Conv2d)
         assert last.bias is not None
-        weight, bias = (_spread(each, 0, filters, channels) for each in (last.weight, last.bias))
+        weight, bias = (spread_out(each, 0, filters, channels) for each in (last.weight, last.bias))
         return F.conv2d(hidden, weight, bias)
 
 
-def _spread(values: Tensor, dim: int, filters: Tensor, channels: int, fill: float = 0.0) -> Tensor:
+def spread_out(
+    values: Tensor, dim: int, filters: Tensor, channels: int, fill: float = 0.0
+) -> Tensor:
     """Values of some filters as values of all, the others' being `fill`."""
     shape = list(values.shape)
     shape[dim] = channels

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deepcorrect.gate import Gate
 from deepcorrect.sites import layout_of
-from deepcorrect.units import CorrectionUnit
+from deepcorrect.units import CorrectionUnit, spread_out
 
 LEAST_SCALE = 1e-2
 """A filter whose scale is below this share of the largest is not read behind its batch norm: to
@@ -178,11 +178,11 @@ def fused_site(
     first, last = layers[0], layers[-1]
     if not isinstance(first, nn.Conv2d) or not isinstance(last, nn.Conv2d):
         raise TypeError("a unit begins and ends with a convolution")
-    ones = torch.ones(channels, dtype=torch.float64, device=filters.device)
-    scale, shift = ones, torch.zeros_like(ones)
+    scale = torch.ones(channels, dtype=torch.float64, device=filters.device)
+    shift = torch.zeros_like(scale)
     if unit.scale is not None and unit.shift is not None:
-        scale = scale.index_copy(0, filters, unit.scale.detach().double())
-        shift = shift.index_copy(0, filters, unit.shift.detach().double())
+        scale = spread_out(unit.scale.detach().double(), 0, filters, channels, fill=1)
+        shift = spread_out(unit.shift.detach().double(), 0, filters, channels)
     if norm is not None:
         scale, shift = norm.scale * scale, norm.scale * shift + norm.shift
     divides = bool((scale[filters].abs() >= LEAST_SCALE * scale.abs().max()).all())
@@ -195,7 +195,7 @@ def fused_site(
     weight, bias = conv.weight.double(), _bias(conv)
     reads = first.weight.double().flatten(1)  # hidden x corrected filters
     own_weight = weight * scale[:, None, None, None]
-    offset = weight.new_zeros(channels).index_copy(0, filters, _bias(last) * scale[filters])
+    offset = spread_out(_bias(last) * scale[filters], 0, filters, channels)
     own_bias = bias * scale + shift + offset
     own_first = None
     if into_site:
@@ -203,12 +203,11 @@ def fused_site(
         own_weight = torch.cat([own_weight, hidden])
         own_bias = torch.cat([own_bias, reads @ bias[filters] + _bias(first)])
     else:
-        wide = reads.new_zeros(len(reads), channels)
-        wide[:, filters] = reads / scale[filters]
+        wide = spread_out(reads / scale[filters], 1, filters, channels)
         at_zero = _bias(first) - wide @ (shift + offset)
         own_first = _pointwise(wide, at_zero, first)
-    back = weight.new_zeros(channels, last.in_channels)
-    back[filters] = last.weight.double().flatten(1) * scale[filters, None]
+    back = last.weight.double().flatten(1) * scale[filters, None]
+    back = spread_out(back, 0, filters, channels)
     return FusedSite(
         with_weights(conv, own_weight, own_bias),
         own_first,
