@@ -70,7 +70,7 @@ def test_what_was_not_run_says_how(kept: Path) -> None:
 
 def test_every_table_has_its_place_and_every_recipe_loads() -> None:
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    places = re.findall(r"<!-- table: (\w+) -->\n.*?<!-- end -->", text, re.DOTALL)
+    places = re.findall(r"<!-- (\w+) -->\n.*?<!-- end -->", text, re.DOTALL)
     assert sorted(places) == sorted(tables.BLOCKS)
     assert set(SEEDS) == {path.stem for path in (HERE / "recipes").glob("*.yaml")} - {"resnet20"}
     for name in SEEDS:

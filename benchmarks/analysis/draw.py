@@ -8,12 +8,12 @@ A run that was stopped goes on.
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import DOCS, fill, table
 from deepcorrect import files
 from deepcorrect.pipeline import run
 from deepcorrect.recipe import load_recipe
@@ -21,7 +21,7 @@ from deepcorrect.run_analysis import ANALYSIS_FILE, analyse
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "analysis"
-PICTURES = ROOT / "docs" / "images" / "analysis"
+PICTURES = DOCS / "images" / "analysis"
 RUN = ROOT / "runs" / "analysis"
 IMAGES = 150
 SHOWN = ("maps-deepcorrect", "ideal-deepcorrect", "features", "learning", "beta")
@@ -37,11 +37,6 @@ def measure() -> None:
     for name in SHOWN:
         if (RUN / "analysis" / f"{name}.png").exists():
             shutil.copy(RUN / "analysis" / f"{name}.png", PICTURES)
-
-
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def percent(share: float | None) -> str:
@@ -66,10 +61,10 @@ def maps_table(found: dict[str, Any]) -> str:
     return table(headings, rows)
 
 
-def ideal_table(found: dict[str, Any]) -> str:
+def ideal_table(found: dict[str, Any], betas: dict[str, float]) -> str:
     headings = ["beta", "distortion", "baseline", "learned", "ideal", "learned share of the gain"]
     rows = []
-    for name, beta in betas(found).items():
+    for name, beta in betas.items():
         for kind, curves in found["ideal"][name]["distortions"].items():
             shares = [percent(mean(curves[key])) for key in ("baseline", "learned", "ideal")]
             rows.append([f"{beta:g}", f"`{kind}`", *shares, percent(curves["recovered"])])
@@ -125,25 +120,16 @@ def main() -> None:
     if "--measure" in sys.argv[1:]:
         measure()
     found = files.read_json(RESULTS / ANALYSIS_FILE)
-    page = ROOT / "docs" / "analysis.md"
-    text = page.read_text(encoding="utf-8")
     makers = {
         "maps": maps_table,
-        "ideal": ideal_table,
+        "ideal": lambda found: ideal_table(found, betas(found)),
         "features": features_table,
         "learning": learning_table,
         "beta": beta_table,
     }
     if "beta" not in found:  # of a run with one beta
         del makers["beta"]
-    for name, make in makers.items():
-        text = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-            rf"\g<1>{make(found)}\n\g<2>",
-            text,
-            flags=re.S,
-        )
-    files.write_text(page, text)
+    fill(DOCS / "analysis.md", {name: make(found) for name, make in makers.items()})
 
 
 if __name__ == "__main__":

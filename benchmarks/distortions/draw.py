@@ -6,7 +6,6 @@ python -m benchmarks.distortions.draw
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from benchmarks.pages import DOCS, fill
 from deepcorrect import files
 from deepcorrect.distortions import GROUPS, KINDS, Distortion, Kind, seeds_for
 from deepcorrect.distortions._kinds import PARAMETERS
 
 RESULTS = Path(__file__).parent.parent / "results" / "distortions"
-DOCS = Path(__file__).parent.parent.parent / "docs"
 SIDE = 224
 TITLES = {
     "paper": "The paper's two",
@@ -198,12 +197,7 @@ def main() -> None:
     ):
         if (RESULTS / f"{name}.json").exists():
             tables[name] = make(files.read_json(RESULTS / f"{name}.json"))
-    page = DOCS / "distortions.md"
-    text = page.read_text(encoding="utf-8")
-    for name, made in tables.items():
-        marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        text = re.sub(marks, lambda m, made=made: f"{m[1]}{made}\n{m[2]}", text, flags=re.S)
-    files.write_text(page, text)
+    fill(DOCS / "distortions.md", tables)
 
 
 if __name__ == "__main__":

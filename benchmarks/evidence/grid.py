@@ -4,11 +4,11 @@
     python -m benchmarks.evidence.grid [NAME ...] [--seed N] [--minutes 120]
 
 A run that was stopped goes on where it was; a finished one is kept in `results/NAME/seed-N`
-(results, recipe, history, environment) and not repeated. Where a recipe changed since, the systems
-that it changed are run again, beside the baseline, and the others are kept;
-`environment-SYSTEM.json` says what they were run with. With `--minutes`, no run is started after so
-many; what runs is finished. On two CPU cores with bfloat16 all of it was planned at under twelve
-hours; `--list` says what each finished run took.
+(results, recipe, history, environment, and the analyses of some) and not repeated. Where a recipe
+changed since, the systems that it changed are run again, beside the baseline, and the others are
+kept; `environment-SYSTEM.json` says what they were run with. With `--minutes`, no run is started
+after so many; what runs is finished. On two CPU cores with bfloat16 all of it was planned at under
+twelve hours; `--list` says what each finished run took.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from benchmarks.subjects import CIFAR, SHARED
 from deepcorrect import files
 from deepcorrect.pipeline import run
 from deepcorrect.recipe import Recipe, load_recipe
+from deepcorrect.run_analysis import ANALYSIS_FILE, analyse
+from deepcorrect.run_analysis import FOLDER as ANALYSES
 from deepcorrect.systems import CorrectionSystem
 
 HERE = Path(__file__).parent
@@ -43,8 +45,11 @@ SEEDS = {
     "resnet20_units": 1,
     "resnet20_blind": 1,
     "resnet20_configurations": 1,
+    "allcnn_configurations": 1,
 }
 """How many seeds each recipe has, in the order of running: first seeds first."""
+ANALYSED = ("allcnn_blur", "allcnn_awgn")
+"""Recipes whose runs are analysed, too (`deepcorrect analyse`)."""
 
 
 def main() -> None:
@@ -129,6 +134,8 @@ def one(recipe: Recipe, left: Sequence[str], kept: Path) -> None:
     chosen = {each: recipe.systems[each] for each in left}
     print(f"{recipe.name}, seed {recipe.seed}: {folder}", flush=True)
     run(recipe.model_copy(update={"systems": chosen}), folder, resume=True)
+    if recipe.name in ANALYSED:
+        analyse(folder)
     keep(recipe, left, folder, kept)
 
 
@@ -150,6 +157,9 @@ def keep(recipe: Recipe, done: Sequence[str], folder: Path, kept: Path) -> None:
     suffixes = [f"-{name}" for name in done] if others else [""]
     for suffix in suffixes:
         shutil.copy(folder / "environment.json", kept / f"environment{suffix}.json")
+    for each in (folder / ANALYSIS_FILE, *(folder / ANALYSES).glob("*.png")):
+        if each.exists():
+            files.write_bytes(kept / each.relative_to(folder), each.read_bytes())
     files.write_json(kept / "history.json", history)
     files.write_json(kept / "results.json", results)
     # the recipe last: while it is the one before, what it changed is missing

@@ -2,32 +2,35 @@
 
     make tables
 
-Each block between `<!-- table: NAME -->` and `<!-- end -->` is written anew. What was not run says
-so, with the command that runs it.
+What was not run says so, with the command that runs it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
+from benchmarks.analysis.draw import features_table, ideal_table, maps_table
 from benchmarks.evidence.grid import HERE, RESULTS
+from benchmarks.pages import DOCS, fill, table
 from deepcorrect import files
+from deepcorrect.analysis import beta_points
 from deepcorrect.recipe import load_recipe
+from deepcorrect.report import beta_figure, write_png
+from deepcorrect.run_analysis import ANALYSIS_FILE, FOLDER, systems_by_beta
 from deepcorrect.systems import TestTimeSection
 
-ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "results.md"
-LEARNING = ROOT / "docs" / "images" / "evidence_learning.png"
+DOCUMENT = DOCS / "results.md"
+LEARNING = DOCS / "images" / "evidence_learning.png"
+BETA = DOCS / "images" / "evidence_beta.png"
 PUBLISHED = {
     ("allcnn_blur", "baseline"): (0.703, 0.250),
     ("allcnn_blur", "finetuned"): (None, 0.573),
@@ -74,12 +77,6 @@ def systems(experiment: str) -> list[System]:
     return [System(name, tuple(run[name] for run in runs), told.get(name, "")) for name in names]
 
 
-def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the first column is text, the others are numbers."""
-    marks = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
-
-
 def mean_of(kind: str) -> Callable[[dict[str, Any]], float]:
     """Reads the paper's average."""
     return lambda record: record["distortions"][kind]["mean_top1"]
@@ -112,8 +109,8 @@ def levels(experiment: str) -> str:
         shown = f"{system.mean(clean):.3f}", *each, system.shown(mean_of(kind))
         rows.append([label(system.name), *shown, f"{published:.3f}" if published else ""])
     seeds = len(found[0].records)
-    table = lines(["", "clean", *steps, "mean", "the paper's mean"], rows)
-    return f"{table}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}."
+    accuracies = table(["", "clean", *steps, "mean", "the paper's mean"], rows)
+    return f"{accuracies}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}."
 
 
 def size(record: dict[str, Any], base: dict[str, Any]) -> tuple[str, str]:
@@ -140,7 +137,7 @@ def costs(found: Sequence[System]) -> str:
             ]
         )
     head = ["", "trained parameters", "multiply-adds", "images seen", "minutes", "speed", "ECE"]
-    return lines(head, rows)
+    return table(head, rows)
 
 
 def means(*experiments: str) -> str:
@@ -163,7 +160,7 @@ def means(*experiments: str) -> str:
     ]
     absent = [each for each in experiments if not systems(each)]
     left = f"\n\n{missing(*absent)}" if absent else ""
-    return f"{lines(['', 'clean', *kinds, 'needs'], rows)}\n\n{costs(parts)}{left}"
+    return f"{table(['', 'clean', *kinds, 'needs'], rows)}\n\n{costs(parts)}{left}"
 
 
 def corruptions(experiment: str) -> str:
@@ -192,7 +189,7 @@ def corruptions(experiment: str) -> str:
     rows.append(
         ["mean", f"{total[0]:.3f}", *[f"{each:.3f} ({each - total[0]:+.3f})" for each in total[1:]]]
     )
-    return f"{lines(['', *[label(each.name) for each in found]], rows)}\n\n{costs(found)}"
+    return f"{table(['', *[label(each.name) for each in found]], rows)}\n\n{costs(found)}"
 
 
 def validation(experiment: str) -> str:
@@ -214,7 +211,7 @@ def validation(experiment: str) -> str:
             ]
         )
     head = ["", "validation mean top-1", "trained parameters", "multiply-adds", "minutes"]
-    return lines(head, rows)
+    return table(head, rows)
 
 
 def learning(*experiments: str) -> str:
@@ -245,6 +242,36 @@ def learning(*experiments: str) -> str:
     return f"![Validation accuracy against training images](images/{LEARNING.name})"
 
 
+def beta(experiment: str) -> str:
+    """Accuracy against beta: the picture of a recipe with several betas."""
+    path = RESULTS / experiment / "seed-0" / "results.json"
+    if not path.exists():
+        return missing(experiment)
+    named = systems_by_beta(load_recipe(HERE / "recipes" / f"{experiment}.yaml"))
+    points = beta_points(dict.fromkeys(named, files.read_json(path)), named)
+    write_png(beta_figure(points), BETA)
+    return f"![Accuracy against beta](images/{BETA.name})"
+
+
+def inside(experiment: str) -> str:
+    """The analyses of a run: nearest neighbours of features, ideal correction, PSNR and SSIM."""
+    folder = RESULTS / experiment / "seed-0"
+    if not (folder / ANALYSIS_FILE).exists():
+        return missing(experiment)
+    found = files.read_json(folder / ANALYSIS_FILE)
+    recipe = load_recipe(HERE / "recipes" / f"{experiment}.yaml")
+    shares = {name: share for share, name in systems_by_beta(recipe).items()}
+    parts = []
+    for name, made in (
+        ("features", features_table(found)),
+        ("ideal-deepcorrect", ideal_table(found, shares)),
+        ("maps-deepcorrect", maps_table(found)),
+    ):
+        picture = os.path.relpath(folder / FOLDER / f"{name}.png", DOCS)
+        parts.append(f"![{name.partition('-')[0]}]({picture})\n\n{made}")
+    return "\n\n".join(parts)
+
+
 def label(name: str) -> str:
     """How tables call a system."""
     return {"deepcorrect": "DeepCorrect", "finetuned": "fine-tuned"}.get(
@@ -267,22 +294,18 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rankings": lambda: means("resnet20_rankings"),
     "units": lambda: means("resnet20_units"),
     "blind": lambda: corruptions("resnet20_blind"),
-    "configurations": lambda: validation("resnet20_configurations"),
+    "resnet20_configurations": lambda: validation("resnet20_configurations"),
+    "allcnn_configurations": lambda: validation("allcnn_configurations"),
+    "beta": lambda: beta("resnet20_units"),
+    "allcnn_blur_inside": lambda: inside("allcnn_blur"),
+    "allcnn_awgn_inside": lambda: inside("allcnn_awgn"),
     "learning": lambda: learning("resnet20_blur", "resnet20_awgn", "allcnn_blur", "allcnn_awgn"),
 }
 
 
 def main() -> None:
     """The command."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for name, block in BLOCKS.items():
-        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(
-            pattern, lambda m, b=block: f"{m[1]}\n{b()}\n\n{m[2]}", text, flags=re.DOTALL
-        )
-        if count != 1:
-            raise SystemExit(f"{DOCUMENT} has {count} blocks '<!-- table: {name} -->', not one")
-    files.write_text(DOCUMENT, text)
+    fill(DOCUMENT, {name: block() for name, block in BLOCKS.items()})
     print(f"{DOCUMENT}: {len(BLOCKS)} blocks")
 
 

@@ -26,12 +26,12 @@ from typing import Any
 import torch
 
 import deepcorrect as dc
+from benchmarks.pages import DOCS, fill
 from deepcorrect import files, sites
 from deepcorrect.classifier import Classifier
 from deepcorrect.models import resolve
 
 RESULTS = Path(__file__).parent.parent / "results" / "networks" / "architectures"
-TABLE = Path(__file__).parent.parent.parent / "docs" / "networks.md"
 CLASSES, IMAGES = 10, 4
 STEPS = ("evaluate", "rank", "path", "correct", "save", "load", "torch", "onnx")
 CLOSE = 1e-4  # of the largest logit
@@ -289,11 +289,7 @@ def table(records: list[dict[str, Any]]) -> str:
 def write_table() -> None:
     """Puts the table between its marks in docs/networks.md."""
     records = [json.loads(a.file.read_text()) for a in ARCHITECTURES if a.file.is_file()]
-    begin, end = "<!-- architectures -->\n", "<!-- /architectures -->"
-    text = TABLE.read_text(encoding="utf-8")
-    before, rest = text.split(begin)
-    after = rest.split(end)[1]
-    TABLE.write_text(f"{before}{begin}\n{table(records)}\n\n{end}{after}", encoding="utf-8")
+    fill(DOCS / "networks.md", {"architectures": table(records)})
 
 
 def main() -> None:

@@ -24,12 +24,12 @@ import torch
 from torch import nn
 
 import deepcorrect as dc
+from benchmarks.pages import DOCS, fill
 from deepcorrect import files
 from deepcorrect.classifier import Classifier, Preprocessing
 from deepcorrect.libraries import optional
 
 RESULTS = Path(__file__).parent.parent / "results" / "networks"
-TABLE = Path(__file__).parent.parent.parent / "docs" / "networks.md"
 DIGITS = Preprocessing(28, (0.1307,), (0.3081,))
 DISTORTIONS = ["gaussian_blur:0.5,0.75,1,1.25,1.5,2", "awgn:10,20,30,40,50,60"]
 CLEAN = ["gaussian_blur:0"]  # level 0 is the identity
@@ -138,10 +138,7 @@ def main() -> None:
             seconds = round(time.monotonic() - started, 1)
             files.write_json(path, record | {"finished": True, "seconds": seconds})
         records.append(json.loads(path.read_text()))
-    begin, end = "<!-- transformer -->\n", "<!-- /transformer -->"
-    before, rest = TABLE.read_text(encoding="utf-8").split(begin)
-    after = rest.split(end)[1]
-    TABLE.write_text(f"{before}{begin}\n{table(records)}\n\n{end}{after}", encoding="utf-8")
+    fill(DOCS / "networks.md", {"transformer": table(records)})
 
 
 if __name__ == "__main__":

@@ -5,19 +5,17 @@ python -m benchmarks.ranking.draw
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
+from benchmarks.pages import DOCS, fill, table
 from benchmarks.subjects import RESULTS
 from deepcorrect import files
 from deepcorrect.report._figures import INK, MUTED, SETTINGS
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
 NETWORKS = {"resnet20": "ResNet-20", "allcnn": "the paper's network"}
 LARGE = {"resnet50": "ResNet-50 at 224 px", "efficientnet": "EfficientNet-Lite0"}
 COLORS = {"resnet20": "#0072b2", "allcnn": "#d55e00", "both": INK}
@@ -26,11 +24,6 @@ CHOICES = {  # how names of budget.json begin or end: label, marker and colour
     " parameters": ("budget of parameters", "s", COLORS["resnet20"]),
     " multiply-adds": ("budget of multiply-adds", "^", COLORS["allcnn"]),
 }
-
-
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def span(values: list[float]) -> str:
@@ -297,8 +290,6 @@ def budget_figure(budget: dict[str, Any]) -> Figure:
 
 
 def main() -> None:
-    page = DOCS / "ranking.md"
-    text = page.read_text(encoding="utf-8")
     found = {
         name: files.read_json(RESULTS / "ranking" / f"{name}.json")
         for name in ("quality", "speed", "scaling", "budget")
@@ -316,12 +307,10 @@ def main() -> None:
     }
     of_speed = ("exact", "estimates", "large", "bfloat16")
     sources = {"stability": "quality"} | dict.fromkeys(of_speed, "speed")
-    for name, make in tables.items():
-        if sources.get(name, name) in found:
-            marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-            made = make().replace("\\", r"\\")
-            text = re.sub(marks, rf"\g<1>{made}\n\g<2>", text, flags=re.S)
-    files.write_text(page, text)
+    fill(
+        DOCS / "ranking.md",
+        {name: make() for name, make in tables.items() if sources.get(name, name) in found},
+    )
     figures = {"quality": quality_figure, "scaling": scaling_figure, "budget": budget_figure}
     for name, draw in figures.items():
         if name in found:

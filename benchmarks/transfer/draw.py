@@ -5,19 +5,17 @@ python -m benchmarks.transfer.draw
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from benchmarks.pages import DOCS, fill
 from deepcorrect import files
 from deepcorrect.report._figures import INK, SETTINGS
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "transfer"
-PAGE = ROOT / "docs" / "transfer.md"
+RESULTS = Path(__file__).parents[1] / "results" / "transfer"
 SETS = {"caltech101": "Caltech-101, SVM on features", "imagenet": "ImageNet sample, top-1"}
 KINDS = {"gaussian_blur": "blur, sigma in pixels", "awgn": "noise, sigma of 255"}
 SYSTEMS = {
@@ -84,13 +82,8 @@ def main() -> None:
         for name in SETS
         if (RESULTS / f"{name}.json").exists()
     }
-    made = table(found).replace("\\", r"\\")
-    text = PAGE.read_text(encoding="utf-8")
-    text = re.sub(
-        r"(<!-- results -->\n).*?(<!-- end -->)", rf"\g<1>{made}\n\g<2>", text, flags=re.S
-    )
-    files.write_text(PAGE, text)
-    picture(found).savefig(ROOT / "docs" / "images" / "transfer.png", dpi=130)
+    fill(DOCS / "transfer.md", {"results": table(found)})
+    picture(found).savefig(DOCS / "images" / "transfer.png", dpi=130)
 
 
 if __name__ == "__main__":

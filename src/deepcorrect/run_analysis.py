@@ -188,7 +188,7 @@ def analyse(
     found["learning"] = {name: curve.to_json() for name, curve in curves.items()}
     if curves:
         figures["learning"] = learning_figure(curves)
-    betas = _betas(this.recipe)
+    betas = systems_by_beta(this.recipe)
     if len(betas) > 1:
         points = analysis.beta_points(dict.fromkeys(betas, this.results), betas)
         found["beta"] = [vars(point) for point in points]
@@ -243,7 +243,7 @@ def _some_classes(
     return chosen.tolist(), test.select(rows).sample(images, seed)
 
 
-def _betas(recipe: Recipe) -> dict[float, str]:
+def systems_by_beta(recipe: Recipe) -> dict[float, str]:
     """Systems by beta, of those that are like the first one in everything else."""
     found: dict[float, str] = {}
     first = None

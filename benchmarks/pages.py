@@ -1,0 +1,28 @@
+"""Pages of docs/ that results are written into: their tables, and the blocks that hold them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from deepcorrect import files
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column is text, the others are numbers."""
+    marks = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
+
+
+def fill(page: Path, blocks: Mapping[str, str]) -> None:
+    """Writes blocks of a page anew, each between `<!-- NAME -->` and `<!-- end -->`."""
+    text = page.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(marks, lambda m, b=block: f"{m[1]}{b}\n{m[2]}", text, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"{page} has {count} blocks '<!-- {name} -->', not one")
+    files.write_text(page, text)
