@@ -44,6 +44,7 @@ SEEDS = {
     "resnet20_alternatives": 1,
     "resnet20_units": 1,
     "resnet20_blind": 1,
+    "resnet20_rankings_others": 1,
     "resnet20_configurations": 1,
     "allcnn_configurations": 1,
 }

@@ -291,7 +291,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "allcnn_awgn": lambda: levels("allcnn_awgn"),
     "alternatives": lambda: means("resnet20_both", "resnet20_alternatives"),
     "objectives": lambda: means("resnet20_objectives"),
-    "rankings": lambda: means("resnet20_rankings"),
+    "rankings": lambda: means("resnet20_rankings", "resnet20_rankings_others"),
     "units": lambda: means("resnet20_units"),
     "blind": lambda: corruptions("resnet20_blind"),
     "resnet20_configurations": lambda: validation("resnet20_configurations"),
