@@ -15,6 +15,7 @@ from scipy.stats import bootstrap
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import pages  # noqa: E402
 from benchmarks.evidence import tables  # noqa: E402
 from benchmarks.evidence.grid import HERE, SEEDS, keep, missing, text_of  # noqa: E402
 from deepcorrect import files  # noqa: E402
@@ -63,6 +64,8 @@ def test_means_and_intervals_are_over_the_seeds(kept: Path) -> None:
 def test_what_was_not_run_says_how(kept: Path) -> None:
     assert "grid allcnn_blur" in tables.levels("allcnn_blur")
     assert "grid resnet20_blind" in tables.corruptions("resnet20_blind")
+    assert "grid allcnn_awgn" in tables.inside("allcnn_awgn")
+    assert "grid resnet20_units" in tables.beta("resnet20_units")
     text = tables.means("resnet20_blur", "resnet20_units")
     assert "grid resnet20_units" in text
     assert "DeepCorrect" in text
@@ -75,6 +78,20 @@ def test_every_table_has_its_place_and_every_recipe_loads() -> None:
     assert set(SEEDS) == {path.stem for path in (HERE / "recipes").glob("*.yaml")} - {"resnet20"}
     for name in SEEDS:
         assert load_recipe(HERE / "recipes" / f"{name}.yaml").name == name
+
+
+def test_blocks_of_a_page_are_written_between_their_marks_or_not_at_all(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    before = "a\n<!-- one -->\nold\n<!-- end -->\nb\n<!-- two -->\n<!-- end -->\n"
+    page.write_text(before, encoding="utf-8")
+    with pytest.raises(SystemExit, match="0 blocks '<!-- three -->'"):
+        pages.fill(page, {"one": "new", "three": "x"})
+    assert page.read_text(encoding="utf-8") == before
+    pages.fill(page, {"one": r"\g<1>", "two": pages.table(["", "n"], [["row", "1"]])})
+    assert page.read_text(encoding="utf-8") == (
+        "a\n<!-- one -->\n\\g<1>\n<!-- end -->\nb\n"
+        "<!-- two -->\n|  | n |\n| --- | ---: |\n| row | 1 |\n<!-- end -->\n"
+    )
 
 
 def run_folder(folder: Path, means: dict[str, float]) -> Path:
@@ -93,7 +110,11 @@ def test_a_changed_system_alone_is_run_again_and_put_beside_the_others(tmp_path:
     kept = tmp_path / "kept"
     assert missing(recipe, kept) == ["finetuned", "deepcorrect"]
     first = run_folder(tmp_path / "first", {"baseline": 0.2, "finetuned": 0.5, "deepcorrect": 0.4})
+    files.write_json(first / "analysis.json", {"seed": 0})
+    files.write_bytes(first / "analysis" / "features.png", b"a picture")
     keep(recipe, ["finetuned", "deepcorrect"], first, kept)
+    assert files.read_json(kept / "analysis.json") == {"seed": 0}
+    assert (kept / "analysis" / "features.png").read_bytes() == b"a picture"
     assert missing(recipe, kept) == []
     assert text_of(load_recipe(kept / "recipe.yaml")) == text_of(recipe)
 

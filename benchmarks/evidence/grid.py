@@ -49,8 +49,9 @@ SEEDS = {
     "allcnn_configurations": 1,
 }
 """How many seeds each recipe has, in the order of running: first seeds first."""
-ANALYSED = ("allcnn_blur", "allcnn_awgn")
-"""Recipes whose runs are analysed, too (`deepcorrect analyse`)."""
+ANALYSED = {"allcnn_blur": "features.7", "allcnn_awgn": "features.7"}
+"""Recipes whose runs are analysed, too, with the module that gives the features: the last maps
+before those that are the logits."""
 
 
 def main() -> None:
@@ -136,7 +137,7 @@ def one(recipe: Recipe, left: Sequence[str], kept: Path) -> None:
     print(f"{recipe.name}, seed {recipe.seed}: {folder}", flush=True)
     run(recipe.model_copy(update={"systems": chosen}), folder, resume=True)
     if recipe.name in ANALYSED:
-        analyse(folder)
+        analyse(folder, site=ANALYSED[recipe.name])
     keep(recipe, left, folder, kept)
 
 
