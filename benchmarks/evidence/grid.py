@@ -52,6 +52,8 @@ SEEDS = {
 ANALYSED = {"allcnn_blur": "features.7", "allcnn_awgn": "features.7"}
 """Recipes whose runs are analysed, too, with the module that gives the features: the last maps
 before those that are the logits."""
+PICTURES = ("features", "ideal-deepcorrect", "maps-deepcorrect")
+"""What is kept of an analysis beside its numbers, and shown."""
 
 
 def main() -> None:
@@ -159,7 +161,8 @@ def keep(recipe: Recipe, done: Sequence[str], folder: Path, kept: Path) -> None:
     suffixes = [f"-{name}" for name in done] if others else [""]
     for suffix in suffixes:
         shutil.copy(folder / "environment.json", kept / f"environment{suffix}.json")
-    for each in (folder / ANALYSIS_FILE, *(folder / ANALYSES).glob("*.png")):
+    pictures = [folder / ANALYSES / f"{name}.png" for name in PICTURES]
+    for each in (folder / ANALYSIS_FILE, *pictures):
         if each.exists():
             files.write_bytes(kept / each.relative_to(folder), each.read_bytes())
     files.write_json(kept / "history.json", history)

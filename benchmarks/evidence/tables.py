@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from benchmarks.analysis.draw import features_table, ideal_table, maps_table
-from benchmarks.evidence.grid import HERE, RESULTS
+from benchmarks.evidence.grid import HERE, PICTURES, RESULTS
 from benchmarks.pages import DOCS, fill, table
 from deepcorrect import files
 from deepcorrect.analysis import beta_points
@@ -261,14 +261,11 @@ def inside(experiment: str) -> str:
     found = files.read_json(folder / ANALYSIS_FILE)
     recipe = load_recipe(HERE / "recipes" / f"{experiment}.yaml")
     shares = {name: share for share, name in systems_by_beta(recipe).items()}
+    made = features_table(found), ideal_table(found, shares), maps_table(found)
     parts = []
-    for name, made in (
-        ("features", features_table(found)),
-        ("ideal-deepcorrect", ideal_table(found, shares)),
-        ("maps-deepcorrect", maps_table(found)),
-    ):
+    for name, numbers in zip(PICTURES, made, strict=True):
         picture = os.path.relpath(folder / FOLDER / f"{name}.png", DOCS)
-        parts.append(f"![{name.partition('-')[0]}]({picture})\n\n{made}")
+        parts += [f"![{name.partition('-')[0]}]({picture})", numbers]
     return "\n\n".join(parts)
 
 
