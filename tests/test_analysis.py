@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -369,3 +370,20 @@ def test_many_sites_still_have_a_figure() -> None:
     empty = {site: torch.full((3, 2, 4), torch.nan).double() for site in many}
     figure = report.maps_figure(analysis.MapQuality(GRID, 5, {"psnr": many, "ssim": empty}), "x")
     assert len(figure.axes[-1].get_xticks()) <= 24
+
+
+@pytest.mark.parametrize("names", [["finetuned"], [f"a_rather_long_name_{n}" for n in range(9)]])
+def test_no_name_of_a_legend_is_cut_and_the_curves_keep_their_height(
+    names: list[str], tmp_path: Path
+) -> None:
+    curve = next(iter(analysis.learning_curves(HISTORY).values()))
+    figures = {"learning": report.learning_figure(dict.fromkeys(names, curve))}
+    curves = dict.fromkeys(("baseline", "learned", "ideal"), [0.5] * len(GRID[0].levels or ()))
+    against = analysis.Yardstick((GRID[0],), 5, 0.7, 0.7, {GRID[0].name: curves})
+    figures["ideal"] = report.yardstick_figure(against, names[0])
+    for name, figure in figures.items():
+        report.write_png(figure, tmp_path / f"{name}.png")
+        (legend,) = figure.legends
+        assert legend.get_window_extent().x1 <= figure.bbox.x1, name
+        height = figure.axes[0].get_window_extent().height / figure.dpi
+        assert height > 2.5, name

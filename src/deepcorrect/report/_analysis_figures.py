@@ -295,7 +295,10 @@ def _title(panel: Axes, text: str) -> None:
 def _legend(figure: Figure, looks: Mapping[str, Look]) -> None:
     handles = [Line2D([], [], **look.line()) for look in looks.values()]
     names = [name.lstrip("_") or name for name in looks]
-    columns = max(1, int(figure.get_figwidth() // 2))
+    widest = 0.6 + 0.09 * max(map(len, names))  # inches
+    columns = max(1, int(figure.get_figwidth() // max(2, widest)))
+    more_rows = -(-len(names) // columns) - 1
+    figure.set_figheight(figure.get_figheight() + 0.24 * more_rows)
     figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False)
 
 
