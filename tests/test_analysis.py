@@ -378,7 +378,8 @@ def test_no_name_of_a_legend_is_cut_and_the_curves_keep_their_height(
 ) -> None:
     curve = next(iter(analysis.learning_curves(HISTORY).values()))
     figures = {"learning": report.learning_figure(dict.fromkeys(names, curve))}
-    curves = dict.fromkeys(("baseline", "learned", "ideal"), [0.5] * len(GRID[0].levels or ()))
+    half = [0.5] * len(GRID[0].levels or ())
+    curves: dict[str, list[float]] = {"baseline": half, "learned": half, "ideal": half}
     against = analysis.Yardstick((GRID[0],), 5, 0.7, 0.7, {GRID[0].name: curves})
     figures["ideal"] = report.yardstick_figure(against, names[0])
     for name, figure in figures.items():
