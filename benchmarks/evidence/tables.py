@@ -248,8 +248,8 @@ def beta(experiment: str) -> str:
     if not path.exists():
         return missing(experiment)
     named = systems_by_beta(load_recipe(HERE / "recipes" / f"{experiment}.yaml"))
-    results = files.read_json(path)
-    points = beta_points({share: results for share in named}, named)
+    results: dict[str, Any] = files.read_json(path)
+    points = beta_points(dict.fromkeys(named, results), named)
     write_png(beta_figure(points), BETA)
     return f"![Accuracy against beta](images/{BETA.name})"
 
