@@ -45,6 +45,7 @@ SEEDS = {
     "resnet20_units": 1,
     "resnet20_blind": 1,
     "resnet20_rankings_others": 1,
+    "resnet20_alternatives_configurations": 1,
     "resnet20_configurations": 1,
     "allcnn_configurations": 1,
 }

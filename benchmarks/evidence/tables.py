@@ -293,6 +293,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "units": lambda: means("resnet20_units"),
     "blind": lambda: corruptions("resnet20_blind"),
     "resnet20_configurations": lambda: validation("resnet20_configurations"),
+    "resnet20_alternatives_configurations": lambda: validation(
+        "resnet20_alternatives_configurations"
+    ),
     "allcnn_configurations": lambda: validation("allcnn_configurations"),
     "beta": lambda: beta("resnet20_units"),
     "allcnn_blur_inside": lambda: inside("allcnn_blur"),
