@@ -214,6 +214,17 @@ def validation(experiment: str) -> str:
     return table(head, rows)
 
 
+def test_time() -> str:
+    """What was tried at test time: accuracies on the validation images."""
+    path = RESULTS / "test_time" / "results.json"
+    if not path.exists():
+        return "*Not run yet: `python -m benchmarks.evidence.test_time`.*"
+    found = files.read_json(path)
+    head = ["", *next(iter(found.values()))]
+    rows = [[name, *[f"{value:.4f}" for value in each.values()]] for name, each in found.items()]
+    return table(head, rows)
+
+
 def learning(*experiments: str) -> str:
     """A picture of validation accuracy against training images, and its Markdown."""
     histories = {
@@ -296,6 +307,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "resnet20_alternatives_configurations": lambda: validation(
         "resnet20_alternatives_configurations"
     ),
+    "test_time": test_time,
     "allcnn_configurations": lambda: validation("allcnn_configurations"),
     "beta": lambda: beta("resnet20_units"),
     "allcnn_blur_inside": lambda: inside("allcnn_blur"),

@@ -1,0 +1,67 @@
+"""What was tried for the systems that do something at test time: ResNet-20, validation images.
+
+    python -m benchmarks.evidence.test_time
+
+The images are those of `data.validation_rows`, no test image. A run that was stopped goes on.
+`make tables` shows the figures.
+"""
+
+from __future__ import annotations
+
+from benchmarks.evidence.grid import RESULTS
+from benchmarks.subjects import DISTORTIONS, cifar_network, cifar_rows
+from deepcorrect import files
+from deepcorrect.data import loader
+from deepcorrect.evaluation import evaluate
+from deepcorrect.recipe import DataSection
+from deepcorrect.systems import (
+    NormAdaptationSystem,
+    RestorationSystem,
+    TentSystem,
+    TestTimeSection,
+)
+
+FOUND = RESULTS / "test_time" / "results.json"
+IMAGES = 1000
+
+TRIED: dict[str, TestTimeSection] = {
+    **{
+        f"norm adaptation, prior {prior}": NormAdaptationSystem(
+            method="norm_adaptation", prior=prior
+        )
+        for prior in (0, 4, 16, 64, 256)
+    },
+    **{
+        f"TENT, learning rate {rate:g}": TentSystem(method="tent", learning_rate=rate)
+        for rate in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    },
+    **{
+        f"restoration, smoothing {smoothing}, balance {balance:g}": RestorationSystem(
+            method="restoration", smoothing=smoothing, balance=balance
+        )
+        # one acts on noise, the other on blur
+        for smoothing, balance in ((0.4, 1e-7), (0.5, 1e-6), (0.6, 1e-5), (0.8, 1e-4), (1.0, 1e-3))
+    },
+}
+"""By their names in the table; the recipe of the alternatives has the best of each."""
+
+
+def main() -> None:
+    """The command."""
+    network = cifar_network("resnet20")
+    images = cifar_rows(network, 0, IMAGES)
+    shown = loader(images, DataSection.model_fields["batch_size"].default)
+    found = files.read_json(FOUND) if FOUND.exists() else {}
+    for name, system in TRIED.items():
+        if name in found:
+            continue
+        grid = evaluate(system.build(network), shown, DISTORTIONS, 0, "auto", name)
+        means = {kind: round(curve.mean_top1, 4) for kind, curve in grid.curves.items()}
+        found[name] = {"clean": round(grid.clean_top1, 4), **means}
+        print(f"{name}: {found[name]}", flush=True)
+        FOUND.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(FOUND, found)
+
+
+if __name__ == "__main__":
+    main()
