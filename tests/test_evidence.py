@@ -66,9 +66,24 @@ def test_what_was_not_run_says_how(kept: Path) -> None:
     assert "grid resnet20_blind" in tables.corruptions("resnet20_blind")
     assert "grid allcnn_awgn" in tables.inside("allcnn_awgn")
     assert "grid resnet20_units" in tables.beta("resnet20_units")
+    assert "test_time" in tables.test_time()
     text = tables.means("resnet20_blur", "resnet20_units")
     assert "grid resnet20_units" in text
     assert "DeepCorrect" in text
+
+
+def test_the_summary_has_the_main_systems_side_by_side(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "SUMMARY", {"resnet20_blur": "a network"})
+    for path in kept.glob("resnet20_blur/*/results.json"):
+        results = json.loads(path.read_text())
+        results["systems"]["finetuned"] = record(0.3)
+        path.write_text(json.dumps(results))
+    row = "| a network | 20.0 | 30.0 | 42.0 | 70.0 | 70.0 | 70.0 | 25 (25%) |"
+    assert row in tables.summary().splitlines()
+    monkeypatch.setattr(tables, "SUMMARY", {"allcnn_blur": "another"})
+    assert "grid allcnn_blur" in tables.summary()
 
 
 def test_every_table_has_its_place_and_every_recipe_loads() -> None:

@@ -1,4 +1,5 @@
-"""Rebuilds the tables and pictures of docs/results.md from the kept results, without training.
+"""Rebuilds the tables and pictures of docs/results.md, and the README's table, from the kept
+results, without training.
 
     make tables
 
@@ -29,6 +30,7 @@ from deepcorrect.run_analysis import ANALYSIS_FILE, FOLDER, systems_by_beta
 from deepcorrect.systems import TestTimeSection
 
 DOCUMENT = DOCS / "results.md"
+README = DOCS.parent / "README.md"
 LEARNING = DOCS / "images" / "evidence_learning.png"
 BETA = DOCS / "images" / "evidence_beta.png"
 PUBLISHED = {
@@ -111,6 +113,37 @@ def levels(experiment: str) -> str:
     seeds = len(found[0].records)
     accuracies = table(["", "clean", *steps, "mean", "the paper's mean"], rows)
     return f"{accuracies}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}."
+
+
+SUMMARY = {
+    "resnet20_blur": "ResNet-20, Gaussian blur",
+    "resnet20_awgn": "ResNet-20, Gaussian noise",
+    "resnet20_both": "ResNet-20, one for both",
+    "allcnn_blur": "the paper's network, Gaussian blur",
+    "allcnn_awgn": "the paper's network, Gaussian noise",
+}
+"""The recipes of the summary, and what its rows are called."""
+
+
+def summary() -> str:
+    """The main systems in one table: means over all distortions' averages, and clean accuracies."""
+
+    def mean(record: dict[str, Any]) -> float:
+        return statistics.mean(each["mean_top1"] for each in record["distortions"].values())
+
+    rows = []
+    for experiment, called in SUMMARY.items():
+        found = {each.name: each for each in systems(experiment)}
+        if not found:
+            return missing(*SUMMARY)
+        three = [found[name] for name in ("baseline", "finetuned", "deepcorrect")]
+        trained, _ = size(three[-1].records[0], three[0].records[0])
+        means = [f"{100 * each.mean(mean):.1f}" for each in three]
+        cleans = [f"{100 * each.mean(clean):.1f}" for each in three]
+        rows.append([called, *means, *cleans, trained])
+    names = [label(name) for name in ("baseline", "finetuned", "deepcorrect")]
+    head = ["", *names, *[f"clean: {name}" for name in names], "DeepCorrect trains"]
+    return table(head, rows)
 
 
 def size(record: dict[str, Any], base: dict[str, Any]) -> tuple[str, str]:
@@ -294,6 +327,7 @@ def missing(*experiments: str) -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "summary": summary,
     "resnet20_blur": lambda: levels("resnet20_blur"),
     "resnet20_awgn": lambda: levels("resnet20_awgn"),
     "allcnn_blur": lambda: levels("allcnn_blur"),
@@ -318,8 +352,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 def main() -> None:
     """The command."""
-    fill(DOCUMENT, {name: block() for name, block in BLOCKS.items()})
-    print(f"{DOCUMENT}: {len(BLOCKS)} blocks")
+    made = {name: block() for name, block in BLOCKS.items()}
+    fill(DOCUMENT, made)
+    fill(README, {"summary": made["summary"]})
+    print(f"{DOCUMENT}: {len(made)} blocks; {README}: the summary")
 
 
 if __name__ == "__main__":
