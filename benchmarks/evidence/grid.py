@@ -14,7 +14,6 @@ twelve hours; `--list` says what each finished run took.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -76,14 +75,17 @@ def main() -> None:
         )
     seeds = rounds if given.seed is None else [given.seed]
     planned = [(name, seed) for seed in seeds for name in chosen if seed < SEEDS[name]]
-    started = time.monotonic()
+    started, spent = time.monotonic(), 0.0
     for name, seed in planned:
         recipe, kept = recipe_of(name, seed), RESULTS / name / f"seed-{seed}"
         left = missing(recipe, kept)
         if given.list:
-            print(f"{name:24} seed {seed}  {_took(kept, left)}")
+            spent += _minutes(kept)
+            print(f"{name:36} seed {seed}  {_took(kept, left)}")
         elif left and (time.monotonic() - started) / 60 < given.minutes:
             one(recipe, left, kept)
+    if given.list:
+        print(f"{spent / 60:.1f} hours; most runs had one core")
 
 
 def recipe_of(name: str, seed: int) -> Recipe:
@@ -172,12 +174,17 @@ def keep(recipe: Recipe, done: Sequence[str], folder: Path, kept: Path) -> None:
     files.write_text(kept / "recipe.yaml", text_of(recipe))
 
 
+def _minutes(kept: Path) -> float:
+    path = kept / "results.json"
+    return files.read_json(path)["seconds"] / 60 if path.exists() else 0.0
+
+
 def _took(kept: Path, left: Sequence[str]) -> str:
     if not (kept / "results.json").exists():
         return "not done"
-    record = json.loads((kept / "results.json").read_text())
+    systems = len(files.read_json(kept / "results.json")["systems"]) - 1
     again = f", to run again: {', '.join(left)}" if left else ""
-    return f"{record['seconds'] / 60:6.1f} min, {len(record['systems']) - 1} systems{again}"
+    return f"{_minutes(kept):6.1f} min, {systems} systems{again}"
 
 
 if __name__ == "__main__":
