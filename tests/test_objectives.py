@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deepcorrect import training as training_room
 from deepcorrect.adapter import correct
-from deepcorrect.alternatives import finetune
+from deepcorrect.alternatives import finetune, lora
 from deepcorrect.objectives import OBJECTIVES, Answers
 from deepcorrect.sites import find, tap
 from deepcorrect.training import fit
@@ -138,6 +138,25 @@ def test_a_copy_is_compared_at_all_convolutions(first_answers: Any) -> None:
     network = tiny_cnn()
     answers = first_answers(finetune(network), "activations")
     assert set(answers.maps) == set(find(network))
+
+
+def test_low_rank_parts_are_no_convolutions_of_their_own(first_answers: Any) -> None:
+    network = tiny_cnn()
+    answers = first_answers(lora(network, 0.8), "activations", clean_share=1.0)
+    assert set(answers.maps) == set(answers.teacher_maps) == set(find(network))
+
+
+def test_constant_maps_say_nothing() -> None:
+    """A convolution that is dead, or gives its bias alone, must not outweigh all others."""
+    maps, clean = torch.randn(2, 4, 3, 5, 5)
+    constant = torch.full((4, 2, 5, 5), 0.3)
+    given = {"alive": maps, "dead": torch.randn(4, 2, 5, 5), "bias": torch.randn(4, 2, 5, 5)}
+    wanted = {"alive": clean, "dead": torch.zeros(4, 2, 5, 5), "bias": constant}
+    alone = Answers(torch.zeros(4), maps, maps={"alive": maps}, teacher_maps={"alive": clean})
+    found = OBJECTIVES["activations"].loss(
+        Answers(torch.zeros(4), maps, maps=given, teacher_maps=wanted)
+    )
+    assert float(found) == pytest.approx(float(OBJECTIVES["activations"].loss(alone)) / 3)
 
 
 def test_clean_copies_and_views_run_in_the_same_pass(

@@ -62,11 +62,29 @@ class System:
 
     def shown(self, read: Callable[[dict[str, Any]], float]) -> str:
         """The mean, and the half of its 95 % interval (Student's) where there are seeds for it."""
-        found = self.values(read)
-        if len(found) < 3 or len(set(found)) == 1:
-            return f"{statistics.mean(found):.4f}"
-        half = student.ppf(0.975, len(found) - 1) * statistics.stdev(found) / math.sqrt(len(found))
-        return f"{statistics.mean(found):.4f} ± {half:.4f}"
+        return with_interval(self.values(read))
+
+
+def with_interval(found: Sequence[float], sign: str = "") -> str:
+    """The mean, and the half of its 95 % interval (Student's) where there are seeds for it."""
+    mean = f"{statistics.mean(found):{sign}.4f}"
+    if len(found) < 3 or len(set(found)) == 1:
+        return mean
+    half = student.ppf(0.975, len(found) - 1) * statistics.stdev(found) / math.sqrt(len(found))
+    return f"{mean} ± {half:.4f}"
+
+
+def difference(found: Sequence[System], name: str, other: str) -> str:
+    """What a system's means are above another's, seed by seed; nothing of fewer than 3 seeds."""
+    pair = [each for wanted in (name, other) for each in found if each.name == wanted]
+    if len(pair) < 2 or min(len(each.records) for each in pair) < 3:
+        return ""
+    parts = []
+    for kind in pair[0].records[0]["distortions"]:
+        one, two = (each.values(mean_of(kind)) for each in pair)
+        above = [mine - its for mine, its in zip(one, two, strict=False)]
+        parts.append(f"{with_interval(above, '+')} ({kind})")
+    return f"\n\n{label(name)} less {label(other)}, seed by seed: {', '.join(parts)}."
 
 
 def systems(experiment: str) -> list[System]:
@@ -112,7 +130,8 @@ def levels(experiment: str) -> str:
         rows.append([label(system.name), *shown, f"{published:.3f}" if published else ""])
     seeds = len(found[0].records)
     accuracies = table(["", "clean", *steps, "mean", "the paper's mean"], rows)
-    return f"{accuracies}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}."
+    above = difference(found, "deepcorrect", "finetuned")
+    return f"{accuracies}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}.{above}"
 
 
 SUMMARY = {
@@ -173,8 +192,9 @@ def costs(found: Sequence[System]) -> str:
     return table(head, rows)
 
 
-def means(*experiments: str) -> str:
-    """Several recipes on the same distortions: clean and mean of each, and the costs."""
+def means(*experiments: str, reference: str = "") -> str:
+    """Several recipes on the same distortions: clean and mean of each, and the costs; and what each
+    system has above the `reference`, where there are seeds for it."""
     parts: list[System] = []
     for experiment in experiments:
         found = systems(experiment)
@@ -193,7 +213,9 @@ def means(*experiments: str) -> str:
     ]
     absent = [each for each in experiments if not systems(each)]
     left = f"\n\n{missing(*absent)}" if absent else ""
-    return f"{table(['', 'clean', *kinds, 'needs'], rows)}\n\n{costs(parts)}{left}"
+    others = [each.name for each in parts if each.name not in ("baseline", reference)]
+    above = "".join(difference(parts, each, reference) for each in others)
+    return f"{table(['', 'clean', *kinds, 'needs'], rows)}\n\n{costs(parts)}{above}{left}"
 
 
 def corruptions(experiment: str) -> str:
@@ -334,7 +356,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "allcnn_awgn": lambda: levels("allcnn_awgn"),
     "alternatives": lambda: means("resnet20_both", "resnet20_alternatives"),
     "objectives": lambda: means("resnet20_objectives"),
-    "rankings": lambda: means("resnet20_rankings", "resnet20_rankings_others"),
+    "rankings": lambda: means("resnet20_rankings", "resnet20_rankings_others", reference="random"),
     "units": lambda: means("resnet20_units"),
     "blind": lambda: corruptions("resnet20_blind"),
     "resnet20_configurations": lambda: validation("resnet20_configurations"),

@@ -97,24 +97,22 @@ def features(answers: Answers) -> Tensor:
     assert answers.features is not None
     assert answers.teacher_features is not None
     clean = answers.teacher_features.float()
-    return (answers.features.float() - clean).square().mean() / clean.var().clamp_min(1e-12)
+    return _share((answers.features.float() - clean).square().mean(), clean)
 
 
 @_objective("teacher", "maps")
 def activations(answers: Answers) -> Tensor:
     """Squared distance of each site's maps from the untouched network's maps of the clean image.
 
-    As a share of those maps' variance, averaged over sites. Needs no label (FitNets, Romero et
-    al. 2015).
+    As a share of those maps' variance, averaged over sites, where one with constant clean maps
+    counts as 0. Needs no label (FitNets, Romero et al. 2015).
     """
     assert answers.maps is not None
     assert answers.teacher_maps is not None
-    shares = []
-    for site, clean in answers.teacher_maps.items():
-        error = _mean_square(answers.maps[site] - clean)
-        variance = _mean_square(clean) - clean.float().mean().square()
-        variance = variance * clean.numel() / (clean.numel() - 1)
-        shares.append(error / variance.clamp_min(1e-12))
+    shares = [
+        _share(_mean_square(answers.maps[site] - clean), clean)
+        for site, clean in answers.teacher_maps.items()
+    ]
     return torch.stack(shares).mean()
 
 
@@ -163,6 +161,15 @@ def _divergence(truth: Tensor, answer: Tensor) -> Tensor:
     return F.kl_div(
         F.log_softmax(answer, 1), F.log_softmax(truth, 1), reduction="batchmean", log_target=True
     )
+
+
+def _share(error: Tensor, clean: Tensor) -> Tensor:
+    """A mean squared error as a share of the variance of `clean`; 0 where that is constant."""
+    square = _mean_square(clean)
+    variance = square - clean.float().mean().square()
+    varies = variance > 1e-6 * square  # less is rounding
+    variance = torch.where(varies, variance * clean.numel() / (clean.numel() - 1), 1)
+    return torch.where(varies, error, 0) / variance
 
 
 def _mean_square(values: Tensor) -> Tensor:
