@@ -28,6 +28,7 @@ from deepcorrect.cost import costs
 from deepcorrect.distortions import Distortion
 from deepcorrect.errors import InputError, MissingExtraError
 from deepcorrect.evaluation import evaluate
+from deepcorrect.sites import filter_count, find
 from deepcorrect.training import fit
 
 FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}
@@ -99,6 +100,12 @@ def test_lora_starts_as_the_network_and_keeps_to_its_budget(
     assert 0 < count(adapted) <= 0.8 * total
     assert all("lora_" in name for name in trainable(adapted))
     assert torch.allclose(adapted(images), classifier(images), atol=1e-6)
+
+
+def test_sites_of_an_adapted_network_are_the_networks_own(classifier: Classifier) -> None:
+    adapted = lora(classifier, 0.8)
+    counts = {name: filter_count(name, module) for name, module in find(adapted).items()}
+    assert counts == {name: filter_count(name, module) for name, module in find(classifier).items()}
 
 
 def test_merged_lora_answers_alike_and_costs_nothing(

@@ -82,7 +82,7 @@ def difference(found: Sequence[System], name: str, other: str) -> str:
     parts = []
     for kind in pair[0].records[0]["distortions"]:
         one, two = (each.values(mean_of(kind)) for each in pair)
-        above = [mine - its for mine, its in zip(one, two, strict=False)]
+        above = [mine - its for mine, its in zip(one, two, strict=True)]
         parts.append(f"{with_interval(above, '+')} ({kind})")
     return f"\n\n{label(name)} less {label(other)}, seed by seed: {', '.join(parts)}."
 

@@ -96,8 +96,7 @@ def features(answers: Answers) -> Tensor:
     """
     assert answers.features is not None
     assert answers.teacher_features is not None
-    clean = answers.teacher_features.float()
-    return _share((answers.features.float() - clean).square().mean(), clean)
+    return _share(answers.features.float(), answers.teacher_features.float())
 
 
 @_objective("teacher", "maps")
@@ -109,10 +108,7 @@ def activations(answers: Answers) -> Tensor:
     """
     assert answers.maps is not None
     assert answers.teacher_maps is not None
-    shares = [
-        _share(_mean_square(answers.maps[site] - clean), clean)
-        for site, clean in answers.teacher_maps.items()
-    ]
+    shares = [_share(answers.maps[site], clean) for site, clean in answers.teacher_maps.items()]
     return torch.stack(shares).mean()
 
 
@@ -163,9 +159,10 @@ def _divergence(truth: Tensor, answer: Tensor) -> Tensor:
     )
 
 
-def _share(error: Tensor, clean: Tensor) -> Tensor:
-    """A mean squared error as a share of the variance of `clean`; 0 where that is constant."""
-    square = _mean_square(clean)
+def _share(values: Tensor, clean: Tensor) -> Tensor:
+    """The mean squared error of `values` as a share of the variance of `clean`; 0 where that is
+    constant."""
+    error, square = _mean_square(values - clean), _mean_square(clean)
     variance = square - clean.float().mean().square()
     varies = variance > 1e-6 * square  # less is rounding
     variance = torch.where(varies, variance * clean.numel() / (clean.numel() - 1), 1)

@@ -19,7 +19,7 @@ from deepcorrect import files
 from deepcorrect.adapter import AdaptedModel
 from deepcorrect.augmentation import augment
 from deepcorrect.augmix import augmix
-from deepcorrect.classifier import network_of, preprocessing_of
+from deepcorrect.classifier import preprocessing_of
 from deepcorrect.computing import autocast, device_of, placed
 from deepcorrect.data import Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, distort_some, generator_for, parse_all
@@ -380,16 +380,8 @@ def _teacher(model: nn.Module) -> nn.Module:
 
 def _compared_sites(model: nn.Module) -> tuple[str, ...]:
     """The sites whose maps are compared with the untouched network's: the corrected ones, or all
-    convolutions; where PEFT wrapped one, the whole of it and not the parts it was made of."""
-    if isinstance(model, AdaptedModel):
-        return tuple(model.config.sites)
-    modules = network_of(model).named_modules()
-    wrapped = [name for name, module in modules if hasattr(module, "base_layer")]
-    whole = {
-        site: next((name for name in wrapped if site.startswith(f"{name}.")), site)
-        for site in find(model)
-    }
-    return tuple(dict.fromkeys(whole.values()))
+    convolutions."""
+    return tuple(model.config.sites if isinstance(model, AdaptedModel) else find(model))
 
 
 def _state(model: nn.Module) -> Mapping[str, Tensor]:

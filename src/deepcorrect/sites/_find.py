@@ -51,10 +51,23 @@ def mlp_channels(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Every 2-D convolution and the channels of every MLP, by dotted name, in module order."""
+    """Every 2-D convolution and the channels of every MLP, by dotted name, in module order.
+
+    One that PEFT has wrapped is the wrapper, whose output is the layer's with what was added.
+    """
     wanted = convolutions(model).keys() | mlp_channels(model).keys()
-    modules = network_of(model).named_modules()
-    return {name: module for name, module in modules if name in wanted}
+    modules = dict(network_of(model).named_modules())
+    found: dict[str, nn.Module] = {}
+    wrapper = ""
+    for name, module in modules.items():
+        if wrapper and name.startswith(f"{wrapper}."):
+            if name in wanted:
+                found[wrapper] = modules[wrapper]
+            continue
+        wrapper = name if hasattr(module, "base_layer") else ""
+        if name in wanted:
+            found[name] = module
+    return found
 
 
 def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.Module]:
