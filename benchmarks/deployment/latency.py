@@ -1,11 +1,14 @@
 """Latency of a network: as it is, corrected, fused, compiled, and in ONNX Runtime.
 
     python -m benchmarks.deployment.latency torchvision:resnet18 --sites block_first
+    python -m benchmarks.deployment.latency benchmarks/evidence/recipes/resnet20_blur.yaml
 
-All systems run the same images in turns, in one process; a figure is the median over the rounds, a
-ratio the median of the rounds' own ratios. With `--clock processor` it is the processor time of the
-process that counts, which a busy machine disturbs less; give one thread then (OMP_NUM_THREADS=1),
-as threads that wait count too. Weights are random: latency does not depend on them. Adds to
+A network with bottleneck units, or what the system `deepcorrect` of a recipe corrects it with, its
+gate left out: as all images are that the gate takes for distorted. All systems run the same images
+in turns, in one process; a figure is the median over the rounds, a ratio the median of the rounds'
+own ratios. With `--clock processor` it is the processor time of the process that counts, which a
+busy machine disturbs less; give one thread then (OMP_NUM_THREADS=1), as threads that wait count
+too. Weights are random: latency does not depend on them. Adds to
 `benchmarks/results/deployment/latency.json`.
 """
 
@@ -18,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,8 @@ from torch import Tensor, nn
 import deepcorrect as dc
 from deepcorrect import files, sites
 from deepcorrect.cost import costs
+from deepcorrect.recipe import load_recipe
+from deepcorrect.systems import CorrectionSystem
 
 RESULTS = Path(__file__).parents[1] / "results" / "deployment" / "latency.json"
 Run = Callable[[Tensor], Any]
@@ -52,18 +58,50 @@ def chosen_sites(model: nn.Module, which: str) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A network and what corrects it; `called` is how the table names the choice of sites."""
+
+    spec: str
+    model: dc.Classifier
+    sites: list[str]
+    called: str
+    beta: float
+    unit: Any
+
+    def corrected(self) -> dc.AdaptedModel:
+        """The network with its units; filters of an even spread, as their choice costs nothing."""
+        pixels = self.model.preprocessing.input_size
+        with torch.inference_mode(), sites.tap(self.model, self.sites) as maps:
+            self.model(torch.rand(1, 3, pixels, pixels))
+        filters = {name: maps[name].shape[1] for name in self.sites}
+        chosen = {
+            name: [int(n / self.beta) for n in range(max(1, round(count * self.beta)))]
+            for name, count in filters.items()
+        }
+        return dc.correct(self.model, chosen, unit=self.unit)
+
+
+def subject(given: argparse.Namespace) -> Subject:
+    """What the command line asks for."""
+    if not given.model.endswith(".yaml"):
+        model = dc.load_model(given.model, "random")
+        names = chosen_sites(model, given.sites)
+        return Subject(given.model, model, names, given.sites, given.beta, "bottleneck")
+    recipe = load_recipe(given.model)
+    system = recipe.systems["deepcorrect"]
+    assert isinstance(system, CorrectionSystem)
+    assert isinstance(system.beta, float)
+    model = dc.load_model(recipe.model.spec, "random")
+    names = list(sites.find(model, recipe.ranking.sites))
+    return Subject(recipe.model.spec, model, names, recipe.name, system.beta, system.unit)
+
+
 def systems_of(
-    model: dc.Classifier, which: str, beta: float, folder: Path, compiled: bool
+    given: Subject, folder: Path, compiled: bool
 ) -> tuple[dict[str, Run], dict[str, Any]]:
     """What is timed, by name, and the costs."""
-    chosen = {
-        name: range(0, round(conv.out_channels * beta) * 2, 2)  # every second one, beta = 0.5
-        if beta == 0.5
-        else range(max(1, round(conv.out_channels * beta)))
-        for name, conv in sites.convolutions(model).items()
-        if name in chosen_sites(model, which)
-    }
-    adapted = dc.correct(model, chosen, unit="bottleneck")
+    model, adapted = given.model, given.corrected()
     layout = torch.channels_last
     fast: dict[str, nn.Module] = {
         "baseline": model,
@@ -81,8 +119,8 @@ def systems_of(
         runs[name] = in_onnx_runtime(path)
     before = costs(model, model.preprocessing)
     facts = {
-        "sites": len(chosen),
-        "corrected_filters": sum(map(len, chosen.values())),
+        "sites": len(adapted.config.sites),
+        "corrected_filters": sum(len(site.filters) for site in adapted.config.sites.values()),
         "baseline_multiply_adds": before.multiply_adds,
         "baseline_parameters": before.parameters,
     }
@@ -166,7 +204,9 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="a MODEL spec; or 'table', which prints what was measured")
+    parser.add_argument(
+        "model", help="a MODEL spec; a recipe's file; or 'table', which prints what was measured"
+    )
     parser.add_argument("--sites", default="all")
     parser.add_argument("--beta", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=9)
@@ -176,13 +216,13 @@ def main() -> None:
     if given.model == "table":
         print(table(files.read_json(RESULTS)))
         return
-    model = dc.load_model(given.model, "random")
-    pixels = model.preprocessing.input_size
+    chosen = subject(given)
+    pixels = chosen.model.preprocessing.input_size
     record: dict[str, Any] = {
-        "model": given.model,
-        "sites_chosen": given.sites,
-        "beta": given.beta,
-        "unit": "bottleneck",
+        "model": chosen.spec,
+        "sites_chosen": chosen.called,
+        "beta": chosen.beta,
+        "unit": chosen.unit,
         "pixels": pixels,
         "threads": torch.get_num_threads(),
         "clock": given.clock,
@@ -192,7 +232,7 @@ def main() -> None:
         "load_before": round(os.getloadavg()[0], 2),
     }
     with tempfile.TemporaryDirectory() as folder:
-        runs, facts = systems_of(model, given.sites, given.beta, Path(folder), given.compile)
+        runs, facts = systems_of(chosen, Path(folder), given.compile)
         record |= facts
         for batch in (1, 32):
             images = torch.rand(batch, 3, pixels, pixels)

@@ -356,7 +356,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "allcnn_awgn": lambda: levels("allcnn_awgn"),
     "alternatives": lambda: means("resnet20_both", "resnet20_alternatives"),
     "objectives": lambda: means("resnet20_objectives"),
-    "rankings": lambda: means("resnet20_rankings", "resnet20_rankings_others", reference="random"),
+    "rankings": lambda: means("resnet20_rankings", reference="random"),
+    "rankings_tenth": lambda: means(
+        "resnet20_rankings_tenth", "resnet20_rankings_others", reference="random"
+    ),
     "units": lambda: means("resnet20_units"),
     "blind": lambda: corruptions("resnet20_blind"),
     "resnet20_configurations": lambda: validation("resnet20_configurations"),
