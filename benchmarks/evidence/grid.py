@@ -40,7 +40,7 @@ SEEDS = {
     "resnet20_both": 3,
     "resnet20_objectives": 1,
     "resnet20_rankings": 3,
-    "resnet20_rankings_tenth": 3,
+    "resnet20_rankings_tenth": 5,
     "resnet20_alternatives": 1,
     "resnet20_units": 1,
     "resnet20_blind": 1,

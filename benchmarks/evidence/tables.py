@@ -94,7 +94,10 @@ def systems(experiment: str) -> list[System]:
     names = list(runs[0]) if runs else []
     recipe = load_recipe(HERE / "recipes" / f"{experiment}.yaml").systems
     told = {name: each.needs for name, each in recipe.items() if isinstance(each, TestTimeSection)}
-    return [System(name, tuple(run[name] for run in runs), told.get(name, "")) for name in names]
+    return [
+        System(name, tuple(run[name] for run in runs if name in run), told.get(name, ""))
+        for name in names
+    ]
 
 
 def mean_of(kind: str) -> Callable[[dict[str, Any]], float]:
