@@ -75,9 +75,11 @@ def with_interval(found: Sequence[float], sign: str = "") -> str:
 
 
 def difference(found: Sequence[System], name: str, other: str) -> str:
-    """What a system's means are above another's, seed by seed; nothing of fewer than 3 seeds."""
+    """What a system's means are above another's, seed by seed; nothing of fewer than 3 seeds, or
+    where one has seeds that the other lacks."""
     pair = [each for wanted in (name, other) for each in found if each.name == wanted]
-    if len(pair) < 2 or min(len(each.records) for each in pair) < 3:
+    seeds = {len(each.records) for each in pair}
+    if len(pair) < 2 or len(seeds) > 1 or min(seeds) < 3:
         return ""
     parts = []
     for kind in pair[0].records[0]["distortions"]:
