@@ -37,7 +37,7 @@ SEEDS = {
     "resnet20_awgn": 3,
     "allcnn_blur": 1,
     "allcnn_awgn": 1,
-    "resnet20_both": 3,
+    "resnet20_both": 1,
     "resnet20_objectives": 1,
     "resnet20_rankings": 3,
     "resnet20_rankings_tenth": 5,

@@ -13,6 +13,9 @@ from deepcorrect.errors import InputError
 
 SCALE = 2
 """The front end works on images folded by this factor, at a quarter of the pixels."""
+RESIDUAL = 0.1
+"""Of the last stage's output so much is added to the image, whose range is small beside what one
+step of training moves that output by (Lim et al. 2017, section 3.2, scale residuals by as much)."""
 
 
 class FrontEnd(nn.Module):
@@ -50,7 +53,7 @@ class FrontEnd(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Mended images, N x C x H x W; H and W are even."""
-        return images + self.residual(images)
+        return images + RESIDUAL * self.residual(images)
 
 
 class WithFrontEnd(Wrapper):
