@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from deepcorrect import training as training_room
 from deepcorrect.adapter import correct
-from deepcorrect.alternatives import finetune, lora
+from deepcorrect.alternatives import finetune, front_end, lora
+from deepcorrect.classifier import Classifier
+from deepcorrect.errors import InputError
 from deepcorrect.objectives import OBJECTIVES, Answers
 from deepcorrect.sites import find, tap
 from deepcorrect.training import fit
@@ -35,6 +37,8 @@ def answers() -> Answers:
             "a": torch.randn(6, 4, 3, 3, generator=draws) * 5,
             "b": torch.randn(6, 2, 2, 2, generator=draws),
         },
+        images=torch.rand(6, 3, 4, 4, generator=draws),
+        clean_images=torch.rand(6, 3, 4, 4, generator=draws),
         clean=logits(),
         views=(logits(), logits()),
     )
@@ -59,7 +63,11 @@ def test_each_is_its_formula(answers: Answers) -> None:
     for site, wanted in answers.teacher_maps.items():
         error = ((answers.maps[site] - wanted) ** 2).mean()
         parts.append(float(error / ((wanted - wanted.mean()) ** 2).sum() * (wanted.numel() - 1)))
+    assert answers.images is not None
+    assert answers.clean_images is not None
+    mended = (answers.images - answers.clean_images).square().mean()
     expected = {
+        "images": float(mended / answers.clean_images.var()),
         "labels": -float(picked.mean()),
         "logits": divergence(answers.teacher, answers.logits),
         "activations": sum(parts) / 2,
@@ -144,6 +152,28 @@ def test_low_rank_parts_are_no_convolutions_of_their_own(first_answers: Any) -> 
     network = tiny_cnn()
     answers = first_answers(lora(network, 0.8), "activations", clean_share=1.0)
     assert set(answers.maps) == set(answers.teacher_maps) == set(find(network))
+
+
+def test_mended_images_are_the_front_ends(
+    first_answers: Any, classifier: Classifier, batches: list[Batch]
+) -> None:
+    answers = first_answers(front_end(classifier, 3000), "images", clean_share=0.0)
+    assert torch.equal(answers.clean_images, batches[0][0])
+    assert torch.equal(classifier(answers.images), answers.logits)  # it starts as the identity
+    assert not torch.allclose(answers.images, answers.clean_images)
+
+
+def test_a_front_end_learns_to_mend(classifier: Classifier) -> None:
+    plain = torch.rand(32, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 8, 8)
+    batches = [(plain, torch.full((32,), -1))]  # no label is needed
+    changes = {"epochs": 60, "learning_rate": 1e-2, "objective": {"images": 1}, "clean_share": 0.0}
+    history = fit(front_end(classifier, 30000), batches, "awgn:60", **changes, **FAST)
+    assert history.epochs[-1].loss < 0.8 * history.epochs[0].loss
+
+
+def test_only_front_ends_mend_images(network: nn.Module, batches: list[Batch]) -> None:
+    with pytest.raises(InputError, match="method 'front_end'"):
+        fit(finetune(network), batches, "awgn:60", objective={"images": 1}, **FAST)
 
 
 def test_constant_maps_say_nothing() -> None:

@@ -297,6 +297,10 @@ def test_what_is_no_override_is_said(write: Write, override: str, message: str) 
         ("systems.deepcorrect.beta=1.5", ["given 1.5", "at most 1"]),
         ("systems.deepcorrect.beta={a: 2}", ["'systems.deepcorrect.beta': given {'a': 2}"]),
         ("systems.deepcorrect.gate_scale=2", ["gate_scale': given 2", "less than or equal to 1"]),
+        (
+            "systems.deepcorrect.training.objective={images: 1}",
+            ["'systems.deepcorrect", "front_end"],
+        ),
         ("systems.deepcorrect.gate_scale=0.5", ["'systems.deepcorrect", "give gate, too"]),
         ("systems.deepcorrect.unit=huge", ["unknown correction unit 'huge'", "bottleneck"]),
         ("systems.deepcorrect.unit={size: 3}", ["unit option size=3", "kernel_size"]),

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Need = Literal["labels", "teacher", "features", "maps", "clean", "views"]
+Need = Literal["labels", "teacher", "features", "maps", "images", "clean", "views"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Answers:
             batch, and the untouched one's for the clean images, N x D.
         maps, teacher_maps: by site, the outputs of the trained network for the batch and of the
             untouched one for the clean images, N x C x H x W.
+        images, clean_images: what a front end made of the batch, and the clean images, in [0, 1],
+            N x C x H x W.
         clean: the trained network's logits for the clean images, N x classes.
         views: its logits for other views of the batch, each N x classes.
     """
@@ -40,6 +42,8 @@ class Answers:
     teacher_features: Tensor | None = None
     maps: Mapping[str, Tensor] | None = None
     teacher_maps: Mapping[str, Tensor] | None = None
+    images: Tensor | None = None
+    clean_images: Tensor | None = None
     clean: Tensor | None = None
     views: tuple[Tensor, ...] = ()
 
@@ -110,6 +114,17 @@ def activations(answers: Answers) -> Tensor:
     assert answers.teacher_maps is not None
     shares = [_share(answers.maps[site], clean) for site, clean in answers.teacher_maps.items()]
     return torch.stack(shares).mean()
+
+
+@_objective("images")
+def images(answers: Answers) -> Tensor:
+    """Squared distance of the images that a front end mended from the clean ones.
+
+    As a share of the clean images' variance. Needs no label; for front ends alone.
+    """
+    assert answers.images is not None
+    assert answers.clean_images is not None
+    return _share(answers.images, answers.clean_images)
 
 
 @_objective("labels", "clean")

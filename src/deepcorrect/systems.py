@@ -12,6 +12,7 @@ from torch import nn
 
 from deepcorrect import adapter, alternatives
 from deepcorrect.classifier import Classifier
+from deepcorrect.objectives import needs_of
 from deepcorrect.ranking import METHODS, Ranking, read_budget
 from deepcorrect.training_settings import Training
 from deepcorrect.units import unit_config
@@ -42,6 +43,15 @@ class TrainedSystem(Section):
             if isinstance(given, Mapping):
                 return {**values, "training": {"objective": cls.objective, **given}}
         return values
+
+    @model_validator(mode="after")
+    def _images_are_mended(self) -> TrainedSystem:
+        if "images" in needs_of(self.training.objective) and not isinstance(self, FrontEndSystem):
+            raise ValueError(
+                "the objective 'images' is for the method front_end: nothing else "
+                "mends images; use logits or activations"
+            )
+        return self
 
     @abstractmethod
     def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:

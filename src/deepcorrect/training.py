@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from deepcorrect import files
 from deepcorrect.adapter import AdaptedModel
+from deepcorrect.alternatives import mended_images
 from deepcorrect.augmentation import augment
 from deepcorrect.augmix import augmix
 from deepcorrect.classifier import preprocessing_of
@@ -254,7 +255,11 @@ class _Fit:
         if "views" in self.needs:
             copies += [augmix(mixed, generator) for _ in range(2)]
         count = len(mixed)
-        with tap(self.model, self.sites) as maps, self._features(self.model) as read:
+        with (
+            tap(self.model, self.sites) as maps,
+            self._features(self.model) as read,
+            self._mended() as mended,
+        ):
             logits = self.runner(self._placed(torch.cat(copies))).float().split(count)
             found = read()[:count] if read else None
         return Answers(
@@ -265,12 +270,17 @@ class _Fit:
             teacher_features=clean_features,
             maps={site: each[:count] for site, each in maps.items()},
             teacher_maps=teacher_maps,
+            images=mended[0][:count] if mended else None,
+            clean_images=images,
             clean=logits[1] if "clean" in self.needs else None,
             views=logits[-2:] if "views" in self.needs else (),
         )
 
     def _features(self, model: nn.Module) -> AbstractContextManager[Read | None]:
         return features(model) if "features" in self.needs else nullcontext()
+
+    def _mended(self) -> AbstractContextManager[list[Tensor] | None]:
+        return mended_images(self.model) if "images" in self.needs else nullcontext()
 
     def _placed(self, images: Tensor) -> Tensor:
         return placed(images, self.device, channels_last=self.training.channels_last)

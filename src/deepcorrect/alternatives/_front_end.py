@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +107,34 @@ def front_end(
     front = FrontEnd(known.channels, width, depth, torch.Generator().manual_seed(seed))
     place = next(model.parameters())
     return WithFrontEnd(copy.deepcopy(model), front.to(place.device, place.dtype))
+
+
+@contextmanager
+def mended_images(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Keeps what a front end made of the last batch, N x C x H x W, while the block runs.
+
+    Yields:
+        A list, which has those images as its one item.
+
+    Raises:
+        InputError: the model has no front end.
+    """
+    if not isinstance(model, WithFrontEnd):
+        raise InputError(
+            "the objective 'images' compares mended images with clean ones, and this model mends "
+            "none: it is for systems of the method 'front_end'; use logits or activations"
+        )
+    last: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+        del module, args
+        last[:] = [output]
+
+    handle = model.front.register_forward_hook(keep)
+    try:
+        yield last
+    finally:
+        handle.remove()
 
 
 def _size(channels: int, width: int, depth: int) -> int:
