@@ -61,13 +61,14 @@ def main() -> None:
     """The command."""
     network = cifar_network("resnet20")
     batch = DataSection.model_fields["batch_size"].default
+    images = cifar_rows(network, 0, TENT_IMAGES)
+    every, first = loader(images, batch), loader(images.select(range(IMAGES)), batch)
     found = files.read_json(FOUND) if FOUND.exists() else {}
     for name, system in TRIED.items():
         if name in found:
             continue
-        count = TENT_IMAGES if isinstance(system, TentSystem) else IMAGES
-        images = loader(cifar_rows(network, 0, count), batch)
-        grid = evaluate(system.build(network), images, DISTORTIONS, 0, "auto", name)
+        shown = every if isinstance(system, TentSystem) else first
+        grid = evaluate(system.build(network), shown, DISTORTIONS, 0, "auto", name)
         means = {kind: round(curve.mean_top1, 4) for kind, curve in grid.curves.items()}
         found[name] = {"clean": round(grid.clean_top1, 4), **means}
         print(f"{name}: {found[name]}", flush=True)

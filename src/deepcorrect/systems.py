@@ -32,6 +32,8 @@ class TrainedSystem(Section):
 
     objective: ClassVar[dict[str, float]] = {}
     """What the method minimises unless `training.objective` says otherwise; empty: the default."""
+    mends: ClassVar[bool] = False
+    """Whether it mends images before the network reads them, which the objective `images` needs."""
 
     training: Training = Training()
 
@@ -46,7 +48,7 @@ class TrainedSystem(Section):
 
     @model_validator(mode="after")
     def _images_are_mended(self) -> TrainedSystem:
-        if "images" in needs_of(self.training.objective) and not isinstance(self, FrontEndSystem):
+        if "images" in needs_of(self.training.objective) and not self.mends:
             raise ValueError(
                 "the objective 'images' is for the method front_end: nothing else "
                 "mends images; use logits or activations"
@@ -188,6 +190,8 @@ class LoraSystem(TrainedSystem):
 
 class FrontEndSystem(TrainedSystem):
     """A learned residual network of so many parameters before the frozen network."""
+
+    mends: ClassVar[bool] = True
 
     method: Literal["front_end"]
     parameters: float = Field(default=0.25, gt=0)
