@@ -45,12 +45,12 @@ TRIED: dict[str, TestTimeSection] = {
         for smoothing, balance in (
             (0.4, 1e-7),
             (0.5, 1e-6),
-            (0.6, 1e-5),
-            (0.8, 1e-4),
-            (1.0, 1e-3),
             (0.55, 1e-8),
+            (0.6, 1e-5),
             (0.65, 1e-9),
             (0.7, 1e-10),
+            (0.8, 1e-4),
+            (1.0, 1e-3),
         )
     },
 }
@@ -73,7 +73,7 @@ def main() -> None:
         found[name] = {"clean": round(grid.clean_top1, 4), **means}
         print(f"{name}: {found[name]}", flush=True)
         FOUND.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(FOUND, found)
+        files.write_json(FOUND, {each: found[each] for each in TRIED if each in found})
 
 
 if __name__ == "__main__":
