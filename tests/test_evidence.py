@@ -155,9 +155,12 @@ def test_a_changed_system_alone_is_run_again_and_put_beside_the_others(tmp_path:
     )
     assert missing(changed, kept) == ["deepcorrect"]
     again = run_folder(tmp_path / "again", {"baseline": 0.2, "deepcorrect": 0.45})
+    files.write_json(kept / "environment-gone.json", {"of": "a system that the recipe had"})
     keep(changed, ["deepcorrect"], again, kept)
     assert missing(changed, kept) == []
+    assert not (kept / "environment-gone.json").exists()
     results = files.read_json(kept / "results.json")
+    assert results["data"] == "CIFAR-100, 10,000 test images"
     means = {
         name: each["distortions"]["gaussian_blur"]["mean_top1"]
         for name, each in results["systems"].items()

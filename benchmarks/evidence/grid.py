@@ -149,7 +149,9 @@ def one(recipe: Recipe, left: Sequence[str], kept: Path) -> None:
 
 def keep(recipe: Recipe, done: Sequence[str], folder: Path, kept: Path) -> None:
     """Puts a run's systems beside those of the recipe that are kept from before."""
-    results = {**files.read_json(folder / "results.json"), "data": "CIFAR-100, 10,000 test images"}
+    images = recipe.data.test_images or 10_000
+    shown = f"CIFAR-100, {images:,} test images"
+    results = {**files.read_json(folder / "results.json"), "data": shown}
     history = files.read_json(folder / "history.json")
     others = [name for name in recipe.systems if name not in done]
     if others:
@@ -165,6 +167,9 @@ def keep(recipe: Recipe, done: Sequence[str], folder: Path, kept: Path) -> None:
     suffixes = [f"-{name}" for name in done] if others else [""]
     for suffix in suffixes:
         shutil.copy(folder / "environment.json", kept / f"environment{suffix}.json")
+    for path in kept.glob("environment-*.json"):
+        if path.stem.removeprefix("environment-") not in recipe.systems:
+            path.unlink()  # of a system that the recipe no longer has
     pictures = [folder / ANALYSES / f"{name}.png" for name in PICTURES]
     for each in (folder / ANALYSIS_FILE, *pictures):
         if each.exists():
