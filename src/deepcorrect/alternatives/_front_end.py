@@ -46,8 +46,8 @@ class FrontEnd(nn.Module):
         self.width = width
         bands = channels * SCALE**2
         pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
-        haar = torch.kron(torch.eye(channels), torch.kron(pair, pair) / SCALE)
-        self.register_buffer("haar", haar[..., None, None], persistent=False)
+        haar = (torch.kron(pair, pair) / SCALE).view(-1, 1, SCALE, SCALE).repeat(channels, 1, 1, 1)
+        self.register_buffer("haar", haar, persistent=False)
         self.norm = nn.BatchNorm2d(bands, affine=False)
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -66,13 +66,14 @@ class FrontEnd(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Mended images, N x C x H x W; H and W are even."""
-        bands = F.conv2d(F.pixel_unshuffle(images, SCALE), self.haar)
+        channels = images.shape[1]
+        bands = F.conv2d(images, self.haar, stride=SCALE, groups=channels)
         first, *others = self.stages
         maps = first(self.norm(bands))
         for stage in others:
             maps = maps + stage(maps)
-        residual = F.conv_transpose2d(self.last(maps), self.haar)
-        return images + RESIDUAL * F.pixel_shuffle(residual, SCALE)
+        residual = F.conv_transpose2d(self.last(maps), self.haar, stride=SCALE, groups=channels)
+        return images + RESIDUAL * residual
 
 
 class WithFrontEnd(Wrapper):
