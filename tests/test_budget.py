@@ -89,11 +89,13 @@ def ranked() -> Ranking:
             "modulation": st.integers(1, 9),
         },
     ),
+    st.booleans(),
 )
 def test_a_units_costs_are_those_of_the_unit_when_built(
-    kind: str, position: int, filters: int, changes: dict[str, Any]
+    kind: str, position: int, filters: int, changes: dict[str, Any], gains: bool
 ) -> None:
-    config = unit_config({"kind": kind, **changes}, position)
+    gains = gains and "modulation" in changes
+    config = unit_config({"kind": kind, "hidden_gains": gains, **changes}, position)
     unit = CorrectionUnit(filters, config)
     cost = unit_costs(config, filters)
     assert cost.parameters == sum(p.numel() for p in unit.parameters())

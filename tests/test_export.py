@@ -69,7 +69,13 @@ def test_a_modulated_unit_answers_on_any_batch(
     if format == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    unit = {"kind": "bottleneck", "start": "he", "modulation": 2, "depthwise": depthwise}
+    unit = {
+        "kind": "bottleneck",
+        "start": "he",
+        "modulation": 2,
+        "hidden_gains": depthwise,
+        "depthwise": depthwise,
+    }
     preprocessing = Preprocessing(SIZE, (0.5,) * 3, (0.25,) * 3)
     model = correct(Classifier(tiny_cnn(), preprocessing, "tiny"), FILTERS, unit=unit)
     for name in FILTERS:

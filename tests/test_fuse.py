@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -27,12 +29,12 @@ def trained(
     network: nn.Module,
     images: Tensor,
     unit: str = "bottleneck",
-    modulation: int | None = None,
+    modulation: Mapping[str, Any] | None = None,
     *,
     depthwise: bool = False,
 ) -> AdaptedModel:
     """Units as after training: not the identity, their batch norms used."""
-    options = {"kind": unit, "start": "he", "modulation": modulation, "depthwise": depthwise}
+    options = {"kind": unit, "start": "he", "depthwise": depthwise, **(modulation or {})}
     adapted = correct(network, FILTERS, unit=options)
     with torch.no_grad():
         for parameter in adapted.units.parameters():
@@ -53,7 +55,9 @@ def different(network: nn.Module, other: nn.Module, images: Tensor) -> float:
         return float((network(images) - other(images)).abs().max())
 
 
-@pytest.mark.parametrize("modulation", [None, 3])
+@pytest.mark.parametrize(
+    "modulation", [None, {"modulation": 3}, {"modulation": 3, "hidden_gains": True}]
+)
 @pytest.mark.parametrize("first", ["cheaper", "always"])
 @pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize("unit", KINDS)
@@ -63,7 +67,7 @@ def test_every_unit_folds_and_answers_as_before(
     unit: str,
     depthwise: bool,
     first: First,
-    modulation: int | None,
+    modulation: Mapping[str, Any] | None,
 ) -> None:
     # in float64: answers of these units pass 100, which float32 rounds by more than the bound
     network, images = network.double(), images.double()

@@ -16,6 +16,11 @@ from deepcorrect.adapter import correct
 from deepcorrect.errors import InputError
 from deepcorrect.units import KINDS, CorrectionUnit, Depthwise, UnitConfig, _Moments, unit_config
 
+MODULATIONS = st.just({}) | st.fixed_dictionaries(
+    {"modulation": st.integers(1, 9), "hidden_gains": st.booleans()}
+)
+"""Of a unit's options, those of its modulation."""
+
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -115,7 +120,8 @@ def closed_form_parameters(n: int, config: UnitConfig) -> int:
     first = n * width + 2 * width + (2 * n if config.norm_first else 0)
     last = width * n + n + (2 * n if config.affine else 0)
     if config.modulation:
-        last += (2 * n + 1) * config.modulation + (config.modulation + 1) * 2 * n
+        answers = 2 * n + config.hidden_gains * width
+        last += (2 * n + 1) * config.modulation + (config.modulation + 1) * answers
     return first + len(config.dilations) * stage + last
 
 
@@ -126,17 +132,17 @@ def closed_form_parameters(n: int, config: UnitConfig) -> int:
     st.integers(0, 3),
     st.booleans(),
     st.booleans(),
-    st.none() | st.integers(1, 9),
+    MODULATIONS,
 )
 def test_parameters_are_the_closed_form(
-    n: int, kind: str, position: int, separable: bool, depthwise: bool, modulation: int | None
+    n: int,
+    kind: str,
+    position: int,
+    separable: bool,
+    depthwise: bool,
+    modulation: dict[str, Any],
 ) -> None:
-    options = {
-        "kind": kind,
-        "separable": separable,
-        "depthwise": depthwise,
-        "modulation": modulation,
-    }
+    options = {"kind": kind, "separable": separable, "depthwise": depthwise, **modulation}
     config = unit_config(options, position)
     unit = CorrectionUnit(n, config)
     assert sum(p.numel() for p in unit.parameters()) == closed_form_parameters(n, config)
@@ -150,7 +156,7 @@ def test_parameters_are_the_closed_form(
     st.sampled_from(sorted(KINDS)),
     st.integers(0, 2),
     st.booleans(),
-    st.none() | st.integers(1, 9),
+    MODULATIONS,
 )
 def test_an_untrained_unit_is_exactly_the_identity(
     filters: int,
@@ -159,10 +165,10 @@ def test_an_untrained_unit_is_exactly_the_identity(
     kind: str,
     position: int,
     training: bool,
-    modulation: int | None,
+    modulation: dict[str, Any],
 ) -> None:
     maps = torch.randn(2, filters, height, width, generator=seeded()) * 10
-    config = unit_config({"kind": kind, "modulation": modulation}, position)
+    config = unit_config({"kind": kind, **modulation}, position)
     unit = CorrectionUnit(filters, config, seeded(1)).train(training)
     assert torch.equal(unit(maps), maps)
 
@@ -242,10 +248,12 @@ def test_affine_is_the_weight_and_bias_of_the_batch_norm_behind() -> None:
         assert torch.allclose(corrected, network(images), atol=1e-4)
 
 
+@pytest.mark.parametrize("hidden_gains", [False, True])
 @pytest.mark.parametrize("kind", ["full", "cifar"])
-def test_modulation_scales_and_shifts_by_the_maps_own_means_and_deviations(kind: str) -> None:
+def test_modulation_is_by_the_maps_own_means_and_deviations(kind: str, hidden_gains: bool) -> None:
     """Against the same in float64, image by image, with NumPy."""
-    unit = CorrectionUnit(3, unit_config({"kind": kind, "modulation": 4}, 1), seeded()).eval()
+    options = {"kind": kind, "start": "he", "modulation": 4, "hidden_gains": hidden_gains}
+    unit = CorrectionUnit(3, unit_config(options, 1), seeded()).eval()
     part = unit.modulation
     assert part is not None
     mean, var = part.norm.running_mean, part.norm.running_var
@@ -263,21 +271,31 @@ def test_modulation_scales_and_shifts_by_the_maps_own_means_and_deviations(kind:
         for layer in (part.hidden, part.last)
     )
     given = unit(maps).detach().double().numpy()
-    plain = (maps + unit.residual(maps)).detach().double().numpy()
+    hidden = unit.residual[:-1](maps).detach().double().numpy()
+    back = unit.residual[-1]
+    assert isinstance(back, nn.Conv2d)
+    assert back.bias is not None
+    back, bias = (part.detach().double().squeeze().numpy() for part in (back.weight, back.bias))
     for image in range(2):
         pixels = maps[image].double().numpy().reshape(3, -1)
         read = np.concatenate([pixels.mean(1), pixels.std(1)])
         read = (read - mean.double().numpy()) / np.sqrt(var.double().numpy() + part.norm.eps)
         answer = last[0] @ np.maximum(first[0] @ read + first[1], 0) + last[1]
-        expected = plain[image] * (1 + answer[:3, None, None]) + answer[3:, None, None]
+        scale, shift, gains = np.split(answer[:, None, None], [3, 6])
+        assert len(gains) == hidden_gains * len(hidden[image])
+        gained = hidden[image] * (1 + gains) if hidden_gains else hidden[image]
+        residual = np.einsum("nw,whx->nhx", back, gained) + bias[:, None, None]
+        expected = (maps[image].double().numpy() + residual) * (1 + scale) + shift
         assert given[image] == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize("modulation", [None, 3])
+@pytest.mark.parametrize(
+    "modulation", [{}, {"modulation": 3}, {"modulation": 3, "hidden_gains": True}]
+)
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_of_some_filters_the_others_stay_as_they_are(kind: str, modulation: int | None) -> None:
+def test_of_some_filters_the_others_stay_as_they_are(kind: str, modulation: dict[str, Any]) -> None:
     """Against the unit on those filters alone, with autograd's gradients, in training too."""
-    choice = {"kind": kind, "affine": True, "start": "he", "modulation": modulation}
+    choice = {"kind": kind, "affine": True, "start": "he", **modulation}
     unit = CorrectionUnit(3, unit_config(choice, 1), seeded()).double()
     assert unit.scale is not None
     assert unit.shift is not None
@@ -343,6 +361,7 @@ def test_a_choice_is_a_kind_a_mapping_or_a_configuration() -> None:
         ({"width": 0}, "unit option width=0 is not accepted"),
         ({"width_share": 0}, "unit option width_share=0 is not accepted"),
         ({"start": "zero"}, "unit option start='zero' is not accepted"),
+        ({"hidden_gains": True}, "unit option hidden_gains=True .*: give modulation, too"),
     ],
 )
 def test_bad_choices_say_what_is_wrong(choice: Any, message: str) -> None:

@@ -11,7 +11,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from torch import Tensor, nn
 
 from deepcorrect.errors import InputError, first_problem, unknown
@@ -34,6 +41,8 @@ class UnitConfig(BaseModel):
             a frozen batch norm this is the same as training that norm's weight and bias.
         modulation: hidden width of a `Modulation`, which gives the corrected filters a scale and a
             shift for each image, by how badly it is distorted; None for none. Not the paper's.
+        hidden_gains: the modulation gives each hidden channel, too, a gain behind the last stage,
+            so that an image's residual is made by what serves its distortion.
         start: `identity` sets the last convolution to zero, so that an untrained unit changes
             nothing; `he` draws it as the others (He et al. 2015).
     """
@@ -49,7 +58,15 @@ class UnitConfig(BaseModel):
     norm_first: bool = False
     affine: bool = False
     modulation: int | None = Field(default=None, ge=1)
+    hidden_gains: bool = False
     start: Literal["identity", "he"] = "identity"
+
+    @field_validator("hidden_gains")
+    @classmethod
+    def _of_a_modulation(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("modulation") is None:
+            raise ValueError("a modulation gives the gains: give modulation, too")
+        return value
 
 
 def _full(position: int, share: float = 1.0, separable: bool = False) -> UnitConfig:
@@ -164,12 +181,13 @@ def unit_costs(config: UnitConfig, filters: int) -> UnitCosts:
     norms = 2 * width * (1 + len(config.dilations)) + (2 * filters if config.norm_first else 0)
     ends = filters + (2 * filters if config.affine else 0)  # the last bias; scale and shift
     hidden = config.modulation or 0
-    modulation = hidden * (4 * filters + 1) + 2 * filters if hidden else 0
-    return UnitCosts(weights + norms + ends + modulation, weights, 4 * filters * hidden)
+    answers = 2 * filters + (width if config.hidden_gains else 0)
+    modulation = hidden * (2 * filters + 1 + answers) + answers if hidden else 0
+    return UnitCosts(weights + norms + ends + modulation, weights, (2 * filters + answers) * hidden)
 
 
 class Modulation(nn.Module):
-    """A scale and a shift for each map of each image, from the maps' own means and deviations.
+    """A scale and a shift for each map of each image, and gains for a unit's hidden channels.
 
     Blur lowers and noise raises the deviations of the maps behind an edge detector, so the means
     and deviations of an image's maps say how it is distorted, and how badly. A perceptron with one
@@ -179,29 +197,32 @@ class Modulation(nn.Module):
     Args:
         filters: number of maps, n.
         hidden: the perceptron's hidden width.
+        gains: number of hidden channels that get a gain.
         generator: draws the He-initialised weights of the hidden layer.
     """
 
-    def __init__(self, filters: int, hidden: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, filters: int, hidden: int, gains: int = 0, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
+        self.answers = [filters, filters, *([gains] if gains else [])]
         self.norm = nn.BatchNorm1d(2 * filters, affine=False)
         self.hidden = nn.Linear(2 * filters, hidden)
-        self.last = nn.Linear(hidden, 2 * filters)
+        self.last = nn.Linear(hidden, sum(self.answers))
         nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu", generator=generator)
         for zero in (self.hidden.bias, self.last.weight, self.last.bias):
             nn.init.zeros_(zero)
 
-    def forward(self, maps: Tensor, filters: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, maps: Tensor, filters: Tensor | None = None) -> tuple[Tensor, ...]:
         """What to add to a scale of 1, and a shift, each N x n x 1 x 1, of N x n x H x W maps; with
-        `filters`, of these of the maps alone."""
+        `filters`, of these of the maps alone. With gains, what to add to gains of 1, too."""
         means, squares = _Moments.apply(maps) if self.training else _moments(maps)
         if filters is not None:
             means, squares = means[:, filters], squares[:, filters]
         # maps are not so far from zero that it cancels
         deviations = ((squares - means * means).clamp_min(0) + self.norm.eps).sqrt()
         hidden = torch.relu(self.hidden(self.norm(torch.cat([means, deviations], 1))))
-        scale, shift = self.last(hidden)[:, :, None, None].chunk(2, dim=1)
-        return scale, shift
+        return self.last(hidden)[:, :, None, None].split(self.answers, dim=1)
 
 
 def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,9 +304,10 @@ class CorrectionUnit(nn.Module):
         # one dimension, as in a batch norm: weight decay and L1 leave those alone
         self.scale = nn.Parameter(torch.ones(filters)) if config.affine else None
         self.shift = nn.Parameter(torch.zeros(filters)) if config.affine else None
-        self.modulation = (
-            Modulation(filters, config.modulation, generator) if config.modulation else None
-        )
+        self.modulation = None
+        if config.modulation:
+            gains = width if config.hidden_gains else 0
+            self.modulation = Modulation(filters, config.modulation, gains, generator)
 
     def forward(self, maps: Tensor, filters: Tensor | None = None) -> Tensor:
         """The corrected maps: what was read plus the residual (paper, eq. 6).
@@ -296,14 +318,15 @@ class CorrectionUnit(nn.Module):
         """
         if filters is not None and len(filters) == maps.shape[1]:
             filters = None
-        corrected = maps + self._residual(maps, filters)
         scale, shift = self.scale, self.shift
         if scale is not None and shift is not None:
             scale, shift = scale[:, None, None], shift[:, None, None]
+        gains: list[Tensor] = []
         if self.modulation is not None:
-            more, offset = self.modulation(maps, filters)
+            more, offset, *gains = self.modulation(maps, filters)
             scale = 1 + more if scale is None else scale * (1 + more)
             shift = offset if shift is None else shift * (1 + more) + offset
+        corrected = maps + self._residual(maps, filters, *gains)
         if scale is not None and shift is not None:
             if filters is not None:
                 scale, shift = (
@@ -315,17 +338,19 @@ class CorrectionUnit(nn.Module):
             corrected = torch.addcmul(shift, corrected, scale)
         return corrected.to(maps.dtype)
 
-    def _residual(self, maps: Tensor, filters: Tensor | None) -> Tensor:
+    def _residual(
+        self, maps: Tensor, filters: Tensor | None, gains: Tensor | None = None
+    ) -> Tensor:
         """The residual of all maps, zero for those that are not corrected.
 
         Taking some maps out and putting them back takes longer than the convolutions of a unit. So
         the first and the last read and write all maps, with weights of zero for the others.
         """
-        if filters is None:
-            return self.residual(maps)
         channels = maps.shape[1]
         first, last = self.residual[0], self.residual[-1]
-        if isinstance(first, nn.Conv2d):
+        if filters is None:
+            hidden = first(maps)
+        elif isinstance(first, nn.Conv2d):
             hidden = F.conv2d(maps, spread_out(first.weight, 1, filters, channels), first.bias)
         else:  # a batch norm, which sees the corrected alone
             channels_last = maps.is_contiguous(memory_format=torch.channels_last)
@@ -333,6 +358,10 @@ class CorrectionUnit(nn.Module):
             chosen = maps.index_select(1, filters).contiguous(memory_format=layout)
             hidden = first(chosen)
         hidden = self.residual[1:-1](hidden)
+        if gains is not None:
+            hidden = hidden * (1 + gains.to(hidden.dtype))
+        if filters is None:
+            return last(hidden)
         assert isinstance(last, nn.Conv2d)
         assert last.bias is not None
         weight, bias = (spread_out(each, 0, filters, channels) for each in (last.weight, last.bias))
