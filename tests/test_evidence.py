@@ -44,6 +44,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / "resnet20_blur" / f"seed-{seed}" / "results.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"systems": systems}))
+        files.write_json(path.with_name("environment.json"), {"auto_precision": "bfloat16"})
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     return tmp_path
 
@@ -58,7 +59,34 @@ def test_means_and_intervals_are_over_the_seeds(kept: Path) -> None:
     wide = bootstrap((values,), statistics.mean, vectorized=False, rng=0).confidence_interval
     assert float(found[2]) > (wide.high - wide.low) / 2, "three seeds say little"
     assert re.search(r"baseline .* 0\.2000 \|", text), "a constant has no interval"
-    assert "| 25 (25%) | +20% | 1,000 | 1.5 | 0.80 | 0.100 |" in text
+    assert "| 25 (25%) | +20% | 1,000 | 1.5 | 0.80 | 0.100 | bfloat16 |" in text
+
+
+def test_what_a_system_was_computed_in_is_of_its_own_run(kept: Path) -> None:
+    own = kept / "resnet20_blur" / "seed-1" / "environment-deepcorrect.json"
+    files.write_json(own, {"auto_precision": "float32"})
+    found = {each.name: each.precision for each in tables.systems("resnet20_blur")}
+    assert found == {"baseline": "bfloat16", "deepcorrect": "bfloat16, float32"}
+    assert [each.precision for each in tables.systems("resnet20_blur", seeds=1)] == ["bfloat16"] * 2
+
+
+def test_the_published_figures_are_in_proportion_to_our_clean_accuracy(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "scaled" not in tables.levels("resnet20_blur"), "the paper has no such network"
+    monkeypatch.setattr(tables, "PUBLISHED", {"resnet20_blur": {"deepcorrect": 0.6}})
+    baseline, corrected = tables.levels("resnet20_blur").splitlines()[2:4]
+    assert baseline.endswith("|  |  |")
+    assert corrected.endswith(f"| 0.600 | {0.6 * 0.7 / 0.7028:.3f} |")
+
+
+def test_validation_figures_stand_beside_each_other_and_what_is_missing(kept: Path) -> None:
+    history = {"deepcorrect": {"epochs": [{"score": 0.3}, {"score": 0.45}, {"score": 0.4}]}}
+    files.write_json(kept / "resnet20_blur" / "seed-0" / "history.json", history)
+    text = tables.validation("resnet20_blur", "allcnn_blur")
+    assert "| DeepCorrect | 0.4500 | 25 (25%) | +20% | 1.5 |" in text
+    assert "grid allcnn_blur`" in text
+    assert tables.validation("allcnn_blur") == tables.missing("allcnn_blur")
 
 
 def test_differences_are_seed_by_seed(kept: Path) -> None:

@@ -14,6 +14,7 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -33,24 +34,23 @@ DOCUMENT = DOCS / "results.md"
 README = DOCS.parent / "README.md"
 LEARNING = DOCS / "images" / "evidence_learning.png"
 BETA = DOCS / "images" / "evidence_beta.png"
+PUBLISHED_CLEAN = 0.7028
 PUBLISHED = {
-    ("allcnn_blur", "baseline"): (0.703, 0.250),
-    ("allcnn_blur", "finetuned"): (None, 0.573),
-    ("allcnn_blur", "deepcorrect"): (None, 0.602),
-    ("allcnn_awgn", "baseline"): (0.703, 0.315),
-    ("allcnn_awgn", "finetuned"): (None, 0.645),
-    ("allcnn_awgn", "deepcorrect"): (None, 0.645),
+    "allcnn_blur": {"baseline": 0.250, "finetuned": 0.573, "deepcorrect": 0.6023},
+    "allcnn_awgn": {"baseline": 0.315, "finetuned": 0.645, "deepcorrect": 0.6452},
 }
-"""The paper's clean and mean top-1 of its CIFAR-100 network."""
+"""The paper's top-1 of its CIFAR-100 network: clean, and the means."""
 
 
 @dataclass(frozen=True)
 class System:
-    """One system of one recipe, in all of its seeds; `needs`: what it is told at test time."""
+    """One system of one recipe, in all of its seeds; `needs`: what it is told at test time;
+    `precision`: what it was computed in."""
 
     name: str
     records: tuple[dict[str, Any], ...]
     needs: str
+    precision: str = ""
 
     def values(self, read: Callable[[dict[str, Any]], float]) -> list[float]:
         """A number of each seed."""
@@ -89,17 +89,30 @@ def difference(found: Sequence[System], name: str, other: str) -> str:
     return f"\n\n{label(name)} less {label(other)}, seed by seed: {', '.join(parts)}."
 
 
-def systems(experiment: str) -> list[System]:
-    """The systems of a recipe that was run, in the recipe's order."""
-    found = sorted(RESULTS.glob(f"{experiment}/seed-*/results.json"))
+def systems(experiment: str, seeds: int | None = None) -> list[System]:
+    """The systems of a recipe that was run, in the recipe's order; of its first seeds alone where
+    their number is given."""
+    found = sorted(RESULTS.glob(f"{experiment}/seed-*/results.json"))[:seeds]
     runs = [json.loads(path.read_text())["systems"] for path in found]
     names = list(runs[0]) if runs else []
     recipe = load_recipe(HERE / "recipes" / f"{experiment}.yaml").systems
     told = {name: each.needs for name, each in recipe.items() if isinstance(each, TestTimeSection)}
     return [
-        System(name, tuple(run[name] for run in runs if name in run), told.get(name, ""))
+        System(
+            name,
+            tuple(run[name] for run in runs if name in run),
+            told.get(name, ""),
+            ", ".join(sorted({precision(path.parent, name) for path in found})),
+        )
         for name in names
     ]
+
+
+def precision(kept: Path, name: str) -> str:
+    """What a system of a kept run was computed in."""
+    own = kept / f"environment-{name}.json"
+    path = own if own.exists() else kept / "environment.json"
+    return str(files.read_json(path)["auto_precision"])
 
 
 def mean_of(kind: str) -> Callable[[dict[str, Any]], float]:
@@ -118,23 +131,28 @@ def ece(record: dict[str, Any]) -> float:
 
 
 def levels(experiment: str) -> str:
-    """The paper's table of one distortion: clean, each level, the mean, beside the published."""
+    """The paper's table of one distortion: clean, each level, the mean; beside the published where
+    there is one, as it is and in proportion to our network's clean accuracy."""
     found = systems(experiment)
     if not found:
         return missing(experiment)
     (kind,) = found[0].records[0]["distortions"]
     steps = [f"{level:g}" for level in found[0].records[0]["distortions"][kind]["levels"]]
+    published = PUBLISHED.get(experiment, {})
+    scale = found[0].mean(clean) / PUBLISHED_CLEAN
     rows = []
     for system in found:
-        published = PUBLISHED.get((experiment, system.name), (None, None))[1]
         each = [
             f"{system.mean(lambda r, n=n: r['distortions'][kind]['top1'][n]):.3f}"
             for n in range(len(steps))
         ]
         shown = f"{system.mean(clean):.3f}", *each, system.shown(mean_of(kind))
-        rows.append([label(system.name), *shown, f"{published:.3f}" if published else ""])
+        theirs = published.get(system.name)
+        beside = ["", ""] if theirs is None else [f"{theirs:.3f}", f"{theirs * scale:.3f}"]
+        rows.append([label(system.name), *shown, *(beside if published else [])])
+    head = ["the paper's mean", "the paper's, scaled"] if published else []
     seeds = len(found[0].records)
-    accuracies = table(["", "clean", *steps, "mean", "the paper's mean"], rows)
+    accuracies = table(["", "clean", *steps, "mean", *head], rows)
     above = difference(found, "deepcorrect", "finetuned")
     return f"{accuracies}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}.{above}"
 
@@ -191,18 +209,20 @@ def costs(found: Sequence[System]) -> str:
                 f"{system.mean(lambda r: r['training_seconds']) / 60:.1f}",
                 f"{system.mean(lambda r: r['relative_speed']):.2f}",
                 f"{system.mean(ece):.3f}",
+                system.precision,
             ]
         )
-    head = ["", "trained parameters", "multiply-adds", "images seen", "minutes", "speed", "ECE"]
-    return table(head, rows)
+    head = ["trained parameters", "multiply-adds", "images seen", "minutes", "speed", "ECE"]
+    return table(["", *head, "computed in"], rows)
 
 
-def means(*experiments: str, reference: str = "") -> str:
+def means(*experiments: str, reference: str = "", seeds: int | None = None) -> str:
     """Several recipes on the same distortions: clean and mean of each, and the costs; and what each
-    system has above the `reference`, where there are seeds for it."""
+    system has above the `reference`, where there are seeds for it. Of their first `seeds` alone
+    where given."""
     parts: list[System] = []
     for experiment in experiments:
-        found = systems(experiment)
+        found = systems(experiment, seeds)
         parts += [each for each in found if each.name != "baseline" or not parts]
     if not parts:
         return missing(*experiments)
@@ -217,10 +237,14 @@ def means(*experiments: str, reference: str = "") -> str:
         for each in parts
     ]
     absent = [each for each in experiments if not systems(each)]
-    left = f"\n\n{missing(*absent)}" if absent else ""
     others = [each.name for each in parts if each.name not in ("baseline", reference)]
     above = "".join(difference(parts, each, reference) for each in others)
-    return f"{table(['', 'clean', *kinds, 'needs'], rows)}\n\n{costs(parts)}{above}{left}"
+    accuracies = table(["", "clean", *kinds, "needs"], rows)
+    return _with_missing(f"{accuracies}\n\n{costs(parts)}{above}", absent)
+
+
+SHOWN = "gaussian_noise"
+"""The corruption of the benchmark that the mixture has, too, as `awgn`."""
 
 
 def corruptions(experiment: str) -> str:
@@ -245,33 +269,36 @@ def corruptions(experiment: str) -> str:
         ]
         for kind in kinds
     ]
-    total = [statistics.mean(mean(each, kind) for kind in kinds) for each in found]
-    rows.append(
-        ["mean", f"{total[0]:.3f}", *[f"{each:.3f} ({each - total[0]:+.3f})" for each in total[1:]]]
-    )
+    for called, chosen in {
+        "mean": kinds,
+        f"mean but {SHOWN}": [kind for kind in kinds if kind != SHOWN],
+    }.items():
+        total = [statistics.mean(mean(each, kind) for kind in chosen) for each in found]
+        above = [f"{each:.3f} ({each - total[0]:+.3f})" for each in total[1:]]
+        rows.append([called, f"{total[0]:.3f}", *above])
     return f"{table(['', *[label(each.name) for each in found]], rows)}\n\n{costs(found)}"
 
 
-def validation(experiment: str) -> str:
-    """The best epoch's mean top-1 on the validation images of each trained system."""
-    path = RESULTS / experiment / "seed-0" / "history.json"
-    found = {each.name: each for each in systems(experiment)}
-    if not found or not path.exists():
-        return missing(experiment)
-    base = found["baseline"].records[0]
-    rows = []
-    for name, history in json.loads(path.read_text()).items():
-        one = found[name].records[0]
-        rows.append(
-            [
-                label(name),
-                f"{max(epoch['score'] for epoch in history['epochs']):.4f}",
-                *size(one, base),
-                f"{one['training_seconds'] / 60:.1f}",
-            ]
-        )
+def validation(*experiments: str) -> str:
+    """The best epoch's mean top-1 on the validation images of each trained system, seed 0."""
+    rows, absent = [], []
+    for experiment in experiments:
+        path = RESULTS / experiment / "seed-0" / "history.json"
+        if not path.exists():
+            absent.append(experiment)
+            continue
+        found = {each.name: each.records[0] for each in systems(experiment, 1)}
+        for name, history in files.read_json(path).items():
+            rows.append(
+                [
+                    label(name),
+                    f"{max(epoch['score'] for epoch in history['epochs']):.4f}",
+                    *size(found[name], found["baseline"]),
+                    f"{found[name]['training_seconds'] / 60:.1f}",
+                ]
+            )
     head = ["", "validation mean top-1", "trained parameters", "multiply-adds", "minutes"]
-    return table(head, rows)
+    return _with_missing(table(head, rows) if rows else "", absent)
 
 
 def test_time() -> str:
@@ -353,6 +380,11 @@ def missing(*experiments: str) -> str:
     return f"*Not run yet: `python -m benchmarks.evidence.grid {' '.join(experiments)}`.*"
 
 
+def _with_missing(shown: str, absent: Sequence[str]) -> str:
+    """What there are results of, and what to say of the others."""
+    return "\n\n".join(part for part in (shown, missing(*absent) if absent else "") if part)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "summary": summary,
     "resnet20_blur": lambda: levels("resnet20_blur"),
@@ -362,8 +394,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "alternatives": lambda: means("resnet20_both", "resnet20_alternatives"),
     "objectives": lambda: means("resnet20_objectives"),
     "rankings": lambda: means("resnet20_rankings", reference="random"),
-    "rankings_tenth": lambda: means(
-        "resnet20_rankings_tenth", "resnet20_rankings_others", reference="random"
+    "rankings_tenth": lambda: means("resnet20_rankings_tenth", reference="random"),
+    "rankings_others": lambda: means(
+        "resnet20_rankings_tenth", "resnet20_rankings_others", seeds=1
     ),
     "units": lambda: means("resnet20_units"),
     "blind": lambda: corruptions("resnet20_blind"),
