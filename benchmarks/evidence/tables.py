@@ -406,6 +406,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     ),
     "test_time": test_time,
     "allcnn_configurations": lambda: validation("allcnn_configurations"),
+    "resnet20_blur_configurations": lambda: validation(
+        "resnet20_blur", "resnet20_blur_configurations"
+    ),
+    "allcnn_blur_configurations": lambda: validation("allcnn_blur", "allcnn_blur_configurations"),
     "beta": lambda: beta("resnet20_units"),
     "allcnn_blur_inside": lambda: inside("allcnn_blur"),
     "allcnn_awgn_inside": lambda: inside("allcnn_awgn"),
