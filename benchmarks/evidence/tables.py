@@ -221,8 +221,11 @@ def means(*experiments: str, reference: str = "", seeds: int | None = None) -> s
     system has above the `reference`, where there are seeds for it. Of their first `seeds` alone
     where given."""
     parts: list[System] = []
+    absent = []
     for experiment in experiments:
         found = systems(experiment, seeds)
+        if not found:
+            absent.append(experiment)
         parts += [each for each in found if each.name != "baseline" or not parts]
     if not parts:
         return missing(*experiments)
@@ -236,7 +239,6 @@ def means(*experiments: str, reference: str = "", seeds: int | None = None) -> s
         ]
         for each in parts
     ]
-    absent = [each for each in experiments if not systems(each)]
     others = [each.name for each in parts if each.name not in ("baseline", reference)]
     above = "".join(difference(parts, each, reference) for each in others)
     accuracies = table(["", "clean", *kinds, "needs"], rows)
@@ -252,30 +254,18 @@ def corruptions(experiment: str) -> str:
     found = systems(experiment)
     if not found:
         return missing(experiment)
-    base, *others = found
 
     def mean(system: System, kind: str) -> float:
         return system.mean(lambda r: statistics.mean(r["distortions"][kind]["top1"]))
 
-    kinds = list(base.records[0]["distortions"])
-    rows = [
-        [
-            kind,
-            f"{mean(base, kind):.3f}",
-            *[
-                f"{mean(each, kind):.3f} ({mean(each, kind) - mean(base, kind):+.3f})"
-                for each in others
-            ],
-        ]
-        for kind in kinds
-    ]
-    for called, chosen in {
-        "mean": kinds,
-        f"mean but {SHOWN}": [kind for kind in kinds if kind != SHOWN],
-    }.items():
-        total = [statistics.mean(mean(each, kind) for kind in chosen) for each in found]
-        above = [f"{each:.3f} ({each - total[0]:+.3f})" for each in total[1:]]
-        rows.append([called, f"{total[0]:.3f}", *above])
+    kinds = list(found[0].records[0]["distortions"])
+    chosen = {kind: [kind] for kind in kinds}
+    chosen["mean"] = kinds
+    chosen[f"mean but {SHOWN}"] = [kind for kind in kinds if kind != SHOWN]
+    rows = []
+    for called, some in chosen.items():
+        first, *rest = [statistics.mean(mean(each, kind) for kind in some) for each in found]
+        rows.append([called, f"{first:.3f}", *[f"{one:.3f} ({one - first:+.3f})" for one in rest]])
     return f"{table(['', *[label(each.name) for each in found]], rows)}\n\n{costs(found)}"
 
 
