@@ -198,8 +198,18 @@ def test_a_changed_system_alone_is_run_again_and_put_beside_the_others(tmp_path:
     assert list(files.read_json(kept / "history.json")) == ["finetuned", "deepcorrect"]
     assert files.read_json(kept / "environment.json") == {"of": "first"}
     assert files.read_json(kept / "environment-deepcorrect.json") == {"of": "again"}
+    keep(changed, ["finetuned", "deepcorrect"], first, kept)
+    assert not (kept / "environment-deepcorrect.json").exists(), "all are of one run"
 
     other = load_recipe(HERE / "recipes" / "resnet20_both.yaml", ["ranking.images=100"])
     assert missing(other, kept) == ["deepcorrect"], "fine-tuning reads no ranking"
     other = load_recipe(HERE / "recipes" / "resnet20_both.yaml", ["selection.images=100"])
     assert missing(other, kept) == ["finetuned", "deepcorrect"], "what all share has changed"
+
+
+def test_where_a_run_is_analysed_all_of_its_systems_are_run_again(tmp_path: Path) -> None:
+    path = HERE / "recipes" / "allcnn_awgn.yaml"
+    files.write_text(tmp_path / "recipe.yaml", text_of(load_recipe(path)))
+    assert missing(load_recipe(path), tmp_path) == []
+    changed = load_recipe(path, ["systems.finetuned.training.epochs=1"])
+    assert missing(changed, tmp_path) == ["finetuned", "deepcorrect"]

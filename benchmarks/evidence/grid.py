@@ -6,9 +6,9 @@
 A run that was stopped goes on where it was; a finished one is kept in `results/NAME/seed-N`
 (results, recipe, history, environment, and the analyses of some) and not repeated. Where a recipe
 changed since, the systems that it changed are run again, beside the baseline, and the others are
-kept; `environment-SYSTEM.json` says what they were run with. With `--minutes`, no run is started
-after so many; what runs is finished. On two CPU cores with bfloat16 all of it was planned at under
-twelve hours; `--list` says what each finished run took.
+kept; `environment-SYSTEM.json` says what they were run with. Where the run is analysed, all are run
+again. With `--minutes`, no run is started after so many; what runs is finished. On two CPU cores
+with bfloat16 all of it was planned at under twelve hours; `--list` says what each one took.
 """
 
 from __future__ import annotations
@@ -129,11 +129,13 @@ def settings_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def missing(recipe: Recipe, kept: Path) -> list[str]:
-    """The systems of a recipe that `kept` does not hold as the recipe has them now."""
+    """The systems of a recipe that `kept` does not hold as the recipe has them now: all or none
+    where the run is analysed, as its analyses show them together."""
     if not (kept / "recipe.yaml").exists():
         return list(recipe.systems)
     before = settings_of(load_recipe(kept / "recipe.yaml"))
-    return [name for name, now in settings_of(recipe).items() if before.get(name) != now]
+    changed = [name for name, now in settings_of(recipe).items() if before.get(name) != now]
+    return list(recipe.systems) if changed and recipe.name in ANALYSED else changed
 
 
 def one(recipe: Recipe, left: Sequence[str], kept: Path) -> None:
@@ -166,12 +168,12 @@ def keep(recipe: Recipe, done: Sequence[str], folder: Path, kept: Path) -> None:
         trained = {**files.read_json(kept / "history.json"), **history}
         history = {name: trained[name] for name in recipe.systems if name in trained}
     kept.mkdir(parents=True, exist_ok=True)
+    for path in kept.glob("environment-*.json"):
+        if path.stem.removeprefix("environment-") not in others:
+            path.unlink()  # of a system that was run again, or that the recipe no longer has
     suffixes = [f"-{name}" for name in done] if others else [""]
     for suffix in suffixes:
         shutil.copy(folder / "environment.json", kept / f"environment{suffix}.json")
-    for path in kept.glob("environment-*.json"):
-        if path.stem.removeprefix("environment-") not in recipe.systems:
-            path.unlink()  # of a system that the recipe no longer has
     pictures = [folder / ANALYSES / f"{name}.png" for name in PICTURES]
     for each in (folder / ANALYSIS_FILE, *pictures):
         if each.exists():
