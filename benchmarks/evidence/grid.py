@@ -50,6 +50,7 @@ SEEDS = {
     "allcnn_configurations": 1,
     "resnet20_blur_configurations": 1,
     "allcnn_blur_configurations": 1,
+    "allcnn_blur_long": 1,
 }
 """How many seeds each recipe has, in the order of running: first seeds first."""
 ANALYSED = {"allcnn_blur": "features.7", "allcnn_awgn": "features.7"}
