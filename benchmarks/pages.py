@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deepcorrect import files
+from deepcorrect.runtime import files
 
 DOCS = Path(__file__).parents[1] / "docs"
 

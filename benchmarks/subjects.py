@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from deepcorrect.classifier import Classifier
 from deepcorrect.data import ImageSet, loader, open_data
-from deepcorrect.libraries import optional
 from deepcorrect.models import resolve
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime._optional_imports import optional
 
 SHARED = Path(os.environ.get("DEEPCORRECT_SHARED", "../shared"))
 """Trained networks and data sets; `DEEPCORRECT_SHARED` names the folder."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from deepcorrect.files import read_json
-from deepcorrect.report import accuracy_figure
+from deepcorrect.experiments.report import accuracy_figure
+from deepcorrect.runtime._files import read_json
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 import deepcorrect as dc
-from deepcorrect import files
 from deepcorrect.models import resolve
+from deepcorrect.runtime import files
 
 SHIPPED = Path(__file__).parent.parent / "src/deepcorrect/models/digits_cnn.safetensors"
 

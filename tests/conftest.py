@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.data import ImageSet, open_data
+from deepcorrect.data import ImageSet, Preprocessing, open_data
 from deepcorrect.models import resolve
+from deepcorrect.networks import Classifier
 
 # The tensors here are tiny: a second thread saves nothing, and waiting for it on a busy machine
 # was measured to make a forward pass 70 times slower.

@@ -20,16 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcorrect.adapter import AdaptedModel, correct, load
-from deepcorrect.adapter_files import config_sha256
-from deepcorrect.classifier import Classifier
+from deepcorrect.correction import AdaptedModel, CorrectionUnit, correct, load
+from deepcorrect.correction._checkpoint import config_sha256
 from deepcorrect.distortions import Distortion
-from deepcorrect.errors import InputError
-from deepcorrect.fingerprint import fingerprint
 from deepcorrect.models import CifarAllCNN, CifarResNet20
+from deepcorrect.networks import Classifier, convolutions, tap
+from deepcorrect.networks._fingerprint import fingerprint
 from deepcorrect.ranking import Ranking
-from deepcorrect.sites import convolutions, tap
-from deepcorrect.units import CorrectionUnit
+from deepcorrect.runtime import InputError
 
 FILTERS = {"stem": [1, 4, 6], "depthwise": [0, 7], "pointwise": [2, 3, 11]}
 

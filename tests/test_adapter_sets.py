@@ -14,13 +14,13 @@ from test_cli import command
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect.adapter import correct, load
-from deepcorrect.adapter_files import config_sha256
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.errors import InputError
-from deepcorrect.fingerprint import fingerprint, fingerprint_by_names
-from deepcorrect.fusion import fuse
-from deepcorrect.sites import convolutions
+from deepcorrect.correction import correct, load
+from deepcorrect.correction._checkpoint import config_sha256
+from deepcorrect.data import Preprocessing
+from deepcorrect.deployment import fuse
+from deepcorrect.networks import Classifier, convolutions
+from deepcorrect.networks._fingerprint import fingerprint, fingerprint_by_names
+from deepcorrect.runtime import InputError
 
 
 @pytest.fixture

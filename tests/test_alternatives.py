@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import CLASSES, Batch, TinyCNN, cut
+from deepcorrect.training._augmix import augmix
 from scipy.ndimage import correlate1d
 from torch import Tensor, nn
 
@@ -22,13 +23,11 @@ from deepcorrect.alternatives import (
     restoration,
     tent,
 )
-from deepcorrect.augmix import augmix
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.cost import costs
+from deepcorrect.data import Preprocessing
 from deepcorrect.distortions import Distortion
-from deepcorrect.errors import InputError, MissingExtraError
 from deepcorrect.evaluation import evaluate
-from deepcorrect.sites import filter_count, find
+from deepcorrect.networks import Classifier, costs, filter_count, find
+from deepcorrect.runtime import InputError, MissingExtraError
 from deepcorrect.training import fit
 
 FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}

@@ -15,11 +15,12 @@ from test_cli import Said, command
 from test_pipeline import TEST, tiny_recipe, write_digits
 
 import deepcorrect as dc
-from deepcorrect import analysis, files
+from deepcorrect import analysis
 from deepcorrect.data import ImageSet, loader
-from deepcorrect.pipeline import run
-from deepcorrect.recipe import load_recipe
-from deepcorrect.run_analysis import FinishedRun, open_run
+from deepcorrect.experiments._analyse import FinishedRun, open_run
+from deepcorrect.experiments._recipe import load_recipe
+from deepcorrect.experiments._run import run
+from deepcorrect.runtime import files
 
 IMAGES = 30
 

@@ -17,11 +17,12 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect import analysis, report, sites
-from deepcorrect.adapter import AdaptedModel
-from deepcorrect.classifier import Classifier
-from deepcorrect.distortions import Distortion, seeds_for
-from deepcorrect.errors import InputError
+from deepcorrect import analysis, networks
+from deepcorrect.correction import AdaptedModel
+from deepcorrect.distortions import Distortion
+from deepcorrect.experiments import report
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError, seeds_for
 
 CHOSEN = {"stem": [1, 4, 6], "pointwise": [0, 11]}
 GRID = (Distortion("awgn", (20, 60)), Distortion("gaussian_blur", (1.0,)))
@@ -51,7 +52,7 @@ def distorted(images: Tensor, kind: Distortion, level: float, seed: int = 0) -> 
 
 
 def outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    with torch.no_grad(), sites.tap(model, CHOSEN) as found:
+    with torch.no_grad(), networks.tap(model, CHOSEN) as found:
         model(images)
     return dict(found)
 

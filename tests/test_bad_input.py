@@ -24,8 +24,8 @@ from test_pipeline import figures, leftovers, tiny_recipe, write_digits
 from torch import nn
 
 import deepcorrect as dc
-from deepcorrect import files
 from deepcorrect.data import ImageSet
+from deepcorrect.runtime import files
 
 SMALL_DISK_KIB = 700  # the fine-tuned network's checkpoint alone is a megabyte
 

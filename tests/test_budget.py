@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect.adapter import AdaptedModel
-from deepcorrect.cost import multiply_adds
+from deepcorrect.correction import AdaptedModel, CorrectionUnit
+from deepcorrect.correction._units import KINDS, unit_config, unit_costs
 from deepcorrect.distortions import Distortion
-from deepcorrect.errors import InputError
+from deepcorrect.networks._cost import multiply_adds
 from deepcorrect.ranking import NetworkSize, Ranking, rank
-from deepcorrect.units import KINDS, CorrectionUnit, unit_config, unit_costs
+from deepcorrect.runtime import InputError
 
 IMAGE = torch.zeros(1, 3, SIZE, SIZE)
 BUDGETS = ("parameters", "multiply_adds")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from deepcorrect.distortions import GROUPS, KINDS, Distortion, Parameters
 from deepcorrect.distortions._camera import WHEEL
-from deepcorrect.distortions._draws import Draws
 from deepcorrect.distortions._noise import GAMMA, READ_ELECTRONS, WHITE_ELECTRONS
+from deepcorrect.distortions._random import Draws
 
 CPU = torch.device("cpu")
 

@@ -14,10 +14,9 @@ from test_adapter import FILTERS, adapted_tiny
 from torch import Tensor
 
 import deepcorrect as dc
-from deepcorrect.adapter import AdaptedModel
-from deepcorrect.cards import ENDS
-from deepcorrect.classifier import Classifier
-from deepcorrect.cost import costs
+from deepcorrect.correction import AdaptedModel
+from deepcorrect.correction._model_card import ENDS
+from deepcorrect.networks import Classifier, costs
 
 NOTES: dict[str, Any] = {
     "model": "timm:resnet18.a1_in1k",

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepcorrect.classifier import Preprocessing
-from deepcorrect.data import ImageSet, open_data
-from deepcorrect.data import _class_names as room
-from deepcorrect.data._class_names import ClassNames
-from deepcorrect.errors import InputError
+from deepcorrect.data import ImageSet, Preprocessing, open_data
+from deepcorrect.data import _label_matching as room
+from deepcorrect.data._label_matching import ClassNames
+from deepcorrect.runtime import InputError
 
 COLOUR = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
 NEEDS_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")

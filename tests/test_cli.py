@@ -23,9 +23,11 @@ from PIL import Image
 from test_pipeline import tiny_recipe, write_digits
 
 import deepcorrect as dc
-from deepcorrect import cli, files, recipe
-from deepcorrect.classifier import Classifier
+from deepcorrect import cli
 from deepcorrect.data import ImageSet, loader, open_data
+from deepcorrect.experiments import _recipe as recipe
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import files
 
 COMMAND = Path(sys.executable).with_name("deepcorrect")
 NETWORK = """

@@ -15,17 +15,10 @@ from scipy.stats import spearmanr
 from test_ranking import BLUR, DIGITS_SITES, blurred, clean_maps
 from torch import Tensor
 
-from deepcorrect.classifier import Classifier
 from deepcorrect.distortions import Distortion
-from deepcorrect.errors import InputError
-from deepcorrect.ranking import (
-    IdealCorrection,
-    Ranking,
-    compare,
-    ideal_correction,
-    lead,
-    rank,
-)
+from deepcorrect.networks import Classifier
+from deepcorrect.ranking import IdealCorrection, Ranking, compare, ideal_correction, lead, rank
+from deepcorrect.runtime import InputError
 
 
 def ranking_of(values: dict[str, list[float]], method: str = "swap") -> Ranking:

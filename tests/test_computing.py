@@ -11,8 +11,8 @@ import torch
 from conftest import tiny_cnn
 from test_graph import all_swaps, maps_of, swapped_by_hand
 
-from deepcorrect.computing import side_by_side
-from deepcorrect.sites import Graph, GraphPass
+from deepcorrect.networks.patching import Graph, GraphPass
+from deepcorrect.runtime._threads import side_by_side
 
 
 @pytest.fixture

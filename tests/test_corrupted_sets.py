@@ -13,12 +13,12 @@ from conftest import random_pixels
 from PIL import Image
 from test_cli import command
 
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.corrupted_sets import open_corrupted
-from deepcorrect.corruption_error import COMMON
-from deepcorrect.data import loader, open_data
-from deepcorrect.errors import InputError
-from deepcorrect.evaluation import evaluate_stored
+from deepcorrect.data import Preprocessing, loader, open_data
+from deepcorrect.distortions.stored._read import open_corrupted
+from deepcorrect.evaluation._corruption_error import COMMON
+from deepcorrect.evaluation._evaluate import evaluate_stored
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError
 
 COLOUR = Preprocessing(8, (0.5,) * 3, (0.5,) * 3)
 LABELS = [3, 1, 4, 1]

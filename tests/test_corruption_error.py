@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepcorrect.corruption_error import (
+from deepcorrect.evaluation._corruption_error import (
     ALEXNET,
     ALEXNET_CLEAN,
     ALEXNET_REFERENCE,
@@ -18,7 +18,7 @@ from deepcorrect.corruption_error import (
     corruption_error,
     reference_for,
 )
-from deepcorrect.errors import InputError
+from deepcorrect.runtime import InputError
 
 
 def curve(

@@ -18,13 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from deepcorrect.distortions import (
-    KINDS,
-    Distortion,
-    Parameters,
-)
-from deepcorrect.distortions._draws import Draws
+from deepcorrect.distortions import KINDS, Distortion, Parameters
 from deepcorrect.distortions._frost import FREQUENCIES, SHARES, TEXTURES, texture
+from deepcorrect.distortions._random import Draws
 from deepcorrect.distortions._spatter import MUD, WATER, _distance, _equalised, _rims
 from deepcorrect.distortions._weather import plasma
 

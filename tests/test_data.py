@@ -25,11 +25,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deepcorrect.classifier import Preprocessing
 from deepcorrect.data import (
     ImageSet,
     Numbered,
     Numbers,
+    Preprocessing,
     Texts,
     check_labels,
     count_of,
@@ -38,8 +38,8 @@ from deepcorrect.data import (
     open_files,
     to_tensor,
 )
-from deepcorrect.data._folder import Files
-from deepcorrect.errors import InputError
+from deepcorrect.data._image_folder import Files
+from deepcorrect.runtime import InputError
 
 COLOUR = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
 GREY = Preprocessing(16, (0.5,), (0.5,))

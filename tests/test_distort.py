@@ -17,12 +17,12 @@ from test_cli import Said, command
 from torch import Tensor
 
 import deepcorrect as dc
-from deepcorrect import corrupted_sets, distorted_sets, distorted_stores, files
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.data import ImageSet, open_data
-from deepcorrect.distorted_sets import write_distorted
-from deepcorrect.distortions import Distortion, seeds_for
-from deepcorrect.errors import InputError
+from deepcorrect.data import ImageSet, Preprocessing, open_data
+from deepcorrect.distortions import Distortion, stored
+from deepcorrect.distortions.stored import _write
+from deepcorrect.distortions.stored._write import write_distorted
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError, files, seeds_for
 
 COLOUR = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
 GREY = Preprocessing(28, (0.1307,), (0.3081,))
@@ -124,8 +124,8 @@ def test_all_layouts_read_back_alike(tmp_path: Path) -> None:
     for format in ("folder", "npy", "parquet"):
         out = tmp_path / format
         write_distorted("digits:test", ["snow:1,2", "awgn:30"], out, format, images=7)
-    arrays = corrupted_sets.open_corrupted(f"cifar_c:{tmp_path / 'npy'}", GREY)
-    folders = corrupted_sets.open_corrupted(f"imagenet_c:{tmp_path / 'folder'}", GREY)
+    arrays = stored.open_corrupted(f"cifar_c:{tmp_path / 'npy'}", GREY)
+    folders = stored.open_corrupted(f"imagenet_c:{tmp_path / 'folder'}", GREY)
     assert {name: list(each) for name, each in arrays.parts.items()} == {
         "snow": [1, 2],
         "awgn": [30],
@@ -216,14 +216,14 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("format", ["folder", "npy", "parquet"])
 def test_a_stopped_writing_goes_on(
-    format: distorted_sets.Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    format: stored.Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(out: Path) -> distorted_sets.Written:
+    def write(out: Path) -> stored.Written:
         return write_distorted("digits:test", SPECS, out, format, images=6, batch_size=2)
 
     whole, out = tmp_path / "whole", tmp_path / "out"
     write(whole)
-    distorted, calls = distorted_sets._distorted, []
+    distorted, calls = _write._distorted, []
 
     def killed(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -240,7 +240,7 @@ def test_a_stopped_writing_goes_on(
     reader = {"npy": "cifar_c", "folder": "imagenet_c"}.get(format)
     if reader:
         with pytest.raises(InputError, match="is not complete: 'deepcorrect distort' was stopped"):
-            corrupted_sets.open_corrupted(f"{reader}:{out}", GREY)
+            stored.open_corrupted(f"{reader}:{out}", GREY)
         assert before
     done = write(out)
     assert done.kept > 0
@@ -288,7 +288,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(distorted_stores.Array, "add", full)
+    monkeypatch.setattr(stored.Array, "add", full)
     with pytest.raises(OSError, match="No space left"):
         write_distorted("digits:test", ["awgn:20"], tmp_path / "out", "npy", images=2)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["distort.json", "labels.npy"]
@@ -299,7 +299,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 
 @pytest.mark.parametrize("format", ["folder", "npy", "parquet"])
 def test_bad_images_are_left_out_and_named(
-    format: distorted_sets.Format, make_folder: MakeFolder, tmp_path: Path
+    format: stored.Format, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     folder = make_folder({"a": 3, "b": 2})
     good = (folder / "a" / "1.png").read_bytes()

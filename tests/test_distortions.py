@@ -10,14 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deepcorrect.distortions import (
-    KINDS,
-    Distortion,
-    generator_for,
-    parse_all,
-)
+from deepcorrect.distortions import KINDS, Distortion, parse_all
 from deepcorrect.distortions._blur import kernel_size
-from deepcorrect.errors import InputError
+from deepcorrect.runtime import InputError, generator_for
 
 BLUR = Distortion("gaussian_blur")
 NOISE = Distortion("awgn")

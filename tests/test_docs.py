@@ -10,9 +10,9 @@ import yaml
 
 import deepcorrect as dc
 from deepcorrect.cli import app
-from deepcorrect.recipe import Recipe
-from deepcorrect.training_settings import Training
-from deepcorrect.units import UnitConfig
+from deepcorrect.correction import UnitConfig
+from deepcorrect.experiments._recipe import Recipe
+from deepcorrect.training import Training
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from test_ranking import BLUR, DIGITS_SITES, blurred, clean_maps, pair_of
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Classifier
-from deepcorrect.errors import InputError
-from deepcorrect.ranking import METHODS, Target, ideal_correction, rank
-from deepcorrect.ranking._methods import Score, conductance, gradient, input_path, path
-from deepcorrect.ranking._methods import change as change_of
-from deepcorrect.ranking._methods import psnr as psnr_of
-from deepcorrect.ranking._pairs import Clean, Pair
-from deepcorrect.sites import Replay
+from deepcorrect.networks import Classifier
+from deepcorrect.networks.patching import Replay
+from deepcorrect.ranking import METHODS, Pair, Target, ideal_correction, rank
+from deepcorrect.ranking._clean_distorted import Clean
+from deepcorrect.ranking._priorities import Score, conductance, gradient, input_path, path
+from deepcorrect.ranking._priorities import change as change_of
+from deepcorrect.ranking._priorities import psnr as psnr_of
+from deepcorrect.runtime import InputError
 
 SITE = DIGITS_SITES[1]
 

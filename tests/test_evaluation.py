@@ -9,14 +9,15 @@ import torch
 from conftest import Batch, TinyCNN, cut
 from torch import Tensor, nn
 
-from deepcorrect.adapter import correct
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.cost import Costs, costs
-from deepcorrect.distortions import Distortion, seeds_for
-from deepcorrect.errors import InputError
-from deepcorrect.evaluation import evaluate, system_record
+from deepcorrect.correction import UnitConfig, correct
+from deepcorrect.data import Preprocessing
+from deepcorrect.distortions import Distortion
+from deepcorrect.evaluation import evaluate
+from deepcorrect.evaluation._results import system_record
 from deepcorrect.models import CifarAllCNN, CifarResNet20
-from deepcorrect.units import UnitConfig
+from deepcorrect.networks import Classifier, costs
+from deepcorrect.networks._cost import Costs
+from deepcorrect.runtime import InputError, seeds_for
 
 
 class Answers(nn.Module):

@@ -19,10 +19,9 @@ from deepcorrect.distortions import (
     Parameters,
     distort_some,
     parse_all,
-    seeds_for,
     ungrouped,
 )
-from deepcorrect.errors import InputError
+from deepcorrect.runtime import InputError, seeds_for
 
 CORRUPTIONS = GROUPS["imagenet_c"] + GROUPS["imagenet_c_extra"]
 RANDOM = [name for name, kind in KINDS.items() if kind.random]

@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import pages  # noqa: E402
 from benchmarks.evidence import tables  # noqa: E402
 from benchmarks.evidence.grid import HERE, SEEDS, keep, missing, text_of  # noqa: E402
-from deepcorrect import files  # noqa: E402
-from deepcorrect.recipe import load_recipe  # noqa: E402
+from deepcorrect.experiments._recipe import load_recipe  # noqa: E402
+from deepcorrect.runtime import files  # noqa: E402
 
 
 def record(mean: float) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from test_cli import command
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect.adapter import AdaptedModel, correct
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.errors import InputError
-from deepcorrect.exporting import DETAILS, Format, details, export, load_exported
+from deepcorrect.correction import AdaptedModel, correct
+from deepcorrect.data import Preprocessing
+from deepcorrect.deployment import export, load_exported
+from deepcorrect.deployment._export import DETAILS, Format, details
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError
 
 FILTERS = {"stem": [1, 4, 6], "depthwise": [0, 7], "pointwise": [2, 3, 11]}
 LABELS = ("ant", "bee", "cat", "dog", "eel")

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from conftest import SIZE, TinyCNN, tiny_cnn
 from torch import Tensor, nn
 
-from deepcorrect.adapter import AdaptedModel, correct
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.cost import multiply_adds
-from deepcorrect.errors import InputError
-from deepcorrect.fusion import First, fuse
-from deepcorrect.fusion._trace import trace
+from deepcorrect.correction import AdaptedModel, correct
+from deepcorrect.correction._units import KINDS
+from deepcorrect.data import Preprocessing
+from deepcorrect.deployment import First, fuse
+from deepcorrect.deployment._trace import trace
 from deepcorrect.models import AlexNet, CifarAllCNN, CifarResNet20
-from deepcorrect.sites import convolutions
-from deepcorrect.units import KINDS
+from deepcorrect.networks import Classifier, convolutions
+from deepcorrect.networks._cost import multiply_adds
+from deepcorrect.runtime import InputError
 
 FILTERS = {"stem": [1, 4, 6], "grouped": [2, 3], "depthwise": [0, 7], "pointwise": [2, 3, 11]}
 

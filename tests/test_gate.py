@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect.adapter import AdaptedModel
-from deepcorrect.adapter_files import read_config
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.computing import Precision, autocast
-from deepcorrect.errors import InputError
-from deepcorrect.gate import Gate, GateConfig, statistics
+from deepcorrect.correction import AdaptedModel, GateConfig
+from deepcorrect.correction._checkpoint import read_config
+from deepcorrect.correction._gate import Gate, statistics
+from deepcorrect.data import Preprocessing
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError
+from deepcorrect.runtime._devices import Precision, autocast
 
 FILTERS = {"stem": [1, 4, 6], "depthwise": [0, 7], "pointwise": [2, 3, 11]}
 SOME = GateConfig(kinds=("awgn",), weights=((0.1,) * 38,), biases=(0.0,), false_alarms=0.05)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from conftest import TINY_SITES, tiny_cnn, with_convolutions_by_hand
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Classifier
-from deepcorrect.errors import InputError
-from deepcorrect.sites import ExportError, Graph, GraphPass, Pass, Replay, recorder
+from deepcorrect.networks import Classifier
+from deepcorrect.networks.patching import ExportError, Graph, GraphPass, Pass, Replay, recorder
+from deepcorrect.runtime import InputError
 
 CHANNELS, SIDE, ROWS = 3, 9, 4
 

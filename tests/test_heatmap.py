@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from deepcorrect.distortions import Distortion
+from deepcorrect.experiments.report import ranking_figure, write_ranking_figure
 from deepcorrect.ranking import Ranking
-from deepcorrect.report import ranking_figure, write_ranking_figure
 
 GRIDS = (Distortion("gaussian_blur", (1, 2)), Distortion("awgn", (10, 20.5, 40)))
 

@@ -22,8 +22,8 @@ from test_cli import command
 from torch import Tensor
 
 import deepcorrect as dc
-from deepcorrect import hub
-from deepcorrect.errors import InputError
+from deepcorrect import correction
+from deepcorrect.runtime import InputError
 
 FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
 REPO = "someone/blur-adapter"
@@ -275,7 +275,7 @@ def test_a_hub_that_cannot_be_reached(
     with pytest.raises(InputError, match="not in the cache, and the hub cannot be reached"):
         dc.load(tiny_cnn(), f"hf:{REPO}")
     with pytest.raises(InputError, match="the hub cannot be reached"):
-        hub.upload(tmp_path, ["a"], REPO)
+        correction.upload(tmp_path, ["a"], REPO)
 
 
 def test_the_command_pushes(server: Hub, tmp_path: Path, images: Tensor) -> None:

@@ -15,20 +15,19 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.computing import inference
-from deepcorrect.data import ImageSet, loader, open_data
-from deepcorrect.errors import InputError
+from deepcorrect.data import ImageSet, Preprocessing, loader, open_data
 from deepcorrect.models import (
     AlexNet,
     CifarAllCNN,
     CifarResNet20,
     DigitsCNN,
     load_weights,
+    output_classes,
     resolve,
 )
-from deepcorrect.models._resolve import output_classes
-from deepcorrect.sites import convolutions, tap
+from deepcorrect.networks import Classifier, convolutions, tap
+from deepcorrect.runtime import InputError
+from deepcorrect.runtime._devices import inference
 
 SHARED = os.environ.get("DEEPCORRECT_SHARED")
 

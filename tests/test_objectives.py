@@ -10,15 +10,14 @@ import torch.nn.functional as F
 from conftest import CLASSES, Batch, tiny_cnn
 from torch import Tensor, nn
 
-from deepcorrect import training as training_room
-from deepcorrect.adapter import correct
 from deepcorrect.alternatives import finetune, front_end, lora
-from deepcorrect.classifier import Classifier
-from deepcorrect.distortions import distort_some, generator_for, parse_all
-from deepcorrect.errors import InputError
-from deepcorrect.objectives import OBJECTIVES, Answers
-from deepcorrect.sites import find, tap
+from deepcorrect.correction import correct
+from deepcorrect.distortions import distort_some, parse_all
+from deepcorrect.networks import Classifier, find, tap
+from deepcorrect.runtime import InputError, generator_for
+from deepcorrect.training import _fit as training_room
 from deepcorrect.training import fit
+from deepcorrect.training._objectives import OBJECTIVES, Answers
 
 FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}
 

@@ -15,13 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deepcorrect.classifier import Preprocessing
-from deepcorrect.data import ImageSet, loader, open_data
-from deepcorrect.errors import InputError
-from deepcorrect.pipeline import run
-from deepcorrect.recipe import load_recipe
-from deepcorrect.systems import CorrectionSystem, FinetuneSystem
-from deepcorrect.units import unit_config
+from deepcorrect.correction._units import unit_config
+from deepcorrect.data import ImageSet, Preprocessing, loader, open_data
+from deepcorrect.experiments._recipe import load_recipe
+from deepcorrect.experiments._run import run
+from deepcorrect.experiments._systems import CorrectionSystem, FinetuneSystem
+from deepcorrect.runtime import InputError
 
 COLOUR = Preprocessing(8, (0.5,) * 3, (0.5,) * 3)
 WORDNET = ("n01440764", "n01443537", "n02110185")  # tench, goldfish, Siberian husky

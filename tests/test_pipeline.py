@@ -22,13 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 import deepcorrect as dc
-from deepcorrect import files
-from deepcorrect.adapter_files import read_config
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.data import ImageSet, loader, open_data
-from deepcorrect.errors import InputError
-from deepcorrect.pipeline import run
-from deepcorrect.recipe import Recipe, load_recipe
+from deepcorrect.correction._checkpoint import read_config
+from deepcorrect.data import ImageSet, Preprocessing, loader, open_data
+from deepcorrect.experiments._recipe import Recipe, load_recipe
+from deepcorrect.experiments._run import run
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError, files
 
 TRAIN, VALIDATION, TEST = 8, 4, 4  # images a class
 SPEEDS = {"images_per_second", "relative_speed"}

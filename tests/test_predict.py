@@ -20,8 +20,8 @@ from test_pipeline import write_digits
 
 import deepcorrect as dc
 from deepcorrect import cli
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.data import ImageSet, named_batches, open_data
+from deepcorrect.data import ImageSet, Preprocessing, named_batches, open_data
+from deepcorrect.networks import Classifier
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from conftest import random_pixels
 from PIL import Image
 from torch import Tensor
 
-from deepcorrect.classifier import Interpolation, Preprocessing
-from deepcorrect.data import to_tensor
-from deepcorrect.errors import InputError
+from deepcorrect.data import Preprocessing, to_tensor
+from deepcorrect.data._preprocessing import Interpolation
+from deepcorrect.runtime import InputError
 
 HALF = (0.5, 0.5, 0.5)
 

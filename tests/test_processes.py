@@ -15,9 +15,10 @@ import torch
 from conftest import SIZE, Batch, cut, tiny_cnn
 from torch import Tensor
 
-from deepcorrect import files
-from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.data import Preprocessing
+from deepcorrect.networks import Classifier
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
+from deepcorrect.runtime import files
 
 METHODS = ("swap", "swap_logprob", "gradient")
 WORLD = 2

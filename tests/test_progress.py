@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from deepcorrect import progress as room
+from deepcorrect import runtime
 
 
 def test_on_a_terminal_there_is_a_bar_with_counts_even_within_another(
@@ -16,9 +16,9 @@ def test_on_a_terminal_there_is_a_bar_with_counts_even_within_another(
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=100)
     monkeypatch.setattr(room, "console", lambda: terminal)
-    with room.progress("outer", 10) as outer:
+    with runtime.progress("outer", 10) as outer:
         outer(4)
-        with room.progress("inner", 2) as inner:
+        with runtime.progress("inner", 2) as inner:
             inner(2)
         outer(6)
     shown = screen.getvalue()
@@ -32,10 +32,10 @@ def test_in_a_log_there_are_lines_and_none_for_short_tasks(
 ) -> None:
     clock = iter(range(0, 1000, 3))
     monkeypatch.setattr(room.time, "monotonic", lambda: next(clock))
-    with room.progress("long", 10) as advance:
+    with runtime.progress("long", 10) as advance:
         for _ in range(10):
             advance(1)
-    with room.progress("short", 1) as advance:
+    with runtime.progress("short", 1) as advance:
         advance(1)
     captured = capsys.readouterr()
     assert captured.out == ""

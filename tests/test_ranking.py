@@ -15,21 +15,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.cost import multiply_adds
+from deepcorrect.data import Preprocessing
 from deepcorrect.distortions import Distortion
-from deepcorrect.errors import InputError
+from deepcorrect.networks import Classifier, tap
+from deepcorrect.networks._cost import multiply_adds
+from deepcorrect.networks.patching import Replay
 from deepcorrect.ranking import (
     METHODS,
     NetworkSize,
+    Pair,
     Ranking,
     Target,
     count_for,
     load_ranking,
     rank,
 )
-from deepcorrect.ranking._pairs import Clean, Pair
-from deepcorrect.sites import Replay, tap
+from deepcorrect.ranking._clean_distorted import Clean
+from deepcorrect.runtime import InputError
 
 DIGITS_SITES = ("features.0.0", "features.1.0", "features.2.0")
 SIGMA = 1.25  # the trained digits network still gets about half of the images right

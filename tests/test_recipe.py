@@ -11,14 +11,8 @@ import pytest
 import yaml
 
 from deepcorrect.distortions import GROUPS
-from deepcorrect.errors import InputError
-from deepcorrect.recipe import (
-    Recipe,
-    load_recipe,
-    load_summary,
-    shipped,
-)
-from deepcorrect.systems import (
+from deepcorrect.experiments._recipe import Recipe, load_recipe, load_summary, shipped
+from deepcorrect.experiments._systems import (
     SECTIONS,
     CorrectionSystem,
     FinetuneSystem,
@@ -26,7 +20,8 @@ from deepcorrect.systems import (
     TrainedSystem,
     summary,
 )
-from deepcorrect.training_settings import Training
+from deepcorrect.runtime import InputError
+from deepcorrect.training import Training
 
 Write = Callable[..., Path]
 

@@ -18,13 +18,19 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from deepcorrect import files
-from deepcorrect.adapter_config import AdapterConfig, SiteConfig
-from deepcorrect.distortions import Distortion, generator_for
-from deepcorrect.errors import InputError
+from deepcorrect.correction import AdapterConfig
+from deepcorrect.correction._config import SiteConfig
+from deepcorrect.correction._units import unit_config
+from deepcorrect.distortions import Distortion
+from deepcorrect.experiments.report import (
+    AccuracyRow,
+    accuracy_figure,
+    accuracy_table,
+    headline,
+    write_report,
+)
 from deepcorrect.ranking import IdealCorrection, Ranking
-from deepcorrect.report import AccuracyRow, accuracy_figure, accuracy_table, headline, write_report
-from deepcorrect.units import unit_config
+from deepcorrect.runtime import InputError, files, generator_for
 
 FOUR_SITES = {"conv1": 16, "conv2": 32, "conv3": 32, "conv4": 64}
 RESNET20 = {

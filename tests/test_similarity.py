@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from deepcorrect.similarity import psnr, ssim
+from deepcorrect.ranking._map_similarity import psnr, ssim
 
 
 def maps(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:

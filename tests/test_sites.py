@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Classifier
-from deepcorrect.errors import InputError
 from deepcorrect.models import CifarResNet20
-from deepcorrect.sites import Replay, convolutions, find, tap
+from deepcorrect.networks import Classifier, convolutions, find, tap
+from deepcorrect.networks.patching import Replay
+from deepcorrect.runtime import InputError
 
 
 class PreActivation(nn.Module):

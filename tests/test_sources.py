@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import deepcorrect as dc
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.data import to_tensor
-from deepcorrect.errors import InputError
-from deepcorrect.libraries import try_torchvision
+from deepcorrect.data import Preprocessing, to_tensor
 from deepcorrect.models import _hub, output_classes, resolve, specs
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError
+from deepcorrect.runtime._optional_imports import try_torchvision
 
 try_torchvision()
 timm = pytest.importorskip("timm")

@@ -21,11 +21,19 @@ from PIL import Image
 from torch import Tensor
 
 import deepcorrect as dc
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.data import ImageSet, ImageStream, count_of, loader, open_data, to_tensor
-from deepcorrect.data._stream import Sample, shuffled
+from deepcorrect.data import (
+    ImageSet,
+    ImageStream,
+    Preprocessing,
+    count_of,
+    loader,
+    open_data,
+    to_tensor,
+)
+from deepcorrect.data._streaming import Sample, shuffled
 from deepcorrect.data._webdataset import expanded
-from deepcorrect.errors import InputError
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError
 
 COLOUR = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
 
@@ -439,8 +447,8 @@ def test_a_recipe_runs_on_streams_without_labels(
     """The clean network's answers take the labels' place; one part has them, and is not asked."""
     from test_pipeline import tiny_recipe
 
-    from deepcorrect.pipeline import run
-    from deepcorrect.recipe import Recipe
+    from deepcorrect.experiments._recipe import Recipe
+    from deepcorrect.experiments._run import run
 
     for name, rows in (("train", range(60)), ("validation", range(60, 90))):
         parts: dict[str, bytes] = {}

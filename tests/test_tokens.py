@@ -12,11 +12,12 @@ from conftest import cut
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect import sites
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.errors import InputError
-from deepcorrect.libraries import try_torchvision
-from deepcorrect.sites import Graph, GraphPass, Replay
+from deepcorrect import networks
+from deepcorrect.data import Preprocessing
+from deepcorrect.networks import Classifier
+from deepcorrect.networks.patching import Graph, GraphPass, Replay
+from deepcorrect.runtime import InputError
+from deepcorrect.runtime._optional_imports import try_torchvision
 
 SIZE, GRID, WIDTH, HIDDEN = 16, 4, 6, 10
 SHARED = os.environ.get("DEEPCORRECT_SHARED")
@@ -86,10 +87,10 @@ def changed_by_hand(network: nn.Module, images: Tensor, site: str, edit: Any) ->
 
 
 def test_a_vision_transformers_sites_are_its_patches_and_its_mlp_channels(vit: TinyViT) -> None:
-    assert list(sites.find(vit)) == ["patches", "first.fc1", "second.fc1"]
-    assert list(sites.mlp_channels(vit)) == ["first.fc1", "second.fc1"]
+    assert list(networks.find(vit)) == ["patches", "first.fc1", "second.fc1"]
+    assert list(networks.mlp_channels(vit)) == ["first.fc1", "second.fc1"]
     with pytest.raises(InputError, match="no 2-D convolution and no transformer's MLP"):
-        sites.find(nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Linear(8, 4)))
+        networks.find(nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Linear(8, 4)))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_mlp_channels_are_found_in_timms_networks(
     timm = pytest.importorskip("timm")
     if not timm.is_model(name):
         name = {"test_mlp_mixer": "mixer_s32_224"}[name]
-    found = list(sites.mlp_channels(timm.create_model(name, num_classes=3, **options)))
+    found = list(networks.mlp_channels(timm.create_model(name, num_classes=3, **options)))
     assert found[: len(expected)] == expected
     assert all("qkv" not in each and "mlp_tokens" not in each for each in found)
 
@@ -118,10 +119,10 @@ def test_mlp_channels_are_found_in_torchvisions_networks() -> None:
     with torch.device("meta"):
         vit, swin, next_ = models.vit_b_16(), models.swin_t(), models.convnext_tiny()
         classic = models.alexnet()
-    assert len(sites.mlp_channels(vit)) == 12
-    assert len(sites.mlp_channels(swin)) == sum((2, 2, 6, 2))
-    assert len(sites.mlp_channels(next_)) == sum((3, 3, 9, 3))
-    assert sites.mlp_channels(classic) == {}
+    assert len(networks.mlp_channels(vit)) == 12
+    assert len(networks.mlp_channels(swin)) == sum((2, 2, 6, 2))
+    assert len(networks.mlp_channels(next_)) == sum((3, 3, 9, 3))
+    assert networks.mlp_channels(classic) == {}
 
 
 # --- reading and changing
@@ -130,7 +131,7 @@ def test_mlp_channels_are_found_in_torchvisions_networks() -> None:
 def test_tokens_are_read_as_maps_on_their_grid(vit: TinyViT, images: Tensor) -> None:
     outputs: list[Tensor] = []
     handle = vit.first.fc1.register_forward_hook(lambda *given: outputs.append(given[2]))
-    with sites.tap(vit, ["first.fc1"]) as maps:
+    with networks.tap(vit, ["first.fc1"]) as maps:
         vit(images)
     handle.remove()
     assert torch.equal(maps["first.fc1"], on_grid(outputs[0]))
@@ -146,7 +147,7 @@ def test_changed_maps_leave_the_other_tokens_alone(vit: TinyViT, images: Tensor)
 
     with torch.no_grad():
         expected = changed_by_hand(vit, images, "first.fc1", by_hand)
-        with sites.tap(vit, ["first.fc1"], edit):
+        with networks.tap(vit, ["first.fc1"], edit):
             assert torch.allclose(vit(images), expected, atol=1e-6)
         assert not torch.allclose(vit(images), expected, atol=1e-3)
 
@@ -163,7 +164,7 @@ def test_channels_may_come_last(images: Tensor) -> None:
             return maps.relu().mean((1, 2))
 
     network = Last().eval()
-    with torch.no_grad(), sites.tap(network, ["mlp"]) as maps:
+    with torch.no_grad(), networks.tap(network, ["mlp"]) as maps:
         logits = network(images)
         assert maps["mlp"].shape == (len(images), HIDDEN, 4, 4)
         assert torch.allclose(maps["mlp"].relu().mean((2, 3)), logits, atol=1e-6)
@@ -183,7 +184,7 @@ def test_gradients_of_maps_are_those_of_the_tokens(vit: TinyViT, images: Tensor)
     gain = vit(images).logsumexp(1).sum()
     handle.remove()
     (expected,) = torch.autograd.grad(gain, kept)
-    _, slopes = sites.gradients(vit, images, ["first.fc1"], lambda out: out.logsumexp(1).sum())
+    _, slopes = networks.gradients(vit, images, ["first.fc1"], lambda out: out.logsumexp(1).sum())
     assert torch.allclose(slopes["first.fc1"], on_grid(expected), atol=1e-6)
 
 
@@ -192,7 +193,7 @@ def test_gradients_of_maps_are_those_of_the_tokens(vit: TinyViT, images: Tensor)
 def test_swaps_are_full_passes_by_hand(vit: TinyViT, images: Tensor, how: str, site: str) -> None:
     with torch.no_grad():
         clean, distorted = images[:4], images[4:8]
-        with sites.tap(vit, [site]) as maps:
+        with networks.tap(vit, [site]) as maps:
             vit(clean)
         if how == "graph":
             recorded: Any = GraphPass(Graph(vit, distorted, [site]), distorted)
@@ -229,15 +230,15 @@ def test_swaps_are_full_passes_by_hand(vit: TinyViT, images: Tensor, how: str, s
     ("tokens", "others", "side"), [(16, 0, 4), (17, 1, 4), (24, 8, 4), (25, 0, 5), (198, 2, 14)]
 )
 def test_the_grid_is_square_behind_the_other_tokens(tokens: int, others: int, side: int) -> None:
-    layout = sites.layout_of("mlp", nn.Linear(3, 4), torch.zeros(2, tokens, 4))
+    layout = networks.layout_of("mlp", nn.Linear(3, 4), torch.zeros(2, tokens, 4))
     assert (layout.others, layout.side) == (others, side)
 
 
 def test_tokens_that_are_no_grid_are_refused() -> None:
     with pytest.raises(InputError, match="35 tokens are no square grid behind at most 8 others"):
-        sites.layout_of("mlp", nn.Linear(3, 4), torch.zeros(2, 35, 4))
+        networks.layout_of("mlp", nn.Linear(3, 4), torch.zeros(2, 35, 4))
     with pytest.raises(InputError, match=r"site 'head' gives \(2, 4\)"):
-        sites.layout_of("head", nn.Linear(3, 4), torch.zeros(2, 4))
+        networks.layout_of("head", nn.Linear(3, 4), torch.zeros(2, 4))
 
 
 # --- ranking and correcting
@@ -266,7 +267,7 @@ def test_a_transformer_is_ranked_without_naming_sites(
 
 def test_tokens_that_are_pooled_are_read(images: Tensor) -> None:
     network = TinyViT(others=0, pooled=True).eval()
-    assert list(sites.choose(network, images[:1])) == ["patches", "first.fc1", "second.fc1"]
+    assert list(networks.choose(network, images[:1])) == ["patches", "first.fc1", "second.fc1"]
 
 
 def test_a_transformer_is_corrected_trained_switched_off_saved_and_loaded(
@@ -358,7 +359,7 @@ def test_modules_that_cannot_be_sites_are_left_out_with_a_note(
     images: Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = Awkward().eval()
-    assert list(sites.choose(network, images[:2])) == ["stem", "last"]
+    assert list(networks.choose(network, images[:2])) == ["stem", "last"]
     said = capsys.readouterr().err
     for reason in (
         "1 run more than once (twice)",
@@ -382,8 +383,8 @@ def test_a_named_site_that_cannot_serve_is_an_error(
     images: Tensor, site: str, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        sites.choose(Awkward().eval(), images[:2], [site, "stem"])
-    assert list(sites.choose(Awkward().eval(), images[:2], ["gate"])) == ["gate"]
+        networks.choose(Awkward().eval(), images[:2], [site, "stem"])
+    assert list(networks.choose(Awkward().eval(), images[:2], ["gate"])) == ["gate"]
 
 
 def test_a_small_map_is_no_gate(images: Tensor) -> None:
@@ -400,12 +401,12 @@ def test_a_small_map_is_no_gate(images: Tensor) -> None:
             return (self.shortcut(images) + self.second(self.first(images))).mean((2, 3))
 
     names = ["shortcut", "first", "second"]
-    assert list(sites.choose(Shrinking().eval(), images[:2])) == names
+    assert list(networks.choose(Shrinking().eval(), images[:2])) == names
 
 
 def test_a_head_that_is_zero_hides_no_site(vit: TinyViT, images: Tensor) -> None:
     nn.init.zeros_(vit.head.weight)
-    assert list(sites.choose(vit, images[:1])) == ["patches", "first.fc1", "second.fc1"]
+    assert list(networks.choose(vit, images[:1])) == ["patches", "first.fc1", "second.fc1"]
 
 
 def test_a_network_without_any_site_says_why(images: Tensor) -> None:
@@ -418,4 +419,4 @@ def test_a_network_without_any_site_says_why(images: Tensor) -> None:
             return self.conv(self.conv(images)).mean((2, 3))
 
     with pytest.raises(InputError, match="can be a site: 1 run more than once"):
-        sites.choose(Twice(), images)
+        networks.choose(Twice(), images)

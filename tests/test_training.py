@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from deepcorrect.adapter import AdaptedModel, correct
 from deepcorrect.alternatives import finetune
-from deepcorrect.augmentation import Augmentation, augment
-from deepcorrect.classifier import Classifier, Preprocessing
+from deepcorrect.correction import AdaptedModel, correct
+from deepcorrect.data import Preprocessing
 from deepcorrect.distortions import Distortion, distort_some
-from deepcorrect.errors import DeepCorrectError, InputError
 from deepcorrect.evaluation import evaluate
-from deepcorrect.training import fit
-from deepcorrect.training_settings import PAPER, Training, learning_rate
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import DeepCorrectError, InputError
+from deepcorrect.training import PAPER, Augmentation, Training, fit
+from deepcorrect.training._augmentation import augment
+from deepcorrect.training._settings import learning_rate
 
 GRID = ["gaussian_blur:1,2", "awgn:40"]
 FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}

@@ -17,15 +17,16 @@ from test_cli import command
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect.adapter import correct
-from deepcorrect.adapter_files import read_config
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.data import ImageStream
-from deepcorrect.data._stream import Sample
-from deepcorrect.distortions import Distortion, seeds_for
-from deepcorrect.errors import InputError
-from deepcorrect.feature_transfer import FeatureClassifier, collect, train_svm, transfer
-from deepcorrect.features import features
+from deepcorrect.correction import correct
+from deepcorrect.correction._checkpoint import read_config
+from deepcorrect.data import ImageStream, Preprocessing
+from deepcorrect.data._streaming import Sample
+from deepcorrect.distortions import Distortion
+from deepcorrect.evaluation import transfer
+from deepcorrect.evaluation._feature_transfer import FeatureClassifier, collect, train_svm
+from deepcorrect.networks import Classifier
+from deepcorrect.networks._features import features
+from deepcorrect.runtime import InputError, seeds_for
 
 
 def lessons(count: int, seed: int, classes: int = 3) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcorrect.adapter import correct
-from deepcorrect.errors import InputError
-from deepcorrect.units import KINDS, CorrectionUnit, Depthwise, UnitConfig, _Moments, unit_config
+from deepcorrect.correction import CorrectionUnit, UnitConfig, correct
+from deepcorrect.correction._units import KINDS, Depthwise, _Moments, unit_config
+from deepcorrect.runtime import InputError
 
 MODULATIONS = st.just({}) | st.fixed_dictionaries(
     {"modulation": st.integers(1, 9), "hidden_gains": st.booleans()}

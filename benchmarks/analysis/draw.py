@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import DOCS, fill, table
-from deepcorrect import files
-from deepcorrect.pipeline import run
-from deepcorrect.recipe import load_recipe
-from deepcorrect.run_analysis import ANALYSIS_FILE, analyse
+from deepcorrect.experiments._analyse import ANALYSIS_FILE, analyse
+from deepcorrect.experiments._recipe import load_recipe
+from deepcorrect.experiments._run import run
+from deepcorrect.runtime import files
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "analysis"

@@ -27,9 +27,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deepcorrect import files
-from deepcorrect.classifier import Preprocessing
-from deepcorrect.data import ImageSet, Numbers, Texts, loader, open_data
+from deepcorrect.data import ImageSet, Numbers, Preprocessing, Texts, loader, open_data
+from deepcorrect.runtime import files
 
 RESULTS = Path(__file__).parents[1] / "results" / "data" / "memory.json"
 HELD_IMAGES = (10_000, 100_000, 1_281_167)

@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 import deepcorrect as dc
-from deepcorrect import files, sites
-from deepcorrect.computing import placed
+from deepcorrect import networks
+from deepcorrect.runtime import files
+from deepcorrect.runtime._devices import placed
 
 RESULTS = Path(__file__).parents[1] / "results" / "deployment" / "answers.json"
 
@@ -30,7 +31,7 @@ def untrained(model: dc.Classifier) -> dc.AdaptedModel:
     """Units that change every image's logits, and not beyond recognition."""
     chosen = {
         name: range(0, conv.out_channels, 2)
-        for name, conv in sites.convolutions(model).items()
+        for name, conv in networks.convolutions(model).items()
         if name == "conv_stem" or name.endswith("conv_pwl")
     }
     adapted = dc.correct(model, chosen, unit={"kind": "bottleneck", "start": "he"})

@@ -30,10 +30,11 @@ import torch
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect import files, sites
-from deepcorrect.cost import costs
-from deepcorrect.recipe import load_recipe
-from deepcorrect.systems import CorrectionSystem
+from deepcorrect import networks
+from deepcorrect.experiments._recipe import load_recipe
+from deepcorrect.experiments._systems import CorrectionSystem
+from deepcorrect.networks import costs
+from deepcorrect.runtime import files
 
 RESULTS = Path(__file__).parents[1] / "results" / "deployment" / "latency.json"
 Run = Callable[[Tensor], Any]
@@ -46,7 +47,7 @@ def chosen_sites(model: nn.Module, which: str) -> list[str]:
     first 3 x 3 of each residual block; `linear`: the stem and the convolutions that no activation
     follows (EfficientNet's projections to few channels).
     """
-    found = sites.convolutions(model)
+    found = networks.convolutions(model)
     if which == "all":
         return list(found)
     first = next(iter(found))
@@ -72,7 +73,7 @@ class Subject:
     def corrected(self) -> dc.AdaptedModel:
         """The network with its units; filters of an even spread, as their choice costs nothing."""
         pixels = self.model.preprocessing.input_size
-        with torch.inference_mode(), sites.tap(self.model, self.sites) as maps:
+        with torch.inference_mode(), networks.tap(self.model, self.sites) as maps:
             self.model(torch.rand(1, 3, pixels, pixels))
         filters = {name: maps[name].shape[1] for name in self.sites}
         chosen = {
@@ -93,7 +94,7 @@ def subject(given: argparse.Namespace) -> Subject:
     assert isinstance(system, CorrectionSystem)
     assert isinstance(system.beta, float)
     model = dc.load_model(recipe.model.spec, "random")
-    names = list(sites.find(model, recipe.ranking.sites))
+    names = list(networks.find(model, recipe.ranking.sites))
     return Subject(recipe.model.spec, model, names, recipe.name, system.beta, system.unit)
 
 

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from benchmarks.pages import DOCS, fill
-from deepcorrect import files
-from deepcorrect.distortions import GROUPS, KINDS, Distortion, Kind, seeds_for
-from deepcorrect.distortions._kinds import PARAMETERS
+from deepcorrect.distortions import GROUPS, KINDS, Distortion, Kind
+from deepcorrect.distortions._registry import PARAMETERS
+from deepcorrect.runtime import files, seeds_for
 
 RESULTS = Path(__file__).parent.parent / "results" / "distortions"
 SIDE = 224

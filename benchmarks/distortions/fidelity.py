@@ -33,9 +33,9 @@ from benchmarks.distortions.subjects import (
     ours_of,
     theirs_of,
 )
-from deepcorrect import files
-from deepcorrect.classifier import Classifier
-from deepcorrect.computing import autocast, device_of, placed
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import files
+from deepcorrect.runtime._devices import autocast, device_of, placed
 
 WORK = Path("runs/distortions-benchmark")
 BANDS = (1, 3, 6, 12, 24, 48, 80, 112)  # cycles in 224 pixels

@@ -36,10 +36,10 @@ from benchmarks.distortions.subjects import (
     ours_of,
     theirs,
 )
-from deepcorrect import files
-from deepcorrect.classifier import Classifier
 from deepcorrect.distortions import KINDS
-from deepcorrect.distortions._draws import Draws
+from deepcorrect.distortions._random import Draws
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import files
 
 NAMES = tuple(name for name in CORRUPTIONS if name not in (*DETERMINISTIC, "frost"))
 CPU = torch.device("cpu")

@@ -34,8 +34,8 @@ from benchmarks.distortions.subjects import (
     network_and_images,
     theirs,
 )
-from deepcorrect import files
-from deepcorrect.distortions import Distortion, seeds_for
+from deepcorrect.distortions import Distortion
+from deepcorrect.runtime import files, seeds_for
 
 SEVERITIES = (1, 3, 5)
 PEERS = ("peer", "peer_workers", "peer_processor")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.subjects import efficientnet_lite0, imagenet_sample
-from deepcorrect.classifier import Classifier
 from deepcorrect.data import loader
-from deepcorrect.distortions import GROUPS, Distortion, seed_of, seeds_for
+from deepcorrect.distortions import GROUPS, Distortion
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import seed_of, seeds_for
 
 warnings.simplefilter("ignore")
 import imagecorruptions  # noqa: E402  # pyright: ignore[reportMissingImports]

@@ -23,12 +23,12 @@ from typing import Any
 import yaml
 
 from benchmarks.subjects import CIFAR, SHARED
-from deepcorrect import files
-from deepcorrect.pipeline import run
-from deepcorrect.recipe import Recipe, load_recipe
-from deepcorrect.run_analysis import ANALYSIS_FILE, analyse
-from deepcorrect.run_analysis import FOLDER as ANALYSES
-from deepcorrect.systems import CorrectionSystem
+from deepcorrect.experiments._analyse import ANALYSIS_FILE, analyse
+from deepcorrect.experiments._analyse import FOLDER as ANALYSES
+from deepcorrect.experiments._recipe import Recipe, load_recipe
+from deepcorrect.experiments._run import run
+from deepcorrect.experiments._systems import CorrectionSystem
+from deepcorrect.runtime import files
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

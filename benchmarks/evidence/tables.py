@@ -23,12 +23,12 @@ from scipy.stats import t as student
 from benchmarks.analysis.draw import features_table, ideal_table, maps_table
 from benchmarks.evidence.grid import HERE, PICTURES, RESULTS
 from benchmarks.pages import DOCS, fill, table
-from deepcorrect import files
 from deepcorrect.analysis import beta_points
-from deepcorrect.recipe import load_recipe
-from deepcorrect.report import beta_figure, write_png
-from deepcorrect.run_analysis import ANALYSIS_FILE, FOLDER, systems_by_beta
-from deepcorrect.systems import TestTimeSection
+from deepcorrect.experiments._analyse import ANALYSIS_FILE, FOLDER, systems_by_beta
+from deepcorrect.experiments._recipe import load_recipe
+from deepcorrect.experiments._systems import TestTimeSection
+from deepcorrect.experiments.report import beta_figure, write_png
+from deepcorrect.runtime import files
 
 DOCUMENT = DOCS / "results.md"
 README = DOCS.parent / "README.md"

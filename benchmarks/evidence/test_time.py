@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from benchmarks.evidence.grid import RESULTS
 from benchmarks.subjects import DISTORTIONS, cifar_network, cifar_rows
-from deepcorrect import files
 from deepcorrect.data import loader
 from deepcorrect.evaluation import evaluate
-from deepcorrect.recipe import DataSection
-from deepcorrect.systems import (
+from deepcorrect.experiments._recipe import DataSection
+from deepcorrect.experiments._systems import (
     NormAdaptationSystem,
     RestorationSystem,
     TentSystem,
     TestTimeSection,
 )
+from deepcorrect.runtime import files
 
 FOUND = RESULTS / "test_time" / "results.json"
 IMAGES = 1000

@@ -21,10 +21,10 @@ from torch import Tensor
 
 import deepcorrect as dc
 from benchmarks.subjects import SHARED, cifar_network, cifar_rows, efficientnet_lite0
-from deepcorrect import files
-from deepcorrect.adapter import AdaptedModel
+from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import ImageSet
-from deepcorrect.distortions import parse_all, seeds_for
+from deepcorrect.distortions import parse_all
+from deepcorrect.runtime import files, seeds_for
 
 RESULTS = Path(__file__).parent.parent / "results" / "gate"
 BLUR_AND_NOISE = ["gaussian_blur", "awgn"]

@@ -27,9 +27,10 @@ import torch
 
 import deepcorrect as dc
 from benchmarks.pages import DOCS, fill
-from deepcorrect import files, sites
-from deepcorrect.classifier import Classifier
+from deepcorrect import networks
 from deepcorrect.models import resolve
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import files
 
 RESULTS = Path(__file__).parent.parent / "results" / "networks" / "architectures"
 CLASSES, IMAGES = 10, 4
@@ -122,9 +123,9 @@ class Chain:
 
     def facts(self) -> dict[str, Any]:
         """What the network is, and its sites."""
-        candidates = sites.find(self.model)
+        candidates = networks.find(self.model)
         with notes() as said:
-            chosen = sites.choose(self.model, self.images[:2])
+            chosen = networks.choose(self.model, self.images[:2])
         kinds = {name: type(module).__name__ for name, module in chosen.items()}
         return {
             "parameters": sum(p.numel() for p in self.model.parameters()),

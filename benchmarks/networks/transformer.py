@@ -25,9 +25,10 @@ from torch import nn
 
 import deepcorrect as dc
 from benchmarks.pages import DOCS, fill
-from deepcorrect import files
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.libraries import optional
+from deepcorrect.data import Preprocessing
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import files
+from deepcorrect.runtime._optional_imports import optional
 
 RESULTS = Path(__file__).parent.parent / "results" / "networks"
 DIGITS = Preprocessing(28, (0.1307,), (0.3081,))

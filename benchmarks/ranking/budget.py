@@ -17,11 +17,11 @@ from typing import Any
 
 import deepcorrect as dc
 from benchmarks.subjects import DISTORTIONS, RESULTS, SHARED, batches, cifar_network, cifar_rows
-from deepcorrect import files
-from deepcorrect.cost import costs
 from deepcorrect.data import ImageSet, loader, open_data
 from deepcorrect.evaluation import evaluate
+from deepcorrect.networks import costs
 from deepcorrect.ranking import Ranking, rank
+from deepcorrect.runtime import files
 from deepcorrect.training import fit
 
 RANKED, JUDGED = (3000, 100), (3500, 1000)  # first row and number, of the validation rows

@@ -13,8 +13,8 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from benchmarks.pages import DOCS, fill, table
 from benchmarks.subjects import RESULTS
-from deepcorrect import files
-from deepcorrect.report._figures import INK, MUTED, SETTINGS
+from deepcorrect.experiments.report._figures import INK, MUTED, SETTINGS
+from deepcorrect.runtime import files
 
 NETWORKS = {"resnet20": "ResNet-20", "allcnn": "the paper's network"}
 LARGE = {"resnet50": "ResNet-50 at 224 px", "efficientnet": "EfficientNet-Lite0"}

@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.subjects import CIFAR, DISTORTIONS, RESULTS, batches, cifar_network, cifar_rows
-from deepcorrect import files
-from deepcorrect.classifier import Classifier
+from deepcorrect.networks import Classifier
 from deepcorrect.ranking import (
     METHODS,
+    Pair,
     Ranking,
     compare,
     ideal_correction,
     load_ranking,
     rank,
 )
-from deepcorrect.ranking._methods import _swapped, register  # both exact methods in one pass
-from deepcorrect.ranking._pairs import Pair
+from deepcorrect.ranking._priorities import _swapped, register  # both exact methods in one pass
+from deepcorrect.runtime import files
 
 WORK = Path("runs/ranking-benchmark")
 EXACT = ("swap", "swap_logprob")

@@ -21,9 +21,10 @@ import torch
 from torch import nn
 
 from benchmarks.subjects import RESULTS
-from deepcorrect import files
-from deepcorrect.models._networks import CifarResNet20, _BasicBlock
+from deepcorrect.models import CifarResNet20
+from deepcorrect.models._networks import _BasicBlock
 from deepcorrect.ranking import DEFAULT_METHOD, rank
+from deepcorrect.runtime import files
 
 BLUR = "gaussian_blur:0.5,1,1.5,2,2.5,3"
 AXES: dict[str, list[dict[str, Any]]] = {

@@ -33,13 +33,15 @@ from benchmarks.subjects import (
     imagenet_sample,
     timm_network,
 )
-from deepcorrect import files, sites
-from deepcorrect.classifier import Classifier, Preprocessing, network_of
-from deepcorrect.computing import placed
-from deepcorrect.data import loader
-from deepcorrect.distortions import Distortion, generator_for
+from deepcorrect import networks
+from deepcorrect.data import Preprocessing, loader
+from deepcorrect.distortions import Distortion
+from deepcorrect.networks import Classifier, patching
+from deepcorrect.networks._classifier import network_of
+from deepcorrect.networks.patching import GraphPass
 from deepcorrect.ranking import METHODS, compare, rank
-from deepcorrect.sites import GraphPass
+from deepcorrect.runtime import files, generator_for
+from deepcorrect.runtime._devices import placed
 
 ESTIMATES = tuple(name for name in METHODS if name not in ("swap", "swap_logprob", "random"))
 LEVELS = ("gaussian_blur:1.5", "awgn:15", "gaussian_blur:1", "awgn:25", "gaussian_blur:2.5")
@@ -128,13 +130,13 @@ def cifar(name: str, count: int = 32) -> dict[str, Any]:
     model, every = cifar_network(name), EVERY[name]
     images, labels = next(iter(batches(cifar_rows(model, 2000, count))))
     images = placed(images, CPU)
-    names = list(sites.find(model))
-    filters = sum(module.out_channels for module in sites.convolutions(model).values())
+    names = list(networks.find(model))
+    filters = sum(module.out_channels for module in networks.convolutions(model).values())
     rows: list[dict[str, float]] = []
     with torch.no_grad():
-        with sites.tap(model, names) as clean:
+        with networks.tap(model, names) as clean:
             model(images)
-        export_seconds, graph = clock(lambda: sites.Graph(model, images, names))
+        export_seconds, graph = clock(lambda: patching.Graph(model, images, names))
         for spec in LEVELS:
             kind = Distortion.parse(spec)
             level = (kind.levels or (0.0,))[0]
@@ -222,14 +224,14 @@ def large(
     name: str, model: Classifier, images: Tensor, labels: Tensor, some: list[str]
 ) -> dict[str, Any]:
     """Exact swaps at some sites, and estimates at all of them, against the hook's time."""
-    filters = sum(module.out_channels for module in sites.convolutions(model).values())
+    filters = sum(module.out_channels for module in networks.convolutions(model).values())
     distorted = placed(Distortion("gaussian_blur")(images, 2.0), CPU)
     rows = []
     with torch.no_grad():
-        with sites.tap(model, some) as clean:
+        with networks.tap(model, some) as clean:
             model(images)
         chosen = sum(maps.shape[1] for maps in clean.values())
-        graph = sites.Graph(model, images, some)
+        graph = patching.Graph(model, images, some)
         for _ in range(5):
             hook, hooked = clock(lambda: by_hook(model, distorted, labels, clean, 16))
             swapping, swapped = clock(

@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader, Dataset
 
 import deepcorrect as dc
 from benchmarks.subjects import SHARED, efficientnet_lite0
-from deepcorrect import files
-from deepcorrect.adapter_files import WEIGHTS_FILE, read_config
+from deepcorrect.correction._checkpoint import WEIGHTS_FILE, read_config
+from deepcorrect.correction._fit_gate import shrunk
 from deepcorrect.data import UNLABELLED, ImageSet
-from deepcorrect.distortions import parse_all, seeds_for
-from deepcorrect.evaluation import system_record
-from deepcorrect.gate import shrunk
+from deepcorrect.distortions import parse_all
+from deepcorrect.evaluation._results import system_record
+from deepcorrect.runtime import files, seeds_for
 
 WORK = Path("runs/transfer-benchmark")
 RESULTS = Path(__file__).parent.parent / "results" / "transfer"

@@ -12,8 +12,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from benchmarks.pages import DOCS, fill
-from deepcorrect import files
-from deepcorrect.report._figures import INK, SETTINGS
+from deepcorrect.experiments.report._figures import INK, SETTINGS
+from deepcorrect.runtime import files
 
 RESULTS = Path(__file__).parents[1] / "results" / "transfer"
 SETS = {"caltech101": "Caltech-101, SVM on features", "imagenet": "ImageNet sample, top-1"}

@@ -8,9 +8,9 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from deepcorrect.alternatives._allowance import allowance
-from deepcorrect.classifier import network_of
-from deepcorrect.errors import InputError
+from deepcorrect.alternatives._parameter_budget import allowance
+from deepcorrect.networks import network_of
+from deepcorrect.runtime import InputError
 
 Trains = Literal["all", "first", "last", "norms"]
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcorrect.alternatives._allowance import allowance
-from deepcorrect.classifier import Wrapper, preprocessing_of
-from deepcorrect.errors import InputError
+from deepcorrect.alternatives._parameter_budget import allowance
+from deepcorrect.networks import Wrapper, preprocessing_of
+from deepcorrect.runtime import InputError
 
 SCALE = 2
 """The front end works at half the resolution, at a quarter of the pixels."""

@@ -7,11 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect import sites
-from deepcorrect.alternatives._allowance import allowance
-from deepcorrect.classifier import network_of
-from deepcorrect.errors import InputError
-from deepcorrect.libraries import optional
+from deepcorrect import networks
+from deepcorrect.alternatives._parameter_budget import allowance
+from deepcorrect.networks import network_of
+from deepcorrect.runtime import InputError, optional
 
 
 def lora(model: nn.Module, parameters: float = 0.25, alpha: float = 1.0) -> nn.Module:
@@ -31,7 +30,7 @@ def lora(model: nn.Module, parameters: float = 0.25, alpha: float = 1.0) -> nn.M
     """
     peft = optional("peft", "alternatives")
     adapted = copy.deepcopy(model).requires_grad_(False)
-    found = {n: c for n, c in sites.convolutions(adapted).items() if c.groups == 1}
+    found = {n: c for n, c in networks.convolutions(adapted).items() if c.groups == 1}
     if not found:
         raise InputError("the network has no convolution without groups: LoRA cannot adapt it")
     each_rank = sum(c.weight[0].numel() + c.out_channels for c in found.values())

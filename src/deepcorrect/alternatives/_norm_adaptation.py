@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Wrapper, network_of
-from deepcorrect.errors import InputError
+from deepcorrect.networks import Wrapper, network_of
+from deepcorrect.runtime import InputError
 
 
 class _BatchStatistics(nn.Module):

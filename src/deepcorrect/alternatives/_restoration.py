@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Wrapper
-from deepcorrect.distortions import Distortion, generator_for
-from deepcorrect.errors import InputError
-from deepcorrect.libraries import optional
+from deepcorrect.distortions import Distortion
+from deepcorrect.networks import Wrapper
+from deepcorrect.runtime import InputError, generator_for, optional
 
 KINDS = ("awgn", "gaussian_blur")
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.alternatives._norm_adaptation import replace_norms
-from deepcorrect.classifier import Wrapper
 from deepcorrect.distortions import Distortion
+from deepcorrect.networks import Wrapper
 
 
 class Tent(Wrapper):

@@ -1,15 +1,15 @@
 """The paper's analyses: filters' maps, features, ideal against learned correction, curves."""
 
 from deepcorrect.analysis._curves import BetaPoint, LearningCurve, beta_points, learning_curves
-from deepcorrect.analysis._embedding import (
+from deepcorrect.analysis._feature_space import (
     Neighbours,
     embed,
     gather,
     neighbour_accuracy,
     neighbours,
 )
-from deepcorrect.analysis._maps import MEASURES, MapQuality, Spread, map_quality
-from deepcorrect.analysis._yardstick import Yardstick, yardstick
+from deepcorrect.analysis._ideal_against_learned import Yardstick, yardstick
+from deepcorrect.analysis._map_quality import MEASURES, MapQuality, Spread, map_quality
 
 __all__ = [
     "MEASURES",

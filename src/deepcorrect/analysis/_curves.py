@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepcorrect.errors import InputError
+from deepcorrect.runtime import InputError
 
 NEAR = 0.01  # of the best accuracy: one point
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deepcorrect import tables
+from deepcorrect.cli import _tables
 from deepcorrect.cli._options import Json, Seed
 
 
@@ -38,13 +38,13 @@ def analyse(
 ) -> None:
     """PSNR and SSIM of filters' maps, ideal against learned correction, t-SNE of features and
     learning curves of a finished run, as numbers, pictures and a section of its report."""
-    from deepcorrect.run_analysis import ANALYSIS_FILE, analyse  # noqa: PLC0415  (slow to import)
+    from deepcorrect.experiments import ANALYSIS_FILE, analyse  # noqa: PLC0415  (slow to import)
 
     found = analyse(folder, images, classes, system, features, seed, device)
     if as_json:
         print(json.dumps(found))
         return
-    tables.print_analysis(found)
+    _tables.print_analysis(found)
     print(f"numbers:  {folder / ANALYSIS_FILE}")
     print(f"pictures: {', '.join(str(folder / name) for name in found['figures'])}")
     print(f"report:   {folder / 'report.html'}")

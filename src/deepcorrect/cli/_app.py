@@ -14,11 +14,7 @@ import torch
 import typer
 
 import deepcorrect as dc
-from deepcorrect import (
-    files,
-)
-from deepcorrect.errors import DeepCorrectError
-from deepcorrect.progress import console
+from deepcorrect.runtime import DeepCorrectError, console, files
 
 app = typer.Typer(
     name="deepcorrect",

@@ -9,13 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from deepcorrect import adapter as adapters
+from deepcorrect import correction, ranking
 from deepcorrect import data as data_room
 from deepcorrect import distortions as distortion_room
-from deepcorrect import (
-    files,
-    ranking,
-)
 from deepcorrect.cli._options import (
     Classes,
     Data,
@@ -37,12 +33,10 @@ from deepcorrect.cli._options import (
     images_of,
     model_of,
 )
-from deepcorrect.cost import costs
-from deepcorrect.errors import InputError
-from deepcorrect.gate import fit_gate
-from deepcorrect.objectives import OBJECTIVES
-from deepcorrect.training import fit
-from deepcorrect.training_settings import Training
+from deepcorrect.correction import fit_gate
+from deepcorrect.networks import costs
+from deepcorrect.runtime import InputError, files
+from deepcorrect.training import OBJECTIVES, Training, fit
 
 OBJECTIVE = {True: Training().objective, False: {"features": 1.0, "logits": 1.0}}
 """With labels, and without."""
@@ -121,7 +115,7 @@ def correct(
     ranked = ranking.load_ranking(ranking_folder)
     pixels = network.preprocessing.input_size
     used = distortion_room.parse_all(distortion or ranked.distortions, pixels)
-    adapted = adapters.correct(network, ranked, _share(beta, budget), unit, seed)
+    adapted = correction.correct(network, ranked, _share(beta, budget), unit, seed)
     if gate is not None:
         shown = data_room.loader(source, batch_size, shuffle=True, workers=workers)
         fit_gate(adapted, shown, used, gate, seed=seed, scale=gate_scale)

@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from deepcorrect import (
-    distorted_sets,
-)
 from deepcorrect.cli._options import (
     BatchSize,
     Data,
@@ -21,7 +18,8 @@ from deepcorrect.cli._options import (
     Seed,
     Workers,
 )
-from deepcorrect.computing import device_for
+from deepcorrect.distortions import stored
+from deepcorrect.runtime import device_for
 
 
 def distort(
@@ -31,7 +29,7 @@ def distort(
         list[str], typer.Option(help="NAME[:LEVEL,...], repeatable; see 'list distortions'.")
     ],
     format: Annotated[
-        distorted_sets.Format,
+        stored.Format,
         typer.Option(help="folder: ImageNet-C's layout; npy: CIFAR-C's; parquet: Hugging Face's."),
     ] = "folder",
     input_size: Annotated[
@@ -50,7 +48,7 @@ def distort(
 
     A stopped writing goes on when the same command is given again.
     """
-    done = distorted_sets.write_distorted(
+    done = stored.write_distorted(
         data,
         distortion,
         out,

@@ -10,15 +10,10 @@ from typing import Annotated, Any
 import typer
 from torch import nn
 
-from deepcorrect import adapter as adapters
-from deepcorrect import (
-    corrupted_sets,
-    tables,
-)
+from deepcorrect import correction
 from deepcorrect import data as data_room
 from deepcorrect import distortions as distortion_room
-from deepcorrect.adapter_sets import load_all
-from deepcorrect.classifier import Classifier
+from deepcorrect.cli import _tables
 from deepcorrect.cli._options import (
     DEFAULT_DISTORTIONS,
     Adapters,
@@ -45,18 +40,22 @@ from deepcorrect.cli._options import (
     named_adapters,
     with_labels,
 )
-from deepcorrect.computing import Precision
-from deepcorrect.corruption_error import (
+from deepcorrect.correction import load_all
+from deepcorrect.distortions import stored
+from deepcorrect.evaluation import (
     ALEXNET_REFERENCE,
     COMMON,
     EXTRA,
+    Grid,
     Reference,
     corruption_error,
+    evaluate,
+    evaluate_stored,
     reference_for,
+    system_record,
 )
-from deepcorrect.cost import costs
-from deepcorrect.errors import InputError
-from deepcorrect.evaluation import Grid, evaluate, evaluate_stored, system_record
+from deepcorrect.networks import Classifier, costs
+from deepcorrect.runtime import InputError, Precision
 
 
 def evaluate_(
@@ -97,7 +96,7 @@ def evaluate_(
     """
     network = model_of(model, weights, classes, input_size, resize, mean, std, device)
     systems = _systems(network, named_adapters(adapter))
-    stored = corrupted_sets.accepts(data)
+    stored = stored.accepts(data)
     if clean and not stored:
         raise InputError(
             "--clean goes with distorted copies (--data cifar_c:DIR or imagenet_c:DIR); "
@@ -109,7 +108,7 @@ def evaluate_(
             "holds distorted copies: give the clean images as --data, and --distortion"
         )
     if stored:
-        copies = corrupted_sets.open_corrupted(data, network.preprocessing)
+        copies = stored.open_corrupted(data, network.preprocessing)
         copies = copies.only(distortion) if distortion else copies
         other = reference_for(reference, ALEXNET_REFERENCE if copies.imagenet else None)
         before = labelled(network, clean, images, seed) if clean else None
@@ -145,12 +144,12 @@ def evaluate_(
         print(json.dumps(first if len(records) == 1 else {"systems": records}))
         return
     if not stored:
-        tables.print_results({"systems": records})
+        _tables.print_results({"systems": records})
     if benchmark:
         for name, record in records.items():
             if len(records) > 1:
                 print(name)
-            tables.print_corruption_error(record["corruption_error"])
+            _tables.print_corruption_error(record["corruption_error"])
 
 
 def _systems(network: Classifier, sources: Mapping[str, str]) -> dict[str, nn.Module]:
@@ -158,7 +157,7 @@ def _systems(network: Classifier, sources: Mapping[str, str]) -> dict[str, nn.Mo
     if not sources:
         return {"baseline": network}
     if "" in sources:
-        return {"deepcorrect": adapters.load(network, sources[""])}
+        return {"deepcorrect": correction.load(network, sources[""])}
     if "baseline" in sources:
         raise InputError("--adapter baseline=...: the untouched network has that name")
     loaded = load_all(network, sources)
@@ -166,7 +165,7 @@ def _systems(network: Classifier, sources: Mapping[str, str]) -> dict[str, nn.Mo
 
 
 def _record(network: Classifier, system: nn.Module, grid: Grid, *, named: bool) -> dict[str, Any]:
-    notes = system.config.notes if isinstance(system, adapters.AdaptedModel) else {}
+    notes = system.config.notes if isinstance(system, correction.AdaptedModel) else {}
     return system_record(
         grid,
         costs(system, network.preprocessing),
@@ -179,7 +178,7 @@ def _record(network: Classifier, system: nn.Module, grid: Grid, *, named: bool) 
 def _on_copies(
     network: Classifier,
     system: nn.Module,
-    copies: corrupted_sets.CorruptedSet,
+    copies: stored.CorruptedSet,
     clean: data_room.ImageSet | None,
     count: int | None,
     seed: int,
@@ -190,7 +189,7 @@ def _on_copies(
     """Accuracy on distorted copies, opened one level at a time."""
     opened: list[data_room.ImageSet] = []
 
-    def batches(open_part: corrupted_sets.Open) -> data_room.Batches:
+    def batches(open_part: stored.Open) -> data_room.Batches:
         for before in opened:
             before.warn_of_bad()
         opened[:] = [with_labels(network, open_part()).sample(count, seed)]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deepcorrect import adapter as adapters
+from deepcorrect import correction
 from deepcorrect.cli._options import (
     Adapter,
     Classes,
@@ -22,7 +22,7 @@ from deepcorrect.cli._options import (
     Weights,
     model_of,
 )
-from deepcorrect.exporting import export as write_network
+from deepcorrect.deployment import export as write_network
 
 
 def export(
@@ -52,7 +52,7 @@ def export(
 
     It takes images in [0, 1], and is tried on sample images before it is kept."""
     network = model_of(model, weights, classes, input_size, resize, mean, std, device)
-    system = adapters.load(network, adapter) if adapter else network
+    system = correction.load(network, adapter) if adapter else network
     done = write_network(system, out, format, fused=fused, batch_size=batch_size)
     if as_json:
         print(

@@ -7,18 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from deepcorrect import (
-    corrupted_sets,
-    models,
-    objectives,
-    ranking,
-    recipe,
-    systems,
-    units,
-)
+from deepcorrect import correction, experiments, models, ranking, training
 from deepcorrect import data as data_room
 from deepcorrect import distortions as distortion_room
 from deepcorrect.cli._options import Json
+from deepcorrect.distortions import stored
 
 
 def list_(
@@ -41,19 +34,19 @@ def list_(
     """What can be named in commands and recipes."""
     entries: dict[str, str] = {
         "models": models.specs(),
-        "datasets": data_room.BUILT_IN | data_room.SPECS | corrupted_sets.SPECS,
+        "datasets": data_room.BUILT_IN | data_room.SPECS | stored.SPECS,
         "distortions": {
             kind.name: f"{kind.summary} Level: {kind.unit}; {_grids(kind)}"
             for kind in distortion_room.KINDS.values()
         }
         | {group: "all of " + ", ".join(n) for group, n in distortion_room.GROUPS.items()}
         | {"A+B": "A, then B on its result; level k is the k-th of each one's grid"},
-        "units": units.DESCRIPTIONS,
+        "units": correction.DESCRIPTIONS,
         "methods": {name: method.summary for name, method in ranking.METHODS.items()},
         "targets": ranking.TARGETS,
-        "systems": {method: systems.summary(method) for method in systems.SECTIONS},
-        "objectives": {name: each.summary for name, each in objectives.OBJECTIVES.items()},
-        "recipes": {name: recipe.load_summary(name) for name in recipe.shipped()},
+        "systems": {method: experiments.summary(method) for method in experiments.SECTIONS},
+        "objectives": {name: each.summary for name, each in training.OBJECTIVES.items()},
+        "recipes": {name: experiments.load_summary(name) for name in experiments.shipped()},
     }[what]
     if as_json:
         print(json.dumps(entries))

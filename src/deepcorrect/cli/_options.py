@@ -8,14 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from deepcorrect import data as data_room
-from deepcorrect import (
-    models,
-)
-from deepcorrect.classifier import Classifier
-from deepcorrect.computing import device_for
-from deepcorrect.errors import InputError
+from deepcorrect import models
 from deepcorrect.models import output_classes
-from deepcorrect.progress import console
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError, console, device_for
 
 MODEL_HELP = (
     "A built-in name, timm:NAME, torchvision:NAME, hf:REPO_OR_FOLDER or "

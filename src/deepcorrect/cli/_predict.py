@@ -15,9 +15,8 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from deepcorrect import adapter as adapters
+from deepcorrect import correction
 from deepcorrect import data as data_room
-from deepcorrect.classifier import Classifier
 from deepcorrect.cli._options import (
     Adapter,
     BatchSize,
@@ -33,10 +32,9 @@ from deepcorrect.cli._options import (
     Workers,
     model_of,
 )
-from deepcorrect.computing import device_of, inference, placed
-from deepcorrect.errors import InputError
 from deepcorrect.models import output_classes
-from deepcorrect.progress import console, progress
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError, console, device_of, inference, placed, progress
 
 STANDARD_INPUT = Path("-")
 Write = Callable[[dict[str, Any]], None]
@@ -80,7 +78,7 @@ def predict(
     if compare or adapter is None:
         systems["baseline"] = network
     if adapter is not None:
-        systems["corrected"] = adapters.load(network, adapter)
+        systems["corrected"] = correction.load(network, adapter)
     batches = data_room.named_batches(
         _files(paths, b"\0" if null else b"\n"), network.preprocessing, batch_size, workers
     )

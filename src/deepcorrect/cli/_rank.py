@@ -8,13 +8,9 @@ from typing import Annotated, Any
 import typer
 from torch import nn
 
-from deepcorrect import adapter as adapters
+from deepcorrect import correction, ranking
 from deepcorrect import data as data_room
-from deepcorrect import (
-    files,
-    ranking,
-    tables,
-)
+from deepcorrect.cli import _tables
 from deepcorrect.cli._options import (
     DATA_HELP,
     DEFAULT_DISTORTIONS,
@@ -38,9 +34,7 @@ from deepcorrect.cli._options import (
     images_of,
     model_of,
 )
-from deepcorrect.computing import Precision
-from deepcorrect.errors import InputError
-from deepcorrect.progress import console, is_main_process
+from deepcorrect.runtime import InputError, Precision, console, files, is_main_process
 
 
 def rank(
@@ -104,7 +98,7 @@ def rank(
         labels = None if target is None and not no_labels else target == "labels"
         source = images_of(network, data, images, seed, labels=labels)
         loader = data_room.loader(source, batch_size, workers=workers)
-        network = adapters.load(network, adapter) if adapter else network
+        network = correction.load(network, adapter) if adapter else network
     elif compare is None or (model, data) != (None, None):
         raise InputError("give --model and --data, both; or --compare A B alone")
     if compare is not None:
@@ -112,7 +106,7 @@ def rank(
         agreement = ranking.compare(first, second, beta)
         areas = _ideal_areas(network, loader, (first, second), list(agreement.overlap), precision)
         if is_main_process():
-            tables.print_comparison(compare, agreement, areas, as_json)
+            _tables.print_comparison(compare, agreement, areas, as_json)
         return
     if network is None or loader is None or source is None:
         raise InputError("give --model and --data")
@@ -123,10 +117,10 @@ def rank(
     if not is_main_process():
         return
     try:  # neither a full disk nor a closed stdout loses what was computed to the other
-        tables.print_ranking(result, as_json)
+        _tables.print_ranking(result, as_json)
     finally:
         if out:
-            from deepcorrect.report import write_ranking_figure  # noqa: PLC0415  (slow to import)
+            from deepcorrect.experiments.report import write_ranking_figure  # noqa: PLC0415  (slow to import)
 
             result.save(out)
             picture = write_ranking_figure(result, out / "ranking.png")

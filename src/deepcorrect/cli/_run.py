@@ -8,14 +8,10 @@ from typing import Annotated
 
 import typer
 
-from deepcorrect import (
-    files,
-    recipe,
-    tables,
-)
-from deepcorrect.cli._options import (
-    Json,
-)
+from deepcorrect import experiments
+from deepcorrect.cli import _tables
+from deepcorrect.cli._options import Json
+from deepcorrect.runtime import files
 
 
 def run(
@@ -32,19 +28,19 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Measure, rank, correct, measure, report: one recipe, one folder."""
-    from deepcorrect.pipeline import run as run_pipeline  # noqa: PLC0415  (matplotlib is slow)
+    from deepcorrect.experiments import run as run_pipeline  # noqa: PLC0415  (matplotlib is slow)
 
     changes = list(overrides or [])
     changes += [f"device={device}"] if device is not None else []
     changes += [f"seed={seed}"] if seed is not None else []
-    loaded = recipe.load_recipe(recipe_name, changes)
+    loaded = experiments.load_recipe(recipe_name, changes)
     folder = out or Path("runs") / loaded.name
     path = run_pipeline(loaded, folder, resume=resume)
     results = files.read_json(path)
     if as_json:
         print(json.dumps(results))
         return
-    tables.print_results(results)
+    _tables.print_results(results)
     print(f"results: {path}\nreport:  {folder / 'report.html'}")
 
 
@@ -53,7 +49,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's HTML report again."""
-    from deepcorrect.report import write_report  # noqa: PLC0415  (matplotlib is slow)
+    from deepcorrect.experiments.report import write_report  # noqa: PLC0415  (matplotlib is slow)
 
     path = write_report(folder)
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")

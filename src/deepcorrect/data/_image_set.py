@@ -12,12 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from deepcorrect.classifier import Preprocessing
-from deepcorrect.data._class_names import ClassNames
 from deepcorrect.data._columns import Column, Numbers, Texts
-from deepcorrect.data._decode import BAD_IMAGE, to_tensor
-from deepcorrect.errors import InputError
-from deepcorrect.progress import console
+from deepcorrect.data._label_matching import ClassNames
+from deepcorrect.data._preprocessing import BAD_IMAGE, Preprocessing, to_tensor
+from deepcorrect.runtime import InputError, console
 
 Read = Callable[[int], Image.Image]
 Decoded = TypeVar("Decoded")

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deepcorrect import files
-from deepcorrect.classifier import Preprocessing
 from deepcorrect.data._columns import Numbers, Texts
-from deepcorrect.data._folder import Files, class_folders, image_names, in_classes
+from deepcorrect.data._image_folder import Files, class_folders, image_names, in_classes
 from deepcorrect.data._image_set import ImageSet
-from deepcorrect.errors import InputError
+from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.runtime import InputError, files
 
 PLACES = {
     "train": ("train", "ILSVRC2012_img_train"),

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from deepcorrect.data._image_set import ImageSet
-from deepcorrect.data._stream import ImageStream, StreamBatches
-from deepcorrect.errors import InputError
+from deepcorrect.data._streaming import ImageStream, StreamBatches
+from deepcorrect.runtime import InputError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Anything that yields (images N x C x H x W in [0, 1], labels N); a DataLoader for instance."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deepcorrect.classifier import Preprocessing
 from deepcorrect.data._loader import loader
-from deepcorrect.data._stream import ImageStream, Sample
+from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.data._streaming import ImageStream, Sample
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from deepcorrect import files
-from deepcorrect.classifier import Preprocessing
 from deepcorrect.data._columns import Numbered, Numbers
 from deepcorrect.data._image_set import UNLABELLED, ImageSet
-from deepcorrect.errors import InputError
+from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.runtime import InputError, files
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")

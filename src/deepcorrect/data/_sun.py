@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deepcorrect.classifier import Preprocessing
 from deepcorrect.data._columns import Numbers, Texts
-from deepcorrect.data._folder import Files, in_classes
+from deepcorrect.data._image_folder import Files, in_classes
 from deepcorrect.data._image_set import ImageSet
-from deepcorrect.errors import InputError
+from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.runtime import InputError
 
 SPEC = re.compile(r"(?P<place>.+?)(?::(?P<split>train|test)(?::(?P<number>\d+))?)?")
 CLASSES_FILE = "ClassName.txt"

@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deepcorrect.classifier import Preprocessing
 from deepcorrect.data._image_set import UNLABELLED
-from deepcorrect.data._stream import ImageStream, Sample
-from deepcorrect.errors import InputError
-from deepcorrect.progress import progress
+from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.data._streaming import ImageStream, Sample
+from deepcorrect.runtime import InputError, progress
 
 LABEL_FILES = ("cls", "class", "index", "txt", "text", "json")
 LABEL_KEYS = ("label", "cls", "class", "class_id", "class_index", "target", "class_name")

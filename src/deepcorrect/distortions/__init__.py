@@ -13,15 +13,8 @@ from deepcorrect.distortions import (  # noqa: F401  (each registers its kinds)
     _weather,
 )
 from deepcorrect.distortions._distortion import Distortion, distort_some, parse_all, ungrouped
-from deepcorrect.distortions._draws import generator_for, seed_of, seeds_for
-from deepcorrect.distortions._kinds import (
-    GROUPS,
-    KINDS,
-    SMALL_INPUT,
-    Kind,
-    Parameters,
-    kind_of,
-)
+from deepcorrect.distortions._filters import constant
+from deepcorrect.distortions._registry import GROUPS, KINDS, SMALL_INPUT, Kind, Parameters, kind_of
 
 __all__ = [
     "GROUPS",
@@ -30,11 +23,9 @@ __all__ = [
     "Distortion",
     "Kind",
     "Parameters",
+    "constant",
     "distort_some",
-    "generator_for",
     "kind_of",
     "parse_all",
-    "seed_of",
-    "seeds_for",
     "ungrouped",
 ]

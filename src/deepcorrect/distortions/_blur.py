@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcorrect.distortions._draws import Draws
 from deepcorrect.distortions._filters import (
     constant,
     convolve,
@@ -19,7 +18,8 @@ from deepcorrect.distortions._filters import (
     separable,
     translated_sum,
 )
-from deepcorrect.distortions._kinds import corruption, register
+from deepcorrect.distortions._random import Draws
+from deepcorrect.distortions._registry import corruption, register
 
 
 @register(

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcorrect.distortions._draws import Draws
-from deepcorrect.distortions._kinds import KINDS, SEVERITIES, Parameters, register
+from deepcorrect.distortions._random import Draws
+from deepcorrect.distortions._registry import KINDS, SEVERITIES, Parameters, register
 
 GREY = 0.5
 

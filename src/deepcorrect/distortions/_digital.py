@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcorrect.computing import side_by_side
-from deepcorrect.distortions._draws import Draws
 from deepcorrect.distortions._filters import (
     Banded,
     along,
@@ -18,7 +16,9 @@ from deepcorrect.distortions._filters import (
     correlate,
     gaussian_taps,
 )
-from deepcorrect.distortions._kinds import corruption
+from deepcorrect.distortions._random import Draws
+from deepcorrect.distortions._registry import corruption
+from deepcorrect.runtime import side_by_side
 
 
 @corruption(

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepcorrect.distortions._draws import Draws
-from deepcorrect.distortions._kinds import (
+from deepcorrect.distortions._random import Draws
+from deepcorrect.distortions._registry import (
     GROUPS,
     KINDS,
     PARAMETERS,
@@ -20,7 +20,7 @@ from deepcorrect.distortions._kinds import (
     Parameters,
     kind_of,
 )
-from deepcorrect.errors import InputError, unknown
+from deepcorrect.runtime import InputError, unknown
 
 OPTIONS = ("clip", "quantize", *PARAMETERS)
 IMAGE_VALUES = 3 * 224 * 224

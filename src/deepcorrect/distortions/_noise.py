@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcorrect.distortions._draws import Draws
-from deepcorrect.distortions._kinds import corruption, register
+from deepcorrect.distortions._random import Draws
+from deepcorrect.distortions._registry import corruption, register
 
 
 @register(

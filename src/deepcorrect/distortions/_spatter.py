@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcorrect.distortions._draws import Draws
 from deepcorrect.distortions._filters import Border, extended, gaussian
-from deepcorrect.distortions._kinds import corruption
+from deepcorrect.distortions._random import Draws
+from deepcorrect.distortions._registry import corruption
 from deepcorrect.distortions._weather import grey_of
 
 WATER, MUD = (175, 238, 238), (63, 42, 20)  # pale turquoise and brown, of 255

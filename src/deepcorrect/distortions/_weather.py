@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from deepcorrect.distortions._blur import along_lines, enlarged
-from deepcorrect.distortions._draws import Draws
 from deepcorrect.distortions._frost import TEXTURES, wrapped_texture
-from deepcorrect.distortions._kinds import corruption
+from deepcorrect.distortions._random import Draws
+from deepcorrect.distortions._registry import corruption
 
 LUMA = (0.299, 0.587, 0.114)
 

@@ -2,7 +2,6 @@
 your Python; and weights files."""
 
 from deepcorrect.models._built_in import BUILT_IN, BuiltIn
-from deepcorrect.models._hub import unreachable
 from deepcorrect.models._networks import AlexNet, CifarAllCNN, CifarResNet20, DigitsCNN
 from deepcorrect.models._resolve import output_classes, resolve, specs
 from deepcorrect.models._weights import load_weights
@@ -18,5 +17,4 @@ __all__ = [
     "output_classes",
     "resolve",
     "specs",
-    "unreachable",
 ]

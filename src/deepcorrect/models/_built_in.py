@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import nn
 
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.errors import InputError
+from deepcorrect.data import Preprocessing
 from deepcorrect.models._lite0 import efficientnet_lite0
 from deepcorrect.models._networks import AlexNet, CifarAllCNN, CifarResNet20, DigitsCNN
 from deepcorrect.models._source import Built, Request, Source
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError
 
 DIGITS = Preprocessing(28, (0.1307,), (0.3081,))
 CIFAR100 = Preprocessing(32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))

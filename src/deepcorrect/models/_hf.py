@@ -13,13 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Classifier, Interpolation, Preprocessing, Wrapper
-from deepcorrect.data import to_tensor
-from deepcorrect.errors import InputError
-from deepcorrect.libraries import optional
+from deepcorrect.data import Interpolation, Preprocessing, to_tensor
 from deepcorrect.models._hub import hugging_face
 from deepcorrect.models._source import Built, Request
 from deepcorrect.models._weights import State
+from deepcorrect.networks import Classifier, Wrapper
+from deepcorrect.runtime import InputError, optional
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 LEVITS_RATIO = 256 / 224  # which its processor applies whatever the size

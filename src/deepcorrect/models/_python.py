@@ -11,9 +11,8 @@ from types import ModuleType
 
 from torch import nn
 
-from deepcorrect.errors import DeepCorrectError, InputError, unknown
-from deepcorrect.libraries import try_torchvision
 from deepcorrect.models._source import Built, Request
+from deepcorrect.runtime import DeepCorrectError, InputError, try_torchvision, unknown
 
 
 def from_python(request: Request) -> Built:

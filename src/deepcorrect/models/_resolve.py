@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.errors import InputError, unknown
+from deepcorrect.data import Preprocessing
 from deepcorrect.models._built_in import BUILT_IN
 from deepcorrect.models._hf import from_hf
 from deepcorrect.models._python import from_python
@@ -18,7 +17,8 @@ from deepcorrect.models._source import Built, Request, Source
 from deepcorrect.models._timm import from_timm
 from deepcorrect.models._torchvision import from_torchvision
 from deepcorrect.models._weights import RANDOM, load_weights
-from deepcorrect.progress import console
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError, console, unknown
 
 SOURCES: dict[str, tuple[Source, str, str]] = {
     "timm": (from_timm, "timm:NAME", "timm's networks; NAME.TAG for one of several weights"),

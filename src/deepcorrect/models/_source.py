@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from deepcorrect.classifier import Classifier
-from deepcorrect.errors import InputError
 from deepcorrect.models._weights import Rename
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect.classifier import Classifier, Preprocessing
-from deepcorrect.errors import InputError, unknown
-from deepcorrect.libraries import optional
+from deepcorrect.data import Preprocessing
 from deepcorrect.models._hub import fetched
 from deepcorrect.models._source import Built, Request
 from deepcorrect.models._weights import State
+from deepcorrect.networks import Classifier
+from deepcorrect.runtime import InputError, optional, unknown
 
 
 def from_torchvision(request: Request) -> Built:

@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deepcorrect import files
-from deepcorrect.classifier import network_of
-from deepcorrect.errors import InputError
+from deepcorrect.networks import network_of
+from deepcorrect.runtime import InputError, files
 
 RANDOM = "random"
 """What `--weights` says for a network that is meant to be untrained."""

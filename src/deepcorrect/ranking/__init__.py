@@ -1,10 +1,16 @@
 """Correction priorities: which filters give most accuracy back when they are corrected."""
 
-from deepcorrect.ranking._budget import read_budget
-from deepcorrect.ranking._compare import Agreement, compare
-from deepcorrect.ranking._ideal import BETAS, IdealCorrection, Lead, ideal_correction, lead
-from deepcorrect.ranking._methods import METHODS, Method
-from deepcorrect.ranking._pairs import TARGETS, Pair, Step, Target, visit_pairs
+from deepcorrect.ranking._agreement import Agreement, compare
+from deepcorrect.ranking._clean_distorted import TARGETS, Pair, Step, Target, visit_pairs
+from deepcorrect.ranking._ideal_correction import (
+    BETAS,
+    IdealCorrection,
+    Lead,
+    ideal_correction,
+    lead,
+)
+from deepcorrect.ranking._map_similarity import ssim
+from deepcorrect.ranking._priorities import METHODS, Method, psnr
 from deepcorrect.ranking._rank import DEFAULT_METHOD, rank
 from deepcorrect.ranking._ranking import NetworkSize, Ranking, count_for, load_ranking
 
@@ -27,7 +33,8 @@ __all__ = [
     "ideal_correction",
     "lead",
     "load_ranking",
+    "psnr",
     "rank",
-    "read_budget",
+    "ssim",
     "visit_pairs",
 ]

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deepcorrect import sites as sites_room
-from deepcorrect.computing import Precision
+from deepcorrect import networks
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
-from deepcorrect.errors import unknown
-from deepcorrect.ranking._methods import METHODS
-from deepcorrect.ranking._pairs import Pair, Step, Target, visit_pairs
+from deepcorrect.ranking._clean_distorted import Pair, Step, Target, visit_pairs
+from deepcorrect.ranking._priorities import METHODS
 from deepcorrect.ranking._ranking import Ranking
+from deepcorrect.runtime import Precision, unknown
 
 DEFAULT_METHOD = "conductance"
 
@@ -58,7 +57,7 @@ def rank(
     if method not in METHODS:
         raise unknown("ranking method", method, METHODS)
     score = METHODS[method].score
-    found = list(sites_room.find(model, sites))  # an unknown name is an error at once
+    found = list(networks.find(model, sites))  # an unknown name is an error at once
     names = None if sites is None else found
     started = time.monotonic()
     sums: dict[str, dict[int, Tensor]] = defaultdict(dict)

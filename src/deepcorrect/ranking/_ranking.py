@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepcorrect import files
+from deepcorrect.correction import UnitChoice, read_budget, within
 from deepcorrect.distortions import Distortion
-from deepcorrect.errors import InputError, unknown
-from deepcorrect.ranking._budget import read_budget, within
-from deepcorrect.units import UnitChoice
+from deepcorrect.runtime import InputError, files, unknown
 
 TENSORS_FILE = "ranking.safetensors"
 LEVELS_FILE = "ranking_levels.safetensors"

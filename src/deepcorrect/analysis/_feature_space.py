@@ -1,0 +1,191 @@
+"""Features of clean, distorted and corrected images: nearest neighbours, and t-SNE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.data import Batches, count_of, no_images
+from deepcorrect.distortions import Distortion, parse_all
+from deepcorrect.networks import features, input_size_of
+from deepcorrect.runtime import InputError, device_of, inference, placed, progress, seeds_for
+
+PERPLEXITY = 30.0  # the usual one of t-SNE
+ROWS = 512  # whose distances are held at once
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Nearest-neighbour accuracy in feature space. Shares of the images.
+
+    Attributes:
+        distortions: with their levels.
+        images: how many.
+        clean: by system, of its features of the clean images among the untouched network's.
+        untouched: by distortion and system, at each level, of its features of the distorted images
+            among the untouched network's features of the clean ones.
+        own: the same among the system's own features of the clean images.
+    """
+
+    distortions: tuple[Distortion, ...]
+    images: int
+    clean: dict[str, float]
+    untouched: dict[str, dict[str, list[float]]]
+    own: dict[str, dict[str, list[float]]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "images": self.images,
+            "clean": self.clean,
+            "distortions": {
+                kind.name: {
+                    "levels": list(kind.levels or ()),
+                    "untouched": self.untouched[kind.name],
+                    "own": self.own[kind.name],
+                }
+                for kind in self.distortions
+            },
+        }
+
+
+def neighbour_accuracy(reference: Tensor, queries: Tensor, labels: Tensor) -> float:
+    """Share of the queries whose nearest reference, by Euclidean distance, has their label.
+
+    Args:
+        reference: features N x D of N images.
+        queries: features of the same images, N x D; an image's own reference is left out.
+        labels: the images' classes, (N,).
+
+    Raises:
+        InputError: there are fewer than two images.
+    """
+    if len(labels) < 2:
+        raise InputError(f"{len(labels)} image has no neighbour: at least 2 are needed")
+    right = 0
+    for start in range(0, len(queries), ROWS):
+        some = queries[start : start + ROWS]
+        far = torch.cdist(some, reference, compute_mode="donot_use_mm_for_euclid_dist")
+        rows = torch.arange(len(some), device=far.device)
+        far[rows, rows + start] = torch.inf
+        right += int((labels[far.argmin(1)] == labels[start : start + ROWS]).sum())
+    return right / len(labels)
+
+
+def neighbours(
+    untouched: nn.Module,
+    systems: Mapping[str, nn.Module],
+    loader: Batches,
+    distortions: Sequence[str | Distortion],
+    seed: int = 0,
+    site: str | None = None,
+) -> Neighbours:
+    """Measures nearest-neighbour accuracy for several systems, a level at a time.
+
+    Args:
+        untouched: the network whose features of the clean images are the first reference.
+        systems: the networks that see the distorted images.
+        loader: batches of (clean images, labels).
+        distortions: without levels, the grid for the input size.
+        seed: of the noise.
+        site: dotted name of the module whose output the features are; None takes what the last
+            linear layer reads.
+
+    Raises:
+        InputError: a distortion is not accepted, the features cannot be read, or there are fewer
+            than two images.
+    """
+    everyone = {**systems, "": untouched}
+    total = count_of(loader)
+    with progress("features", total) as advance:
+        clean, labels = gather(everyone, loader, site=site)
+        grid = parse_all(distortions, input_size_of(untouched, next(iter(loader))[0]))
+        levels = sum(len(kind.levels or ()) for kind in grid)
+        reference = clean[""]
+        among: dict[str, dict[str, list[float]]] = {}
+        own: dict[str, dict[str, list[float]]] = {}
+        for kind in grid:
+            among[kind.name] = {name: [] for name in systems}
+            own[kind.name] = {name: [] for name in systems}
+            for level in kind.levels or ():
+                found, _ = gather(systems, loader, kind, level, seed, site)
+                for name, queries in found.items():
+                    among[kind.name][name].append(neighbour_accuracy(reference, queries, labels))
+                    own[kind.name][name].append(neighbour_accuracy(clean[name], queries, labels))
+                advance(total / levels)
+    at_first = {name: neighbour_accuracy(reference, clean[name], labels) for name in systems}
+    return Neighbours(grid, len(labels), at_first, among, own)
+
+
+def gather(
+    systems: Mapping[str, nn.Module],
+    loader: Batches,
+    kind: Distortion | None = None,
+    level: float = 0.0,
+    seed: int = 0,
+    site: str | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Each system's features of the images at one level, N x D, and the labels, (N,), on the CPU.
+
+    Without a distortion, of the clean images. The systems are on one device.
+
+    Raises:
+        InputError: the features cannot be read, or there is no image.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in systems}
+    truth: list[Tensor] = []
+    seen = 0
+    with torch.no_grad(), ExitStack() as stack:
+        for model in systems.values():
+            stack.enter_context(inference(model))
+        device = device_of(next(iter(systems.values())))
+        for images, labels in loader:
+            if not len(images):
+                continue
+            shown = placed(images, device)
+            if kind is not None:
+                name = ("features", kind.name, level)
+                seeds = seeds_for(seed, *name, first=seen, count=len(images))
+                shown = placed(kind(shown, level, seeds), device)
+            for system, model in systems.items():
+                with features(model, site) as read:
+                    model(shown)
+                    parts[system].append(read().float().cpu())
+            truth.append(labels.cpu())
+            seen += len(images)
+    if not truth:
+        raise no_images(loader, "to compare the features of")
+    return {name: torch.cat(some) for name, some in parts.items()}, torch.cat(truth)
+
+
+def embed(groups: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
+    """Features of several groups in one plane by t-SNE (van der Maaten and Hinton, JMLR 9, 2008).
+
+    Distances in the picture mean little beyond neighbourhood; the groups share it.
+
+    Args:
+        groups: features, each N x D with the same D.
+        seed: of the optimisation; it starts from the principal components.
+
+    Returns:
+        The same groups, each N x 2.
+
+    Raises:
+        InputError: there are fewer than four points in all.
+    """
+    from sklearn.manifold import TSNE  # noqa: PLC0415  (slow to import)
+
+    points = torch.cat(list(groups)).numpy()
+    if len(points) < 4:
+        raise InputError(f"{len(points)} points are too few for t-SNE: at least 4 are needed")
+    perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
+    start = "pca" if points.shape[1] > 1 else "random"
+    placing = TSNE(2, perplexity=perplexity, init=start, random_state=seed)
+    plane = torch.from_numpy(np.asarray(placing.fit_transform(points), dtype=np.float32))
+    return list(plane.split([len(group) for group in groups]))

@@ -1,0 +1,45 @@
+"""Correction units on a network: adapters, gates, budgets, and an adapter as files."""
+
+from deepcorrect.correction._adapter_set import AdapterSet, load_all
+from deepcorrect.correction._budget import read_budget, within
+from deepcorrect.correction._checkpoint import CONFIG_FILE
+from deepcorrect.correction._config import AdapterConfig
+from deepcorrect.correction._correct import correct, load
+from deepcorrect.correction._corrected_model import AdaptedModel
+from deepcorrect.correction._fit_gate import fit_gate, looks_distorted
+from deepcorrect.correction._gate import Gate, GateConfig, Gated
+from deepcorrect.correction._hub import upload
+from deepcorrect.correction._push import push
+from deepcorrect.correction._units import (
+    DESCRIPTIONS,
+    CorrectionUnit,
+    UnitChoice,
+    UnitConfig,
+    spread_out,
+    unit_config,
+)
+
+__all__ = [
+    "CONFIG_FILE",
+    "DESCRIPTIONS",
+    "AdaptedModel",
+    "AdapterConfig",
+    "AdapterSet",
+    "CorrectionUnit",
+    "Gate",
+    "GateConfig",
+    "Gated",
+    "UnitChoice",
+    "UnitConfig",
+    "correct",
+    "fit_gate",
+    "load",
+    "load_all",
+    "looks_distorted",
+    "push",
+    "read_budget",
+    "spread_out",
+    "unit_config",
+    "upload",
+    "within",
+]

@@ -1,0 +1,135 @@
+"""Several adapters on one network, chosen by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deepcorrect.correction._correct import load
+from deepcorrect.correction._corrected_model import AdaptedModel
+from deepcorrect.networks import Wrapper, network_of
+from deepcorrect.runtime import InputError, unknown
+
+
+class AdapterSet(Wrapper):
+    """Adapters on one network, of which one at most is in use; at first none is.
+
+    Args:
+        adapters: by name, all on the same network.
+
+    Raises:
+        InputError: there is none, they are on different networks, or a name cannot be one.
+    """
+
+    def __init__(self, adapters: Mapping[str, AdaptedModel]) -> None:
+        super().__init__()
+        if not adapters:
+            raise InputError("an adapter set needs one adapter at least")
+        first = next(iter(adapters.values()))
+        for name, adapted in adapters.items():
+            if not name or "." in name:
+                raise InputError(f"{name!r} cannot name an adapter: it is empty or has a dot in it")
+            if network_of(adapted) is not network_of(first):
+                raise InputError(f"the adapter {name!r} is on another network than the others")
+        self.network = first.network
+        self.adapters = nn.ModuleDict({_key(name): each for name, each in adapters.items()})
+        self._active: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapters' names."""
+        return tuple(key.removeprefix("adapter ") for key in self.adapters)
+
+    @property
+    def active(self) -> str | None:
+        """The name of the adapter in use; None for the untouched network."""
+        return self._active
+
+    def __getitem__(self, name: str) -> AdaptedModel:
+        """One adapter on the network, to save, fuse or train."""
+        if _key(name) not in self.adapters:
+            raise unknown("adapter", name, self.names)
+        adapted = self.adapters[_key(name)]
+        assert isinstance(adapted, AdaptedModel)
+        return adapted
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.adapters)
+
+    def use(self, name: str | None) -> _Chosen:
+        """Takes an adapter into use, or None for the untouched network's answers.
+
+        At once and for good; as a context manager, `with adapters.use("blur"): ...`, until the
+        block ends.
+
+        Raises:
+            InputError: there is no such adapter.
+        """
+        if name is not None:
+            self[name]
+        chosen = _Chosen(self, self._active)
+        self._active = name
+        return chosen
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's output, corrected by the adapter in use."""
+        model = self.network if self._active is None else self[self._active]
+        return model(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> AdapterSet:
+        """Sets the units' mode. The network stays in inference mode."""
+        super().train(mode)
+        self.network.train(False)
+        return self
+
+    def remove(self) -> nn.Module:
+        """Takes all adapters off and returns the network as it was before them."""
+        for name in reversed(self.names):  # each restores what it found
+            self[name].remove()
+        self._active = None
+        return self.network
+
+
+class _Chosen:
+    """A choice that was made, and may be undone."""
+
+    def __init__(self, adapters: AdapterSet, before: str | None) -> None:
+        self.adapters, self.before = adapters, before
+
+    def __enter__(self) -> AdapterSet:
+        return self.adapters
+
+    def __exit__(self, *error: object) -> None:
+        self.adapters._active = self.before
+
+
+def load_all(model: nn.Module, sources: Mapping[str, str | Path]) -> AdapterSet:
+    """Puts several saved adapters onto the network they were made for.
+
+    Args:
+        model: the network.
+        sources: by name, a folder or `hf:OWNER/NAME[@REVISION]`.
+
+    Raises:
+        InputError: one of them does not fit; then none is put on.
+    """
+    loaded: dict[str, AdaptedModel] = {}
+    try:
+        for name, source in sources.items():
+            loaded[name] = load(model, source)
+        return AdapterSet(loaded)
+    except BaseException:
+        for adapted in reversed(list(loaded.values())):
+            adapted.remove()
+        raise
+
+
+def _key(name: str) -> str:
+    """A name among modules, which may not be that of a method of theirs."""
+    return f"adapter {name}"

@@ -1,0 +1,67 @@
+"""Putting an adapter on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deepcorrect.correction import _hub
+from deepcorrect.correction._checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    read_config,
+    read_whole,
+    write_card,
+    write_config,
+)
+from deepcorrect.correction._corrected_model import AdaptedModel
+from deepcorrect.correction._model_card import CARD_FILE
+
+
+def push(
+    adapter: AdaptedModel | str | Path,
+    repo: str,
+    notes: Mapping[str, Any] | None = None,
+    *,
+    revision: str | None = None,
+    private: bool | None = None,
+) -> str:
+    """Puts an adapter into a repository of the Hugging Face Hub, its card and all, in one commit.
+
+    Args:
+        adapter: on its network, or the folder where it was saved.
+        repo: `OWNER/NAME`; made if absent.
+        notes: added to the configuration's notes, such as `license`.
+        revision: the branch; None takes the main one.
+        private: of a new repository; None takes the owner's default.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        InputError: the folder holds no whole adapter, or the hub does not take it.
+    """
+    repo = repo.removeprefix(_hub.PREFIX)
+    with tempfile.TemporaryDirectory(prefix="deepcorrect-") as temporary:
+        folder = Path(temporary)
+        if isinstance(adapter, AdaptedModel):
+            adapter.save(folder, notes)
+        else:
+            config = read_whole(Path(adapter))
+            shutil.copy(Path(adapter) / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+            if (Path(adapter) / CARD_FILE).is_file():
+                shutil.copy(Path(adapter) / CARD_FILE, folder / CARD_FILE)
+            write_config(
+                folder, config.model_copy(update={"notes": {**config.notes, **(notes or {})}})
+            )
+        write_card(folder, read_config(folder), f"{_hub.PREFIX}{repo}")
+        return _hub.upload(
+            folder,
+            (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE),
+            repo,
+            revision=revision,
+            private=private,
+        )

@@ -1,0 +1,331 @@
+"""A set that is read in order and never held: shards, and data sets that come over a network."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deepcorrect.data._image_set import UNLABELLED, ImageSet, needs_labels, warn_of_bad
+from deepcorrect.data._label_matching import ClassNames
+from deepcorrect.data._preprocessing import BAD_IMAGE, Preprocessing, to_tensor
+from deepcorrect.runtime import InputError
+
+BUFFER_IMAGES, BUFFER_BYTES = 2048, 1 << 28
+"""A shuffle holds so many encoded images, or bytes, and draws the next from among them."""
+
+
+class Sample(NamedTuple):
+    """An image as it is stored.
+
+    Attributes:
+        name: for messages.
+        content: the file's bytes, or its path; nothing where it could not be read.
+        label: its class's number, or name; -1 where there is none.
+    """
+
+    name: str
+    content: bytes | str
+    label: int | str = UNLABELLED
+
+
+Samples = Callable[[int | None], Iterator[Sample]]
+"""Opens the stream from its beginning: in its own order for None; for a seed with what can be
+shuffled without holding images (the order of its shards)."""
+
+
+class UnknownLengthError(InputError, TypeError):
+    """A stream does not say how many images it has; a TypeError, as Python expects of `len`."""
+
+
+class ImageStream(ImageSet):
+    """Images that are read one after the other; memory does not depend on how many there are.
+
+    It has no rows to name: `names` and `labels` are not known beforehand. Where an `ImageSet`
+    shuffles, this reads its shards in a random order and shuffles within a window of 2,048 images
+    (or 256 MB); `sample` takes the first images of that. All orders are functions of the seed.
+    One process reads, whatever the number of workers; these decode.
+
+    Args:
+        name: how messages and results call it.
+        samples: opens the stream.
+        preprocessing: size and channels of what is handed out.
+        labelled: whether images have labels; those that it gives are left out otherwise.
+        classes: names of the classes, in the order of the labels.
+        count: number of images, where it is known.
+        counted: finds that number by going through the stream without decoding; None where that
+            would take as long as reading it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        samples: Samples,
+        preprocessing: Preprocessing,
+        *,
+        labelled: bool,
+        classes: tuple[str, ...] | None = None,
+        count: int | None = None,
+        counted: Callable[[], int] | None = None,
+    ) -> None:
+        self.name = name
+        self.preprocessing = preprocessing
+        self.classes = classes
+        self.count = count
+        self.seen = 0
+        self._samples = samples
+        self._counted = counted
+        self._labelled = labelled
+        self._names: ClassNames | None = None
+        self._places: np.ndarray | None = None
+        self._log = _BadLog()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("labels", "names"):
+            raise self._no_rows(f"its {name} are not known beforehand")
+        raise AttributeError(name)
+
+    def _no_rows(self, why: str) -> InputError:
+        return InputError(
+            f"{self.name} is a stream, read from its beginning to its end: {why}. Give the same "
+            "images as folder:DIR, parquet:GLOB or hf:NAME without :stream"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:  # a worker decodes, and does not read
+        return self.__dict__ | {"_samples": _none, "_counted": None}
+
+    def __len__(self) -> int:
+        """The number of images.
+
+        Raises:
+            UnknownLengthError: it is not known.
+        """
+        if self.count is None and self._counted is not None:
+            self.count = self._counted()
+        if self.count is None:
+            raise UnknownLengthError(
+                f"{self.name} is a stream that does not say how many images it has, and their "
+                "number is needed here: give --images (in a recipe data.train_images), at most "
+                "as many as there are"
+            )
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
+        raise self._no_rows(f"image {index} cannot be had alone")
+
+    def __getitems__(self, samples: list[Sample]) -> list[tuple[Tensor, int] | None]:
+        """Images as floats in [0, 1], C x H x W, and their labels; None for a bad one."""
+        return [self._decoded(sample) for sample in samples]
+
+    def _decoded(self, sample: Sample) -> tuple[Tensor, int] | None:
+        content = sample.content
+        try:
+            with Image.open(
+                io.BytesIO(content) if isinstance(content, bytes) else content
+            ) as image:
+                pixels = to_tensor(image, self.preprocessing)
+        except BAD_IMAGE:
+            self._log.add(sample.name)
+            return None
+        return pixels, int(sample.label)
+
+    def decoded(self, index: int, decode: Callable[[Image.Image], Any]) -> Any:
+        """Raises InputError: a stream has no rows."""
+        del decode
+        raise self._no_rows(f"image {index} cannot be had alone")
+
+    @property
+    def bad(self) -> list[str]:
+        """Names of the images that could not be read so far, sorted."""
+        return self._log.names()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its first image has a label; those of the others are checked as they come."""
+        return self._labelled
+
+    def read(self, seed: int | None = None) -> Iterator[Sample]:
+        """The images as they are stored, labels as the network's classes; for a seed, shuffled."""
+        found = self._samples(seed)
+        self.seen = 0
+        for sample in found if seed is None else shuffled(found, seed):
+            self.seen += 1
+            yield sample._replace(label=self._label(sample.label))
+
+    def _label(self, label: int | str) -> int:
+        if not self._labelled:
+            return UNLABELLED
+        if isinstance(label, str):
+            if self._names is None:
+                raise InputError(
+                    f"{self.name} has labels in words, such as {label!r}: give numbers, or "
+                    "stream.matched(classes, names)"
+                )
+            return self._names.index(label, self.name)
+        if self._places is not None and 0 <= label < len(self._places):
+            return int(self._places[label])
+        return label
+
+    def matched(self, count: int, names: tuple[str, ...] | None = None) -> ImageStream:
+        """The stream with labels as the network's classes, by name where both name theirs."""
+        stream = self._copy()
+        stream._names = known = ClassNames(count, names)
+        if self.classes is None:
+            return stream
+        places = known.places(self.classes, self.name, range(len(self.classes)))
+        return stream.relabelled(places, known.names or tuple(map(str, range(count))))
+
+    def relabelled(
+        self, places: Sequence[int] | np.ndarray, classes: tuple[str, ...]
+    ) -> ImageStream:
+        """The same images with label k made `places[k]`, and the names of these classes."""
+        stream = self._copy()
+        before, after = self._places, np.asarray(places)
+        stream._places, stream.classes = after if before is None else after[before], classes
+        return stream
+
+    def without_labels(self) -> ImageStream:
+        """The same images as if they had no labels."""
+        stream = self._copy()
+        stream._labelled, stream.classes = False, None
+        return stream
+
+    def select(self, rows: Iterable[int]) -> ImageStream:
+        """The images at `rows`, counted from the stream's beginning, in the stream's order."""
+        chosen = np.unique(np.fromiter(rows, np.int64))
+        if len(chosen) and (chosen[0] < 0 or (self.count is not None and chosen[-1] >= self.count)):
+            row = chosen[0] if chosen[0] < 0 else chosen[-1]
+            raise InputError(f"row {row} is outside {self.name}, which has {self.count}")
+        return self._part(partial(_rows, self._samples, chosen), len(chosen))
+
+    def sample(self, count: int | None, seed: int = 0) -> ImageSet:
+        """The first `count` images of the shuffled stream; all for None or a larger count."""
+        if count is None or (self.count is not None and count >= self.count):
+            return self
+        return self._part(partial(_first, self._samples, count, seed), count)
+
+    def _copy(self) -> ImageStream:  # copy.copy would leave out what workers do
+        stream = object.__new__(type(self))
+        stream.__dict__.update(self.__dict__)
+        return stream
+
+    def _part(self, samples: Samples, count: int) -> ImageStream:
+        stream = self._copy()
+        stream._samples, stream.count, stream._counted = samples, count, None
+        stream._log = _BadLog()
+        return stream
+
+    def check_labels(self, classes: int) -> None:
+        """Checks that there are labels; each is checked against the classes as it is used."""
+        del classes
+        if not self.labelled:
+            raise needs_labels(self.name)
+
+    def warn_of_bad(self) -> None:
+        """Prints one line that counts and names the bad images, if there are any."""
+        warn_of_bad(self.name, self.bad, self.seen)
+
+
+def _none(seed: int | None) -> Iterator[Sample]:
+    """What a decoding process reads."""
+    del seed
+    return iter(())
+
+
+class StreamBatches:
+    """Batches of a stream's encoded images: a data loader's sampler reads, its workers decode.
+
+    Args:
+        stream: what is read, once for each pass.
+        batch_size: images a batch.
+        shuffle: in a new order each pass, from torch's global generator.
+    """
+
+    drop_last = False
+
+    def __init__(self, stream: ImageStream, batch_size: int, shuffle: bool) -> None:
+        self.stream, self.batch_size, self.shuffle = stream, batch_size, shuffle
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.stream) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        seed = int(torch.empty((), dtype=torch.int64).random_()) if self.shuffle else None
+        samples = self.stream.read(seed)
+        while batch := list(islice(samples, self.batch_size)):
+            yield batch
+
+
+def shuffled(samples: Iterator[Sample], seed: int) -> Iterator[Sample]:
+    """Each drawn at random from a window that moves over the stream."""
+    generator = np.random.default_rng(seed)
+    window: list[Sample] = []
+    held = 0
+    for sample in samples:
+        window.append(sample)
+        held += len(sample.content)
+        while len(window) > BUFFER_IMAGES or held > BUFFER_BYTES:
+            drawn = _drawn(window, generator)
+            held -= len(drawn.content)
+            yield drawn
+    while window:
+        yield _drawn(window, generator)
+
+
+def _drawn(window: list[Sample], generator: np.random.Generator) -> Sample:
+    place = int(generator.integers(len(window)))
+    window[place], window[-1] = window[-1], window[place]
+    return window.pop()
+
+
+def _rows(samples: Samples, rows: np.ndarray, seed: int | None) -> Iterator[Sample]:
+    del seed  # rows count in the stream's own order
+    wanted = iter(rows.tolist())
+    row = next(wanted, None)
+    for number, sample in enumerate(samples(None)):
+        if row is None:
+            return
+        if number == row:
+            yield sample
+            row = next(wanted, None)
+
+
+def _first(samples: Samples, count: int, chosen_by: int, seed: int | None) -> Iterator[Sample]:
+    del seed  # the same images, whatever their order will be
+    return islice(shuffled(samples(chosen_by), chosen_by), count)
+
+
+class _BadLog:
+    """Names that decoding processes add to a file and this process reads; it goes with this."""
+
+    def __init__(self) -> None:
+        handle, path = tempfile.mkstemp(prefix="deepcorrect-", suffix=".bad")
+        os.close(handle)
+        self.path = Path(path)
+        weakref.finalize(self, _remove, self.path, os.getpid())
+
+    def add(self, name: str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:  # whole lines, whoever writes
+            file.write(json.dumps(name) + "\n")
+
+    def names(self) -> list[str]:
+        with self.path.open(encoding="utf-8") as file:
+            return sorted({json.loads(line) for line in file})
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        path.unlink(missing_ok=True)

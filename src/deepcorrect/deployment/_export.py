@@ -1,0 +1,267 @@
+"""A network as one file that runs without DeepCorrect: ONNX, or a torch.export program."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.correction import AdaptedModel
+from deepcorrect.deployment._fuse import check_same, example_images, fuse
+from deepcorrect.networks import Classifier, Wrapper, preprocessing_of
+from deepcorrect.runtime import InputError, MissingExtraError, files, inference
+
+Format = Literal["onnx", "torch"]
+SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
+DETAILS = "deepcorrect.json"
+LARGEST_ONNX = 2_000_000_000
+"""Bytes of tensors that one ONNX file can hold (a protobuf's limit is 2 GiB)."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and tried.
+
+    Attributes:
+        path, format: of the file.
+        bytes: its size.
+        images: number of sample images whose answers were compared.
+        largest_difference: of their logits from the network's own.
+    """
+
+    path: Path
+    format: Format
+    bytes: int
+    images: int
+    largest_difference: float
+
+
+def export(
+    model: nn.Module,
+    out: str | Path,
+    format: Format | None = None,
+    images: Tensor | None = None,
+    *,
+    fused: bool = True,
+    batch_size: int | None = None,
+) -> Exported:
+    """Writes a network, corrected or not, to one file, and checks that it answers as before.
+
+    The file takes images in [0, 1], N x C x H x W, and normalises them itself; it gives logits. It
+    carries the labels and the preprocessing as JSON: in ONNX each under a key of its metadata, in a
+    torch program as its extra file `deepcorrect.json`.
+
+    Args:
+        model: what `correct` or `load` gave, a `Classifier`, or a bare network (then the file takes
+            what the network takes).
+        out: the file; whole, or absent when anything fails.
+        format: `onnx`, or `torch` for a torch.export program; by default what the suffix says
+            (`.onnx`, `.pt2`).
+        images: sample inputs to trace and try it with; only a bare network needs them.
+        fused: whether units and batch norms are folded first, see `fuse`.
+        batch_size: makes the file take batches of this size only; None takes any.
+
+    Raises:
+        InputError: the network cannot be exported, or the file gives other answers.
+        MissingExtraError: the `onnx` extra is needed.
+    """
+    out = Path(out)
+    chosen = _format(out, format)
+    files.check_folder(out.parent)
+    if chosen == "onnx":
+        _onnx_runtime()
+    if images is None:
+        images = example_images(model, batch_size or 2)
+    if batch_size is not None and len(images) != batch_size:
+        raise InputError(f"{len(images)} sample images do not make a batch of {batch_size}")
+    with torch.no_grad(), inference(model):
+        samples = [images] if batch_size else [images, images[:1], torch.cat([images, images])]
+        # a network with an adapter is fused to be exported, as its hooks are Python
+        ready = fuse(model, images) if fused or isinstance(model, AdaptedModel) else model
+        program = _program(ready, images, batch_size is None)
+        notes = details(model)
+        write = _write_onnx if chosen == "onnx" else _write_torch
+        run_file = _run_onnx if chosen == "onnx" else load_exported
+        differences: list[float] = []
+
+        def whole(temporary: Path) -> None:
+            write(program, images, notes, temporary)
+            written = run_file(temporary)
+            for batch in samples:
+                what = f"the {chosen} file"
+                differences.append(check_same(model, batch, written(batch), what))
+
+        files.write_with(out, whole)
+    return Exported(out, chosen, out.stat().st_size, sum(map(len, samples)), max(differences))
+
+
+def details(model: nn.Module) -> dict[str, Any]:
+    """What a user of the file has to know: its input, its labels, what it was made of."""
+    known: dict[str, Any] = {"input": "images in [0, 1], N x C x H x W", "output": "logits"}
+    inside = model
+    while isinstance(inside, Wrapper):
+        if isinstance(inside, AdaptedModel):
+            known["adapter"] = {"base": inside.config.base, "notes": inside.config.notes}
+        if isinstance(inside, Classifier):
+            known["model"] = inside.name
+            known["labels"] = list(inside.labels) if inside.labels else None
+        inside = inside.network
+    preprocessing = preprocessing_of(model)
+    if preprocessing is None:
+        known["input"] = "what the bare network takes"
+        return known
+    return known | {
+        "channels": preprocessing.channels,
+        "input_size": preprocessing.input_size,
+        "resize": preprocessing.resize or preprocessing.input_size,
+        "interpolation": preprocessing.interpolation,
+        "squash": preprocessing.squash,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "normalised": "inside",
+    }
+
+
+def load_exported(path: str | Path) -> nn.Module:
+    """Reads what `export(format="torch")` wrote: a module that maps images in [0, 1] to logits.
+
+    torch.export keeps some tensors pickled: they are read with `weights_only=True`.
+
+    Raises:
+        InputError: the file is absent, is no such program, or holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    try:
+        with _weights_only(), _quiet(), path.open("rb") as file:
+            return torch.export.load(file).module()  # pyright: ignore[reportArgumentType]
+    except Exception as error:  # a broken file fails in many ways
+        raise InputError(
+            f"{path} is not a torch.export program that can be read safely "
+            f"({type(error).__name__}: {_first_line(error)})"
+        ) from None
+
+
+def _format(out: Path, given: Format | None) -> Format:
+    if given is None:
+        if out.suffix not in SUFFIXES:
+            raise InputError(
+                f"{out} does not say what to write: name it .onnx or .pt2, or give a format"
+            )
+        return SUFFIXES[out.suffix]
+    if given not in SUFFIXES.values():
+        raise InputError(f"format {given!r} is not accepted: onnx or torch")
+    return given
+
+
+def _program(model: nn.Module, images: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+    try:
+        with _quiet():
+            return torch.export.export(model, (images,), dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # export may fail in any way that user code may
+        advice = "; a network that works on one batch size alone can be given it" if dynamic else ""
+        raise InputError(
+            f"torch.export does not take the network ({type(error).__name__}: "
+            f"{_first_line(error)}){advice}"
+        ) from error
+
+
+def _write_onnx(
+    program: torch.export.ExportedProgram, images: Tensor, notes: dict[str, Any], path: Path
+) -> None:
+    size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+    if size > LARGEST_ONNX:
+        raise InputError(
+            f"the network has {size / 1e9:.1f} GB of tensors, and one ONNX file holds 2: "
+            "export it as torch"
+        )
+    try:
+        with _quiet():
+            onnx = torch.onnx.export(
+                program,
+                (images,),
+                input_names=["images"],
+                output_names=["logits"],
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:
+        raise InputError(
+            f"the network has an operation that ONNX does not take ({_first_line(error)})"
+        ) from error
+    if onnx is None:
+        raise InputError("torch.onnx gave no program")
+    properties = onnx.model.metadata_props
+    for key, value in notes.items():
+        properties[key] = value if isinstance(value, str) else json.dumps(value)
+    onnx.save(str(path), external_data=False)
+
+
+def _write_torch(
+    program: torch.export.ExportedProgram, images: Tensor, notes: dict[str, Any], path: Path
+) -> None:
+    del images
+    with _quiet(), path.open("wb") as file:
+        torch.export.save(
+            program,
+            file,  # pyright: ignore[reportArgumentType]
+            extra_files={DETAILS: json.dumps(notes)},
+        )
+
+
+def _run_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    session = _onnx_runtime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.cpu().numpy()})[0])
+
+
+def _onnx_runtime() -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415
+        import onnxscript  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise MissingExtraError("ONNX (onnx, onnxscript and onnxruntime)", "onnx") from error
+    return onnxruntime
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporters' talk about their own insides from the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """While the block runs, torch.load takes tensors and plain containers alone, whoever calls."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,282 @@
+"""`fuse`: a corrected network as a plain one."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepcorrect.correction import AdaptedModel, CorrectionUnit, Gate, Gated
+from deepcorrect.deployment._fused_layers import (
+    Affine,
+    FollowedSite,
+    affine_of,
+    folded_unit,
+    fused_site,
+    scaled,
+)
+from deepcorrect.deployment._trace import Trace, trace
+from deepcorrect.networks import network_of, preprocessing_of
+from deepcorrect.runtime import InputError, device_of, inference
+
+First = Literal["cheaper", "always"]
+TOLERANCE = 1e-4
+LARGEST_ROUNDING = 100
+"""Times the tolerance: more is no rounding error."""
+
+
+def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper") -> nn.Module:
+    """A plain network that gives the same answers with less to compute.
+
+    Batch norms are folded into the convolutions before them, where nothing else reads those; each
+    correction unit is folded into its site's convolution; choosing the corrected filters and
+    putting them back becomes part of the unit's own 1x1 convolutions. What cannot be folded exactly
+    stays as it was, and so do modulated and gated units, which differ from image to image.
+
+    Args:
+        model: a corrected network, or any network (whose batch norms alone are folded). It stays as
+            it is: the result is a copy.
+        images: a batch to find what stands behind what, and to check the result with. A
+            `Classifier` knows its input and needs none.
+        first: a unit's first 1x1 convolution goes into the site's convolution where that is
+            `cheaper`; or `always` where it is exact, which takes more multiply-adds behind a k x k
+            convolution and one layer less.
+
+    Returns:
+        The network with its units, in inference mode, frozen, without hooks; for a `Classifier` a
+        `Classifier`. `torch.compile`, `torch.export` and ONNX take it if they take the network.
+
+    Raises:
+        InputError: the network cannot be copied or run, or gives other answers when fused.
+    """
+    if images is None:
+        images = example_images(model)
+    twin = copy.deepcopy(model).eval()
+    units: dict[str, tuple[CorrectionUnit, Tensor]] = {}
+    gate = read = None
+    with torch.no_grad():
+        if isinstance(twin, AdaptedModel):
+            for name in twin.config.sites:
+                units[name] = twin.unit_at(name)
+            gate, read = twin.gate, twin.gated_module
+            twin = twin.remove().eval()
+        _drop_adapters_hooks(twin)
+        if any(isinstance(module, AdaptedModel) for module in twin.modules()):
+            raise InputError("there is an adapter inside the network: fuse that corrected network")
+        seen = trace(twin, images)
+        folding = _Folding(network_of(twin), seen, first == "always", set(units), bool(gate))
+        folding.fold_other_norms()
+        # inner modules first: what stands in a site's place has other names inside
+        for name in sorted(units, key=lambda name: name.count("."), reverse=True):
+            folding.correct(name, *units[name])
+        with inference(model):
+            if gate is not None and read is not None and isinstance(model, AdaptedModel):
+                with model.ungated():  # the gate may leave these images as they are
+                    check_same(model, images, twin(images), "the fused network")
+                twin = _with_gate(twin, read, gate)
+            twin.requires_grad_(False)
+            check_same(model, images, twin(images), "the fused network")
+    return twin
+
+
+def _with_gate(model: nn.Module, read: nn.Module, gate: Gate) -> nn.Module:
+    """The model with a gate at its corrected sites, which looks at what `read` is called with."""
+    for module in model.modules():
+        if isinstance(module, FollowedSite):
+            module.gates.append(gate)
+    gated = Gated(read, gate)
+    if read is model:
+        return gated
+    _exchange(model, read, gated)
+    return model
+
+
+def _exchange(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts a module in the place of another, wherever that is registered."""
+    for parent in list(network.modules()):
+        for child, known in parent._modules.items():
+            if known is old:
+                parent._modules[child] = new
+
+
+def _drop_adapters_hooks(network: nn.Module) -> None:
+    """Takes off the copied hooks of other adapters that live on the network."""
+    for module in network.modules():
+        for number, hook in list(module._forward_hooks.items()):
+            if isinstance(getattr(getattr(hook, "func", None), "__self__", None), AdaptedModel):
+                del module._forward_hooks[number]
+        for number, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(getattr(hook, "__self__", None), AdaptedModel):
+                del module._forward_pre_hooks[number]
+                module._forward_pre_hooks_with_kwargs.pop(number, None)
+
+
+def example_images(model: nn.Module, count: int = 2) -> Tensor:
+    """Images in [0, 1] of the size and kind that `model` takes: noise over soft patterns.
+
+    Raises:
+        InputError: a bare network, which does not say.
+    """
+    known = preprocessing_of(model)
+    if known is None:
+        raise InputError(
+            "a bare network does not say what images it takes: give a batch of them, "
+            "or wrap it in a deepcorrect.Classifier"
+        )
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, known.channels, 5, 5)
+    size = (known.input_size, known.input_size)
+    soft = F.interpolate(torch.rand(shape, generator=generator), size, mode="bilinear")
+    noise = torch.rand(soft.shape, generator=generator)
+    return (0.8 * soft + 0.2 * noise).to(device_of(model))
+
+
+def check_same(model: nn.Module, images: Tensor, given: Tensor, what: str) -> float:
+    """Checks logits against a network's own: to 1e-4 of the largest (or of 1), or, where float32
+    itself is less exact in that network, to four times its rounding error.
+
+    Args:
+        model: in inference mode.
+        images: what both were given.
+        given: the logits to check.
+        what: what gave them.
+
+    Returns:
+        The largest difference.
+
+    Raises:
+        InputError: they differ by more.
+    """
+    with torch.no_grad():
+        expected = model(images)
+        if given.shape != expected.shape:
+            raise InputError(
+                f"{what} gives {tuple(given.shape)}, the network gives {tuple(expected.shape)}"
+            )
+        difference = float((given.to(expected) - expected).abs().max())
+        accepted = TOLERANCE * max(1.0, float(expected.abs().max()))
+        if not difference <= accepted:
+            exact = copy.deepcopy(model).double()(images.double())
+            rounding = 4 * float((expected - exact).abs().max())
+            accepted = max(accepted, min(rounding, LARGEST_ROUNDING * accepted))
+    if not difference <= accepted:
+        raise InputError(
+            f"{what} gives other answers than the network: logits differ by {difference:.2g}, "
+            f"accepted: {accepted:.2g}. Please report the network"
+        )
+    return difference
+
+
+class _Folding:
+    """A network whose modules are exchanged for folded ones."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        seen: Trace,
+        always: bool,
+        corrected: set[str],
+        gated: bool,
+    ) -> None:
+        self.network = network
+        self.seen = seen
+        self.always = always
+        self.corrected = corrected
+        self.gated = gated
+
+    def correct(self, name: str, unit: CorrectionUnit, filters: Tensor) -> None:
+        """Puts a unit into the site `name`, the batch norm behind it too where that is exact."""
+        site = self.network.get_submodule(name)
+        followed = FollowedSite(name, site, folded_unit(unit), filters)
+        conv = self._convolution(name)
+        # a modulation and a gate differ from image to image: no convolution holds them
+        if conv is not None and unit.modulation is None and not self.gated:
+            maps = self._like_input(name, conv)
+            for norm in dict.fromkeys((self._norm_behind(name), None)):
+                affine = norm and norm.affine
+                fused = fused_site(conv, unit, filters, affine, self.always)
+                if fused and _near(_passed(followed(maps), affine), fused(maps)):
+                    self._replace(name, fused)
+                    if norm:
+                        self._replace(norm.name, norm.rest)
+                    return
+        self._replace(name, followed)
+
+    def fold_other_norms(self) -> None:
+        """Folds the batch norms behind convolutions that are not corrected."""
+        for name in self.seen.norms.keys() - self.corrected:
+            conv, norm = self._convolution(name), self._norm_behind(name)
+            if conv is None or norm is None:
+                continue
+            maps, folded = self._like_input(name, conv), scaled(conv, norm.affine)
+            if _near(_passed(conv(maps), norm.affine), folded(maps)):
+                self._replace(name, folded)
+                self._replace(norm.name, norm.rest)
+
+    def _convolution(self, name: str) -> nn.Conv2d | None:
+        """The convolution of that name, if it ran and nothing computes its weights."""
+        module = self.network.get_submodule(name)
+        if not isinstance(module, nn.Conv2d) or "weight" not in module._parameters:
+            return None
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        return None if hooked or name not in self.seen.shapes else module
+
+    def _norm_behind(self, name: str) -> _Norm | None:
+        """The batch norm behind a convolution, if it can be told from the rest of its module."""
+        if name not in self.seen.norms:
+            return None
+        module = self.network.get_submodule(self.seen.norms[name])
+        if not isinstance(module, nn.BatchNorm2d) or module._forward_hooks:
+            return None
+        affine = affine_of(module)
+        if affine is None:
+            return None
+        # timm's batch norms apply their activation themselves
+        layers = [getattr(module, part, None) for part in ("drop", "act")]
+        kept = [each for each in layers if each and not isinstance(each, nn.Identity)]
+        rest = nn.Sequential(*kept) if kept else nn.Identity()
+        maps = torch.randn_like(affine.scale[None, :, None, None].expand(2, -1, 3, 3))
+        maps = maps.to(next(module.buffers()).dtype)
+        if not _near(module(maps.clone()), rest(_passed(maps, affine))):
+            return None
+        return _Norm(self.seen.norms[name], affine, rest)
+
+    def _like_input(self, name: str, conv: nn.Conv2d) -> Tensor:
+        """Random values in the shape of what the convolution read, for one image."""
+        shape = (1, *self.seen.shapes[name][1:])
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(shape, generator=generator).to(conv.weight)
+
+    def _replace(self, name: str, module: nn.Module) -> None:
+        """Puts a module in the place of another, wherever that is registered."""
+        _exchange(self.network, self.network.get_submodule(name), module)
+
+
+@dataclass(frozen=True, eq=False)
+class _Norm:
+    """A batch norm: its module's name, what it does, and what the module does besides."""
+
+    name: str
+    affine: Affine
+    rest: nn.Module
+
+
+def _passed(maps: Tensor, affine: Affine | None) -> Tensor:
+    """The maps behind a batch norm."""
+    if affine is None:
+        return maps
+    scale, shift = (value[:, None, None].to(maps.dtype) for value in affine)
+    return maps * scale + shift
+
+
+def _near(expected: Tensor, given: Tensor) -> bool:
+    """Whether values agree to what their type resolves."""
+    if expected.shape != given.shape:
+        return False
+    accepted = max(TOLERANCE, 16 * torch.finfo(expected.dtype).eps)
+    largest = max(1.0, float(expected.abs().max()))
+    return bool((given - expected).abs().max() <= accepted * largest)

@@ -1,0 +1,123 @@
+"""What reads a convolution's output, seen while the network runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from deepcorrect.networks import network_of
+
+LOOKS = frozenset({"__get__", "dim", "size", "stride", "numel", "is_contiguous"})
+"""Functions that look at a tensor's shape or kind, where they give no tensor."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One forward pass.
+
+    Attributes:
+        norms: the batch norm that alone reads a convolution's output, by the convolution's name;
+            both run once.
+        shapes: of what each convolution reads, by its name.
+    """
+
+    norms: Mapping[str, str]
+    shapes: Mapping[str, torch.Size]
+
+
+class _Reads(TorchFunctionMode):
+    """Notes who reads the outputs of convolutions: a batch norm, by name, or None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[int, str] = {}
+        self.alive: list[Tensor] = []  # so that no other tensor gets the place of one of them
+        self.readers: dict[str, set[str | None]] = {}
+        self.inside: str | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # the signature is torch's
+        del types
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        looks = getattr(func, "__name__", "") in LOOKS and not any(_tensors(result))
+        if not looks:
+            for tensor in _tensors((args, kwargs)):
+                if id(tensor) in self.made:
+                    self.readers[self.made[id(tensor)]].add(self.inside)
+        return result
+
+
+def trace(model: nn.Module, images: Tensor) -> Trace:
+    """Runs a batch and says which batch norms stand directly behind which convolutions.
+
+    Args:
+        model: a network, wrapped or bare, in inference mode, without an adapter.
+        images: what the model takes.
+    """
+    names = {module: name for name, module in network_of(model).named_modules()}
+    reads, shapes, runs = _Reads(), {}, dict.fromkeys(names.values(), 0)
+    behind: dict[str, set[str | None]] = {}
+
+    def made(module: nn.Module, args: Any, output: Any) -> None:
+        name = names[module]
+        runs[name] += 1
+        if isinstance(output, Tensor) and isinstance(args[0], Tensor):
+            shapes[name] = args[0].shape
+            reads.made[id(output)] = name
+            reads.alive.append(output)
+            reads.readers.setdefault(name, set())
+
+    def enter(module: nn.Module, args: Any) -> None:
+        name = names[module]
+        runs[name] += 1
+        reads.inside = name
+        given = reads.made.get(id(args[0])) if args else None
+        behind.setdefault(name, set()).add(given)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        del module, args, output
+        reads.inside = None
+
+    handles = []
+    for module in names:
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(made))
+        elif isinstance(module, nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(leave))
+    try:
+        with torch.no_grad(), reads:
+            output = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    given_out = {reads.made.get(id(tensor)) for tensor in _tensors(output)}
+    norms = {
+        conv: norm
+        for norm, convs in behind.items()
+        for conv in convs
+        if conv is not None
+        and len(convs) == 1
+        and reads.readers[conv] == {norm}
+        and runs[conv] == runs[norm] == 1
+        and conv not in given_out
+    }
+    return Trace(norms, shapes)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for entry in value:
+            yield from _tensors(entry)

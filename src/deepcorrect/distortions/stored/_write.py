@@ -1,0 +1,326 @@
+"""Writing distorted copies of a set of images, once, in the layouts that benchmarks have."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from deepcorrect.data import (
+    ImageSet,
+    Loader,
+    Preprocessing,
+    fitted,
+    in_channels,
+    open_data,
+    pixels_of,
+)
+from deepcorrect.distortions import Distortion, parse_all
+from deepcorrect.distortions.stored._layouts import (
+    Array,
+    Block,
+    Folders,
+    Store,
+    Tables,
+    targets_of,
+    write_labels,
+)
+from deepcorrect.distortions.stored._read import INFO_FILE
+from deepcorrect.runtime import Advance, InputError, files, progress, seeds_for
+
+Format = Literal["folder", "parquet", "npy"]
+BLOCK_VALUES = 1 << 24
+"""So many pixel values are held at a time, at most (one image where it has more)."""
+
+GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and 16-bit ones, which begin with I;
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_distorted` did.
+
+    Attributes:
+        images: the set, which counts and names its bad images.
+        distortions: with the levels and parameters that were used.
+        written, kept: files made now, and files that were there already.
+    """
+
+    images: ImageSet
+    distortions: tuple[Distortion, ...]
+    written: int
+    kept: int
+
+
+def write_distorted(
+    data: str,
+    distortions: Sequence[str | Distortion],
+    out: Path,
+    format: Format = "folder",
+    *,
+    input_size: int | None = None,
+    resize: int | None = None,
+    images: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    workers: int = 0,
+    device: torch.device | None = None,
+) -> Written:
+    """Writes distorted copies of a set, each level of each distortion, rounded to 8 bits.
+
+    `folder` is ImageNet-C's layout, OUT/KIND/LEVEL/CLASS/NAME.png; `npy` is CIFAR-C's, OUT/KIND.npy
+    (levels x N, H, W, C), one level after the other, and OUT/labels.npy; `parquet` is
+    OUT/KIND-LEVEL.parquet in the Hugging Face image schema. A set of grey images alone stays grey;
+    any other becomes RGB. Noise depends on the seed, the level, an image's number in the set and
+    the kind of device, on nothing else. Whole files of an interrupted call with the same arguments
+    are kept.
+
+    Args:
+        data: a DATA spec.
+        distortions: specs; levels and parameters that they leave open follow `input_size` or,
+            without one, the shorter side of the first image, for the whole set.
+        out: the folder; made if absent.
+        format: see above.
+        input_size: side to resize and cut the images to before they are distorted; without one
+            they keep their sizes.
+        resize: shorter side before the central cut; needs `input_size`.
+        images: so many random images of the set; None takes all.
+        seed: of the noise and of `images`.
+        batch_size: images at a time.
+        workers: decoding processes.
+        device: where distortions are computed; None is the CPU.
+
+    Raises:
+        InputError: an argument is not accepted, there is no image that can be read, images do not
+            fit the format, or the folder holds something else.
+    """
+    if resize is not None and input_size is None:
+        raise InputError("--resize needs --input-size: without it images keep their sizes")
+    files.check_folder(out)
+    place = device or torch.device("cpu")
+    chosen = open_data(data, Preprocessing(1, (0.0,), (1.0,))).sample(images, seed)
+    channels, side = _survey(chosen)
+    ones = (1.0,) * channels
+    fit = Preprocessing(input_size, ones, ones, resize) if input_size is not None else None
+    source = _Source(chosen, channels, fit, workers)
+    pixels = input_size or side
+    kinds = tuple(_settled(each, pixels) for each in parse_all(distortions, pixels))
+    rows = source.alike() if format == "npy" else list(range(len(chosen)))
+    targets = targets_of(chosen, data.startswith("folder:")) if format == "folder" else []
+    asked: dict[str, Any] = {
+        "schema": 1,
+        "data": data,
+        "images": len(chosen),
+        "format": format,
+        "size": [input_size, resize] if fit else None,
+        "channels": channels,
+        "seed": seed,
+        "device": place.type,
+        "distortions": {
+            kind.name: {"levels": list(kind.levels or ()), "parameters": kind.parameters}
+            for kind in kinds
+        },
+    }
+    if format == "npy":
+        asked["images_a_level"] = len(rows)
+    _begin(out, asked)
+    if format == "npy" and chosen.labelled:
+        write_labels(out / "labels.npy", [chosen.labels[row] for row in rows], kinds)
+    written = kept = 0
+    total = len(chosen) * sum(len(kind.levels or ()) for kind in kinds)
+    with progress("distorting", total) as step:
+        for kind in kinds:
+            if format == "folder":
+                store: Store = Folders(out, kind, chosen, targets)
+            elif format == "npy":
+                store = Array(out, kind, rows)
+            else:
+                store = Tables(out, kind, chosen)
+            kept += store.kept
+            step(len(chosen) * len(kind.levels or ()) - len(store.rows) * len(store.levels))
+            if store.rows and store.levels:
+                with store:
+                    _fill(store, source, kind, seed, batch_size, place, step)
+            written += store.written
+    if len(chosen.bad) == len(chosen):
+        raise InputError(f"none of the {len(chosen)} images of {chosen.name} could be read")
+    files.write_json(out / INFO_FILE, asked | {"finished": True})
+    return Written(chosen, kinds, written, kept)
+
+
+def _survey(images: ImageSet) -> tuple[int, int]:
+    """Channels of the set (1 where every image is grey), and the first image's shorter side."""
+    side = None
+    for row in range(len(images)):
+        found = images.decoded(row, lambda image: (image.mode, min(image.size)))
+        if found is None:
+            continue
+        mode, shorter = found
+        side = side or shorter
+        if mode not in GREY_MODES and not mode.startswith("I;"):
+            return 3, side
+    if side is None:
+        raise InputError(f"none of the {len(images)} images of {images.name} could be read")
+    return 1, side
+
+
+def _settled(kind: Distortion, pixels: int) -> Distortion:
+    """One set of parameters for all images, whatever their sizes."""
+    return dataclasses.replace(kind, parameters=kind.parameters_at(pixels))
+
+
+def _begin(out: Path, asked: dict[str, Any]) -> None:
+    """Claims the folder, or checks that what was begun there is what is asked for now."""
+    path = out / INFO_FILE
+    if not path.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise InputError(
+                f"{out} holds other files and no {INFO_FILE}: give a folder that is empty or new"
+            )
+        files.write_json(path, asked | {"finished": False})
+        return
+    begun = files.read_json(path)
+    if not isinstance(begun, dict):
+        raise InputError(f"{path} is not what 'deepcorrect distort' writes: give another folder")
+    for key, value in asked.items():
+        if begun.get(key) != value:
+            raise InputError(
+                f"{out} was begun with {key} {begun.get(key)!r}, and now {value!r} is asked for: "
+                "give the same command to go on, or another folder"
+            )
+    files.remove_temporary(out)
+
+
+# --- reading, distorting
+
+
+class _Decoded(Dataset[tuple[int, Tensor | None]]):
+    """Images by their numbers, as uint8, C x H x W; None for a bad one."""
+
+    def __init__(
+        self, images: ImageSet, rows: Sequence[int], channels: int, fit: Preprocessing | None
+    ) -> None:
+        self.images, self.rows, self.channels, self.fit = images, rows, channels, fit
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> tuple[int, Tensor | None]:
+        return self.rows[place], self.images.decoded(self.rows[place], self._pixels)
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        fit = self.fit
+        return pixels_of(fitted(image, fit) if fit else in_channels(image, self.channels))
+
+
+def _only(samples: list[tuple[int, Tensor | None]]) -> tuple[int, Tensor | None]:
+    return samples[0]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """How a set's images are decoded: `fit` is None where they keep their sizes."""
+
+    images: ImageSet
+    channels: int
+    fit: Preprocessing | None
+    workers: int
+
+    def decoded(self, rows: Sequence[int]) -> Iterator[tuple[int, Tensor | None]]:
+        """Numbers and pixels of the images at `rows`, one at a time."""
+        found = _Decoded(self.images, rows, self.channels, self.fit)
+        yield from Loader(found, 1, num_workers=self.workers, collate_fn=_only)
+
+    def blocks(self, rows: Sequence[int], count: int, step: Advance, levels: int) -> Iterator[Any]:
+        """The good ones, some at a time: lists of numbers and of pixels."""
+        numbers: list[int] = []
+        pixels: list[Tensor] = []
+        for number, values in self.decoded(rows):
+            if values is None:
+                step(levels)
+                continue
+            numbers.append(number)
+            pixels.append(values)
+            if len(numbers) == count or sum(p.numel() for p in pixels) >= BLOCK_VALUES:
+                yield numbers, pixels
+                numbers, pixels = [], []
+        if numbers:
+            yield numbers, pixels
+
+    def alike(self) -> list[int]:
+        """The numbers of the good images, which must all have one size.
+
+        Raises:
+            InputError: they have not, or there is none.
+        """
+        rows: list[int] = []
+        first: tuple[int, ...] | None = None
+        with progress("checking", len(self.images)) as step:
+            for number, values in self.decoded(range(len(self.images))):
+                step(1)
+                if values is None:
+                    continue
+                first = first or tuple(values.shape)
+                if tuple(values.shape) != first:
+                    names = self.images.names
+                    raise InputError(
+                        f"format npy needs images of one size: {names[rows[0]]} has {first[2]} x "
+                        f"{first[1]} pixels and {names[number]} {values.shape[2]} x "
+                        f"{values.shape[1]}. Give --input-size, or another format"
+                    )
+                rows.append(number)
+        if not rows:
+            raise InputError(
+                f"none of the {len(self.images)} images of {self.images.name} could be read"
+            )
+        return rows
+
+
+def _fill(
+    store: Store,
+    source: _Source,
+    kind: Distortion,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    step: Advance,
+) -> None:
+    levels = len(store.levels)
+    for numbers, pixels in source.blocks(store.rows, batch_size, step, levels):
+        for level in store.levels:
+            store.add(level, _distorted(kind, level, numbers, pixels, seed, device))
+            step(len(numbers))
+
+
+def _distorted(
+    kind: Distortion,
+    level: float,
+    numbers: Sequence[int],
+    pixels: Sequence[Tensor],
+    seed: int,
+    device: torch.device,
+) -> Block:
+    """Distorted images in their order; those of one size are distorted together."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for place, values in enumerate(pixels):
+        by_shape.setdefault(tuple(values.shape), []).append(place)
+    found: dict[int, np.ndarray] = {}
+    for places in by_shape.values():
+        batch = torch.stack([pixels[place] for place in places]).to(device).float() / 255
+        seeds = torch.cat(
+            [
+                seeds_for(seed, "distort", kind.name, level, first=numbers[place], count=1)
+                for place in places
+            ]
+        )
+        rounded = kind(batch, level, seeds).clamp(0, 1).mul(255).round().to(torch.uint8)
+        values = rounded.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+        found |= dict(zip(places, values, strict=True))
+    return [(number, found[place]) for place, number in enumerate(numbers)]

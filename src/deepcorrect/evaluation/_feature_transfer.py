@@ -1,0 +1,263 @@
+"""A corrected network as feature extractor: a linear SVM on its features (paper, section V).
+
+The SVM is trained on undistorted images only and tested on distorted ones, so what it keeps under
+a distortion it owes to the features. It has the classes of its images, whatever the network's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.data import UNLABELLED, Batches, count_of, no_images
+from deepcorrect.distortions import Distortion
+from deepcorrect.evaluation._evaluate import evaluate
+from deepcorrect.evaluation._results import Grid
+from deepcorrect.networks import Wrapper, features
+from deepcorrect.runtime import (
+    InputError,
+    Precision,
+    autocast,
+    device_of,
+    inference,
+    placed,
+    progress,
+)
+
+PENALTIES = (0.1, 1.0, 10.0)
+"""Values of C to choose from, for features whose mean squared norm is 1."""
+
+FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Svm:
+    """A linear SVM, one class against the rest: scores are x W' + b.
+
+    Attributes:
+        weight, bias: classes x D and classes; a class without training images has a bias of
+            minus infinity.
+        penalty: C, the weight of errors against the margin.
+        validation: mean accuracy over the folds at each C that was tried; empty for one C.
+        images: number of training images.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    validation: dict[float, float]
+    images: int
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How a network's features serve other classes.
+
+    Attributes:
+        grid: the SVM's accuracy on the test images by distortion and level.
+        svm: what was trained.
+    """
+
+    grid: Grid
+    svm: Svm
+
+    @property
+    def mean_top1(self) -> float:
+        """The mean of the distortions' averages over clean and all levels."""
+        return self.grid.mean_top1
+
+
+class FeatureClassifier(Wrapper):
+    """A network whose features go to an SVM instead of its own last layer.
+
+    Args:
+        network: an `AdaptedModel`, a `Classifier` or any module, images in [0, 1] or as it takes
+            them.
+        svm: trained on its features.
+        site: where these are; see `features`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, network: nn.Module, svm: Svm, site: str | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.site = site
+        self.register_buffer("weight", svm.weight.to(device_of(network)))
+        self.register_buffer("bias", svm.bias.to(device_of(network)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The SVM's scores, N x classes."""
+        with features(self.network, self.site) as read:
+            self.network(images)
+            found = read()
+        with torch.autocast(found.device.type, enabled=False):
+            return nn.functional.linear(found.float(), self.weight, self.bias)
+
+
+def transfer(
+    model: nn.Module,
+    train: Batches,
+    test: Batches,
+    distortions: Sequence[str | Distortion] | str,
+    site: str | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    penalties: Sequence[float] = PENALTIES,
+    task: str = "transfer",
+) -> Transfer:
+    """Trains a linear SVM on a network's features of clean images, and tests it on distorted ones.
+
+    Memory grows with the training images by their features alone; test images stream.
+
+    Args:
+        model: takes images in [0, 1]; corrected or not. Its own classes play no part.
+        train: batches of (undistorted images, labels).
+        test: batches of the same classes, in a fixed order.
+        distortions: specs; without levels, the paper's grid for the input size.
+        site: the module whose output is the features, N x D, or N x C x H x W, which is averaged
+            over positions; None takes the input of the last linear layer.
+        seed: of the noise, and of the folds.
+        precision: of the network; features and SVM are float32 or finer.
+        penalties: values of C; the best is chosen by cross-validation on the training images'
+            features. One value is taken as it is.
+        task: what the progress line says.
+
+    Raises:
+        InputError: there are no features, no labels, fewer than two classes, or no images.
+    """
+    found, labels = collect(model, train, site, precision, f"{task}, features")
+    svm = train_svm(found, labels, penalties, seed, f"{task}, SVM")
+    del found
+    classifier = FeatureClassifier(model, svm, site)
+    grid = evaluate(
+        classifier, test, distortions, seed, precision, f"{task}, test", target="labels"
+    )
+    return Transfer(grid, svm)
+
+
+def collect(
+    model: nn.Module,
+    loader: Batches,
+    site: str | None = None,
+    precision: Precision = "float32",
+    task: str = "features",
+) -> tuple[Tensor, Tensor]:
+    """The features, N x D in float32, and the labels, N, of all images of a loader.
+
+    Raises:
+        InputError: see `features`; or there is no image.
+    """
+    device = device_of(model)
+    rows: list[Tensor] = []
+    labels: list[Tensor] = []
+    with (
+        inference(model),
+        torch.no_grad(),
+        autocast(device, precision),
+        features(model, site) as read,
+        progress(task, count_of(loader)) as step,
+    ):
+        for images, truth in loader:
+            if len(images):
+                model(placed(images, device))
+                rows.append(read().float().cpu())
+                labels.append(truth.cpu())
+                step(len(images))
+    if not rows:
+        raise no_images(loader, "to take features of")
+    return torch.cat(rows), torch.cat(labels)
+
+
+def train_svm(
+    found: Tensor,
+    labels: Tensor,
+    penalties: Sequence[float] = PENALTIES,
+    seed: int = 0,
+    task: str = "SVM",
+) -> Svm:
+    """A linear SVM (scikit-learn's `LinearSVC`, squared hinge) on features.
+
+    They are scaled by one number, so that C means the same for every network; the SVM returned
+    takes them unscaled.
+
+    Args:
+        found: N x D.
+        labels: N, from 0.
+        penalties: values of C; the best mean accuracy over stratified folds is chosen, the
+            smaller C of equal ones. Folds: 3, or as many as the smallest class has images.
+        seed: of the folds.
+        task: what the progress line says.
+
+    Raises:
+        InputError: a label is missing, or there are fewer than two classes.
+    """
+    if bool((labels < 0).any()):
+        missing = int((labels == UNLABELLED).sum())
+        raise InputError(
+            f"{missing} of {len(labels)} training images have no label: an SVM needs one for each"
+        )
+    classes, counts = np.unique(labels.numpy(), return_counts=True)
+    if len(classes) < 2:
+        raise InputError("the training images are all of one class: an SVM needs at least two")
+    if not penalties or min(penalties) <= 0:
+        raise InputError(f"penalties {tuple(penalties)} are not accepted: give values of C above 0")
+    scale = found.double().square().sum(1).mean().sqrt().clamp_min(1e-12)
+    rows, truth = (found.double() / scale).numpy(), labels.numpy()
+    tried = sorted(set(penalties))
+    folds = min(FOLDS, int(counts.min()))
+    validation: dict[float, float] = {}
+    with progress(task, len(tried) * folds + 1 if len(tried) > 1 else 1, "fits") as step:
+        if len(tried) > 1:
+            if folds < 2:
+                raise InputError(
+                    "a class has a single training image, too few to choose C by "
+                    "cross-validation: give more images, or one value of C"
+                )
+            validation = _validated(rows, truth, tried, folds, seed, step)
+        best = max(tried, key=lambda c: validation.get(c, 0.0))  # the first of equal ones
+        machine = _fitted(rows, truth, best, seed)
+        step(1)
+    weight, bias = machine.coef_, machine.intercept_
+    if len(classes) == 2:  # scikit-learn gives the second class's scores alone
+        weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
+    size = int(classes.max()) + 1
+    weights = torch.zeros(size, found.shape[1])
+    biases = torch.full((size,), -math.inf)
+    weights[torch.from_numpy(classes)] = torch.from_numpy(weight / scale.item()).float()
+    biases[torch.from_numpy(classes)] = torch.from_numpy(bias).float()
+    return Svm(weights, biases, best, validation, len(found))
+
+
+def _validated(
+    rows: np.ndarray, truth: np.ndarray, tried: Sequence[float], folds: int, seed: int, step: Any
+) -> dict[float, float]:
+    """Mean accuracy over stratified folds, by C."""
+    from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415  (slow to import)
+
+    splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    scores: dict[float, list[float]] = {c: [] for c in tried}
+    for kept, held in splits.split(rows, truth):
+        for c in tried:
+            machine = _fitted(rows[kept], truth[kept], c, seed)
+            scores[c].append(float(machine.score(rows[held], truth[held])))
+            step(1)
+    return {c: sum(values) / len(values) for c, values in scores.items()}
+
+
+def _fitted(rows: np.ndarray, truth: np.ndarray, c: float, seed: int) -> Any:
+    import warnings  # noqa: PLC0415
+
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415  (slow to import)
+    from sklearn.svm import LinearSVC  # noqa: PLC0415
+
+    with warnings.catch_warnings():  # a C whose fit is unfinished is judged by its accuracy
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LinearSVC(C=c, random_state=seed, max_iter=2000).fit(rows, truth)

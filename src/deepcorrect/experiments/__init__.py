@@ -1,0 +1,17 @@
+"""One experiment: its recipe, its data, the run, and the analyses of a finished run."""
+
+from deepcorrect.experiments._analyse import ANALYSIS_FILE, analyse
+from deepcorrect.experiments._recipe import load_recipe, load_summary, shipped
+from deepcorrect.experiments._run import run
+from deepcorrect.experiments._systems import SECTIONS, summary
+
+__all__ = [
+    "ANALYSIS_FILE",
+    "SECTIONS",
+    "analyse",
+    "load_recipe",
+    "load_summary",
+    "run",
+    "shipped",
+    "summary",
+]

@@ -1,0 +1,359 @@
+"""Recipes: one experiment as a YAML file, checked before anything runs."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from deepcorrect.distortions import GROUPS, Distortion, Parameters, kind_of
+from deepcorrect.experiments._systems import SECTIONS, Section, System, known_ranking
+from deepcorrect.ranking import BETAS, DEFAULT_METHOD, Target
+from deepcorrect.runtime import InputError, Precision, unknown
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ModelSection(Section):
+    """The network: a MODEL spec and what the source does not tell; see `models.resolve`."""
+
+    spec: str
+    weights: str | None = None
+    classes: int | None = Field(default=None, ge=1)
+    input_size: int | None = Field(default=None, ge=1)
+    resize: int | None = Field(default=None, ge=1)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class DataSection(Section):
+    """The images: DATA specs, and how many to use of each.
+
+    Attributes:
+        train: for correction and fine-tuning.
+        test: for the figures alone; read once a system.
+        validation: for ranking and for choosing the best epoch; without it, rows of `train`.
+        validation_rows: a JSON file with rows of `train` (a list, or `{"rows": [...]}`).
+        validation_images: without the two above, so many random rows of `train`.
+        train_images, test_images: random subsets; null takes all.
+        batch_size: for everything but training.
+        workers: decoding processes.
+    """
+
+    train: str
+    test: str
+    validation: str | None = None
+    validation_rows: str | None = None
+    validation_images: int = Field(default=1000, ge=2)
+    train_images: int | None = Field(default=None, ge=2)
+    test_images: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=250, ge=1)
+    workers: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> DataSection:
+        if self.validation and self.validation_rows:
+            raise ValueError("give validation or validation_rows, not both")
+        return self
+
+
+def _known_distortion(name: str) -> str:
+    kind_of(name)
+    return name
+
+
+DistortionName = Annotated[str, AfterValidator(_known_distortion)]
+
+
+class DistortionSection(Section):
+    """Levels of one distortion (null takes the grid for the input size), how its output is stored,
+    and whose parameters apply (null: the input size says)."""
+
+    levels: Annotated[tuple[Level, ...], Field(min_length=1)] | None = None
+    clip: bool = False
+    quantize: bool = False
+    parameters: Parameters | None = None
+
+
+class RankingSection(Section):
+    """How filters are ranked: on `images` of the validation images, at `sites` (null: all).
+
+    `target` is what answers are measured against: `labels`, `prediction` or `kl`.
+    """
+
+    method: str = DEFAULT_METHOD
+    images: int = Field(default=500, ge=1)
+    sites: tuple[str, ...] | None = None
+    precision: Precision = "auto"
+    target: Target = "labels"
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return known_ranking(value)
+
+
+class IdealSection(Section):
+    """Ideal-correction curves, on validation images that the ranking did not see; 0 skips them."""
+
+    images: int = Field(default=200, ge=0)
+    betas: tuple[Share, ...] = BETAS
+
+
+class SelectionSection(Section):
+    """Choosing the best epoch, on so many validation images that the ranking did not see."""
+
+    images: int = Field(default=500, ge=0)
+
+
+class Recipe(Section):
+    """One experiment: measure, rank, correct, measure, report.
+
+    `distortions` are trained, ranked and selected on; systems are measured on `test_distortions`
+    where there are some, kinds or groups such as `imagenet_c`, otherwise on the same.
+    """
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+    precision: Precision = "float32"
+    model: ModelSection
+    data: DataSection
+    distortions: dict[DistortionName, DistortionSection] = Field(min_length=1)
+    test_distortions: dict[str, DistortionSection] | None = None
+    ranking: RankingSection = RankingSection()
+    ideal: IdealSection = IdealSection()
+    selection: SelectionSection = SelectionSection()
+    systems: dict[str, System] = Field(min_length=1)
+
+    @field_validator("distortions", "test_distortions")
+    @classmethod
+    def _distortions(
+        cls, value: dict[str, DistortionSection] | None
+    ) -> dict[str, DistortionSection] | None:
+        _as_distortions(value or {})
+        return value
+
+    @field_validator("systems")
+    @classmethod
+    def _names(cls, value: dict[str, System]) -> dict[str, System]:
+        for name in value:
+            if name == "baseline" or not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(
+                    f"{name!r} cannot name a system: use letters, digits, - and _, not 'baseline'"
+                )
+        return value
+
+    @property
+    def distortion_list(self) -> tuple[Distortion, ...]:
+        """The distortions that are trained on, as objects."""
+        return _as_distortions(self.distortions)
+
+    @property
+    def test_list(self) -> tuple[Distortion, ...]:
+        """The distortions that systems are measured on."""
+        return _as_distortions(self.test_distortions or self.distortions)
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def _as_distortions(sections: Mapping[str, DistortionSection]) -> tuple[Distortion, ...]:
+    """Sections as objects, one for each kind of a group."""
+    return tuple(
+        Distortion(kind, **section.model_dump())
+        for name, section in sections.items()
+        for kind in GROUPS.get(name, (name,))
+    )
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("deepcorrect.experiments") / "recipes"
+    return sorted(
+        item.name.removesuffix(".yaml") for item in folder.iterdir() if ".yaml" in item.name
+    )
+
+
+def load_summary(name: str) -> str:
+    """The first comment line of a shipped recipe."""
+    text = (resources.files("deepcorrect.experiments") / "recipes" / f"{name}.yaml").read_text(
+        "utf-8"
+    )
+    return text.splitlines()[0].removeprefix("# ")
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe, applies `KEY=VALUE` overrides, and checks every key and value.
+
+    Args:
+        source: a YAML file, or the name of a shipped recipe. `based_on` in it names another one,
+            whose values it changes.
+        overrides: dotted keys and YAML values, such as `ranking.images=100` or
+            `distortions.awgn.levels=[10,20]`; null takes a section out.
+
+    Raises:
+        InputError: the file cannot be read, a key is unknown, or a value is not accepted; it names
+            the key, the value and what is accepted.
+    """
+    values = _read(str(source), [])
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"recipe {source}: {_explain(error)}") from None
+
+
+def _read(source: str, chain: list[str]) -> dict[str, Any]:
+    path = Path(source)
+    text: str
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(f"there is no recipe file {path}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"recipe {path} cannot be read: {error}") from None
+    elif source in shipped():
+        text = (
+            resources.files("deepcorrect.experiments") / "recipes" / f"{source}.yaml"
+        ).read_text("utf-8")
+    else:
+        raise unknown("recipe", source, [*shipped(), "FILE.yaml"])
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {source} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"recipe {source} is not a mapping of keys to values")
+    base = values.pop("based_on", None)
+    if base is None:
+        return _merged({}, values)
+    if source in chain:
+        raise InputError(f"recipe {source} is based on itself: {' -> '.join([*chain, source])}")
+    beside = path.parent / f"{base}"
+    return _merged(_read(str(beside if beside.is_file() else base), [*chain, source]), values)
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, section by section; null takes a section out. Sections that YAML
+    anchors share are copied."""
+    result = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            below = result.get(key)
+            result[key] = _merged(below if isinstance(below, dict) else {}, value)
+        else:
+            _put(result, key, value)
+    return result
+
+
+def _put(section: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a key of a section; null takes a section below it out."""
+    if value is None and isinstance(section.get(key), dict):
+        del section[key]
+    else:
+        section[key] = value
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"{override!r} is not KEY=VALUE, such as ranking.images=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"the value of {override!r} is not YAML") from None
+    if value == text.strip() and text[-1:].isdigit():  # YAML 1.1 takes 1e-3 for a string
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if inner is None:
+            inner = place[parent] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"{override!r}: {parent!r} is a value ({inner!r}), not a section")
+        place = inner
+    _put(place, last, value)
+
+
+def _explain(error: ValidationError) -> str:
+    """Every problem, with its key, the value given and what is accepted."""
+    lines: list[str] = []
+    methods = ", ".join(repr(method) for method in SECTIONS)
+    for problem in error.errors():
+        key = _key_of(problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            accepted = _accepted_keys([str(part) for part in problem["loc"][:-1]])
+            lines.append(f"unknown key {key!r} (given {problem['input']!r}); accepted: {accepted}")
+        elif problem["type"] == "missing":
+            lines.append(f"key {key!r} is missing: it has no default")
+        elif problem["type"] == "union_tag_invalid":
+            lines.append(
+                f"key '{key}.method': given {_tag_of(problem['input'])!r}; accepted: {methods}"
+            )
+        elif problem["type"] == "union_tag_not_found":
+            lines.append(f"key '{key}.method' is missing; accepted: {methods}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"key {key!r}: given {problem['input']!r}; {message}")
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _key_of(place: Sequence[int | str]) -> str:
+    """The dotted key of a problem, without the parts that pydantic adds for unions."""
+    parts = [str(part) for part in place]
+    if parts[:1] == ["systems"] and len(parts) > 2:
+        del parts[2]  # the method's tag
+    return ".".join(part for part in parts if part != "[key]")
+
+
+def _tag_of(section: Any) -> Any:
+    return section.get("method") if isinstance(section, dict) else section
+
+
+def _accepted_keys(place: Sequence[str]) -> str:
+    """The keys of the section at `place`."""
+    section: Any = Recipe
+    for part in place:
+        section = _inner(section, part)
+        if section is None:
+            return "see docs/recipes.md"
+    # a base class's fields come first: the method says more
+    return ", ".join(sorted(section.model_fields, key=lambda name: name != "method"))
+
+
+def _inner(section: Any, part: str) -> Any:
+    """The section under key `part` of a section, a mapping of sections, or a union of them."""
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        fields = section.model_fields
+        found = fields[part].annotation if part in fields else None
+    elif typing.get_origin(section) is dict:
+        found = typing.get_args(section)[1]
+    else:
+        return SECTIONS.get(part)
+    if typing.get_origin(found) in (typing.Union, types.UnionType):
+        models = [
+            a for a in typing.get_args(found) if isinstance(a, type) and issubclass(a, BaseModel)
+        ]
+        return models[0] if len(models) == 1 else found
+    return found

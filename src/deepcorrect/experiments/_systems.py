@@ -1,0 +1,288 @@
+"""The systems that a recipe can name, each a section of it and a way to make the module."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from torch import nn
+
+from deepcorrect import alternatives, correction
+from deepcorrect.correction import read_budget, unit_config
+from deepcorrect.networks import Classifier
+from deepcorrect.ranking import METHODS, Ranking
+from deepcorrect.training import Training, needs_of
+
+Rank = Callable[[str | None], Ranking]
+"""Gives the ranking of a method, None standing for the recipe's own."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainedSystem(Section):
+    """A system that is trained: `training` begins with the method's own objective."""
+
+    objective: ClassVar[dict[str, float]] = {}
+    """What the method minimises unless `training.objective` says otherwise; empty: the default."""
+    mends: ClassVar[bool] = False
+    """Whether it mends images before the network reads them, which the objective `images` needs."""
+
+    training: Training = Training()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_objective(cls, values: Any) -> Any:
+        if cls.objective and isinstance(values, Mapping):
+            given = values.get("training") or {}
+            if isinstance(given, Mapping):
+                return {**values, "training": {"objective": cls.objective, **given}}
+        return values
+
+    @model_validator(mode="after")
+    def _images_are_mended(self) -> TrainedSystem:
+        if "images" in needs_of(self.training.objective) and not self.mends:
+            raise ValueError(
+                "the objective 'images' is for the method front_end: nothing else "
+                "mends images; use logits or activations"
+            )
+        return self
+
+    @abstractmethod
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """The module to train; what of it requires gradients is trained."""
+
+    def finished(self, model: nn.Module) -> nn.Module:
+        """The trained module, as it is used."""
+        return model
+
+
+class CorrectionSystem(TrainedSystem):
+    """Correction units behind the first `beta` of each site's filters: a share, one a site, or
+    `{budget: {parameters: X}}` or `{budget: {multiply_adds: X}}` for all sites together.
+
+    `ranking` is a method; null takes the recipe's. `gate` is the share of clean images that may be
+    corrected, which a gate keeps to; null corrects every image. `gate_scale` below 1 prepares the
+    gate for pictures of other sources than the training images (`fit_gate`'s `scale`).
+    """
+
+    method: Literal["deepcorrect"]
+    beta: float | dict[str, Any] = 0.5
+    unit: str | dict[str, Any] = "bottleneck"
+    ranking: str | None = None
+    gate: float | None = Field(default=None, gt=0, lt=1)
+    gate_scale: float = Field(default=1.0, gt=0, le=1)
+
+    @field_validator("beta", mode="before")
+    @classmethod
+    def _shares(cls, value: Any) -> Any:
+        if isinstance(value, dict) and set(value) == {"budget"}:
+            read_budget(value["budget"])
+            return value
+        for share in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+                raise ValueError(
+                    "a share of filters is above 0 and at most 1, one or one a site; or give "
+                    "{budget: {parameters: X}} or {budget: {multiply_adds: X}}"
+                )
+        return value
+
+    @field_validator("unit")
+    @classmethod
+    def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        unit_config(value, 0)
+        return value
+
+    @field_validator("ranking")
+    @classmethod
+    def _known_ranking(cls, value: str | None) -> str | None:
+        return None if value is None else known_ranking(value)
+
+    @model_validator(mode="after")
+    def _scale_of_a_gate(self) -> CorrectionSystem:
+        if self.gate is None and self.gate_scale != 1:
+            raise ValueError("gate_scale says how a gate is fitted: give gate, too")
+        return self
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """The network with its units, which start as the identity."""
+        return correction.correct(model, rank(self.ranking), self.beta, self.unit, seed)
+
+
+def known_ranking(name: str) -> str:
+    """Raises ValueError unless there is such a ranking method."""
+    if name not in METHODS:
+        raise ValueError(f"not one of {', '.join(METHODS)}")
+    return name
+
+
+class FinetuneSystem(TrainedSystem):
+    """A copy of the network with its parameters trained: `all`, whole layers from the `first` or
+    the `last` on, as many as `parameters` (a share up to 1) allows, or the batch `norms`."""
+
+    method: Literal["finetune"]
+    trains: alternatives.Trains = "all"
+    parameters: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _which(self) -> FinetuneSystem:
+        if (self.parameters is None) != (self.trains in ("all", "norms")):
+            raise ValueError("parameters goes with trains: first or last, and they need it")
+        return self
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """A copy of the network."""
+        del rank, seed
+        return alternatives.finetune(model, self.trains, self.parameters)
+
+
+class StabilitySystem(TrainedSystem):
+    """Stability training (Zheng et al. 2016): every weight, on clean images, with the distorted
+    copy's answer drawn to the clean one's. `training.objective` weighs both."""
+
+    objective: ClassVar[dict[str, float]] = {"clean_labels": 1.0, "stability": 1.0}
+
+    method: Literal["stability"]
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """A copy of the network."""
+        del rank, seed
+        return alternatives.finetune(model)
+
+
+class AugMixSystem(TrainedSystem):
+    """AugMix fine-tuning (Hendrycks et al. 2020): every weight, with answers that agree on AugMix
+    views. With `training.clean_share: 1` it sees no distortion, as its authors have it."""
+
+    objective: ClassVar[dict[str, float]] = {"labels": 1.0, "consistency": 12.0}
+
+    method: Literal["augmix"]
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """A copy of the network."""
+        del rank, seed
+        return alternatives.finetune(model)
+
+
+class LoraSystem(TrainedSystem):
+    """Low-rank adaptation of the convolutions, of so many parameters, merged when trained."""
+
+    method: Literal["lora"]
+    parameters: float = Field(default=0.25, gt=0)
+    alpha: float = Field(default=1.0, gt=0)
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """A copy of the network with low-rank parts."""
+        del rank, seed
+        return alternatives.lora(model, self.parameters, self.alpha)
+
+    def finished(self, model: nn.Module) -> nn.Module:
+        """The copy, its low-rank parts added into the weights."""
+        return alternatives.merge(model)
+
+
+class FrontEndSystem(TrainedSystem):
+    """A learned residual network of so many parameters before the frozen network."""
+
+    mends: ClassVar[bool] = True
+
+    method: Literal["front_end"]
+    parameters: float = Field(default=0.25, gt=0)
+    depth: int = Field(default=4, ge=1)
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """The network behind a front end that starts as the identity."""
+        del rank
+        return alternatives.front_end(model, self.parameters, self.depth, seed)
+
+
+class TestTimeSection(Section):
+    """A system that is not trained beforehand, and needs to be told something at test time."""
+
+    needs: ClassVar[str]
+    """What it needs, for tables."""
+
+    @abstractmethod
+    def build(self, model: Classifier) -> nn.Module:
+        """The module to measure."""
+
+
+class NormAdaptationSystem(TestTimeSection):
+    """Batch norms that follow the test batch (Nado et al. 2020; with a `prior` in images, Schneider
+    et al. 2020)."""
+
+    needs: ClassVar[str] = "batches of one distortion"
+
+    method: Literal["norm_adaptation"]
+    prior: float = Field(default=0.0, ge=0)
+
+    def build(self, model: Classifier) -> nn.Module:
+        """A copy of the network."""
+        return alternatives.norm_adaptation(model, self.prior)
+
+
+class TentSystem(TestTimeSection):
+    """TENT (Wang et al. 2021): batch norms are trained on the test batches' entropy."""
+
+    needs: ClassVar[str] = "batches of one distortion"
+
+    method: Literal["tent"]
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+    def build(self, model: Classifier) -> nn.Module:
+        """A copy of the network."""
+        return alternatives.tent(model, self.learning_rate)
+
+
+class RestorationSystem(TestTimeSection):
+    """Restoring the image first, by non-local means or Wiener deconvolution: not blind."""
+
+    needs: ClassVar[str] = "the true sigma or kernel"
+
+    method: Literal["restoration"]
+    smoothing: float = Field(default=0.8, gt=0)
+    patch: int = Field(default=5, ge=1)
+    balance: float = Field(default=1e-4, gt=0)
+
+    def build(self, model: Classifier) -> nn.Module:
+        """The network behind a restoration."""
+        return alternatives.restoration(model, self.smoothing, self.patch, self.balance)
+
+
+System = Annotated[
+    CorrectionSystem
+    | FinetuneSystem
+    | StabilitySystem
+    | AugMixSystem
+    | LoraSystem
+    | FrontEndSystem
+    | NormAdaptationSystem
+    | TentSystem
+    | RestorationSystem,
+    Field(discriminator="method"),
+]
+
+SECTIONS: dict[str, type[Section]] = {
+    "deepcorrect": CorrectionSystem,
+    "finetune": FinetuneSystem,
+    "stability": StabilitySystem,
+    "augmix": AugMixSystem,
+    "lora": LoraSystem,
+    "front_end": FrontEndSystem,
+    "norm_adaptation": NormAdaptationSystem,
+    "tent": TentSystem,
+    "restoration": RestorationSystem,
+}
+"""By the `method` that recipes name."""
+
+
+def summary(method: str) -> str:
+    """What a method is, in a sentence."""
+    text = " ".join((SECTIONS[method].__doc__ or "").split())
+    return re.split(r"\.\s+(?=[A-Z`])", text)[0].rstrip(".") + "."  # "et al. 2016" goes on

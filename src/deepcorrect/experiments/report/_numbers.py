@@ -1,0 +1,249 @@
+"""What the figures say: the table, the headline, and how names and numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from deepcorrect.distortions import kind_of
+from deepcorrect.runtime import InputError
+
+DISTORTION_NAMES = {"gaussian_blur": "Gaussian blur", "awgn": "Gaussian noise"}
+SYSTEM_NAMES = {"baseline": "Baseline", "finetuned": "Fine-tuned", "deepcorrect": "DeepCorrect"}
+NOTHING = "\N{EN DASH}"
+SPACE = "\N{NO-BREAK SPACE}"
+NAMED_IN_HEADLINE = 3  # with more distortions than this, the headline gives their mean
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """One system under one distortion. Accuracies are shares of the test images, 0 to 1.
+
+    Attributes:
+        distortion, system: names as in `results.json`.
+        clean: top-1 accuracy on the undistorted images.
+        levels: of the distortion.
+        top1: at each level.
+        mean: the paper's average, over the clean images and every level.
+    """
+
+    distortion: str
+    system: str
+    clean: float
+    levels: tuple[float, ...]
+    top1: tuple[float, ...]
+    mean: float
+
+
+def accuracy_table(results: dict[str, Any]) -> list[AccuracyRow]:
+    """Every distortion and, within it, every system, in the order of `results.json`."""
+    return [
+        AccuracyRow(
+            distortion,
+            system,
+            curve["clean_top1"],
+            tuple(curve["levels"]),
+            tuple(curve["top1"]),
+            curve["mean_top1"],
+        )
+        for distortion in distortions_of(results)
+        for system, record in results["systems"].items()
+        if (curve := record["distortions"].get(distortion)) is not None
+    ]
+
+
+def distortions_of(results: dict[str, Any]) -> list[str]:
+    """The distortions that any system was measured under."""
+    systems = results["systems"].values()
+    return list(dict.fromkeys(name for record in systems for name in record["distortions"]))
+
+
+def headline(results: dict[str, Any], subject: str | None) -> list[str]:
+    """Sentences that say what came out, whichever system is ahead.
+
+    Args:
+        results: the content of `results.json`.
+        subject: the system they are about; None for a run of the baseline alone.
+    """
+    rows = {(row.system, row.distortion): row for row in accuracy_table(results)}
+    names = distortions_of(results)
+    base = {name: rows["baseline", name] for name in names if ("baseline", name) in rows}
+    if subject is None:
+        costs = [f"{percent(row.mean)} {under(name)}" for name, row in base.items()]
+        clean = percent(next(iter(base.values())).clean) if base else NOTHING
+        return [f"The baseline's mean top-1 accuracy is {joined(costs)}; on clean images {clean}."]
+    own = {name: rows[subject, name] for name in base if (subject, name) in rows}
+    if not own:
+        return [f"{system_name(subject)} and the baseline share no distortion to compare under."]
+    sentences = [_change(subject, own, base)]
+    for other in results["systems"]:
+        theirs = {name: rows[other, name] for name in own if (other, name) in rows}
+        if other not in ("baseline", subject) and theirs:
+            sentences.append(_comparison(other, theirs, subject, own))
+    return [*sentences, _cost(results["systems"], subject)]
+
+
+def _change(subject: str, own: dict[str, AccuracyRow], base: dict[str, AccuracyRow]) -> str:
+    if len(own) <= NAMED_IN_HEADLINE:
+        parts = [
+            f"from {percent(base[name].mean)} to {percent(row.mean)} "
+            f"({points(row.mean - base[name].mean)}) {under(name)}"
+            for name, row in own.items()
+        ]
+    else:
+        before = mean(base[name].mean for name in own)
+        after = mean(row.mean for row in own.values())
+        parts = [
+            f"from {percent(before)} to {percent(after)} ({points(after - before)}) "
+            f"over {len(own)} distortions"
+        ]
+    name, row = next(iter(own.items()))
+    change = row.clean - base[name].clean
+    clean = f"changes by {points(change)}" if tenths(change) else "does not change"
+    return (
+        f"{system_name(subject)} takes mean top-1 accuracy {joined(parts)}; "
+        f"accuracy on clean images {clean} ({percent(base[name].clean)} to {percent(row.clean)})."
+    )
+
+
+def _comparison(
+    other: str, theirs: dict[str, AccuracyRow], subject: str, own: dict[str, AccuracyRow]
+) -> str:
+    """How another trained system stands to the subject, by mean top-1."""
+    leads = {name: row.mean - own[name].mean for name, row in theirs.items()}
+    if len(leads) > NAMED_IN_HEADLINE:
+        ahead = sum(tenths(lead) > 0 for lead in leads.values())
+        return (
+            f"{system_name(other)} is ahead of {system_name(subject)} under {ahead} of "
+            f"{len(leads)} distortions, by {points(mean(leads.values()))} on average."
+        )
+    parts = [_lead(lead, under(name)) for name, lead in leads.items()]
+    return f"Against {system_name(subject)}, {system_name(other)} is {joined(parts)}."
+
+
+def _lead(lead: float, where: str) -> str:
+    if not tenths(lead):
+        return f"level {where}"
+    return f"{points(abs(lead), signed=False)} {'ahead' if lead > 0 else 'behind'} {where}"
+
+
+def _cost(systems: dict[str, Any], subject: str) -> str:
+    own, base = systems[subject], systems["baseline"]
+    share = ratio(own["trainable_parameters"], base["parameters"])
+    change = own["multiply_adds"] / base["multiply_adds"] - 1 if base["multiply_adds"] else 0.0
+    more = "more" if change > 0 else "fewer"
+    work = f"{percent(abs(change))} {more}" if tenths(change) else "no more"
+    return (
+        f"{system_name(subject)} trains {own['trainable_parameters']:,} parameters ({share} of the "
+        f"network's {base['parameters']:,}) and takes {work} multiply-adds an image."
+    )
+
+
+def added_multiply_adds(record: dict[str, Any], base: dict[str, Any]) -> str:
+    """What a system computes beyond the baseline: `+12.5 %`."""
+    if not base["multiply_adds"]:
+        return NOTHING
+    change = record["multiply_adds"] / base["multiply_adds"] - 1
+    return f"{_sign(change) if tenths(change) else ''}{percent(abs(change))}"
+
+
+def system_name(name: str) -> str:
+    """How the page calls a system."""
+    return SYSTEM_NAMES.get(name, name)
+
+
+def distortion_name(name: str) -> str:
+    """How the page calls a distortion."""
+    return DISTORTION_NAMES.get(name, name.replace("_", " "))
+
+
+def level_unit(distortion: str) -> str:
+    """What a level of the distortion means."""
+    try:
+        return kind_of(distortion).unit
+    except InputError:  # a results file of another version, or of one's own kind
+        return "level"
+
+
+def under(distortion: str) -> str:
+    """`under Gaussian blur`."""
+    return f"under {distortion_name(distortion)}"
+
+
+def percent(share: float) -> str:
+    """`81.2 %`."""
+    return f"{100 * share:.1f}{SPACE}%"
+
+
+def tenths(share: float) -> float:
+    """A share as percent, rounded as it is shown."""
+    return round(100 * share, 1)
+
+
+def points(difference: float, *, signed: bool = True) -> str:
+    """A difference of two shares in percentage points: `+35.1 points`."""
+    sign = _sign(difference) if signed and tenths(difference) else ""
+    return f"{sign}{abs(100 * difference):.1f}{SPACE}points"
+
+
+def ratio(part: float, whole: float) -> str:
+    """`5.6 %`; a dash where there is no whole."""
+    return percent(part / whole) if whole else NOTHING
+
+
+def compact(number: float) -> str:
+    """`6.44 M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.2f}{SPACE}{letter}"
+    return f"{number:g}"
+
+
+def duration(seconds: float) -> str:
+    """`2 min 3 s`."""
+    if seconds < 10:
+        return f"{seconds:.1f}{SPACE}s"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    parts = [(hours, "h"), (minutes, "min"), (rest if not hours else 0, "s")]
+    return SPACE.join(f"{value}{SPACE}{unit}" for value, unit in parts if value)
+
+
+def moment(text: str) -> str:
+    """A date of ISO 8601 as people read it; any other text as it is."""
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = f" {date.tzname()}" if date.tzinfo else ""
+    return f"{date.day} {date:%B %Y, %H:%M}{zone}"
+
+
+def joined(parts: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def number_ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers, runs of three and more shortened: `0, 2, 5-9`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(
+        f"{run[0]}{NOTHING}{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+    )
+
+
+def mean(values: Iterable[float]) -> float:
+    """The arithmetic mean."""
+    taken = list(values)
+    return sum(taken) / len(taken)
+
+
+def _sign(value: float) -> str:
+    return "\N{MINUS SIGN}" if value < 0 else "+"

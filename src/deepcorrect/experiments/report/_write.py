@@ -1,0 +1,31 @@
+"""Writing a run's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepcorrect.experiments.report._page import page
+from deepcorrect.experiments.report._read import read_run
+from deepcorrect.runtime import files
+
+REPORT_FILE = "report.html"
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes `report.html` from the files of a run's folder.
+
+    The page is one file: it loads nothing from the network and runs no script.
+
+    Args:
+        folder: a run's folder.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        InputError: a file that the report needs is missing or is not what a run writes.
+    """
+    folder = Path(folder)
+    path = folder / REPORT_FILE
+    files.write_text(path, page(read_run(folder)))
+    return path

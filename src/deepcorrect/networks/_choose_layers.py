@@ -1,0 +1,130 @@
+"""Choosing the sites of a network: those that run once and give maps that the answer depends on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.networks._hooks import gradients, refuse_unless_once
+from deepcorrect.networks._layers import find
+from deepcorrect.networks._layout import layout_of
+from deepcorrect.runtime import InputError, console
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A module's output in one forward pass: its rows, and how many pixels a map has, and one that
+    it read. `refused` says why it gives no maps."""
+
+    rows: int
+    pixels: int
+    read: int
+    refused: InputError | None
+
+
+def choose(
+    model: nn.Module, images: Tensor, names: Iterable[str] | None = None
+) -> dict[str, nn.Module]:
+    """The sites to score or correct, in the order of the network's modules.
+
+    Args:
+        model: a network, wrapped or bare, in inference mode.
+        images: a few, N x C x H x W.
+        names: dotted names. None takes all `candidates` but those that cannot serve, which are
+            counted and named on standard error: modules that do not run or run more than once,
+            whose output is not one row of maps an image, that gate larger maps (from 1 x 1 maps to
+            1 x 1 maps, as in squeeze and excitation), or whose tokens no later layer reads (as
+            those of the image in the last block before a class token).
+
+    Raises:
+        InputError: a site that was named does not run once or gives no maps; or none is left.
+    """
+    found = find(model, names)
+    seen = _outputs(model, found, images)
+    if names is not None:
+        for name in found:
+            refuse_unless_once(name, len(seen[name]))
+            _refuse_unless_maps(name, seen[name][0], len(images))
+        return found
+    left_out: dict[str, list[str]] = defaultdict(list)
+    order = [name for name in seen if len(seen[name]) == 1]  # as they run
+    largest_behind: dict[str, int] = {}
+    largest = 0
+    for name in reversed(order):
+        largest_behind[name] = largest
+        largest = max(largest, seen[name][0].pixels)
+    for name in found:
+        runs = seen[name]
+        if len(runs) != 1:
+            left_out["run more than once" if runs else "do not run"].append(name)
+        elif runs[0].refused or runs[0].rows != len(images):
+            left_out["do not give one row of maps an image"].append(name)
+        elif runs[0].pixels == runs[0].read == 1 and largest_behind[name] > 1:
+            left_out["only gate larger maps"].append(name)
+    dropped = {name for group in left_out.values() for name in group}
+    kept = [name for name in found if name not in dropped]
+    unread = _unread(model, images, [n for n in kept if isinstance(found[n], nn.Linear)])
+    left_out["give tokens that no later layer reads"] += unread
+    chosen = {name: found[name] for name in kept if name not in unread}
+    reasons = [f"{len(group)} {why} ({_some(group)})" for why, group in left_out.items() if group]
+    if not chosen:
+        raise InputError(f"none of the network's modules can be a site: {'; '.join(reasons)}")
+    if reasons:
+        console().print(f"note: not taken as sites: {'; '.join(reasons)}", markup=False)
+    return chosen
+
+
+def _outputs(
+    model: nn.Module, modules: dict[str, nn.Module], images: Tensor
+) -> dict[str, list[_Seen]]:
+    """What each module gave, for each time it ran, in the order in which they ran first."""
+    seen: dict[str, list[_Seen]] = defaultdict(list)
+
+    def hook_for(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            read = args[0].shape[2:].numel() if args and isinstance(args[0], Tensor) else 0
+            try:
+                maps = layout_of(name, module, output).maps(output)
+                seen[name].append(_Seen(len(maps), maps.shape[2:].numel(), read, None))
+            except InputError as error:
+                seen[name].append(_Seen(0, 0, read, error))
+
+        return hook
+
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in modules.items()]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _refuse_unless_maps(name: str, seen: _Seen, images: int) -> None:
+    if seen.refused:
+        raise seen.refused
+    if seen.rows != images:
+        raise InputError(
+            f"site {name!r} gives {seen.rows} rows for {images} images, as a layer inside windows "
+            "or patches does: only one row of maps an image can be swapped or corrected"
+        )
+
+
+def _unread(model: nn.Module, images: Tensor, names: list[str]) -> list[str]:
+    """The sites whose maps the answer does not depend on; none where it depends on no map at all,
+    as in a network whose last layer is still zero."""
+    if not names:
+        return []
+    _, slopes = gradients(model, images, names, lambda logits: logits.float().exp().sum())
+    unread = [name for name in names if not bool(slopes[name].any())]
+    return unread if len(unread) < len(names) else []
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")

@@ -1,0 +1,100 @@
+"""What a network costs: parameters, multiply-adds and time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.correction import CorrectionUnit
+from deepcorrect.data import Preprocessing
+from deepcorrect.runtime import Precision, autocast, device_of, inference, placed
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a network costs.
+
+    Attributes:
+        parameters: in all, those of an adapter included.
+        trainable_parameters: of them, those that training changes.
+        multiply_adds: of the convolutions and linear layers, for one image; of a correction unit,
+            those for the filters that it corrects, and not the zeros that it multiplies others by.
+    """
+
+    parameters: int
+    trainable_parameters: int
+    multiply_adds: int
+
+
+def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
+    """Counts parameters, and multiply-adds by running one black image."""
+    size = preprocessing.input_size
+    image = torch.zeros(1, preprocessing.channels, size, size, device=device_of(model))
+    parameters = list(model.parameters())
+    return Costs(
+        parameters=sum(p.numel() for p in parameters),
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        multiply_adds=multiply_adds(model, image),
+    )
+
+
+def multiply_adds(model: nn.Module, image: Tensor) -> int:
+    """Multiply-adds of the convolutions and linear layers for one image, 1 x C x H x W."""
+    total = 0
+    units = [module for module in model.modules() if isinstance(module, CorrectionUnit)]
+    within = {layer for unit in units for layer in unit.residual}
+
+    def count(module: nn.Module, args: Any, output: Tensor) -> None:
+        nonlocal total
+        del args
+        if isinstance(module, CorrectionUnit):  # whose convolutions keep the maps' size
+            weights = [conv.weight for conv in module.residual if isinstance(conv, nn.Conv2d)]
+            total += output[0, 0].numel() * sum(each.numel() for each in weights)
+        elif isinstance(module, nn.Conv2d):
+            total += output[0].numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += output[0].numel() * module.in_features
+
+    handles = [
+        module.register_forward_hook(count, prepend=True)
+        for module in model.modules()
+        if module not in within
+    ]
+    try:
+        with inference(model), torch.no_grad():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return total
+
+
+def throughput(
+    models: Sequence[nn.Module], images: Tensor, precision: Precision = "float32", turns: int = 5
+) -> list[float]:
+    """Images a second of each model on one batch: medians of turns that they take in a round.
+
+    Args:
+        models: run in inference mode where they are.
+        images: N x C x H x W, in [0, 1].
+        precision: as in `evaluate`.
+        turns: timed runs of each, after one that is not.
+    """
+    seconds: list[list[float]] = [[] for _ in models]
+    with torch.no_grad():
+        for turn in range(turns + 1):
+            for model, found in zip(models, seconds, strict=True):
+                device = device_of(model)
+                shown = placed(images, device)
+                with inference(model), autocast(device, precision):
+                    started = time.perf_counter()
+                    float(model(shown).float().sum())  # waits for a GPU
+                    if turn:
+                        found.append(time.perf_counter() - started)
+    return [len(images) / statistics.median(found) for found in seconds]

@@ -1,0 +1,166 @@
+"""Re-running any network behind a site, by recalling what the modules before it gave."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.networks import find, layout_of, refuse_unless_once
+from deepcorrect.networks.patching._pass import Swap
+
+Forward = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One module call of a recorded pass: when it began and ended, what it gave, and what it left
+    in the arguments that it changed in place (by position)."""
+
+    start: int
+    end: int
+    output: Any
+    changed: dict[int, Tensor]
+
+    def recall(self, args: tuple[Any, ...]) -> Any:
+        """A copy of the output, as the layers behind may change what they get in place.
+
+        What the call did to its arguments is done again: a shortcut may read them later.
+        """
+        for place, value in self.changed.items():
+            args[place].copy_(value)
+        return _copied(self.output)
+
+
+def _versions(args: tuple[Any, ...]) -> dict[int, int]:
+    """Counts, by position, of the changes made in place so far to each tensor among `args`."""
+    tensors = {place: value for place, value in enumerate(args) if isinstance(value, Tensor)}
+    return {place: value._version for place, value in tensors.items() if not value.is_inference()}
+
+
+def _copied(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.clone()
+    return copy.copy(output)
+
+
+class Replay:
+    """One recorded forward pass, which can be re-run from any site on.
+
+    Every module call is recorded. To re-run from a site, each module that finished before the
+    site does gives its recorded output at once, so only what lies behind the site is computed.
+    This needs no tracing and no knowledge of the network: branches and shortcuts that ran earlier
+    are simply remembered.
+
+    Memory: the activations of one forward pass of one batch.
+
+    Args:
+        model: a network, wrapped or bare, in inference mode.
+        images: the batch, N x C x H x W.
+        sites: names of the sites that will be read or re-run; each must run exactly once.
+
+    Attributes:
+        logits: the recorded pass's output, N x classes.
+        maps: each site's recorded maps, N x C x H x W.
+
+    Raises:
+        InputError: a site never runs, runs more than once, or does not give N x C x H x W.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, sites: Iterable[str]) -> None:
+        self._model = model
+        self._images = images
+        self._sites = find(model, sites)
+        self._calls: dict[nn.Module, list[_Call]] = defaultdict(list)
+        clock = 0
+
+        def record(module: nn.Module, forward: Forward, *args: Any, **kw: Any) -> Any:
+            nonlocal clock
+            start, clock = clock, clock + 1
+            before = _versions(args)
+            output = forward(*args, **kw)
+            after = _versions(args)
+            changed = {
+                place: args[place].clone() for place in before if before[place] != after[place]
+            }
+            self._calls[module].append(_Call(start, clock, _copied(output), changed))
+            clock += 1
+            return output
+
+        with torch.no_grad(), _routed(model, record):
+            self.logits: Tensor = model(images)
+        self.maps: dict[str, Tensor] = {}
+        self._layouts = {}
+        for name, module in self._sites.items():
+            calls = self._calls[module]
+            refuse_unless_once(name, len(calls))
+            self._layouts[name] = layout_of(name, module, calls[0].output)
+            self.maps[name] = self._layouts[name].maps(calls[0].output)
+
+    def from_site(self, site: str, maps: Tensor) -> Tensor:
+        """Logits, N x classes, of the recorded pass with `site`'s maps replaced by `maps`.
+
+        Gradients flow to `maps` where it requires them.
+        """
+        target = self._sites[site]
+        recorded = self._calls[target][0]
+        replaced, end = self._layouts[site].output(maps, recorded.output), recorded.end
+        position = 0
+
+        def rerun(module: nn.Module, forward: Forward, *args: Any, **kw: Any) -> Any:
+            nonlocal position
+            if module is target:
+                position = end
+                return replaced.clone()
+            call = next((c for c in self._calls[module] if c.start >= position), None)
+            if call is None:
+                return forward(*args, **kw)
+            if call.end < end:
+                position = call.end
+                return call.recall(args)
+            position = call.start + 1
+            output = forward(*args, **kw)
+            position = call.end
+            return output
+
+        with _routed(self._model, rerun):
+            return self._model(self._images)
+
+    def swaps(self, site: str, clean: Tensor) -> Iterator[Swap]:
+        """See `Pass.swaps`. Every image is run with a filter's map swapped, filter by filter."""
+        distorted = self.maps[site]
+        images = torch.arange(len(distorted), device=distorted.device)
+        different = (distorted != clean).any(3).any(2).any(0)
+        for index in different.nonzero().flatten().tolist():
+            maps = distorted.clone()
+            maps[:, index] = clean[:, index]
+            yield Swap(images, torch.full_like(images, index), self.from_site(site, maps))
+
+
+@contextmanager
+def _routed(model: nn.Module, through: Callable[..., Any]) -> Iterator[None]:
+    """While the block runs, each module's `forward` is `through(module, forward, ...)`."""
+
+    def route(module: nn.Module, forward: Forward) -> Forward:
+        return lambda *args, **kw: through(module, forward, *args, **kw)
+
+    modules = [
+        module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    own = {module: module.__dict__["forward"] for module in modules if "forward" in module.__dict__}
+    try:
+        for module in modules:
+            module.__dict__["forward"] = route(module, module.forward)
+        yield
+    finally:
+        for module in modules:
+            if module in own:
+                module.__dict__["forward"] = own[module]
+            else:
+                module.__dict__.pop("forward", None)

@@ -1,0 +1,82 @@
+"""Where and how precisely networks run: device, autocast, memory layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.runtime._errors import InputError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""`auto` is bfloat16 where the device computes it natively, and float32 elsewhere."""
+
+
+def device_for(name: str | torch.device | None = None) -> torch.device:
+    """The named device; without a name, CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name is None or name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        # of several processes that a launcher started, each takes a GPU of its own
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {str(name)!r} cannot be used here: {error}") from None
+    return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter; the CPU for a model without any."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def resolve_precision(device: torch.device, precision: Precision) -> Precision:
+    """What `auto` means on a device.
+
+    A processor without bfloat16 instructions emulates them, ten times slower than float32
+    (measured on an AVX2 processor), so the choice is left to what the device has.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return "bfloat16" if native else "float32"
+
+
+@contextmanager
+def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Runs the block's convolutions in the given precision."""
+    enabled = resolve_precision(device, precision) == "bfloat16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+        yield
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Inference mode for the block: batch norms and dropout fixed; each module's mode restored."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def placed(images: Tensor, device: torch.device, *, channels_last: bool = True) -> Tensor:
+    """A batch on `device`; channels last is the layout that convolutions run fastest in."""
+    images = images.to(device, non_blocking=True)
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images

@@ -1,0 +1,38 @@
+"""What a run's figures depend on besides its recipe."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from deepcorrect.runtime._devices import resolve_precision
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a run depends on: versions, machine, device."""
+    packages = (
+        "deepcorrect-torch",
+        "torch",
+        "numpy",
+        "pillow",
+        "opencv-python-headless",
+        "datasets",
+        "accelerate",
+    )
+    values: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+    for package in packages:
+        try:
+            values[package] = version(package)
+        except PackageNotFoundError:
+            values[package] = "not installed"
+    return values | {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "auto_precision": resolve_precision(device, "auto"),
+    }

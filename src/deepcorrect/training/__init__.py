@@ -1,0 +1,15 @@
+"""The one training loop: its settings, what it minimises, and how it augments images."""
+
+from deepcorrect.training._augmentation import Augmentation
+from deepcorrect.training._fit import fit
+from deepcorrect.training._objectives import OBJECTIVES, needs_of
+from deepcorrect.training._settings import PAPER, Training
+
+__all__ = [
+    "OBJECTIVES",
+    "PAPER",
+    "Augmentation",
+    "Training",
+    "fit",
+    "needs_of",
+]

@@ -1,0 +1,93 @@
+"""Augmentation of a training batch: random flips, shifts, rotations and zooms, and AugMix."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from deepcorrect.runtime import optional
+
+
+class Augmentation(BaseModel):
+    """How far training images are moved. All zero and no flip leaves them alone.
+
+    Attributes:
+        rotation: at most so many degrees either way (the paper: 20).
+        shift: at most this share of the width and height, in whole pixels (the paper: 0.15).
+        zoom: a factor from 1 - zoom to 1 + zoom (the paper: 0.25).
+        flip: mirrors half of the images left to right.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rotation: float = Field(default=0, ge=0, le=180)
+    shift: float = Field(default=0, ge=0, le=0.5)
+    zoom: float = Field(default=0, ge=0, lt=1)
+    flip: bool = False
+
+
+def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Moves each image by its own random amounts; what comes in from outside is black.
+
+    Args:
+        images: N x C x H x W.
+        how: the limits.
+        generator: a CPU generator.
+
+    Returns:
+        Images of the same shape, bilinearly sampled.
+    """
+    count, _, height, width = images.shape
+    draws = torch.rand(5, count, generator=generator) * 2 - 1  # each in [-1, 1]
+    if how == Augmentation():
+        return images
+    angle = draws[0] * how.rotation * torch.pi / 180
+    scale = 1 / (1 + draws[1] * how.zoom)
+    mirror = torch.where(draws[2] < 0, -1.0, 1.0) if how.flip else torch.ones(count)
+    shift_x = torch.round(draws[3] * how.shift * width) * 2 / width
+    shift_y = torch.round(draws[4] * how.shift * height) * 2 / height
+    aspect = height / width  # affine_grid's axes are each -1 to 1: rotate in square pixels
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    matrix = torch.stack(
+        [
+            torch.stack([cos * mirror, -sin * aspect, shift_x], 1),
+            torch.stack([sin * mirror / aspect, cos, shift_y], 1),
+        ],
+        1,
+    ).to(images.device)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid.to(images.dtype), align_corners=False)
+
+
+GROUP = 8
+"""Images that share the operations of their chains; each has mixing weights of its own."""
+
+
+def augmix(images: Tensor, generator: torch.Generator, severity: int = 3, width: int = 3) -> Tensor:
+    """A view of each image: a random mixture of it and of `width` augmented copies.
+
+    The operations are those of the paper that no corruption of ImageNet-C repeats: autocontrast,
+    equalize, posterize, rotate, solarize, shear and translate, in chains of one to three
+    (section 3 and its footnote); torchvision computes them.
+
+    Args:
+        images: floats, N x C x H x W; what lies outside [0, 1] is clipped, as 8 bits hold it.
+        generator: a CPU generator.
+        severity: of the operations, 1 to 10.
+        width: number of chains.
+
+    Returns:
+        Images of the same shape in [0, 1], in steps of 1/255.
+
+    Raises:
+        MissingExtraError: torchvision is not installed.
+    """
+    transforms = optional("torchvision.transforms.v2", "torchvision")
+    mix = transforms.AugMix(severity, width, all_ops=False)
+    pixels = (images.clamp(0, 1) * 255).round().byte()
+    with torch.random.fork_rng(devices=[]):  # the library draws from the global generator
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        views = [mix(group) for group in pixels.split(GROUP)]
+    return torch.cat(views).to(images.dtype) / 255
