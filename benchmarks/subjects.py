@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from deepcorrect.data import ImageSet, loader, open_data
-from deepcorrect.models import resolve
+from deepcorrect.data import ImageSet, loader, open_dataset
+from deepcorrect.models import load_model
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime._optional_imports import optional
 
@@ -28,14 +28,14 @@ DISTORTIONS = ("gaussian_blur", "awgn")
 
 def cifar_network(name: str) -> Classifier:
     """ResNet-20 (`resnet20`) or the paper's CIFAR network (`allcnn`), trained on CIFAR-100."""
-    return resolve(CIFAR[name], str(SHARED / "models" / f"cifar100_{name}.safetensors"))
+    return load_model(CIFAR[name], str(SHARED / "models" / f"cifar100_{name}.safetensors"))
 
 
 def cifar_rows(network: Classifier, first: int, count: int) -> ImageSet:
     """CIFAR-100's 5,000 validation images: `count` of them from `first` on."""
     rows = json.loads((SHARED / "models" / "cifar100_validation_rows.json").read_text())
     rows = rows["rows"] if isinstance(rows, dict) else rows
-    every = open_data(f"parquet:{SHARED}/data/cifar100/train-*.parquet", network.preprocessing)
+    every = open_dataset(f"parquet:{SHARED}/data/cifar100/train-*.parquet", network.preprocessing)
     return every.select(rows[first : first + count])
 
 
@@ -47,7 +47,7 @@ def batches(images: ImageSet) -> DataLoader[Any]:
 def efficientnet_lite0() -> Classifier:
     """EfficientNet-Lite0, trained on ImageNet. All kept figures are of images resized bilinearly,
     where its source says bicubically."""
-    built = resolve("efficientnet_lite0")
+    built = load_model("efficientnet_lite0")
     preprocessing = replace(built.preprocessing, interpolation="bilinear")
     return Classifier(built.network, preprocessing, built.name)
 
@@ -59,5 +59,5 @@ def timm_network(name: str) -> nn.Module:
 
 def imagenet_sample(network: Classifier, count: int) -> ImageSet:
     """The first `count` images of the sample, one for every second class."""
-    images = open_data(f"parquet:{SHARED}/data/imagenet_sample/*.parquet", network.preprocessing)
+    images = open_dataset(f"parquet:{SHARED}/data/imagenet_sample/*.parquet", network.preprocessing)
     return images.select(range(count))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from deepcorrect.experiments.report import accuracy_figure
-from deepcorrect.runtime._files import read_json
+from deepcorrect.runtime.files import read_json
 
 
 def main() -> None:

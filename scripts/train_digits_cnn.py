@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import deepcorrect as dc
-from deepcorrect.models import resolve
+from deepcorrect.models import load_model
 from deepcorrect.runtime import files
 
 SHIPPED = Path(__file__).parent.parent / "src/deepcorrect/models/digits_cnn.safetensors"
@@ -24,9 +24,9 @@ def main() -> None:
     """Trains, then writes to the path in the first argument or over the shipped file."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED
     torch.manual_seed(0)
-    model = resolve("digits_cnn", "random")
-    images = dc.open_data("digits:train", model.preprocessing)
-    held_out = dc.open_data("digits:validation", model.preprocessing)
+    model = load_model("digits_cnn", "random")
+    images = dc.open_dataset("digits:train", model.preprocessing)
+    held_out = dc.open_dataset("digits:validation", model.preprocessing)
     history = dc.fit(
         model,
         dc.loader(images, 64, shuffle=True),

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from deepcorrect.data import ImageSet, Preprocessing, open_data
-from deepcorrect.models import resolve
+from deepcorrect.data import ImageSet, Preprocessing, open_dataset
+from deepcorrect.models import load_model
 from deepcorrect.networks import Classifier
 
 # The tensors here are tiny: a second thread saves nothing, and waiting for it on a busy machine
@@ -141,12 +141,12 @@ def batches(images: Tensor, labels: Tensor) -> list[Batch]:
 @pytest.fixture(scope="session")
 def digits_model() -> Classifier:
     """The shipped, trained digits network. Tests must not change it."""
-    return resolve("digits_cnn")
+    return load_model("digits_cnn")
 
 
 @pytest.fixture(scope="session")
 def digits_test(digits_model: Classifier) -> ImageSet:
-    return open_data("digits:test", digits_model.preprocessing)
+    return open_dataset("digits:test", digits_model.preprocessing)
 
 
 @pytest.fixture(scope="session")

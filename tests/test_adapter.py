@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel, CorrectionUnit, correct, load
+from deepcorrect.correction import AdaptedModel, CorrectionUnit, correct, load_adapter
 from deepcorrect.correction._checkpoint import config_sha256
 from deepcorrect.distortions import Distortion
 from deepcorrect.models import CifarAllCNN, CifarResNet20
@@ -124,13 +124,13 @@ def test_disabled_is_bit_identical_to_the_untouched_network(
         baseline = classifier(images)
         adapted = adapted_tiny(classifier)
         corrected = adapted(images)
-        with adapted.disabled():
+        with adapted.disable_adapter():
             assert torch.equal(adapted(images), baseline)
-            with adapted.disabled():
+            with adapted.disable_adapter():
                 assert torch.equal(adapted(images), baseline)
             assert torch.equal(adapted(images), baseline)
         assert torch.equal(adapted(images), corrected)
-        with pytest.raises(ZeroDivisionError), adapted.disabled():
+        with pytest.raises(ZeroDivisionError), adapted.disable_adapter():
             raise ZeroDivisionError
         assert torch.equal(adapted(images), corrected)
 
@@ -155,14 +155,14 @@ def test_disabled_the_network_multiplies_as_it_did_unfrozen() -> None:
     with torch.no_grad():
         baseline = network(images)
         adapted = correct(network, {"stem": [0, 3]})
-        with adapted.disabled(), adapted.disabled():
+        with adapted.disable_adapter(), adapted.disable_adapter():
             assert torch.equal(adapted(images), baseline)
-        with adapted.disabled():
-            with adapted.disabled():
+        with adapted.disable_adapter():
+            with adapted.disable_adapter():
                 pass
             assert {name: p.requires_grad for name, p in network.named_parameters()} == required
         assert not any(p.requires_grad for p in network.parameters())
-        with adapted.disabled():
+        with adapted.disable_adapter():
             adapted.remove()
     assert {name: p.requires_grad for name, p in network.named_parameters()} == required
 
@@ -355,7 +355,7 @@ def saved_tiny(folder: Path, images: Tensor) -> Tensor:
     with torch.no_grad():
         adapted(images)
         adapted.eval()
-        adapted.save(folder, notes={"trained_on": ["awgn"]})
+        adapted.save_pretrained(folder, notes={"trained_on": ["awgn"]})
         return adapted(images)
 
 
@@ -363,11 +363,11 @@ def test_save_and_load_round_trip_exactly(tmp_path: Path, images: Tensor) -> Non
     expected = saved_tiny(tmp_path / "a" / "b", images)
     names = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
     assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
-    loaded = load(tiny_cnn(), tmp_path / "a" / "b")
+    loaded = load_adapter(tiny_cnn(), tmp_path / "a" / "b")
     with torch.no_grad():
         assert torch.equal(loaded(images), expected)
-        loaded.save(tmp_path / "again")
-        assert torch.equal(load(tiny_cnn(), tmp_path / "again")(images), expected)
+        loaded.save_pretrained(tmp_path / "again")
+        assert torch.equal(load_adapter(tiny_cnn(), tmp_path / "again")(images), expected)
     assert loaded.config.notes == {"trained_on": ["awgn"]}
     weights = [(tmp_path / f / "adapter_model.safetensors").read_bytes() for f in ("a/b", "again")]
     assert weights[0] == weights[1]
@@ -377,11 +377,11 @@ def test_an_adapter_loads_onto_the_network_bare_or_wrapped(
     tmp_path: Path, classifier: Classifier, images: Tensor
 ) -> None:
     adapted = adapted_tiny(classifier)
-    adapted.save(tmp_path)
+    adapted.save_pretrained(tmp_path)
     normalised = (images - classifier.mean) / classifier.std
     with torch.no_grad():
         expected = adapted(images)
-        assert torch.equal(load(tiny_cnn(), tmp_path)(normalised), expected)
+        assert torch.equal(load_adapter(tiny_cnn(), tmp_path)(normalised), expected)
 
 
 def test_an_adapter_on_whole_blocks_loads_onto_the_network_in_a_wrapper(
@@ -397,17 +397,17 @@ def test_an_adapter_on_whole_blocks_loads_onto_the_network_in_a_wrapper(
 
     network = CifarResNet20(classes=5).eval()
     adapted = correct(network, {"conv1": [1], "layer1.0": [0, 3]}, unit={"start": "he"})
-    adapted.save(tmp_path)
+    adapted.save_pretrained(tmp_path)
     with torch.no_grad():
         expected = adapted(images)
-        loaded = load(Own(copy.deepcopy(adapted.remove())), tmp_path)
+        loaded = load_adapter(Own(copy.deepcopy(adapted.remove())), tmp_path)
         assert torch.equal(loaded(images), expected)
     assert list(loaded.config.sites) == ["inner.conv1", "inner.layer1.0"]
 
 
 def test_the_network_is_not_in_the_adapters_file(tmp_path: Path, network: TinyCNN) -> None:
     adapted = adapted_tiny(network)
-    adapted.save(tmp_path)
+    adapted.save_pretrained(tmp_path)
     assert {name.split("/")[0] for name in adapted.adapter_tensors()} == set(FILTERS)
     held = sum(tensor.numel() for tensor in adapted.adapter_tensors().values())
     assert (tmp_path / "adapter_model.safetensors").stat().st_size < 4 * held + 10_000
@@ -484,7 +484,7 @@ def test_a_damaged_adapter_is_refused_and_the_network_left_alone(
     damage(tmp_path)
     network = tiny_cnn()
     with pytest.raises(InputError, match=message):
-        load(network, tmp_path)
+        load_adapter(network, tmp_path)
     assert not any(module._forward_hooks for module in network.modules())
     assert all(p.requires_grad for p in network.parameters())
 
@@ -492,11 +492,11 @@ def test_a_damaged_adapter_is_refused_and_the_network_left_alone(
 def test_an_adapter_refuses_another_network(tmp_path: Path, images: Tensor) -> None:
     saved_tiny(tmp_path, images)
     with pytest.raises(InputError, match="with other weights"):
-        load(tiny_cnn(seed=1), tmp_path)
+        load_adapter(tiny_cnn(seed=1), tmp_path)
     with pytest.raises(InputError, match="for the network 'TinyCNN': this one has no site"):
-        load(CifarResNet20(), tmp_path)
+        load_adapter(CifarResNet20(), tmp_path)
     with pytest.raises(InputError, match="holds no adapter"):
-        load(tiny_cnn(), tmp_path / "nowhere")
+        load_adapter(tiny_cnn(), tmp_path / "nowhere")
 
 
 def test_the_fingerprint_sees_one_changed_bit_of_weights_or_statistics(

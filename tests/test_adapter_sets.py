@@ -14,7 +14,7 @@ from test_cli import command
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect.correction import correct, load
+from deepcorrect.correction import correct, load_adapter
 from deepcorrect.correction._checkpoint import config_sha256
 from deepcorrect.data import Preprocessing
 from deepcorrect.deployment import fuse
@@ -26,7 +26,7 @@ from deepcorrect.runtime import InputError
 @pytest.fixture
 def folders(tmp_path: Path) -> dict[str, str | Path]:
     for seed, name in enumerate(("blur", "noise")):
-        adapted_tiny(tiny_cnn(), seed=seed).save(tmp_path / name)
+        adapted_tiny(tiny_cnn(), seed=seed).save_pretrained(tmp_path / name)
     return {name: tmp_path / name for name in ("blur", "noise")}
 
 
@@ -36,10 +36,10 @@ def test_adapters_are_chosen_by_name_and_none_is_the_baseline(
     with torch.no_grad():
         baseline = classifier(images)
         alone = {
-            name: load(Classifier(tiny_cnn(), classifier.preprocessing), folder)(images)
+            name: load_adapter(Classifier(tiny_cnn(), classifier.preprocessing), folder)(images)
             for name, folder in folders.items()
         }
-        adapters = dc.load_all(classifier, folders)
+        adapters = dc.load_adapters(classifier, folders)
         assert (adapters.names, adapters.active) == (("blur", "noise"), None)
         assert torch.equal(adapters(images), baseline)
         adapters.use("noise")
@@ -63,7 +63,7 @@ def test_taking_them_off_restores_the_network(
     folders: dict[str, str | Path], classifier: Classifier
 ) -> None:
     classifier.train()
-    adapters = dc.load_all(classifier, folders)
+    adapters = dc.load_adapters(classifier, folders)
     assert adapters.train().remove() is classifier
     assert all(module.training for module in classifier.modules())
     assert all(p.requires_grad for p in classifier.parameters())
@@ -74,13 +74,13 @@ def test_one_that_does_not_fit_leaves_none_on(
     folders: dict[str, str | Path], tmp_path: Path, network: TinyCNN
 ) -> None:
     with pytest.raises(InputError, match="holds no adapter"):
-        dc.load_all(network, {**folders, "third": tmp_path / "absent"})
+        dc.load_adapters(network, {**folders, "third": tmp_path / "absent"})
     assert not any(module._forward_hooks for module in network.modules())
     assert all(p.requires_grad for p in network.parameters())
 
 
 def test_what_makes_no_set(folders: dict[str, str | Path], network: TinyCNN) -> None:
-    adapters = dc.load_all(network, folders)
+    adapters = dc.load_adapters(network, folders)
     with pytest.raises(InputError, match="unknown adapter 'blurr', did you mean 'blur'"):
         adapters.use("blurr")
     with pytest.raises(InputError, match="one adapter at least"):
@@ -148,17 +148,17 @@ def test_an_adapter_finds_its_network_whichever_way_it_is_built(
     tmp_path: Path, images: Tensor, build: Callable[[nn.Module], nn.Module]
 ) -> None:
     expected = saved_tiny(tmp_path / "a", images)
-    adapted = load(build(tiny_cnn()), tmp_path / "a")
-    adapted.save(tmp_path / "b")
+    adapted = load_adapter(build(tiny_cnn()), tmp_path / "a")
+    adapted.save_pretrained(tmp_path / "b")
     with torch.no_grad():
         assert torch.allclose(adapted(images), expected, atol=1e-5)
-        assert torch.allclose(load(tiny_cnn(), tmp_path / "b")(images), expected, atol=1e-5)
+        assert torch.allclose(load_adapter(tiny_cnn(), tmp_path / "b")(images), expected, atol=1e-5)
 
 
 def test_a_compiled_part_is_refused(tmp_path: Path, images: Tensor) -> None:
     saved_tiny(tmp_path, images)
     with pytest.raises(InputError, match="a part of the network is compiled"):
-        load(Mine(torch.compile(tiny_cnn())), tmp_path)  # pyright: ignore
+        load_adapter(Mine(torch.compile(tiny_cnn())), tmp_path)  # pyright: ignore
 
 
 def stride(network: TinyCNN) -> None:
@@ -181,7 +181,7 @@ def test_the_same_weights_in_another_network_are_refused(
     other = tiny_cnn()
     change(other)
     with pytest.raises(InputError, match="with other weights"):
-        load(other, tmp_path)
+        load_adapter(other, tmp_path)
     assert fingerprint(other) != fingerprint(tiny_cnn())
 
 
@@ -200,10 +200,10 @@ def test_sites_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
                 x = module(x)
             return x.mean((2, 3))
 
-    correct(Twins("abc"), {"b": [0]}).save(tmp_path)
-    load(Twins("abc"), tmp_path).remove()
+    correct(Twins("abc"), {"b": [0]}).save_pretrained(tmp_path)
+    load_adapter(Twins("abc"), tmp_path).remove()
     with pytest.raises(InputError, match="its site 'b' cannot be told"):
-        load(Twins("xyz"), tmp_path)
+        load_adapter(Twins("xyz"), tmp_path)
 
 
 def test_adapters_of_the_first_schema_still_load(tmp_path: Path, images: Tensor) -> None:
@@ -216,12 +216,12 @@ def test_adapters_of_the_first_schema_still_load(tmp_path: Path, images: Tensor)
         del site["content"]
     path.write_text(json.dumps(config))
     with torch.no_grad():
-        adapted = load(tiny_cnn(), tmp_path)
+        adapted = load_adapter(tiny_cnn(), tmp_path)
         assert torch.equal(adapted(images), expected)
     with pytest.raises(InputError, match="with other weights"):
-        load(tiny_cnn(seed=3), tmp_path)
+        load_adapter(tiny_cnn(seed=3), tmp_path)
     with pytest.raises(InputError, match="no site"):
-        load(Mine(tiny_cnn()), tmp_path)
+        load_adapter(Mine(tiny_cnn()), tmp_path)
 
 
 def test_notes_may_be_edited_and_nothing_else(tmp_path: Path, images: Tensor) -> None:
@@ -230,11 +230,11 @@ def test_notes_may_be_edited_and_nothing_else(tmp_path: Path, images: Tensor) ->
     config = json.loads(path.read_text())
     config["notes"]["license"] = "mit"
     path.write_text(json.dumps(config))
-    assert load(tiny_cnn(), tmp_path).config.notes["license"] == "mit"
+    assert load_adapter(tiny_cnn(), tmp_path).config.notes["license"] == "mit"
     config["base"] = "another"
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="was changed since it was saved"):
-        load(tiny_cnn(), tmp_path)
+        load_adapter(tiny_cnn(), tmp_path)
     assert config_sha256(config) != config["config_sha256"]
     assert set(FILTERS) == set(config["sites"])
 
@@ -260,7 +260,7 @@ def test_evaluate_compares_adapters_by_name(tmp_path: Path) -> None:
     site = next(iter(convolutions(model)))
     for seed in (0, 1):
         unit = {"kind": "lite", "width": 4, "start": "he"}
-        correct(model, {site: [0, 1]}, unit=unit, seed=seed).save(tmp_path / str(seed))
+        correct(model, {site: [0, 1]}, unit=unit, seed=seed).save_pretrained(tmp_path / str(seed))
     call = ("evaluate", "--model", "digits_cnn", "--data", "digits:test", "--images", 20)
     call = (*call, "--distortion", "awgn:20", "--json")
     said = command(

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import CLASSES, Batch, TinyCNN, cut
-from deepcorrect.training._augmix import augmix
 from scipy.ndimage import correlate1d
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import Classifier, costs, filter_count, find
 from deepcorrect.runtime import InputError, MissingExtraError
 from deepcorrect.training import fit
+from deepcorrect.training._augmentation import augmix
 
 FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}
 
@@ -224,7 +224,7 @@ def test_tent_answers_before_its_step_and_makes_the_entropy_fall(
     assert torch.allclose(answers[0], by_hand(network, images, 0), atol=1e-4)
     assert entropy(answers[-1]) < entropy(answers[0])
     assert not trainable(adapted)
-    adapted.begin(None, 0)
+    adapted.start_level(None, 0)
     assert torch.allclose(adapted(images), answers[0], atol=1e-6)
 
 
@@ -248,7 +248,7 @@ def test_a_test_time_system_sees_each_level_by_itself(
     order: list[tuple[str, float]] = []
 
     class Watching(type(classifier)):
-        def begin(self, distortion: Distortion | None, level: float) -> None:
+        def start_level(self, distortion: Distortion | None, level: float) -> None:
             order.append((distortion.name if distortion else "clean", level))
 
         def forward(self, images: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ def test_deblurring_inverts_the_blur_with_its_black_border(
         own = correlate1d(own, weights / weights.sum(), axis=axis, mode="constant")
     assert np.allclose(blurred.numpy(), own, atol=1e-6)
     system = restoration(classifier, balance=1e-8)
-    system.begin(Distortion("gaussian_blur"), 1.0)
+    system.start_level(Distortion("gaussian_blur"), 1.0)
     assert float((system.restored(blurred) - smooth).abs().max()) < 1e-3
     assert float((blurred - smooth).abs().max()) > 0.1
 
@@ -292,17 +292,17 @@ def test_deblurring_inverts_the_blur_with_its_black_border(
 def test_denoising_takes_most_of_the_noise_away(classifier: Classifier, smooth: Tensor) -> None:
     noised = Distortion("awgn")(smooth, 20.0, torch.Generator().manual_seed(0))
     system = restoration(classifier)
-    system.begin(Distortion("awgn"), 20.0)
+    system.start_level(Distortion("awgn"), 20.0)
     left = (system.restored(noised) - smooth).square().mean()
     assert float(left) < 0.3 * float((noised - smooth).square().mean())
 
 
 def test_clean_images_and_unknown_distortions(classifier: Classifier, smooth: Tensor) -> None:
     system = restoration(classifier)
-    system.begin(None, 0)
+    system.start_level(None, 0)
     assert system.restored(smooth) is smooth
     with pytest.raises(InputError, match="no restoration of 'fog'"):
-        system.begin(Distortion("fog"), 1)
+        system.start_level(Distortion("fog"), 1)
 
 
 # --- AugMix

@@ -123,7 +123,7 @@ def test_the_yardstick_is_that_of_the_adapter_on_the_same_sample(
     analysed: Path, opened: FinishedRun
 ) -> None:
     shown = loader(opened.test.sample(IMAGES, 0), 7)
-    again = analysis.yardstick(opened.corrected["half"], shown, opened.distortions)
+    again = analysis.ideal_against_learned(opened.corrected["half"], shown, opened.distortions)
     assert found_in(analysed)["ideal"]["half"] == again.to_json()
 
 

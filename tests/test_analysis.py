@@ -102,7 +102,7 @@ def test_batches_do_not_matter(adapted: AdaptedModel, images: Tensor, labels: Te
             torch.testing.assert_close(values, other.values[measure][site], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("measure", [analysis.map_quality, analysis.yardstick])
+@pytest.mark.parametrize("measure", [analysis.map_quality, analysis.ideal_against_learned])
 def test_images_stream_through(
     measure: Callable[..., Any], adapted: AdaptedModel, images: Tensor, labels: Tensor
 ) -> None:
@@ -158,7 +158,7 @@ def test_a_distortions_rows_and_the_summary_of_all_its_filters(
 def test_the_yardstick_is_what_hooks_by_hand_give(
     adapted: AdaptedModel, network: TinyCNN, classifier: Classifier, images: Tensor, labels: Tensor
 ) -> None:
-    found = analysis.yardstick(adapted, cut(images, labels, 5), GRID)
+    found = analysis.ideal_against_learned(adapted, cut(images, labels, 5), GRID)
     clean = outputs(classifier, images)
 
     def top1(logits: Tensor) -> float:
@@ -188,7 +188,7 @@ def test_all_filters_of_the_last_site_give_the_clean_accuracy_back(
     classifier: Classifier, batches: list[Batch]
 ) -> None:
     whole = dc.correct(classifier, {"pointwise": list(range(12))})
-    found = analysis.yardstick(whole, batches, GRID)
+    found = analysis.ideal_against_learned(whole, batches, GRID)
     for curves in found.top1.values():
         assert curves["ideal"] == [found.clean_top1] * len(curves["ideal"])
         assert curves["learned"] == curves["baseline"]
@@ -197,7 +197,9 @@ def test_all_filters_of_the_last_site_give_the_clean_accuracy_back(
 def test_what_is_recovered_is_the_learned_share_of_the_ideal_gain() -> None:
     curves = {"baseline": [0.4, 0.2], "learned": [0.5, 0.4], "ideal": [0.8, 0.8]}
     nothing = {"baseline": [0.4, 0.2], "learned": [0.5, 0.4], "ideal": [0.3, 0.3]}
-    found = analysis.Yardstick(GRID, 10, 0.9, 0.9, {"awgn": curves, "gaussian_blur": nothing})
+    found = analysis.IdealAgainstLearned(
+        GRID, 10, 0.9, 0.9, {"awgn": curves, "gaussian_blur": nothing}
+    )
     assert found.recovered("awgn") == pytest.approx(0.3)
     assert found.recovered("gaussian_blur") is None
 
@@ -347,12 +349,12 @@ def test_figures_leave_matplotlibs_settings_alone(
 ) -> None:
     before = dict(matplotlib.rcParams)
     maps = analysis.map_quality(adapted, batches, GRID)
-    against = analysis.yardstick(adapted, batches, GRID)
+    against = analysis.ideal_against_learned(adapted, batches, GRID)
     curves = analysis.learning_curves(HISTORY)
     points = analysis.beta_points({0.5: results_of(0.7, 40)})
     figures = {
         "maps": report.maps_figure(maps, "deepcorrect"),
-        "ideal": report.yardstick_figure(against, "deepcorrect"),
+        "ideal": report.ideal_against_learned_figure(against, "deepcorrect"),
         "learning": report.learning_figure(curves),
         "beta": report.beta_figure(points),
     }
@@ -381,8 +383,8 @@ def test_no_name_of_a_legend_is_cut_and_the_curves_keep_their_height(
     figures = {"learning": report.learning_figure(dict.fromkeys(names, curve))}
     half = [0.5] * len(GRID[0].levels or ())
     curves: dict[str, list[float]] = {"baseline": half, "learned": half, "ideal": half}
-    against = analysis.Yardstick((GRID[0],), 5, 0.7, 0.7, {GRID[0].name: curves})
-    figures["ideal"] = report.yardstick_figure(against, names[0])
+    against = analysis.IdealAgainstLearned((GRID[0],), 5, 0.7, 0.7, {GRID[0].name: curves})
+    figures["ideal"] = report.ideal_against_learned_figure(against, names[0])
     for name, figure in figures.items():
         report.write_png(figure, tmp_path / f"{name}.png")
         (legend,) = figure.legends

@@ -312,7 +312,7 @@ def test_what_is_no_ranking_and_no_unit(digits: Path, ranking: Path, tmp_path: P
 
 def test_an_adapter_of_another_network(three: Path, tmp_path: Path) -> None:
     adapted = dc.correct(dc.load_model("digits_cnn"), {"features.0.0": [1, 2]})
-    adapted.save(tmp_path / "adapter")
+    adapted.save_pretrained(tmp_path / "adapter")
     call = ["predict", three, "--adapter", tmp_path / "adapter", "--model"]
     assert command(*call, "digits_cnn").status == 0
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel, CorrectionUnit
+from deepcorrect.correction._budget import filters_within
 from deepcorrect.correction._units import KINDS, unit_config, unit_costs
 from deepcorrect.distortions import Distortion
 from deepcorrect.networks._cost import multiply_adds
@@ -46,7 +47,7 @@ def cost_of(adapted: AdaptedModel, kind: str) -> int:
     """The built units' parameters, or the multiply-adds that they add to a pass."""
     if kind == "parameters":
         return sum(p.numel() for p in adapted.units.parameters())
-    with adapted.disabled():
+    with adapted.disable_adapter():
         before = multiply_adds(adapted, IMAGE)
     return multiply_adds(adapted, IMAGE) - before
 
@@ -125,11 +126,10 @@ def test_the_built_units_never_cost_more_than_the_budget(
         limit = share * whole
         if limit < 2 * smallest:
             continue
-        budget = {"budget": {kind: share if share <= 1 else limit}}
-        adapted = dc.correct(network, ranked, budget, unit)
+        budget = {kind: share if share <= 1 else limit}
+        adapted = dc.correct(network, ranked, unit=unit, budget=budget)
         costs.append(cost_of(adapted, kind))
         assert 0 < costs[-1] <= limit
-        adapted.remove()
     assert costs == sorted(costs)
     assert costs
 
@@ -164,13 +164,12 @@ def test_a_network_whose_modules_stand_in_another_order_keeps_to_the_budget_too(
 ) -> None:
     network, ranking = backwards
     for limit in range(200, 2000, 50):
-        adapted = dc.correct(network, ranking, {"budget": {"parameters": limit}}, "full")
+        adapted = dc.correct(network, ranking, unit="full", budget={"parameters": limit})
         assert cost_of(adapted, "parameters") <= limit
-        adapted.remove()
 
 
 def test_the_chosen_are_each_sites_first_and_worth_something(ranked: Ranking) -> None:
-    chosen = ranked.top({"budget": {"parameters": 0.6}})
+    chosen = filters_within(ranked, {"parameters": 0.6})
     assert list(chosen) == [site for site in TINY_SITES if site in chosen]
     for site, filters in chosen.items():
         assert filters == sorted(ranked.order(site)[: len(filters)])
@@ -179,13 +178,13 @@ def test_the_chosen_are_each_sites_first_and_worth_something(ranked: Ranking) ->
 
 def test_a_budget_for_everything_takes_every_positive_filter() -> None:
     ranking = ranking_of({"a": [0.3, -0.1, 0.2, 0.0], "b": [-1.0, -2.0], "c": [0.1, 0.4]})
-    assert ranking.top({"budget": {"parameters": 1e9}}) == {"a": [0, 2], "c": [0, 1]}
+    assert filters_within(ranking, {"parameters": 1e9}) == {"a": [0, 2], "c": [0, 1]}
 
 
 def test_a_share_is_of_the_networks_own_cost() -> None:
     ranking = ranking_of({"a": [0.3, 0.1, 0.2, 0.5], "b": [0.1, 0.2, 0.3]}, size=3000)
     for kind, whole in (("parameters", 3000), ("multiply_adds", 48_000)):
-        share, number = (ranking.top({"budget": {kind: x}}) for x in (0.1, 0.1 * whole))
+        share, number = (filters_within(ranking, {kind: x}) for x in (0.1, 0.1 * whole))
         assert share == number
 
 
@@ -195,8 +194,8 @@ def test_multiply_adds_are_counted_at_each_sites_size() -> None:
     ranking = ranking_of(values)
     ranking.maps["large"], ranking.maps["small"] = (8, 8), (2, 2)
     one = unit_costs(unit_config("bottleneck", 1), 2).multiply_adds
-    assert ranking.top({"budget": {"multiply_adds": 60 * one}}) == {"small": [0, 1]}
-    assert ranking.top({"budget": {"parameters": 60 * one}}).keys() == values.keys()
+    assert filters_within(ranking, {"multiply_adds": 60 * one}) == {"small": [0, 1]}
+    assert filters_within(ranking, {"parameters": 60 * one}).keys() == values.keys()
 
 
 # --- the best within it
@@ -229,7 +228,7 @@ def test_what_is_chosen_is_nearly_the_best_of_all_choices(unit: str) -> None:
         high = unit_size(unit, 0, 4) + unit_size(unit, 1, 4)
         limit = low + (high - low) * float(torch.rand(1, generator=drawing))
         best = best_by_trying_all(ranking, limit, unit)
-        found = worth_of(ranking, ranking.top({"budget": {"parameters": limit}}, unit))
+        found = worth_of(ranking, filters_within(ranking, {"parameters": limit}, unit))
         assert found <= best + 1e-9
         shares.append(found / best)
     assert sum(shares) / len(shares) > 0.97
@@ -245,7 +244,7 @@ def test_a_larger_budget_is_never_worth_less(
     low, high = unit_size(unit, 0, 1), 2 * unit_size(unit, 0, 4)
     worths = [
         worth_of(
-            ranking, ranking.top({"budget": {"parameters": low + step * (high - low) / 12}}, unit)
+            ranking, filters_within(ranking, {"parameters": low + step * (high - low) / 12}, unit)
         )
         for step in range(13)
     ]
@@ -276,7 +275,7 @@ def test_a_larger_budget_is_never_worth_less(
 def test_a_budget_that_cannot_be_kept_is_refused(budget: Any, message: str) -> None:
     ranking = ranking_of({"a": [0.5, 0.1]})
     with pytest.raises(InputError, match=message):
-        ranking.top({"budget": budget})
+        filters_within(ranking, budget)
 
 
 def test_a_budget_needs_gains_that_compare_between_sites(
@@ -285,12 +284,12 @@ def test_a_budget_needs_gains_that_compare_between_sites(
     for method in ("change", "psnr", "random"):
         ranking = rank(network, batches, ["gaussian_blur:1"], method)
         with pytest.raises(InputError, match=f"method '{method}' compare within a site alone"):
-            ranking.top({"budget": {"parameters": 0.2}})
+            filters_within(ranking, {"parameters": 0.2})
 
 
 def test_a_budget_needs_something_worth_correcting_and_the_networks_cost() -> None:
     with pytest.raises(InputError, match="no filter has a positive priority"):
-        ranking_of({"a": [-0.1, 0.0]}).top({"budget": {"parameters": 0.5}})
+        filters_within(ranking_of({"a": [-0.1, 0.0]}), {"parameters": 0.5})
     bare = Ranking({"a": torch.ones(1, 2)}, "swap", (Distortion("awgn", (5,)),), 1, 1.0)
     with pytest.raises(InputError, match="does not say what its network costs"):
-        bare.top({"budget": {"parameters": 0.5}})
+        filters_within(bare, {"parameters": 0.5})

@@ -37,7 +37,7 @@ def grid(top1: list[float], clean: float, mean: float) -> dict[str, Any]:
 
 
 def saved(adapted: AdaptedModel, folder: Path, notes: dict[str, Any] | None = None) -> str:
-    adapted.save(folder, notes)
+    adapted.save_pretrained(folder, notes)
     return (folder / "README.md").read_text(encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepcorrect.data import ImageSet, Preprocessing, open_data
+from deepcorrect.data import ImageSet, Preprocessing, open_dataset
 from deepcorrect.data import _label_matching as room
 from deepcorrect.data._label_matching import ClassNames
 from deepcorrect.runtime import InputError
@@ -46,7 +46,7 @@ def test_spelling_and_synonyms_do_not_matter(theirs: str, ours: str) -> None:
 
 
 def test_another_order_is_found_by_name(make_folder: MakeFolder) -> None:
-    images = open_data(f"folder:{make_folder({'Cat': 2, 'ant': 1, 'bee': 1})}", COLOUR)
+    images = open_dataset(f"folder:{make_folder({'Cat': 2, 'ant': 1, 'bee': 1})}", COLOUR)
     assert images.labels == [0, 0, 1, 2]
     matched = images.matched(4, ("ant", "bee", "dog", "cat"))
     assert matched.labels == [3, 3, 0, 1]

@@ -24,7 +24,7 @@ from test_pipeline import tiny_recipe, write_digits
 
 import deepcorrect as dc
 from deepcorrect import cli
-from deepcorrect.data import ImageSet, loader, open_data
+from deepcorrect.data import ImageSet, loader, open_dataset
 from deepcorrect.experiments import _recipe as recipe
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import files
@@ -226,7 +226,7 @@ def test_evaluate_prints_one_system_as_the_library_gives_it(
         *("--distortion", "gaussian_blur:1.5", "--seed", 2, "--json"),
     )
     assert said.status == 0
-    images = open_data(f"folder:{digits / 'test'}", digits_model.preprocessing)
+    images = open_dataset(f"folder:{digits / 'test'}", digits_model.preprocessing)
     specs = ["awgn:40,80:clip,quantize", "gaussian_blur:1.5"]
     grid = dc.evaluate(digits_model, loader(images), specs, seed=2)
     assert said.json["distortions"] == grid.to_json()
@@ -304,7 +304,7 @@ def test_correct_writes_an_adapter_and_says_what_it_did(chain: Chain) -> None:
     assert 0 < said.json["validation_mean_top1"] <= 1
     assert "epoch 2 of 2" in said.err
     assert sorted(path.name for path in chain.adapter.parent.iterdir()) == ["adapter", "ranking"]
-    adapted = dc.load(dc.load_model("digits_cnn"), chain.adapter)
+    adapted = dc.load_adapter(dc.load_model("digits_cnn"), chain.adapter)
     sites = {name: list(site.filters) for name, site in adapted.config.sites.items()}
     assert sites == dc.load_ranking(chain.ranking).top(0.25)
     assert all(site.unit.separable for site in adapted.config.sites.values())
@@ -365,8 +365,8 @@ def test_evaluate_with_an_adapter(digits: Path, chain: Chain, digits_model: Clas
     assert said.json["images_seen"] == 160
     assert said.json["training_seconds"] == chain.corrected.json["training_seconds"]
     assert said.json["trainable_parameters"] == chain.corrected.json["trainable_parameters"]
-    adapted = dc.load(dc.load_model("digits_cnn"), chain.adapter)
-    images = open_data(f"folder:{digits / 'test'}", digits_model.preprocessing)
+    adapted = dc.load_adapter(dc.load_model("digits_cnn"), chain.adapter)
+    images = open_dataset(f"folder:{digits / 'test'}", digits_model.preprocessing)
     grid = dc.evaluate(adapted, loader(images), ["awgn:40,80"])
     assert said.json["distortions"] == grid.to_json()
     table = command(*call[:-1], "--adapter", chain.adapter)
@@ -398,7 +398,7 @@ def test_predict_gives_the_softmax_in_falling_order(digits: Path, digits_model: 
     [answer] = said.json
     assert sorted(answer["labels"]) == [str(digit) for digit in range(10)]
     assert math.isclose(sum(answer["probabilities"]), 1, abs_tol=1e-5)
-    sample = open_data(f"folder:{file.parent}", digits_model.preprocessing)[0]
+    sample = open_dataset(f"folder:{file.parent}", digits_model.preprocessing)[0]
     assert sample is not None
     with torch.no_grad():
         expected, order = digits_model(sample[0][None]).softmax(1)[0].sort(descending=True)

@@ -12,7 +12,7 @@ from conftest import tiny_cnn
 from test_graph import all_swaps, maps_of, swapped_by_hand
 
 from deepcorrect.networks.patching import Graph, GraphPass
-from deepcorrect.runtime._threads import side_by_side
+from deepcorrect.runtime._threads import parallel_map
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def test_side_by_side_gives_results_in_order(threads: int) -> None:
         time.sleep(0.02 if item == 0 else 0)
         return item * item
 
-    assert list(side_by_side(slow_at_first, range(20), CPU)) == [i * i for i in range(20)]
+    assert list(parallel_map(slow_at_first, range(20), CPU)) == [i * i for i in range(20)]
     assert torch.get_num_threads() == threads
-    assert list(side_by_side(slow_at_first, [], CPU)) == []
+    assert list(parallel_map(slow_at_first, [], CPU)) == []
 
 
 @two_ways
@@ -46,7 +46,7 @@ def test_side_by_side_gives_results_in_order(threads: int) -> None:
 def test_side_by_side_casts_as_its_caller_does(threads: int, casting: bool) -> None:
     left, right = torch.rand(2, 2), torch.rand(2, 2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=casting):
-        found = list(side_by_side(lambda _: (left @ right).dtype, range(3), CPU))
+        found = list(parallel_map(lambda _: (left @ right).dtype, range(3), CPU))
     assert found == [torch.bfloat16 if casting else torch.float32] * 3
 
 
@@ -54,7 +54,7 @@ def test_side_by_side_casts_as_its_caller_does(threads: int, casting: bool) -> N
 def test_side_by_side_builds_no_graph_of_gradients(threads: int) -> None:
     weight = torch.ones(2, requires_grad=True)
     with torch.no_grad():
-        values = list(side_by_side(lambda item: weight * item, range(3), CPU))
+        values = list(parallel_map(lambda item: weight * item, range(3), CPU))
     assert not any(value.requires_grad for value in values)
 
 
@@ -65,7 +65,7 @@ def test_an_exception_side_by_side_reaches_the_caller(threads: int) -> None:
             raise KeyError(item)
         return item
 
-    found = side_by_side(fail, range(5), CPU)
+    found = parallel_map(fail, range(5), CPU)
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(KeyError):
         next(found)
@@ -74,7 +74,7 @@ def test_an_exception_side_by_side_reaches_the_caller(threads: int) -> None:
 
 @two_ways
 def test_results_side_by_side_may_be_left(threads: int) -> None:
-    found = side_by_side(lambda item: item, range(50), CPU)
+    found = parallel_map(lambda item: item, range(50), CPU)
     assert next(iter(found)) == 0
     assert isinstance(found, Generator)
     found.close()
@@ -91,7 +91,7 @@ def test_nothing_runs_any_more_when_results_side_by_side_were_left(threads: int)
         ended.append(item)
         return item
 
-    found = side_by_side(slow, range(50), CPU)
+    found = parallel_map(slow, range(50), CPU)
     assert next(found) == 0
     assert isinstance(found, Generator)
     found.close()
@@ -101,13 +101,13 @@ def test_nothing_runs_any_more_when_results_side_by_side_were_left(threads: int)
 
 @pytest.mark.parametrize("threads", [2], indirect=True)
 def test_a_forked_process_has_threads_of_its_own(threads: int) -> None:
-    assert list(side_by_side(abs, [-1, -2], CPU)) == [1, 2]
+    assert list(parallel_map(abs, [-1, -2], CPU)) == [1, 2]
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply_async(all_beside, ([-3, 4],)).get(timeout=60) == [3, 4]
 
 
 def all_beside(items: list[int]) -> list[int]:
-    return list(side_by_side(abs, items, CPU))
+    return list(parallel_map(abs, items, CPU))
 
 
 @pytest.mark.parametrize("threads", [2], indirect=True)

@@ -13,7 +13,7 @@ from conftest import random_pixels
 from PIL import Image
 from test_cli import command
 
-from deepcorrect.data import Preprocessing, loader, open_data
+from deepcorrect.data import Preprocessing, loader, open_dataset
 from deepcorrect.distortions.stored._read import open_corrupted
 from deepcorrect.evaluation._corruption_error import COMMON
 from deepcorrect.evaluation._evaluate import evaluate_stored
@@ -151,7 +151,7 @@ def test_imagenet_cs_folders_flat_and_as_its_archives_unpack(tmp_path: Path) -> 
     }
     assert found.classes == ("n1", "n2")
     images = found.parts["fog"][4]()
-    direct = open_data(f"folder:{tmp_path / 'c' / 'weather' / 'fog' / '4'}", COLOUR)
+    direct = open_dataset(f"folder:{tmp_path / 'c' / 'weather' / 'fog' / '4'}", COLOUR)
     assert images.labels == direct.labels == [0, 0, 1, 1]
     assert images.names == direct.names
     for index in range(4):
@@ -201,7 +201,7 @@ def test_kinds_and_levels_can_be_chosen(tmp_path: Path) -> None:
 
 def test_other_commands_say_who_reads_such_a_set(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="only 'deepcorrect evaluate --data' reads all of it"):
-        open_data(f"imagenet_c:{tmp_path}", COLOUR)
+        open_dataset(f"imagenet_c:{tmp_path}", COLOUR)
 
 
 # --- evaluating
@@ -231,7 +231,7 @@ def test_accuracy_of_each_level_is_a_direct_count(classifier: Classifier, tmp_pa
 @pytest.fixture
 def digits_c(tmp_path: Path) -> Path:
     """The fifteen on a few digits, as ImageNet-C lays them out; not written by `distort`."""
-    images = open_data("digits:test", Preprocessing(28, (0.1307,), (0.3081,))).sample(20)
+    images = open_dataset("digits:test", Preprocessing(28, (0.1307,), (0.3081,))).sample(20)
     for place, name in enumerate(COMMON):
         for level in range(1, 6):
             for index in range(20):

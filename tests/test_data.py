@@ -34,7 +34,7 @@ from deepcorrect.data import (
     check_labels,
     count_of,
     loader,
-    open_data,
+    open_dataset,
     open_files,
     to_tensor,
 )
@@ -156,7 +156,7 @@ def test_any_size_gives_the_input_size(width: int, height: int, size: int, more:
 
 
 def test_sub_folders_are_classes(make_folder: MakeFolder) -> None:
-    images = open_data(f"folder:{make_folder({'b': 3, 'a': 2, '.hidden': 1})}", COLOUR)
+    images = open_dataset(f"folder:{make_folder({'b': 3, 'a': 2, '.hidden': 1})}", COLOUR)
     assert images.classes == ("a", "b")
     assert images.labels == [0, 0, 1, 1, 1]
     assert images.names == ["a/0.png", "a/1.png", "b/0.png", "b/1.png", "b/2.png"]
@@ -171,13 +171,13 @@ def test_deeper_folders_belong_to_their_class(make_folder: MakeFolder) -> None:
     folder = make_folder({"a": 1, "b": 1})
     (folder / "a" / "more").mkdir()
     Image.new("RGB", (4, 4)).save(folder / "a" / "more" / "x.JPG")
-    assert open_data(f"folder:{folder}", COLOUR).labels == [0, 0, 1]
+    assert open_dataset(f"folder:{folder}", COLOUR).labels == [0, 0, 1]
 
 
 def test_images_alone_are_unlabelled(make_folder: MakeFolder) -> None:
     folder = make_folder({"": 3})
     (folder / "notes.txt").write_text("not an image, and not counted")
-    images = open_data(f"folder:{folder}", COLOUR)
+    images = open_dataset(f"folder:{folder}", COLOUR)
     assert (images.labels, images.labelled, images.classes) == ([-1] * 3, False, None)
     assert all_batches(images)[1].tolist() == [-1] * 3
     with pytest.raises(InputError, match="images without labels, and labels are needed"):
@@ -186,22 +186,22 @@ def test_images_alone_are_unlabelled(make_folder: MakeFolder) -> None:
 
 def test_a_mixed_folder_is_refused(make_folder: MakeFolder) -> None:
     with pytest.raises(InputError, match=r"both images of its own \(such as 0.png\) and sub-fold"):
-        open_data(f"folder:{make_folder({'': 1, 'a': 1})}", COLOUR)
+        open_dataset(f"folder:{make_folder({'': 1, 'a': 1})}", COLOUR)
 
 
 def test_an_empty_folder_is_refused(make_folder: MakeFolder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no images"):
-        open_data(f"folder:{make_folder({'a': 0})}", COLOUR)
+        open_dataset(f"folder:{make_folder({'a': 0})}", COLOUR)
     with pytest.raises(InputError, match="there is no folder"):
-        open_data(f"folder:{tmp_path / 'nowhere'}", COLOUR)
+        open_dataset(f"folder:{tmp_path / 'nowhere'}", COLOUR)
 
 
 def test_unknown_data_suggests_near_names() -> None:
     with pytest.raises(InputError, match="unknown data 'digit:test', did you mean 'digits:test'"):
-        open_data("digit:test", COLOUR)
+        open_dataset("digit:test", COLOUR)
     for spec in ("folder:", "parquet:", "digits:other", ""):
         with pytest.raises(InputError, match="unknown data"):
-            open_data(spec, COLOUR)
+            open_dataset(spec, COLOUR)
 
 
 # --- bad images
@@ -222,7 +222,7 @@ def spoilt(make_folder: MakeFolder) -> Path:
 def test_bad_images_are_counted_and_left_out(
     spoilt: Path, workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = open_data(f"folder:{spoilt}", COLOUR)
+    images = open_dataset(f"folder:{spoilt}", COLOUR)
     found, labels = all_batches(images, batch_size=4, workers=workers)
     assert labels.tolist() == [0, 0, 1]
     assert found.shape == (3, 3, 16, 16)
@@ -233,7 +233,7 @@ def test_bad_images_are_counted_and_left_out(
 
 
 def test_a_batch_of_bad_images_alone_is_empty(spoilt: Path) -> None:
-    images = open_data(f"folder:{spoilt}", COLOUR).select([1, 3])
+    images = open_dataset(f"folder:{spoilt}", COLOUR).select([1, 3])
     ((found, labels),) = loader(images, 2)
     assert (tuple(found.shape), len(labels)) == ((0, 3, 16, 16), 0)
 
@@ -241,7 +241,7 @@ def test_a_batch_of_bad_images_alone_is_empty(spoilt: Path) -> None:
 def test_good_images_give_no_warning(
     make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = open_data(f"folder:{make_folder({'a': 2})}", COLOUR)
+    images = open_dataset(f"folder:{make_folder({'a': 2})}", COLOUR)
     all_batches(images)
     images.warn_of_bad()
     assert (images.bad, capsys.readouterr().err) == ([], "")
@@ -255,7 +255,7 @@ def test_a_bad_images_name_is_printed_as_it_is(
         path = tmp_path / "a" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("not an image")
-    images = open_data(f"folder:{tmp_path}", COLOUR)
+    images = open_dataset(f"folder:{tmp_path}", COLOUR)
     all_batches(images)
     images.warn_of_bad()
     warning = capsys.readouterr().err
@@ -314,7 +314,7 @@ def test_parquet_written_by_datasets(tmp_path: Path) -> None:
     )
     table = datasets.Dataset.from_list(parquet_rows(5), features=features)
     table.to_parquet(str(tmp_path / "part-0.parquet"))
-    images = open_data(f"parquet:{tmp_path}/part-0.parquet", COLOUR)
+    images = open_dataset(f"parquet:{tmp_path}/part-0.parquet", COLOUR)
     assert (images.labels, images.classes) == ([0, 1, 2, 0, 1], ("x", "y", "z"))
     found, labels = all_batches(images)
     assert labels.tolist() == images.labels
@@ -325,7 +325,7 @@ def test_plain_parquet_and_globs(tmp_path: Path) -> None:
     rows = parquet_rows(5)
     pq.write_table(pa.Table.from_pylist(rows[:3]), tmp_path / "part-0.parquet")
     pq.write_table(pa.Table.from_pylist(rows[3:]), tmp_path / "part-1.parquet")
-    images = open_data(f"parquet:{tmp_path}/part-*.parquet", COLOUR)
+    images = open_dataset(f"parquet:{tmp_path}/part-*.parquet", COLOUR)
     assert (images.labels, images.classes) == ([0, 1, 2, 0, 1], None)
     assert torch.equal(all_batches(images)[0][4], expected_image(4))
 
@@ -334,11 +334,11 @@ def test_other_column_names_bytes_alone_and_no_labels(tmp_path: Path) -> None:
     rows = parquet_rows(3)
     table = pa.table({"img": [row["image"]["bytes"] for row in rows], "fine_label": [2, 0, 1]})
     pq.write_table(table, tmp_path / "a.parquet")
-    images = open_data(f"parquet:{tmp_path}/a.parquet", COLOUR)
+    images = open_dataset(f"parquet:{tmp_path}/a.parquet", COLOUR)
     assert images.labels == [2, 0, 1]
     assert torch.equal(all_batches(images)[0][1], expected_image(1))
     pq.write_table(table.select(["img"]), tmp_path / "b.parquet")
-    assert open_data(f"parquet:{tmp_path}/b.parquet", COLOUR).labels == [-1] * 3
+    assert open_dataset(f"parquet:{tmp_path}/b.parquet", COLOUR).labels == [-1] * 3
 
 
 def test_labels_that_are_names(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_labels_that_are_names(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
-    images = open_data(f"parquet:{tmp_path}/a.parquet", COLOUR)
+    images = open_dataset(f"parquet:{tmp_path}/a.parquet", COLOUR)
     assert (images.labels, images.classes) == ([1, 0, -1, 1], ("ant", "bee"))
     assert images.matched(3, ("Bee", "cat", "ant")).labels == [0, 2, -1, 0]
 
@@ -358,7 +358,7 @@ def test_sets_can_be_sent_to_other_processes(tmp_path: Path, make_folder: MakeFo
     pq.write_table(pa.Table.from_pylist(parquet_rows(3)), tmp_path / "a.parquet")
     folder = make_folder({"a": 2, "b": 1})
     for spec in (f"parquet:{tmp_path}/a.parquet", f"folder:{folder}", "digits:test"):
-        images = open_data(spec, COLOUR).select([2, 0])
+        images = open_dataset(spec, COLOUR).select([2, 0])
         sent = pickle.loads(pickle.dumps(images))
         for row in range(2):
             ours, theirs = images[row], sent[row]
@@ -374,7 +374,7 @@ def test_bad_cells_of_parquet_are_counted(tmp_path: Path) -> None:
     rows[3]["image"] = {"bytes": None, "path": None}
     rows[4]["label"] = None
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    images = open_data(f"parquet:{tmp_path}/a.parquet", COLOUR)
+    images = open_dataset(f"parquet:{tmp_path}/a.parquet", COLOUR)
     assert all_batches(images)[1].tolist() == [0, -1]
     assert images.bad == [f"row {k} of a.parquet" for k in (1, 2, 3)]
 
@@ -391,21 +391,21 @@ def test_bad_cells_of_parquet_are_counted(tmp_path: Path) -> None:
 def test_other_parquet_files_are_refused(tmp_path: Path, table: pa.Table, message: str) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(InputError, match=message):
-        open_data(f"parquet:{tmp_path}/a.parquet", COLOUR)
+        open_dataset(f"parquet:{tmp_path}/a.parquet", COLOUR)
 
 
 def test_what_is_not_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("no")
     with pytest.raises(InputError, match="is not a Parquet file that can be read"):
-        open_data(f"parquet:{tmp_path}/a.parquet", COLOUR)
+        open_dataset(f"parquet:{tmp_path}/a.parquet", COLOUR)
     pq.write_table(pa.Table.from_pylist(parquet_rows(3)), tmp_path / "b.parquet")
     content = (tmp_path / "b.parquet").read_bytes()
     (tmp_path / "b.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="is not a Parquet file that can be read"):
-        open_data(f"parquet:{tmp_path}/b.parquet", COLOUR)
+        open_dataset(f"parquet:{tmp_path}/b.parquet", COLOUR)
     for missing in ("c.parquet", "c-*.parquet"):
         with pytest.raises(InputError, match="there is no file"):
-            open_data(f"parquet:{tmp_path}/{missing}", COLOUR)
+            open_dataset(f"parquet:{tmp_path}/{missing}", COLOUR)
 
 
 # --- digits
@@ -415,7 +415,7 @@ def test_what_is_not_parquet_is_refused(tmp_path: Path) -> None:
 def digits() -> dict[str, ImageSet]:
     grey = Preprocessing(28, (0.1307,), (0.3081,))
     names = ("digits", "digits:train", "digits:validation", "digits:test")
-    return {name: open_data(name, grey) for name in names}
+    return {name: open_dataset(name, grey) for name in names}
 
 
 def test_digits_splits_are_a_partition(digits: dict[str, ImageSet]) -> None:
@@ -477,7 +477,7 @@ def test_samples_differ_between_seeds(digits: dict[str, ImageSet]) -> None:
 
 
 def test_labels_outside_the_classes_are_refused(make_folder: MakeFolder) -> None:
-    images = open_data(f"folder:{make_folder({'a': 1, 'b': 1, 'c': 1})}", COLOUR)
+    images = open_dataset(f"folder:{make_folder({'a': 1, 'b': 1, 'c': 1})}", COLOUR)
     images.check_labels(3)
     with pytest.raises(InputError, match="label 2: the network has 2 classes.*from 0 to 1"):
         images.check_labels(2)
@@ -546,9 +546,9 @@ def test_a_set_takes_few_bytes_an_image() -> None:
 def test_sets_are_decoded_in_processes_however_these_start(
     start: str, spoilt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = open_data(f"folder:{spoilt}", COLOUR)
+    images = open_dataset(f"folder:{spoilt}", COLOUR)
     alone = all_batches(images, batch_size=2)
-    again = open_data(f"folder:{spoilt}", COLOUR)
+    again = open_dataset(f"folder:{spoilt}", COLOUR)
     batches = loader(again, 2, workers=1)
     batches.multiprocessing_context = start
     found = list(batches)

@@ -17,10 +17,16 @@ from test_cli import Said, command
 from torch import Tensor
 
 import deepcorrect as dc
-from deepcorrect.data import ImageSet, Preprocessing, open_data
-from deepcorrect.distortions import Distortion, stored
-from deepcorrect.distortions.stored import _write
-from deepcorrect.distortions.stored._write import write_distorted
+from deepcorrect.data import ImageSet, Preprocessing, open_dataset
+from deepcorrect.distortions import Distortion
+from deepcorrect.distortions.stored import (
+    Format,
+    Written,
+    _layouts,
+    _write,
+    open_corrupted,
+    write_distorted,
+)
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError, files, seeds_for
 
@@ -73,11 +79,11 @@ def sizes(tmp_path: Path) -> Path:
 
 def test_folders_hold_every_image_at_its_own_size(sizes: Path, tmp_path: Path) -> None:
     write_distorted(f"folder:{sizes}", SPECS, tmp_path / "out", seed=3)
-    source = open_data(f"folder:{sizes}", COLOUR)
+    source = open_dataset(f"folder:{sizes}", COLOUR)
     assert source.names == ["a/w.png", "a/z.bmp", "b/x.png", "b/y [1].jpg"]
     for kind, level in (("gaussian_noise", 1), ("gaussian_noise", 3), ("awgn", 20)):
         folder = tmp_path / "out" / kind / str(level)
-        assert open_data(f"folder:{folder}", COLOUR).names == [
+        assert open_dataset(f"folder:{folder}", COLOUR).names == [
             *("a/w.png", "a/z.png", "b/x.png", "b/y [1].png")
         ]
         for number, name in enumerate(source.names):
@@ -97,7 +103,7 @@ def test_arrays_are_cifar_cs(tmp_path: Path, sizes: Path) -> None:
     noise, labels = np.load(out / "shot_noise.npy"), np.load(out / "labels.npy")
     assert (noise.shape, noise.dtype) == ((5 * 4, 16, 16, 3), np.uint8)
     assert labels.tolist() == [0, 0, 1, 1] * 5
-    source = open_data(f"folder:{sizes}", COLOUR)
+    source = open_dataset(f"folder:{sizes}", COLOUR)
     for place in range(20):
         sample = source[place % 4]
         assert sample is not None
@@ -124,15 +130,15 @@ def test_all_layouts_read_back_alike(tmp_path: Path) -> None:
     for format in ("folder", "npy", "parquet"):
         out = tmp_path / format
         write_distorted("digits:test", ["snow:1,2", "awgn:30"], out, format, images=7)
-    arrays = stored.open_corrupted(f"cifar_c:{tmp_path / 'npy'}", GREY)
-    folders = stored.open_corrupted(f"imagenet_c:{tmp_path / 'folder'}", GREY)
+    arrays = open_corrupted(f"cifar_c:{tmp_path / 'npy'}", GREY)
+    folders = open_corrupted(f"imagenet_c:{tmp_path / 'folder'}", GREY)
     assert {name: list(each) for name, each in arrays.parts.items()} == {
         "snow": [1, 2],
         "awgn": [30],
     }
     for name, level in (("snow", 1), ("snow", 2), ("awgn", 30)):
         array, folder = arrays.parts[name][level](), folders.parts[name][level]()
-        table = open_data(f"parquet:{tmp_path}/parquet/{name}-{level}.parquet", GREY)
+        table = open_dataset(f"parquet:{tmp_path}/parquet/{name}-{level}.parquet", GREY)
         assert torch.equal(stored(array), stored(table))
         assert array.labels == table.labels
         order = np.argsort(table.labels, kind="stable")  # folders sort by class
@@ -156,7 +162,7 @@ def test_unlabelled_images_have_no_class_folder(make_folder: MakeFolder, tmp_pat
         *("0.png", "1.png")
     ]
     write_distorted(source, ["fog:1"], tmp_path / "tables", "parquet")
-    assert open_data(f"parquet:{tmp_path}/tables/fog-1.parquet", COLOUR).labels == [-1, -1]
+    assert open_dataset(f"parquet:{tmp_path}/tables/fog-1.parquet", COLOUR).labels == [-1, -1]
 
 
 def test_names_that_differ_by_extension_alone_stay_apart(tmp_path: Path) -> None:
@@ -178,7 +184,7 @@ def test_class_folders_sort_as_the_labels(tmp_path: Path) -> None:
     rows = [{"image": picture, "label": label} for label in (1, 0, 1)]
     datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "a.parquet"))
     write_distorted(f"parquet:{tmp_path}/a.parquet", ["fog:1"], tmp_path / "out")
-    read = open_data(f"folder:{tmp_path / 'out' / 'fog' / '1'}", COLOUR)
+    read = open_dataset(f"folder:{tmp_path / 'out' / 'fog' / '1'}", COLOUR)
     assert sorted(read.names) == ["0/1.png", "1/0.png", "1/2.png"]
     assert read.labels == [0, 1, 1]
 
@@ -202,7 +208,7 @@ def test_a_large_image_alone_fills_a_block(
     sizes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_distorted(f"folder:{sizes}", SPECS, tmp_path / "a")
-    monkeypatch.setattr(distorted_sets, "BLOCK_VALUES", 100)
+    monkeypatch.setattr(_write, "BLOCK_VALUES", 100)
     write_distorted(f"folder:{sizes}", SPECS, tmp_path / "b")
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
@@ -216,9 +222,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("format", ["folder", "npy", "parquet"])
 def test_a_stopped_writing_goes_on(
-    format: stored.Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    format: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(out: Path) -> stored.Written:
+    def write(out: Path) -> Written:
         return write_distorted("digits:test", SPECS, out, format, images=6, batch_size=2)
 
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -233,14 +239,14 @@ def test_a_stopped_writing_goes_on(
         return distorted(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(distorted_sets, "_distorted", killed)
+        patch.setattr(_write, "_distorted", killed)
         with pytest.raises(Killed):
             write(out)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.suffix in (".png", ".npy")}
     reader = {"npy": "cifar_c", "folder": "imagenet_c"}.get(format)
     if reader:
         with pytest.raises(InputError, match="is not complete: 'deepcorrect distort' was stopped"):
-            stored.open_corrupted(f"{reader}:{out}", GREY)
+            open_corrupted(f"{reader}:{out}", GREY)
         assert before
     done = write(out)
     assert done.kept > 0
@@ -288,7 +294,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stored.Array, "add", full)
+    monkeypatch.setattr(_layouts.Array, "add", full)
     with pytest.raises(OSError, match="No space left"):
         write_distorted("digits:test", ["awgn:20"], tmp_path / "out", "npy", images=2)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["distort.json", "labels.npy"]
@@ -299,7 +305,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 
 @pytest.mark.parametrize("format", ["folder", "npy", "parquet"])
 def test_bad_images_are_left_out_and_named(
-    format: stored.Format, make_folder: MakeFolder, tmp_path: Path
+    format: Format, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     folder = make_folder({"a": 3, "b": 2})
     good = (folder / "a" / "1.png").read_bytes()
@@ -318,7 +324,7 @@ def test_bad_images_are_left_out_and_named(
         assert len(list((tmp_path / "out").rglob("*.png"))) == 8
     if format == "parquet":
         path = tmp_path / "out" / "gaussian_noise-2.parquet"
-        assert open_data(f"parquet:{path}", COLOUR).labels == [0, 0, 1, 1]
+        assert open_dataset(f"parquet:{path}", COLOUR).labels == [0, 0, 1, 1]
 
 
 def refused(*arguments: object) -> str:
@@ -366,7 +372,7 @@ def test_digits_from_distort_to_evaluate(tmp_path: Path, digits_model: Classifie
     call = ["evaluate", "--model", "digits_cnn", "--data", f"cifar_c:{out}", "--json"]
     clean = dc.evaluate(
         digits_model,
-        dc.loader(dc.open_data("digits:test", digits_model.preprocessing).sample(60, 2)),
+        dc.loader(dc.open_dataset("digits:test", digits_model.preprocessing).sample(60, 2)),
         ["gaussian_blur_c::quantize"],
     )
     found = command(*call)

@@ -12,7 +12,7 @@ import deepcorrect as dc
 from deepcorrect.cli import app
 from deepcorrect.correction import UnitConfig
 from deepcorrect.experiments._recipe import Recipe
-from deepcorrect.training import Training
+from deepcorrect.training import TrainingConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,7 +43,7 @@ def test_the_readme_names_every_command() -> None:
 
 def test_the_papers_recipe_in_the_docs_is_the_papers() -> None:
     (text,) = blocks("docs/recipes.md", "yaml")
-    given = Training.model_validate(yaml.safe_load(text)["training"])
+    given = TrainingConfig.model_validate(yaml.safe_load(text)["training"])
     assert given.model_copy(update={"precision": "float32", "channels_last": False}) == dc.PAPER
 
 
@@ -51,7 +51,7 @@ def test_every_key_of_a_recipe_is_documented() -> None:
     text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
     for key in Recipe.model_fields:
         assert f"`{key}" in text
-    for key in (*Training.model_fields, *UnitConfig.model_fields):
+    for key in (*TrainingConfig.model_fields, *UnitConfig.model_fields):
         assert f"`{key}`" in text
 
 

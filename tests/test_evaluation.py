@@ -157,7 +157,7 @@ def test_an_adapter_that_is_off_evaluates_as_the_baseline(
     baseline = evaluate(classifier, loader, ["awgn:20"])
     assert baseline.clean_top1 == 1
     adapted = correct(classifier, {"stem": range(8)}, unit={"kind": "full", "start": "he"})
-    with adapted.disabled():
+    with adapted.disable_adapter():
         assert evaluate(adapted, loader, ["awgn:20"]) == baseline
 
 
@@ -210,7 +210,7 @@ def test_costs_of_an_adapter(network: TinyCNN) -> None:
     assert found.trainable_parameters == added
     assert found.parameters == alone.parameters + added
     assert found.multiply_adds == alone.multiply_adds + 8 * 8 * (2 * 3 + 2 * 3 * 9 + 3 * 2)
-    with adapted.disabled():
+    with adapted.disable_adapter():
         assert costs(adapted, known).multiply_adds == alone.multiply_adds
 
 

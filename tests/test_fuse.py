@@ -93,7 +93,7 @@ def test_the_network_and_its_adapter_stay_as_they_were(network: TinyCNN, images:
     with torch.no_grad():
         assert torch.equal(adapted(images), before[0])
         assert torch.equal(network(images), before[1])
-        with adapted.disabled():
+        with adapted.disable_adapter():
             assert torch.equal(adapted(images), before[1])
 
 
@@ -285,7 +285,7 @@ def test_torch_compile_takes_the_corrected_and_the_fused_network(images: Tensor)
         compiled = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
         with torch.no_grad():
             assert torch.allclose(compiled(images), adapted(images), atol=1e-5)
-    with torch.no_grad(), adapted.disabled():
+    with torch.no_grad(), adapted.disable_adapter():
         assert torch.equal(adapted(images), network(images))
 
 

@@ -118,7 +118,7 @@ def test_clean_images_get_the_baselines_answers_and_distorted_ones_the_correctio
     images = images.contiguous(memory_format=layout)
     with autocast(images.device, precision):
         given = answers(adapted, images)
-        with adapted.disabled():
+        with adapted.disable_adapter():
             baseline = answers(adapted, images)
         corrected = ungated(adapted, images)
         alone = answers(classifier, images)
@@ -131,7 +131,7 @@ def test_clean_images_get_the_baselines_answers_and_distorted_ones_the_correctio
 
 def test_it_says_which_images_it_corrects(adapted: AdaptedModel, clean: Tensor) -> None:
     images, _ = half_distorted(clean)
-    with adapted.disabled():
+    with adapted.disable_adapter():
         baseline = answers(adapted, images)
     changed = (answers(adapted, images) != baseline).any(1)
     assert torch.equal(dc.looks_distorted(adapted, images), changed)
@@ -157,7 +157,7 @@ def test_so_many_unseen_clean_images_are_corrected_as_was_said(
     config = dc.fit_gate(adapted, cut(many, torch.zeros(1000), 250), KINDS, share)
     assert config.false_alarms == share
     assert config.kinds == ("gaussian_blur", "awgn")
-    with adapted.disabled():
+    with adapted.disable_adapter():
         baseline = answers(adapted, unseen)
     alarmed = (answers(adapted, unseen) != baseline).any(1).float().mean()
     assert abs(float(alarmed) - share) < 4 * (2 * share * (1 - share) / 1000) ** 0.5
@@ -214,16 +214,16 @@ def test_however_the_network_is_wrapped_the_gate_reads_the_same(
     own = dc.correct(wrapped, {f"inner.{k}": v for k, v in FILTERS.items()}, unit=UNIT)
     assert dc.fit_gate(own, loader, KINDS) == adapted.config.gate
     assert own.gated_module is wrapped.inner
-    own.save(tmp_path / "own")
+    own.save_pretrained(tmp_path / "own")
     expected = answers(own, images)
-    on_bare = dc.load(Classifier(tiny_cnn(), classifier.preprocessing), tmp_path / "own")
+    on_bare = dc.load_adapter(Classifier(tiny_cnn(), classifier.preprocessing), tmp_path / "own")
     assert torch.equal(answers(on_bare, images), expected)
-    adapted.save(tmp_path / "a")
+    adapted.save_pretrained(tmp_path / "a")
     for again in ("b", "c"):  # loaded into the wrapper, saved from it, and once more
-        loaded = dc.load(Normalising(tiny_cnn(), classifier), tmp_path / "a")
+        loaded = dc.load_adapter(Normalising(tiny_cnn(), classifier), tmp_path / "a")
         assert torch.equal(answers(loaded, images), answers(adapted, images))
-        loaded.save(tmp_path / again)
-        loaded = dc.load(Normalising(tiny_cnn(), classifier), tmp_path / again)
+        loaded.save_pretrained(tmp_path / again)
+        loaded = dc.load_adapter(Normalising(tiny_cnn(), classifier), tmp_path / again)
         assert torch.equal(answers(loaded, images), answers(adapted, images))
 
 
@@ -253,17 +253,17 @@ def test_a_saved_gate_is_read_again(
     bare: bool,
 ) -> None:
     images, _ = half_distorted(clean)
-    adapted.save(tmp_path)
+    adapted.save_pretrained(tmp_path)
     assert "Gate" in (tmp_path / "README.md").read_text()
     assert read_config(tmp_path).gate == adapted.config.gate
     network = tiny_cnn()
     if bare:
-        loaded = dc.load(network, tmp_path)
+        loaded = dc.load_adapter(network, tmp_path)
         classifier = Classifier(network, tiny_preprocessing)
         images_in = (images - classifier.mean) / classifier.std
         assert torch.equal(answers(loaded, images_in), answers(adapted, images))
     else:
-        loaded = dc.load(Classifier(network, tiny_preprocessing), tmp_path)
+        loaded = dc.load_adapter(Classifier(network, tiny_preprocessing), tmp_path)
         assert torch.equal(answers(loaded, images), answers(adapted, images))
 
 
@@ -271,10 +271,10 @@ def test_adapters_without_a_gate_are_read_as_before(
     classifier: Classifier, clean: Tensor, tmp_path: Path
 ) -> None:
     adapted = dc.correct(classifier, FILTERS, unit=UNIT)
-    adapted.save(tmp_path)
+    adapted.save_pretrained(tmp_path)
     held = json.loads((tmp_path / "adapter_config.json").read_text())
     assert "gate" not in held
-    assert dc.load(classifier, tmp_path).gate is None
+    assert dc.load_adapter(classifier, tmp_path).gate is None
 
 
 def test_fused_exported_and_compiled_it_answers_the_same(

@@ -170,14 +170,14 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 def test_an_adapter_is_pushed_and_pulled_back(server: Hub, tmp_path: Path, images: Tensor) -> None:
     adapted = adapted_tiny(tiny_cnn())
-    commit = dc.push(adapted, REPO, {"license": "mit"})
+    commit = dc.push_to_hub(adapted, REPO, {"license": "mit"})
     assert commit.startswith("http://127.0.0.1:")
     (held,) = [c for c in server.repos[REPO]["main"] if c]  # one commit
     assert set(held) == FILES
     text = held["README.md"].decode()
     assert "license: mit" in text
     assert f'dc.load(model, "hf:{REPO}")' in text
-    pulled = dc.load(tiny_cnn(), f"hf:{REPO}")
+    pulled = dc.load_adapter(tiny_cnn(), f"hf:{REPO}")
     with torch.no_grad():
         assert torch.equal(pulled(images), adapted(images))
 
@@ -187,51 +187,51 @@ def test_a_saved_folder_is_pushed_as_it_is_and_revisions_are_told_apart(
 ) -> None:
     expected = saved_tiny(tmp_path / "first", images)
     other = adapted_tiny(tiny_cnn(), seed=5)
-    other.save(tmp_path / "second")
-    dc.push(tmp_path / "first", REPO)
-    dc.push(tmp_path / "second", f"hf:{REPO}", revision="noise")
+    other.save_pretrained(tmp_path / "second")
+    dc.push_to_hub(tmp_path / "first", REPO)
+    dc.push_to_hub(tmp_path / "second", f"hf:{REPO}", revision="noise")
     sha, _ = server.at(REPO, "main") or ("", {})
     with torch.no_grad():
-        assert torch.equal(dc.load(tiny_cnn(), f"hf:{REPO}")(images), expected)
-        assert torch.equal(dc.load(tiny_cnn(), f"hf:{REPO}@{sha}")(images), expected)
-        assert torch.equal(dc.load(tiny_cnn(), f"hf:{REPO}@noise")(images), other(images))
+        assert torch.equal(dc.load_adapter(tiny_cnn(), f"hf:{REPO}")(images), expected)
+        assert torch.equal(dc.load_adapter(tiny_cnn(), f"hf:{REPO}@{sha}")(images), expected)
+        assert torch.equal(dc.load_adapter(tiny_cnn(), f"hf:{REPO}@noise")(images), other(images))
     with pytest.raises(InputError, match="no such branch"):
-        dc.load(tiny_cnn(), f"hf:{REPO}@nowhere")
+        dc.load_adapter(tiny_cnn(), f"hf:{REPO}@nowhere")
 
 
 def test_what_was_pulled_once_is_there_without_the_hub(
     server: Hub, tmp_path: Path, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = saved_tiny(tmp_path / "a", images)
-    dc.push(tmp_path / "a", REPO)
-    dc.load(tiny_cnn(), f"hf:{REPO}").remove()
+    dc.push_to_hub(tmp_path / "a", REPO)
+    dc.load_adapter(tiny_cnn(), f"hf:{REPO}").remove()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     asked = len(server.asked)
     with torch.no_grad():
-        assert torch.equal(dc.load(tiny_cnn(), f"hf:{REPO}")(images), expected)
+        assert torch.equal(dc.load_adapter(tiny_cnn(), f"hf:{REPO}")(images), expected)
     assert len(server.asked) == asked
     with pytest.raises(InputError, match=r"not in the cache.*HF_HUB_OFFLINE is set"):
-        dc.load(tiny_cnn(), "hf:someone/other")
+        dc.load_adapter(tiny_cnn(), "hf:someone/other")
     with pytest.raises(InputError, match=r"cannot be reached.*HF_HUB_OFFLINE is set"):
-        dc.push(tmp_path / "a", REPO)
+        dc.push_to_hub(tmp_path / "a", REPO)
 
 
 def test_a_download_that_was_cut_or_changed_is_refused(
     server: Hub, tmp_path: Path, images: Tensor
 ) -> None:
     saved_tiny(tmp_path / "a", images)
-    dc.push(tmp_path / "a", REPO)
+    dc.push_to_hub(tmp_path / "a", REPO)
     server.damage = lambda name, content: content[:-9] if name.endswith("tensors") else content
     network = tiny_cnn()
     with pytest.raises(InputError, match=r"checksum differs|Consistency|hf:"):
-        dc.load(network, f"hf:{REPO}")
+        dc.load_adapter(network, f"hf:{REPO}")
     assert not any(module._forward_hooks for module in network.modules())
 
 
 def test_a_repository_that_holds_no_adapter_says_so(server: Hub) -> None:
     server.repos[REPO] = {"main": [{"README.md": b"# Nothing"}]}
     with pytest.raises(InputError, match="holds no adapter: it has no adapter_config"):
-        dc.load(tiny_cnn(), f"hf:{REPO}")
+        dc.load_adapter(tiny_cnn(), f"hf:{REPO}")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_repository_that_holds_no_adapter_says_so(server: Hub) -> None:
 )
 def test_a_repository_that_is_not_there(server: Hub, spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        dc.load(tiny_cnn(), spec)
+        dc.load_adapter(tiny_cnn(), spec)
 
 
 def test_pushing_without_the_right_or_without_an_adapter(
@@ -254,14 +254,14 @@ def test_pushing_without_the_right_or_without_an_adapter(
     saved_tiny(tmp_path / "a", images)
     server.writable = False
     with pytest.raises(InputError, match="does not let you write"):
-        dc.push(tmp_path / "a", REPO)
+        dc.push_to_hub(tmp_path / "a", REPO)
     server.writable = True
     with pytest.raises(InputError, match="is not OWNER/NAME"):
-        dc.push(tmp_path / "a", "name")
+        dc.push_to_hub(tmp_path / "a", "name")
     content = (tmp_path / "a" / "adapter_model.safetensors").read_bytes()
     (tmp_path / "a" / "adapter_model.safetensors").write_bytes(content[:-5])
     with pytest.raises(InputError, match="checksum differs"):
-        dc.push(tmp_path / "a", REPO)
+        dc.push_to_hub(tmp_path / "a", REPO)
     assert REPO not in server.repos
 
 
@@ -273,7 +273,7 @@ def test_a_hub_that_cannot_be_reached(
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(InputError, match="not in the cache, and the hub cannot be reached"):
-        dc.load(tiny_cnn(), f"hf:{REPO}")
+        dc.load_adapter(tiny_cnn(), f"hf:{REPO}")
     with pytest.raises(InputError, match="the hub cannot be reached"):
         correction.upload(tmp_path, ["a"], REPO)
 

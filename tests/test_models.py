@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deepcorrect.data import ImageSet, Preprocessing, loader, open_data
+from deepcorrect.data import ImageSet, Preprocessing, loader, open_dataset
 from deepcorrect.models import (
     AlexNet,
     CifarAllCNN,
     CifarResNet20,
     DigitsCNN,
+    load_model,
     load_weights,
     output_classes,
-    resolve,
 )
 from deepcorrect.networks import Classifier, convolutions, tap
 from deepcorrect.runtime import InputError
@@ -131,7 +131,7 @@ OWN_CLASSES = {"digits_cnn": 10, "cifar_allcnn": 100, "cifar_resnet20": 100}
 @pytest.mark.parametrize("name", OWN_CLASSES)
 @pytest.mark.parametrize("classes", [None, 7])
 def test_built_in_models_give_logits(name: str, classes: int | None) -> None:
-    model = resolve(name, classes=classes)
+    model = load_model(name, classes=classes)
     known = model.preprocessing
     assert output_classes(model, known) == (classes or OWN_CLASSES[name])
     assert (model.name, model.training) == (name, False)
@@ -156,20 +156,20 @@ def test_resnets_shortcut_is_every_second_pixel_and_zero_channels() -> None:
 
 
 def test_a_built_in_model_without_weights_warns(capsys: pytest.CaptureFixture[str]) -> None:
-    resolve("cifar_resnet20")
+    load_model("cifar_resnet20")
     assert "runs with random ones" in capsys.readouterr().err
-    resolve("digits_cnn")
+    load_model("digits_cnn")
     assert capsys.readouterr().err == ""
-    resolve("digits_cnn", classes=3)
+    load_model("digits_cnn", classes=3)
     assert "runs with random ones" in capsys.readouterr().err
 
 
 def test_random_weights_on_purpose_are_the_same_each_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    first, again = (resolve("digits_cnn", "random").network.state_dict() for _ in range(2))
+    first, again = (load_model("digits_cnn", "random").network.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["head.weight"], resolve("digits_cnn").network.head.weight)  # pyright: ignore
+    assert not torch.equal(first["head.weight"], load_model("digits_cnn").network.head.weight)  # pyright: ignore
     assert capsys.readouterr().err == ""
 
 
@@ -194,9 +194,9 @@ def test_unknown_models_suggest_near_ones() -> None:
     with pytest.raises(
         InputError, match=r"unknown model 'cifar_alcnn', did you mean 'cifar_allcnn'"
     ):
-        resolve("cifar_alcnn")
+        load_model("cifar_alcnn")
     with pytest.raises(InputError, match="classes=0 is not a number of classes"):
-        resolve("digits_cnn", classes=0)
+        load_model("digits_cnn", classes=0)
 
 
 # --- python:
@@ -213,21 +213,21 @@ GIVEN: dict[str, Any] = {"input_size": 8, "mean": (0.5,), "std": (0.25,)}
 
 
 def test_a_python_file_gives_a_model(python_file: Path) -> None:
-    bare = resolve(f"python:{python_file}:bare", **GIVEN)
+    bare = load_model(f"python:{python_file}:bare", **GIVEN)
     assert bare.preprocessing == Preprocessing(8, (0.5,), (0.25,))
     assert (bare.name, bare.training) == ("bare", False)
     assert output_classes(bare, bare.preprocessing) == 2
-    wrapped = resolve(f"python:{python_file}:wrapped")
+    wrapped = load_model(f"python:{python_file}:wrapped")
     assert (wrapped.name, wrapped.preprocessing) == ("mine", Preprocessing(8, (0.5,), (0.25,)))
 
 
 def test_a_python_module_gives_a_model(python_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(python_file.parent))
-    assert resolve("python:my_net:wrapped").name == "mine"
+    assert load_model("python:my_net:wrapped").name == "mine"
 
 
 def test_flags_replace_what_the_model_says(python_file: Path) -> None:
-    model = resolve(f"python:{python_file}:wrapped", input_size=12, mean=(0.1,))
+    model = load_model(f"python:{python_file}:wrapped", input_size=12, mean=(0.1,))
     assert model.preprocessing == Preprocessing(12, (0.1,), (0.25,))
     assert float(model.mean) == pytest.approx(0.1)
 
@@ -245,7 +245,7 @@ def test_flags_replace_what_the_model_says(python_file: Path) -> None:
 )
 def test_bad_callables_say_what_is_wrong(python_file: Path, attribute: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        resolve(f"python:{python_file}:{attribute}")
+        load_model(f"python:{python_file}:{attribute}")
 
 
 @pytest.mark.parametrize(
@@ -259,14 +259,14 @@ def test_bad_callables_say_what_is_wrong(python_file: Path, attribute: str, mess
 )
 def test_bad_python_specs_say_what_is_wrong(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        resolve(spec)
+        load_model(spec)
 
 
 def test_a_python_file_with_an_error_says_so(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text("import torch\nnot a python\n")
     with pytest.raises(InputError, match="importing .* failed: SyntaxError"):
-        resolve(f"python:{path}:build")
+        load_model(f"python:{path}:build")
 
 
 @pytest.mark.parametrize(
@@ -283,11 +283,11 @@ def test_bad_preprocessing_says_what_is_wrong(
     python_file: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        resolve(f"python:{python_file}:bare", **{**GIVEN, **changes})
+        load_model(f"python:{python_file}:bare", **{**GIVEN, **changes})
 
 
 def test_a_network_that_does_not_take_the_images_says_so(python_file: Path) -> None:
-    model = resolve(f"python:{python_file}:bare", input_size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    model = load_model(f"python:{python_file}:bare", input_size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(InputError, match="does not take images of 3 x 8 x 8"):
         output_classes(model, model.preprocessing)
     maps = Classifier(nn.Conv2d(1, 2, 3), Preprocessing(8, (0.5,), (0.5,)))
@@ -324,7 +324,7 @@ def test_weights_are_read_in_every_usual_form(
         save_file(content, tmp_path / name)
     else:
         torch.save(content, tmp_path / name)
-    loaded = resolve("digits_cnn", tmp_path / name).network.state_dict()
+    loaded = load_model("digits_cnn", tmp_path / name).network.state_dict()
     assert all(torch.equal(loaded[key], tensor) for key, tensor in source.state_dict().items())
 
 
@@ -414,8 +414,8 @@ def test_other_files_are_refused_and_the_network_left_alone(
 )
 def test_the_shared_networks_reach_their_cards_accuracy(spec: str, stem: str, top1: float) -> None:
     root = Path(str(SHARED))
-    model = resolve(spec, root / "models" / f"{stem}.safetensors")
-    images = open_data(f"parquet:{root}/data/cifar100/test.parquet", model.preprocessing)
+    model = load_model(spec, root / "models" / f"{stem}.safetensors")
+    images = open_dataset(f"parquet:{root}/data/cifar100/test.parquet", model.preprocessing)
     # 500 images: two standard deviations of their mean are four points
     assert accuracy(model, images.sample(500)) == pytest.approx(top1, abs=0.045)
 

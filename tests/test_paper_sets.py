@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepcorrect.correction._units import unit_config
-from deepcorrect.data import ImageSet, Preprocessing, loader, open_data
+from deepcorrect.data import ImageSet, Preprocessing, loader, open_dataset
 from deepcorrect.experiments._recipe import load_recipe
 from deepcorrect.experiments._run import run
 from deepcorrect.experiments._systems import CorrectionSystem, FinetuneSystem
@@ -73,7 +73,7 @@ def imagenet(tmp_path: Path) -> Path:
 
 
 def test_imagenets_training_images(imagenet: Path) -> None:
-    images = open_data(f"imagenet:{imagenet}:train", COLOUR)
+    images = open_dataset(f"imagenet:{imagenet}:train", COLOUR)
     assert images.labels == [0] * 4 + [1] * 4 + [2] * 4
     assert images.names[5] == "n01443537/n01443537_1.JPEG"
     assert images.classes is not None
@@ -87,20 +87,20 @@ def test_imagenets_training_images(imagenet: Path) -> None:
 def test_imagenets_flat_validation_images_have_the_devkits_classes(
     imagenet: Path, split: str
 ) -> None:
-    images = open_data(f"imagenet:{imagenet}:{split}", COLOUR)
+    images = open_dataset(f"imagenet:{imagenet}:{split}", COLOUR)
     assert images.names[1] == "ILSVRC2012_val_00000002.JPEG"
     assert images.labels == [0, 2, 1, 2, 0]
-    assert images.classes == open_data(f"imagenet:{imagenet}:train", COLOUR).classes
+    assert images.classes == open_dataset(f"imagenet:{imagenet}:train", COLOUR).classes
     (imagenet / "val" / "ILSVRC2012_val_00000002.JPEG").unlink()  # numbers count, not places
-    assert open_data(f"imagenet:{imagenet}:val", COLOUR).labels == [0, 1, 2, 0]
+    assert open_dataset(f"imagenet:{imagenet}:val", COLOUR).labels == [0, 1, 2, 0]
     write([imagenet / "val" / "ILSVRC2012_val_00000009.JPEG"])
     with pytest.raises(InputError, match="1 images of .* have no class .*00000009.JPEG"):
-        open_data(f"imagenet:{imagenet}:val", COLOUR)
+        open_dataset(f"imagenet:{imagenet}:val", COLOUR)
 
 
 @pytest.mark.skipif(find_spec("timm") is None, reason="timm's lists are not installed")
 def test_imagenets_classes_find_a_networks(imagenet: Path) -> None:
-    images = open_data(f"imagenet:{imagenet}:val", COLOUR)
+    images = open_dataset(f"imagenet:{imagenet}:val", COLOUR)
     assert images.matched(1000).labels == [0, 250, 1, 250, 0]
     names = ("goldfish", "Siberian husky", "tench")
     assert images.matched(3, names).labels == [2, 1, 0, 1, 2]
@@ -113,37 +113,37 @@ def test_kaggles_layout_and_validation_images_in_class_folders(imagenet: Path) -
         (imagenet / part).rename(inside / part)
     (imagenet / "ILSVRC2012_devkit_t12").rename(imagenet / "elsewhere")
     with pytest.raises(InputError, match="put the development kit .*LOC_val_solution.csv into"):
-        open_data(f"imagenet:{imagenet}:val", COLOUR)
+        open_dataset(f"imagenet:{imagenet}:val", COLOUR)
     lines = [f"ILSVRC2012_val_{k:08},{WORDNET[k % 3]} 1 2 3 4 \n" for k in range(1, 6)]
     text = "ImageId,PredictionString\n" + "".join(lines)
     (imagenet / "LOC_val_solution.csv").write_text(text)
-    images = open_data(f"imagenet:{imagenet}:val", COLOUR)
+    images = open_dataset(f"imagenet:{imagenet}:val", COLOUR)
     assert images.labels == [1, 2, 0, 1, 2]
     assert images.classes == WORDNET
-    assert len(open_data(f"imagenet:{imagenet}:train", COLOUR)) == 12
+    assert len(open_dataset(f"imagenet:{imagenet}:train", COLOUR)) == 12
     for wordnet in WORDNET:
         write([inside / "val" / wordnet / "x.JPEG"])
-    assert open_data(f"imagenet:{imagenet}:val", COLOUR).labels == [0, 1, 2]
+    assert open_dataset(f"imagenet:{imagenet}:val", COLOUR).labels == [0, 1, 2]
 
 
 def test_what_is_missing_of_imagenet_is_said(tmp_path: Path) -> None:
     for spec in ("imagenet:x", "imagenet:x:test", "imagenet::train"):
         with pytest.raises(InputError, match="is not imagenet:DIR:train or imagenet:DIR:val"):
-            open_data(spec, COLOUR)
+            open_dataset(spec, COLOUR)
     with pytest.raises(InputError, match="there is no folder"):
-        open_data(f"imagenet:{tmp_path}/x:val", COLOUR)
+        open_dataset(f"imagenet:{tmp_path}/x:val", COLOUR)
     (tmp_path / "train").mkdir()
     with pytest.raises(InputError, match="no folders of ImageNet's classes, such as n01440764"):
-        open_data(f"imagenet:{tmp_path}:train", COLOUR)
+        open_dataset(f"imagenet:{tmp_path}:train", COLOUR)
     (tmp_path / "train" / "n01440764.tar").touch()
     with pytest.raises(InputError, match="holds archives such as n01440764.tar.*unpack each"):
-        open_data(f"imagenet:{tmp_path}:train", COLOUR)
+        open_dataset(f"imagenet:{tmp_path}:train", COLOUR)
     write_devkit(tmp_path, [1])
     write([tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG"])
     meta = tmp_path / "ILSVRC2012_devkit_t12" / "data" / "meta.mat"
     meta.write_bytes(b"no MATLAB file")
     with pytest.raises(InputError, match="does not hold ImageNet's development kit"):
-        open_data(f"imagenet:{tmp_path}:val", COLOUR)
+        open_dataset(f"imagenet:{tmp_path}:val", COLOUR)
 
 
 # --- Caltech
@@ -159,11 +159,11 @@ def test_caltech_101_is_split_into_thirty_and_up_to_fifty(tmp_path: Path, below:
     folder = tmp_path / f"{below}101_ObjectCategories"
     counts = {"BACKGROUND_Google": 3, "Faces": 90, "accordion": 55, "inline_skate": 31}
     write_caltech(folder, counts)
-    whole = open_data(f"caltech101:{tmp_path}", COLOUR)
+    whole = open_dataset(f"caltech101:{tmp_path}", COLOUR)
     assert (len(whole), whole.classes) == (176, ("Faces", "accordion", "inline_skate"))
-    assert open_data(f"caltech101:{folder}", COLOUR).names == whole.names
+    assert open_dataset(f"caltech101:{folder}", COLOUR).names == whole.names
     parts = {
-        (split, number): open_data(f"caltech101:{tmp_path}:{split}{number}", COLOUR)
+        (split, number): open_dataset(f"caltech101:{tmp_path}:{split}{number}", COLOUR)
         for split in ("train", "test")
         for number in ("", ":0", ":1")
     }
@@ -187,9 +187,9 @@ def test_caltech_256_without_its_clutter_and_its_stray_files(tmp_path: Path) -> 
     write([folder / "056.dog" / "greg" / "vision309" / "x.jpg"])
     (folder / "198.spider").mkdir()
     (folder / "198.spider" / "RENAME2").write_text("a script")
-    whole = open_data(f"caltech256:{tmp_path}", COLOUR)
+    whole = open_dataset(f"caltech256:{tmp_path}", COLOUR)
     assert (len(whole), whole.classes) == (192, ("ak47", "dog", "spider"))
-    train, test = (open_data(f"caltech256:{tmp_path}:{s}", COLOUR) for s in ("train", "test"))
+    train, test = (open_dataset(f"caltech256:{tmp_path}:{s}", COLOUR) for s in ("train", "test"))
     assert Counter(train.labels) == {0: 60, 1: 60}
     assert Counter(test.labels) == {0: 2, 1: 50}
     assert train.matched(2, ("dog", "AK-47")).labels == [1] * 60 + [0] * 60
@@ -197,13 +197,13 @@ def test_caltech_256_without_its_clutter_and_its_stray_files(tmp_path: Path) -> 
 
 def test_what_is_missing_of_caltech_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder .*/x"):
-        open_data(f"caltech101:{tmp_path}/x:train", COLOUR)
+        open_dataset(f"caltech101:{tmp_path}/x:train", COLOUR)
     with pytest.raises(InputError, match="caltech101:DIR reads DIR/101_ObjectCategories/CLASS"):
-        open_data(f"caltech101:{tmp_path}:train", COLOUR)
+        open_dataset(f"caltech101:{tmp_path}:train", COLOUR)
     (tmp_path / "caltech-101").mkdir()
     (tmp_path / "caltech-101" / "101_ObjectCategories.tar.gz").touch()
     with pytest.raises(InputError, match="101_ObjectCategories.tar.gz is not unpacked"):
-        open_data(f"caltech101:{tmp_path}", COLOUR)
+        open_dataset(f"caltech101:{tmp_path}", COLOUR)
 
 
 # --- SUN-397
@@ -227,39 +227,39 @@ def sun(tmp_path: Path) -> Path:
 
 
 def test_sun_397_and_its_partitions(sun: Path) -> None:
-    whole = open_data(f"sun397:{sun}", COLOUR)
+    whole = open_dataset(f"sun397:{sun}", COLOUR)
     assert len(whole) == 18
     assert whole.classes == ("abbey", "apartment_building/outdoor", "zoo")
     found, labels = all_images(whole)
     assert labels == [0] * 6 + [1] * 6 + [2] * 6
     assert found[:, 0, 0, 0].mul(255).sub(torch.tensor(labels) * 80).abs().max() < 3
-    train = open_data(f"sun397:{sun}:train", COLOUR)
+    train = open_dataset(f"sun397:{sun}:train", COLOUR)
     assert (train.labels, train.name) == ([0, 0, 1, 1, 2, 2], "sun397:train:1")
     assert train.names[2] == "a/apartment_building/outdoor/sun_0.jpg"
-    tenth = open_data(f"sun397:{sun}:train:10", COLOUR)
+    tenth = open_dataset(f"sun397:{sun}:train:10", COLOUR)
     assert tenth.names[1] == "a/abbey/sun_5.jpg"
     assert all_images(tenth)[1] == (tenth.labels)
-    assert open_data(f"sun397:{sun}:test:10", COLOUR).names[0] == "a/abbey/sun_1.jpg"
+    assert open_dataset(f"sun397:{sun}:test:10", COLOUR).names[0] == "a/abbey/sun_1.jpg"
 
 
 def test_a_listed_image_that_is_not_there_is_bad(sun: Path) -> None:
     (sun / "SUN397" / "a" / "abbey" / "sun_1.jpg").unlink()
-    images = open_data(f"sun397:{sun}:test", COLOUR)
+    images = open_dataset(f"sun397:{sun}:test", COLOUR)
     assert all_images(images)[1] == [0, 1, 1, 2, 2]
     assert images.bad == ["a/abbey/sun_1.jpg"]
 
 
 def test_what_is_missing_of_sun_is_said(sun: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="partitions 1 to 10, and not 11"):
-        open_data(f"sun397:{sun}:train:11", COLOUR)
+        open_dataset(f"sun397:{sun}:train:11", COLOUR)
     with pytest.raises(InputError, match="has no Training_02.txt: unpack SUN-397's Partitions.zip"):
-        open_data(f"sun397:{sun}:train:2", COLOUR)
+        open_dataset(f"sun397:{sun}:train:2", COLOUR)
     (sun / "Partitions" / "Testing_01.txt").write_text("/b/bar/sun_1.jpg\n")
     with pytest.raises(InputError, match="names b/bar/sun_1.jpg, whose folder is no class"):
-        open_data(f"sun397:{sun}:test", COLOUR)
+        open_dataset(f"sun397:{sun}:test", COLOUR)
     (sun / "SUN397" / "ClassName.txt").unlink()
     with pytest.raises(InputError, match="has no SUN397/ClassName.txt"):
-        open_data(f"sun397:{sun}", COLOUR)
+        open_dataset(f"sun397:{sun}", COLOUR)
 
 
 # --- the shared Caltech-101
@@ -269,7 +269,7 @@ def test_what_is_missing_of_sun_is_said(sun: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not SHARED, reason="DEEPCORRECT_SHARED does not name the shared folder")
 def test_the_real_caltech_101_reads_alike_as_parquet_and_as_it_unpacks(tmp_path: Path) -> None:
     fit = Preprocessing(64, (0.5,) * 3, (0.5,) * 3, 72)
-    table = open_data(f"parquet:{SHARED}/data/caltech101/train.parquet", fit)
+    table = open_dataset(f"parquet:{SHARED}/data/caltech101/train.parquet", fit)
     assert (len(table), len(table.classes or ())) == (3030, 101)
     assert set(Counter(table.labels).values()) == {30}
     names = table.classes or ()
@@ -279,7 +279,7 @@ def test_the_real_caltech_101_reads_alike_as_parquet_and_as_it_unpacks(tmp_path:
         place.parent.mkdir(parents=True)
         with table._read(row) as image:
             image.save(place.with_suffix(".png"))
-    folder = open_data(f"caltech101:{tmp_path}:train", fit).matched(101, names)
+    folder = open_dataset(f"caltech101:{tmp_path}:train", fit).matched(101, names)
     by_label = {label: place for place, label in enumerate(folder.labels)}  # Faces before accordion
     for row in rows:
         first, second = folder[by_label[table.labels[row]]], table[row]

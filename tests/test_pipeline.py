@@ -23,7 +23,7 @@ from torch import Tensor
 
 import deepcorrect as dc
 from deepcorrect.correction._checkpoint import read_config
-from deepcorrect.data import ImageSet, Preprocessing, loader, open_data
+from deepcorrect.data import ImageSet, Preprocessing, loader, open_dataset
 from deepcorrect.experiments._recipe import Recipe, load_recipe
 from deepcorrect.experiments._run import run
 from deepcorrect.networks import Classifier
@@ -251,7 +251,7 @@ def test_counts_are_those_of_the_networks(
 def test_the_baselines_figures_are_those_of_evaluate(
     results: dict[str, Any], recipe: Recipe, digits_model: Classifier
 ) -> None:
-    images = open_data(recipe.data.test, digits_model.preprocessing)
+    images = open_dataset(recipe.data.test, digits_model.preprocessing)
     specs = ["gaussian_blur:1.5", "awgn:40,80"]
     grid = dc.evaluate(digits_model, loader(images, 20), specs, recipe.seed)
     assert grid.to_json() == results["systems"]["baseline"]["distortions"]
@@ -261,8 +261,8 @@ def test_the_adapter_reproduces_the_corrected_networks_figures(
     finished: Path, results: dict[str, Any], recipe: Recipe
 ) -> None:
     model = dc.load_model("digits_cnn")
-    adapted = dc.load(model, finished / "adapter")
-    images = open_data(recipe.data.test, model.preprocessing)
+    adapted = dc.load_adapter(model, finished / "adapter")
+    images = open_dataset(recipe.data.test, model.preprocessing)
     grid = dc.evaluate(adapted, loader(images, 20), recipe.distortion_list, recipe.seed)
     assert grid.to_json() == results["systems"]["deepcorrect"]["distortions"]
     assert adapted.config.gate is not None

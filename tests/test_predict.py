@@ -20,7 +20,7 @@ from test_pipeline import write_digits
 
 import deepcorrect as dc
 from deepcorrect import cli
-from deepcorrect.data import ImageSet, Preprocessing, named_batches, open_data
+from deepcorrect.data import ImageSet, Preprocessing, named_batches, open_dataset
 from deepcorrect.networks import Classifier
 
 
@@ -34,11 +34,11 @@ def digits(digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def adapter(digits_model: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter whose unit changes answers: its last convolution is drawn."""
-    images = open_data("digits:validation", digits_model.preprocessing).sample(8)
+    images = open_dataset("digits:validation", digits_model.preprocessing).sample(8)
     ranking = dc.rank(digits_model, dc.loader(images), ["awgn:40"], "random", ["features.1.0"])
     adapted = dc.correct(digits_model, ranking, 0.5, {"kind": "bottleneck", "start": "he"})
     folder = tmp_path_factory.mktemp("adapters") / "he"
-    adapted.save(folder)
+    adapted.save_pretrained(folder)
     return folder
 
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from deepcorrect import runtime
+from deepcorrect.runtime import _progress as room
 
 
 def test_on_a_terminal_there_is_a_bar_with_counts_even_within_another(

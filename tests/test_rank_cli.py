@@ -14,6 +14,7 @@ from test_pipeline import write_digits
 
 import deepcorrect as dc
 from deepcorrect import ranking as room
+from deepcorrect.correction._budget import filters_within
 from deepcorrect.data import ImageSet
 
 SITES = ("features.0.0", "features.1.0")
@@ -227,9 +228,9 @@ def test_correct_keeps_to_a_budget(
     assert said.status == 0, said.err
     kind, _, number = budget.partition("=")
     ranking = dc.load_ranking(rankings[0])
-    adapted = dc.load(dc.load_model("digits_cnn"), tmp_path / "a")
+    adapted = dc.load_adapter(dc.load_model("digits_cnn"), tmp_path / "a")
     sites = {name: list(site.filters) for name, site in adapted.config.sites.items()}
-    assert sites == ranking.top({"budget": {kind: float(number)}}, unit)
+    assert sites == filters_within(ranking, {kind: float(number)}, unit)
     parameters = sum(p.numel() for p in adapted.units.parameters())
     assert said.json["trainable_parameters"] == parameters
     if kind == "parameters":

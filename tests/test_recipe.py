@@ -21,7 +21,7 @@ from deepcorrect.experiments._systems import (
     summary,
 )
 from deepcorrect.runtime import InputError
-from deepcorrect.training import Training
+from deepcorrect.training import TrainingConfig
 
 Write = Callable[..., Path]
 
@@ -52,7 +52,7 @@ def correction(recipe: Recipe, name: str = "deepcorrect") -> CorrectionSystem:
     return system
 
 
-def trainings(recipe: Recipe) -> dict[str, Training]:
+def trainings(recipe: Recipe) -> dict[str, TrainingConfig]:
     systems = recipe.systems.items()
     return {name: each.training for name, each in systems if isinstance(each, TrainedSystem)}
 
@@ -421,7 +421,7 @@ def test_methods_bring_their_own_objectives(write: Write) -> None:
         {"clean_labels": 1, "stability": 1},
         {"labels": 1, "consistency": 12},
         {"stability": 0.1},
-        Training().objective,
+        TrainingConfig().objective,
     ]
     assert found["b"].epochs == 3
 

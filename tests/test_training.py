@@ -24,7 +24,7 @@ from deepcorrect.distortions import Distortion, distort_some
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import DeepCorrectError, InputError
-from deepcorrect.training import PAPER, Augmentation, Training, fit
+from deepcorrect.training import PAPER, Augmentation, TrainingConfig, fit
 from deepcorrect.training._augmentation import augment
 from deepcorrect.training._settings import learning_rate
 
@@ -170,7 +170,7 @@ def test_the_papers_schedule_divides_by_ten_every_ten_epochs() -> None:
 
 
 def test_one_cycle_rises_in_a_line_and_falls_as_a_cosine() -> None:
-    training = Training(learning_rate=0.4, warm_up=0.25)
+    training = TrainingConfig(learning_rate=0.4, warm_up=0.25)
     rates = [learning_rate(training, step, 1000, 0) for step in range(1000)]
     for step in (0, 100, 249):
         assert rates[step] == pytest.approx(0.4 * (step + 0.5) / 250)
@@ -178,7 +178,9 @@ def test_one_cycle_rises_in_a_line_and_falls_as_a_cosine() -> None:
         assert rates[step] == pytest.approx(0.4 * math.cos(math.pi / 2 * (step - 249.5) / 750) ** 2)
     assert max(rates) <= 0.4
     assert rates[-1] < 1e-5
-    assert learning_rate(Training(warm_up=0.0, learning_rate=1), 0, 10**6, 0) == pytest.approx(1)
+    assert learning_rate(
+        TrainingConfig(warm_up=0.0, learning_rate=1), 0, 10**6, 0
+    ) == pytest.approx(1)
 
 
 def test_the_papers_recipe_is_the_papers() -> None:

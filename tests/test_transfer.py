@@ -22,7 +22,7 @@ from deepcorrect.correction._checkpoint import read_config
 from deepcorrect.data import ImageStream, Preprocessing
 from deepcorrect.data._streaming import Sample
 from deepcorrect.distortions import Distortion
-from deepcorrect.evaluation import transfer
+from deepcorrect.evaluation import feature_transfer
 from deepcorrect.evaluation._feature_transfer import FeatureClassifier, collect, train_svm
 from deepcorrect.networks import Classifier
 from deepcorrect.networks._features import features
@@ -93,7 +93,7 @@ def test_a_corrected_networks_features_are_the_corrected_ones(
     with torch.no_grad(), features(adapted) as read:
         logits = adapted(images)
         corrected = read()
-        with adapted.disabled():
+        with adapted.disable_adapter():
             adapted(images)
         untouched = read()
     assert torch.equal(network.head(corrected), logits)
@@ -146,7 +146,7 @@ def test_accuracies_are_those_of_scikit_learn_on_distorted_features(
     classifier: Classifier,
 ) -> None:
     train, test = lessons(60, 1), lessons(45, 2)
-    done = transfer(
+    done = feature_transfer(
         classifier, cut(*train, 16), cut(*test, 20), ["gaussian_blur:1", "awgn:40"], seed=5
     )
     rows, _ = collect(classifier, [train])
@@ -202,7 +202,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Unlabelled digits, ranked and corrected with: folders loose, ranking and adapter."""
     folder = tmp_path_factory.mktemp("without-labels")
     model = dc.load_model("digits_cnn")
-    images = dc.open_data("digits:train", model.preprocessing).sample(72, 1)
+    images = dc.open_dataset("digits:train", model.preprocessing).sample(72, 1)
     (folder / "loose").mkdir()
     for index in range(len(images)):
         picture = images.decoded(index, lambda image: image.copy())
@@ -267,10 +267,10 @@ def test_transfer_sets_baseline_and_corrected_side_by_side(chain: Path) -> None:
         assert system["test_images"] == 60
         assert system["svm"]["train_images"] == 120
         assert system["svm"]["classes"] == 10
-    alone = dc.transfer(
+    alone = dc.feature_transfer(
         (model := dc.load_model("digits_cnn")),
-        dc.loader(dc.open_data("digits:train", model.preprocessing).sample(120)),
-        dc.loader(dc.open_data("digits:test", model.preprocessing).sample(60)),
+        dc.loader(dc.open_dataset("digits:train", model.preprocessing).sample(120)),
+        dc.loader(dc.open_dataset("digits:test", model.preprocessing).sample(60)),
         ["gaussian_blur:1,1.5"],
         penalties=[1.0],
     )
@@ -295,10 +295,10 @@ def test_transfer_takes_classes_that_the_network_does_not_have(
         shutil.copytree(folder / f"class {number:02}", second / f"class {number:02}")
     said = command(*call, "--train", f"folder:{folder}", "--test", f"folder:{second}", "--json")
     network = dc.load_model("digits_cnn")
-    train = dc.loader(dc.open_data(f"folder:{folder}", network.preprocessing))
+    train = dc.loader(dc.open_dataset(f"folder:{folder}", network.preprocessing))
     rows = range(9, 33)
-    test = dc.loader(dc.open_data(f"folder:{folder}", network.preprocessing).select(rows))
-    direct = dc.transfer(network, train, test, "awgn:20", penalties=[1.0])
+    test = dc.loader(dc.open_dataset(f"folder:{folder}", network.preprocessing).select(rows))
+    direct = dc.feature_transfer(network, train, test, "awgn:20", penalties=[1.0])
     curve = said.json["systems"]["baseline"]["distortions"]["awgn"]
     assert curve["clean_top1"] == direct.grid.clean_top1
     assert curve["top1"] == list(direct.grid.curves["awgn"].top1)
@@ -384,7 +384,7 @@ def test_labels_that_the_network_has_not_are_no_matter_without_labels(
 def test_sets_and_streams_forget_their_labels(
     make_folder: MakeFolder, tiny_preprocessing: Preprocessing
 ) -> None:
-    images = dc.open_data(f"folder:{make_folder({'cat': 2, 'dog': 3})}", tiny_preprocessing)
+    images = dc.open_dataset(f"folder:{make_folder({'cat': 2, 'dog': 3})}", tiny_preprocessing)
     samples = [Sample(str(row), Path(images.names[row]).name, row) for row in range(3)]
     stream = ImageStream("pets", lambda seed: iter(samples), tiny_preprocessing, labelled=True)
     for source in (images, stream):
@@ -420,7 +420,7 @@ def test_the_features_objective_is_a_share_of_the_clean_features_variance(
     with torch.no_grad(), features(again) as read:
         again(images)
         corrected = read()
-        with again.disabled():
+        with again.disable_adapter():
             again(images)
         clean = read()
     loss = 2 * (corrected - clean).square().mean() / clean.var()

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deepcorrect.data import ImageSet, Numbers, Preprocessing, Texts, loader, open_data
+from deepcorrect.data import ImageSet, Numbers, Preprocessing, Texts, loader, open_dataset
 from deepcorrect.runtime import files
 
 RESULTS = Path(__file__).parents[1] / "results" / "data" / "memory.json"
@@ -85,7 +85,7 @@ def write(folder: Path, count: int) -> None:
 
 def peak(spec: str, shuffle: bool) -> float:
     """Megabytes of resident memory at the highest."""
-    seen = sum(len(labels) for _, labels in loader(open_data(spec, FIT), 64, shuffle=shuffle))
+    seen = sum(len(labels) for _, labels in loader(open_dataset(spec, FIT), 64, shuffle=shuffle))
     if not seen:
         raise RuntimeError(spec)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -22,7 +22,7 @@ from torch import nn
 import deepcorrect as dc
 from deepcorrect import networks
 from deepcorrect.runtime import files
-from deepcorrect.runtime._devices import placed
+from deepcorrect.runtime._devices import to_device
 
 RESULTS = Path(__file__).parents[1] / "results" / "deployment" / "answers.json"
 
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=50)
     given = parser.parse_args()
     model = dc.load_model(given.model)
-    images = dc.open_data(given.data, model.preprocessing)
-    adapted = dc.load(model, given.adapter) if given.adapter else untrained(model)
+    images = dc.open_dataset(given.data, model.preprocessing)
+    adapted = dc.load_adapter(model, given.adapter) if given.adapter else untrained(model)
     with tempfile.TemporaryDirectory() as folder:
         onnx = dc.export(adapted, Path(folder) / "a.onnx")
         program = dc.export(adapted, Path(folder) / "a.pt2")
@@ -72,9 +72,9 @@ def main() -> None:
         largest, started = 0.0, time.monotonic()
         with torch.inference_mode():
             for batch, _ in dc.loader(images, given.batch_size):
-                shown = placed(batch, torch.device("cpu"))
+                shown = to_device(batch, torch.device("cpu"))
                 expected = adapted(shown)
-                with adapted.disabled():
+                with adapted.disable_adapter():
                     moved += int((adapted(shown).argmax(1) != expected.argmax(1)).sum())
                 largest = max(largest, float(expected.abs().max()))
                 seen += len(batch)

@@ -31,7 +31,7 @@ PICTURE, ICE = 0.7, 0.7  # weights at severity 3
 def sure_ones(network: Classifier) -> tuple[Tensor, Tensor]:
     """Images whose answer the network is sure of, and these answers."""
     data = f"parquet:{SHARED}/data/caltech101/train.parquet"
-    images = dc.open_data(data, network.preprocessing).sample(LOOKED_AT, 0)
+    images = dc.open_dataset(data, network.preprocessing).sample(LOOKED_AT, 0)
     shown, answers = [], []
     with torch.no_grad():
         for batch, _ in dc.loader(images, BATCH):

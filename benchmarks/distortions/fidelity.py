@@ -35,7 +35,7 @@ from benchmarks.distortions.subjects import (
 )
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import files
-from deepcorrect.runtime._devices import autocast, device_of, placed
+from deepcorrect.runtime._devices import autocast, device_of, to_device
 
 WORK = Path("runs/distortions-benchmark")
 BANDS = (1, 3, 6, 12, 24, 48, 80, 112)  # cycles in 224 pixels
@@ -80,7 +80,7 @@ def stored(images: Tensor) -> Tensor:
 def right(network: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     device = device_of(network)
     with torch.no_grad(), autocast(device, "auto"):
-        return (network(placed(images, device)).argmax(1) == labels).double()
+        return (network(to_device(images, device)).argmax(1) == labels).double()
 
 
 def one_draw(

@@ -51,8 +51,10 @@ class Subject(NamedTuple):
 def subjects() -> dict[str, Subject]:
     """What is measured."""
     cifar, lite = cifar_network("resnet20"), efficientnet_lite0()
-    shown = dc.open_data(f"parquet:{SHARED}/data/imagenet_sample/test.parquet", lite.preprocessing)
-    caltech = dc.open_data(f"parquet:{SHARED}/data/caltech101/train.parquet", lite.preprocessing)
+    shown = dc.open_dataset(
+        f"parquet:{SHARED}/data/imagenet_sample/test.parquet", lite.preprocessing
+    )
+    caltech = dc.open_dataset(f"parquet:{SHARED}/data/caltech101/train.parquet", lite.preprocessing)
     small = Subject(
         dc.correct(cifar, {"conv1": [0]}),
         cifar_rows(cifar, 0, 2000),

@@ -28,7 +28,7 @@ import torch
 import deepcorrect as dc
 from benchmarks.pages import DOCS, fill
 from deepcorrect import networks
-from deepcorrect.models import resolve
+from deepcorrect.models import load_model
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import files
 
@@ -98,7 +98,7 @@ ARCHITECTURES = (
 def built(architecture: Architecture) -> Classifier:
     """The network with its random weights, the same each time; heads that start at zero too, as
     their answers would depend on nothing."""
-    model = resolve(architecture.spec, "random", classes=CLASSES, input_size=architecture.size)
+    model = load_model(architecture.spec, "random", classes=CLASSES, input_size=architecture.size)
     drawing = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and not bool(module.weight.any()):
@@ -175,7 +175,7 @@ class Chain:
             dc.fit(self.adapted, self.batches, ["gaussian_blur:1"], epochs=1)
         with torch.no_grad():
             trained = self.adapted(self.images)
-            with self.adapted.disabled():
+            with self.adapted.disable_adapter():
                 off = self.adapted(self.images)
         assert bool(trained.isfinite().all())
         assert torch.equal(off, before), "switched off, the network is not what it was"
@@ -188,14 +188,14 @@ class Chain:
 
     def save(self) -> dict[str, Any]:
         """Configuration and tensors."""
-        self.adapted.save(self.folder / "adapter")
+        self.adapted.save_pretrained(self.folder / "adapter")
         return {}
 
     def load(self) -> dict[str, Any]:
         """Onto the network, built again: the same answers, bit for bit."""
         with torch.no_grad():
             expected = self.adapted(self.images)
-            again = dc.load(built(self.architecture), self.folder / "adapter")
+            again = dc.load_adapter(built(self.architecture), self.folder / "adapter")
             assert torch.equal(again(self.images), expected), "other answers"
         return {}
 

@@ -57,7 +57,7 @@ def run(seed: int) -> dict[str, Any]:
     """Mean top-1 of every system."""
     model = transformer(seed)
     sets = {
-        name: dc.open_data(f"digits:{name}", DIGITS) for name in ("train", "validation", "test")
+        name: dc.open_dataset(f"digits:{name}", DIGITS) for name in ("train", "validation", "test")
     }
     train = dc.loader(sets["train"], 64, shuffle=True)
     held_out, test = dc.loader(sets["validation"]), dc.loader(sets["test"])

@@ -17,7 +17,7 @@ from typing import Any
 
 import deepcorrect as dc
 from benchmarks.subjects import DISTORTIONS, RESULTS, SHARED, batches, cifar_network, cifar_rows
-from deepcorrect.data import ImageSet, loader, open_data
+from deepcorrect.data import ImageSet, loader, open_dataset
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import costs
 from deepcorrect.ranking import Ranking, rank
@@ -30,7 +30,7 @@ RANKED, JUDGED = (3000, 100), (3500, 1000)  # first row and number, of the valid
 def training_images(network: dc.Classifier, count: int) -> ImageSet:
     held_out = json.loads((SHARED / "models" / "cifar100_validation_rows.json").read_text())
     held_out = set(held_out["rows"] if isinstance(held_out, dict) else held_out)
-    every = open_data(f"parquet:{SHARED}/data/cifar100/train-*.parquet", network.preprocessing)
+    every = open_dataset(f"parquet:{SHARED}/data/cifar100/train-*.parquet", network.preprocessing)
     return every.select(row for row in range(len(every)) if row not in held_out).sample(count)
 
 
@@ -45,12 +45,17 @@ def same_cost(network: dc.Classifier, ranking: Ranking, limit: int, kind: str) -
     return low
 
 
+def corrected(network: dc.Classifier, ranking: Ranking, choice: Any) -> dc.AdaptedModel:
+    """The network with units for a share of the filters, or within a budget (a mapping)."""
+    chosen = {"budget": choice} if isinstance(choice, dict) else {"beta": choice}
+    return dc.correct(network, ranking, unit="bottleneck", **chosen)
+
+
 def added(network: dc.Classifier, ranking: Ranking, beta: Any) -> dict[str, int]:
     """What the units cost, in parameters and multiply-adds."""
     before = costs(network, network.preprocessing)
-    adapted = dc.correct(network, ranking, beta=beta, unit="bottleneck")
+    adapted = corrected(network, ranking, beta)
     after = costs(adapted, network.preprocessing)
-    adapted.remove()
     return {
         "parameters": after.parameters - before.parameters,
         "multiply_adds": after.multiply_adds - before.multiply_adds,
@@ -72,7 +77,7 @@ def main() -> None:
             limit = share * whole[kind]
             fixed = 0.5 if share == 1 else same_cost(network, ranking, int(limit), kind)
             choices[f"fixed beta {fixed:.2f}"] = fixed
-            choices[f"budget, {limit:,.0f} {kind.replace('_', '-')}"] = {"budget": {kind: limit}}
+            choices[f"budget, {limit:,.0f} {kind.replace('_', '-')}"] = {kind: limit}
     report: dict[str, Any] = {
         "images": options.images,
         "epochs": options.epochs,
@@ -80,9 +85,9 @@ def main() -> None:
         "baseline": evaluate(network, judged, DISTORTIONS).mean_top1,
         "choices": {},
     }
-    for name, beta in choices.items():
-        cost = added(network, ranking, beta)
-        adapted = dc.correct(network, ranking, beta=beta, unit="bottleneck")
+    for name, choice in choices.items():
+        cost = added(network, ranking, choice)
+        adapted = corrected(network, ranking, choice)
         folder = Path("runs/ranking-benchmark/budget") / f"{options.images}-{options.epochs}"
         fit(
             adapted,
@@ -101,7 +106,6 @@ def main() -> None:
             "clean_top1": grid.clean_top1,
             "by_distortion": {kind: curve.mean_top1 for kind, curve in grid.curves.items()},
         }
-        adapted.remove()
         print(name, cost, round(grid.mean_top1, 4), flush=True)
         files.write_json(RESULTS / "ranking" / "budget.json", report)
     print(f"written: {RESULTS / 'ranking' / 'budget.json'}")

@@ -41,7 +41,7 @@ from deepcorrect.networks._classifier import network_of
 from deepcorrect.networks.patching import GraphPass
 from deepcorrect.ranking import METHODS, compare, rank
 from deepcorrect.runtime import files, generator_for
-from deepcorrect.runtime._devices import placed
+from deepcorrect.runtime._devices import to_device
 
 ESTIMATES = tuple(name for name in METHODS if name not in ("swap", "swap_logprob", "random"))
 LEVELS = ("gaussian_blur:1.5", "awgn:15", "gaussian_blur:1", "awgn:25", "gaussian_blur:2.5")
@@ -129,7 +129,7 @@ def cifar(name: str, count: int = 32) -> dict[str, Any]:
     """Exact swaps and estimates on a CIFAR network, in ratios of the peers' times."""
     model, every = cifar_network(name), EVERY[name]
     images, labels = next(iter(batches(cifar_rows(model, 2000, count))))
-    images = placed(images, CPU)
+    images = to_device(images, CPU)
     names = list(networks.find(model))
     filters = sum(module.out_channels for module in networks.convolutions(model).values())
     rows: list[dict[str, float]] = []
@@ -140,7 +140,7 @@ def cifar(name: str, count: int = 32) -> dict[str, Any]:
         for spec in LEVELS:
             kind = Distortion.parse(spec)
             level = (kind.levels or (0.0,))[0]
-            distorted = placed(kind(images, level, generator_for(0, spec)), CPU)
+            distorted = to_device(kind(images, level, generator_for(0, spec)), CPU)
             hook, hooked = clock(lambda x=distorted: by_hook(model, x, labels, clean, every))
             captum_time, (ablated, passes) = clock(
                 lambda x=distorted: by_captum(model, x, labels, clean, every)
@@ -207,7 +207,7 @@ def resnet50(count: int = 8) -> dict[str, Any]:
     torch.manual_seed(0)
     network = timm_network("resnet50")
     model = Classifier(network, Preprocessing(224, (0.5,) * 3, (0.5,) * 3)).eval()
-    images = placed(torch.rand(count, 3, 224, 224), CPU)
+    images = to_device(torch.rand(count, 3, 224, 224), CPU)
     labels = torch.zeros(count, dtype=torch.long)
     return large("resnet50", model, images, labels, ["layer3.0.conv1"])
 
@@ -217,7 +217,7 @@ def efficientnet(count: int = 8) -> dict[str, Any]:
     model = efficientnet_lite0()
     images, labels = next(iter(loader(imagenet_sample(model, count), count)))
     some = ["conv_stem", "blocks.2.0.conv_dw", "blocks.4.0.conv_pw", "blocks.5.1.conv_pwl"]
-    return large("efficientnet", model, placed(images, CPU), labels, some)
+    return large("efficientnet", model, to_device(images, CPU), labels, some)
 
 
 def large(
@@ -225,7 +225,7 @@ def large(
 ) -> dict[str, Any]:
     """Exact swaps at some sites, and estimates at all of them, against the hook's time."""
     filters = sum(module.out_channels for module in networks.convolutions(model).values())
-    distorted = placed(Distortion("gaussian_blur")(images, 2.0), CPU)
+    distorted = to_device(Distortion("gaussian_blur")(images, 2.0), CPU)
     rows = []
     with torch.no_grad():
         with networks.tap(model, some) as clean:

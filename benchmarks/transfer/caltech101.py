@@ -167,7 +167,9 @@ def decoded(images: ImageSet) -> Tensor:
 def training_images(network: dc.Classifier) -> tuple[Tensor, list[int]]:
     """Caltech-101's training images and their labels."""
     path = WORK / "train.safetensors"
-    images = dc.open_data(f"parquet:{SHARED}/data/caltech101/train.parquet", network.preprocessing)
+    images = dc.open_dataset(
+        f"parquet:{SHARED}/data/caltech101/train.parquet", network.preprocessing
+    )
     if not path.exists():
         files.write_tensors(path, {"pixels": decoded(images)})
     return files.read_tensors(path)["pixels"], list(images.labels)
@@ -244,7 +246,7 @@ def trained(network: dc.Classifier, name: str, seed: int) -> Path:
     if trial.gate is not None:
         fit_gate(adapted, pixels, trial, trial.gate, seed)
     notes = {"labels": False, "images_seen": seen, "training_seconds": round(seconds, 1)}
-    return adapted.save(folder / "adapter", notes)
+    return adapted.save_pretrained(folder / "adapter", notes)
 
 
 def fit_gate(
@@ -279,7 +281,7 @@ def figures(
 
     found = {"baseline": of("baseline", WORK / "baseline", lambda: network)}
     for seed in SEEDS:
-        corrected = partial(dc.load, network, trained(network, trial, seed))
+        corrected = partial(dc.load_adapter, network, trained(network, trial, seed))
         found[f"seed {seed}"] = of(f"seed {seed}", folder_of(trial, seed), corrected)
     return found
 
@@ -330,7 +332,7 @@ def gates(network: dc.Classifier, trial: Trial, seed: int) -> None:
 
 def imagenet(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
     """Top-1 of the network's own classes on the ImageNet sample."""
-    images = dc.open_data(
+    images = dc.open_dataset(
         f"parquet:{SHARED}/data/imagenet_sample/test.parquet", network.preprocessing
     )
     images = images.select(range(0, len(images), max(1, len(images) // count)))
@@ -346,14 +348,14 @@ def imagenet(network: dc.Classifier, trial: str, count: int) -> dict[str, Any]:
 
 def caltech(network: dc.Classifier, trial: str, count: int, trained_on: int) -> dict[str, Any]:
     """Accuracy of a linear SVM on features: `count` test images, of all classes alike."""
-    test = dc.open_data(f"parquet:{SHARED}/data/caltech101/test.parquet", network.preprocessing)
+    test = dc.open_dataset(f"parquet:{SHARED}/data/caltech101/test.parquet", network.preprocessing)
     test = test.select(evenly(list(test.labels), count))
     pixels, labels = training_images(network)
     rows = evenly(labels, trained_on)
     train = DataLoader(Pixels(pixels[rows], labels=[labels[row] for row in rows]), 32)
 
     def measured(name: str, model: torch.nn.Module) -> dict[str, Any]:
-        done = dc.transfer(
+        done = dc.feature_transfer(
             model,
             train,
             dc.loader(test, 32),

@@ -7,7 +7,7 @@ evaluation calls before each distortion and level.
 """
 
 from deepcorrect.alternatives._finetune import Trains, finetune
-from deepcorrect.alternatives._front_end import FrontEnd, WithFrontEnd, front_end, mended_images
+from deepcorrect.alternatives._front_end import FrontEnd, WithFrontEnd, front_end, restored_images
 from deepcorrect.alternatives._lora import lora, merge
 from deepcorrect.alternatives._norm_adaptation import NormAdaptation, norm_adaptation
 from deepcorrect.alternatives._restoration import Restoration, restoration
@@ -23,9 +23,9 @@ __all__ = [
     "finetune",
     "front_end",
     "lora",
-    "mended_images",
     "merge",
     "norm_adaptation",
     "restoration",
+    "restored_images",
     "tent",
 ]

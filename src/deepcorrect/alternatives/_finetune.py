@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from deepcorrect.alternatives._parameter_budget import allowance
+from deepcorrect.alternatives._parameter_budget import parameter_budget
 from deepcorrect.networks import network_of
 from deepcorrect.runtime import InputError
 
@@ -48,7 +48,7 @@ def finetune(
         if not chosen:
             raise InputError("the network has no batch norm to fine-tune")
     else:
-        limit = allowance(tuned, parameters or 0)
+        limit = parameter_budget(tuned, parameters or 0)
         chosen = []
         for layer in layers if trains == "first" else reversed(layers):
             limit -= sum(p.numel() for p in layer.parameters(recurse=False))

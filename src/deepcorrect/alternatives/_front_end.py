@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcorrect.alternatives._parameter_budget import allowance
+from deepcorrect.alternatives._parameter_budget import parameter_budget
 from deepcorrect.networks import Wrapper, preprocessing_of
 from deepcorrect.runtime import InputError
 
@@ -115,7 +115,7 @@ def front_end(
         raise InputError("a front end needs a deepcorrect.Classifier: it works on its images")
     if known.input_size % SCALE:
         raise InputError(f"a front end needs images of even size, not {known.input_size} pixels")
-    limit = allowance(model, parameters)
+    limit = parameter_budget(model, parameters)
     width = 0
     while _size(known.channels, width + 1, depth) <= limit:
         width += 1
@@ -127,7 +127,7 @@ def front_end(
 
 
 @contextmanager
-def mended_images(model: nn.Module) -> Iterator[list[Tensor]]:
+def restored_images(model: nn.Module) -> Iterator[list[Tensor]]:
     """Keeps what a front end made of the last batch, N x C x H x W, while the block runs.
 
     Yields:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from deepcorrect import networks
-from deepcorrect.alternatives._parameter_budget import allowance
+from deepcorrect.alternatives._parameter_budget import parameter_budget
 from deepcorrect.networks import network_of
 from deepcorrect.runtime import InputError, optional
 
@@ -34,7 +34,7 @@ def lora(model: nn.Module, parameters: float = 0.25, alpha: float = 1.0) -> nn.M
     if not found:
         raise InputError("the network has no convolution without groups: LoRA cannot adapt it")
     each_rank = sum(c.weight[0].numel() + c.out_channels for c in found.values())
-    rank = int(allowance(model, parameters) / each_rank)
+    rank = int(parameter_budget(model, parameters) / each_rank)
     if rank < 1:
         raise InputError(
             f"parameters={parameters:g} is below rank 1, which has {each_rank:,} parameters"

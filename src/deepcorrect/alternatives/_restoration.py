@@ -41,7 +41,7 @@ class Restoration(Wrapper):
         self._restoration: Any = optional("skimage.restoration", "alternatives")
         self._kind, self._level = "", 0.0
 
-    def begin(self, distortion: Distortion | None, level: float) -> None:
+    def start_level(self, distortion: Distortion | None, level: float) -> None:
         """Says what the next images went through; None for clean ones, which are left alone.
 
         Raises:

@@ -31,9 +31,9 @@ class Tent(Wrapper):
         self._trained = [p for norm in norms for p in (norm.weight, norm.bias) if p is not None]
         self._start = [p.detach().clone() for p in self._trained]
         self._learning_rate = learning_rate
-        self.begin(None, 0.0)
+        self.start_level(None, 0.0)
 
-    def begin(self, distortion: Distortion | None, level: float) -> None:
+    def start_level(self, distortion: Distortion | None, level: float) -> None:
         """Forgets what was learnt from the batches so far."""
         del distortion, level
         with torch.no_grad():

@@ -8,23 +8,23 @@ from deepcorrect.analysis._feature_space import (
     neighbour_accuracy,
     neighbours,
 )
-from deepcorrect.analysis._ideal_against_learned import Yardstick, yardstick
+from deepcorrect.analysis._ideal_against_learned import IdealAgainstLearned, ideal_against_learned
 from deepcorrect.analysis._map_quality import MEASURES, MapQuality, Spread, map_quality
 
 __all__ = [
     "MEASURES",
     "BetaPoint",
+    "IdealAgainstLearned",
     "LearningCurve",
     "MapQuality",
     "Neighbours",
     "Spread",
-    "Yardstick",
     "beta_points",
     "embed",
     "gather",
+    "ideal_against_learned",
     "learning_curves",
     "map_quality",
     "neighbour_accuracy",
     "neighbours",
-    "yardstick",
 ]

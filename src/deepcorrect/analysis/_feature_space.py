@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deepcorrect.data import Batches, count_of, no_images
 from deepcorrect.distortions import Distortion, parse_all
 from deepcorrect.networks import features, input_size_of
-from deepcorrect.runtime import InputError, device_of, inference, placed, progress, seeds_for
+from deepcorrect.runtime import InputError, device_of, inference, progress, seeds_for, to_device
 
 PERPLEXITY = 30.0  # the usual one of t-SNE
 ROWS = 512  # whose distances are held at once
@@ -148,11 +148,11 @@ def gather(
         for images, labels in loader:
             if not len(images):
                 continue
-            shown = placed(images, device)
+            shown = to_device(images, device)
             if kind is not None:
                 name = ("features", kind.name, level)
                 seeds = seeds_for(seed, *name, first=seen, count=len(images))
-                shown = placed(kind(shown, level, seeds), device)
+                shown = to_device(kind(shown, level, seeds), device)
             for system, model in systems.items():
                 with features(model, site) as read:
                     model(shown)

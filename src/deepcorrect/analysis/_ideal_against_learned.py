@@ -12,14 +12,14 @@ from deepcorrect import networks
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
-from deepcorrect.ranking import Pair, Step, visit_pairs
+from deepcorrect.ranking import Pair, Step, for_each_pair
 from deepcorrect.runtime import inference
 
 RIVALS = ("baseline", "learned", "ideal")
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class IdealAgainstLearned:
     """What the corrected filters could give back, and what their units do. Shares of the images.
 
     The ideal is an upper yardstick, not a bound: units may move maps to where the rest of the
@@ -64,13 +64,13 @@ class Yardstick:
         }
 
 
-def yardstick(
+def ideal_against_learned(
     adapted: AdaptedModel,
     loader: Batches,
     distortions: tuple[Distortion, ...],
     seed: int = 0,
     task: str = "ideal against learned",
-) -> Yardstick:
+) -> IdealAgainstLearned:
     """Measures the three accuracies on the same distorted images.
 
     Args:
@@ -110,7 +110,7 @@ def yardstick(
         step(1)
 
     with inference(adapted):
-        walk = visit_pairs(
+        walk = for_each_pair(
             network, loader, distortions, list(chosen), visit, task, seed, "float32", "labels"
         )
     levels = range(sum(len(kind.levels or ()) for kind in walk.distortions))
@@ -126,4 +126,4 @@ def yardstick(
         }
         start = end
     clean, learned_clean = (walk.total(clean_right).double() / walk.images).tolist()
-    return Yardstick(walk.distortions, walk.images, clean, learned_clean, top1)
+    return IdealAgainstLearned(walk.distortions, walk.images, clean, learned_clean, top1)

@@ -12,7 +12,7 @@ from deepcorrect import networks, ranking
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
-from deepcorrect.ranking import Pair, Step, visit_pairs
+from deepcorrect.ranking import Pair, Step, for_each_pair
 from deepcorrect.runtime import inference
 
 MEASURES = {"psnr": ranking.psnr, "ssim": ranking.ssim}
@@ -147,7 +147,7 @@ def map_quality(
         step(1)
 
     with inference(adapted):
-        walk = visit_pairs(
+        walk = for_each_pair(
             adapted.network, loader, distortions, list(chosen), visit, task, seed, "float32"
         )
     levels = range(sum(len(kind.levels or ()) for kind in walk.distortions))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -36,9 +36,9 @@ from deepcorrect.cli._options import (
 from deepcorrect.correction import fit_gate
 from deepcorrect.networks import costs
 from deepcorrect.runtime import InputError, files
-from deepcorrect.training import OBJECTIVES, Training, fit
+from deepcorrect.training import OBJECTIVES, TrainingConfig, fit
 
-OBJECTIVE = {True: Training().objective, False: {"features": 1.0, "logits": 1.0}}
+OBJECTIVE = {True: TrainingConfig().objective, False: {"features": 1.0, "logits": 1.0}}
 """With labels, and without."""
 
 
@@ -59,7 +59,10 @@ def correct(
     ] = None,
     no_labels: NoLabels = False,
     images: Images = None,
-    beta: Annotated[float, typer.Option(help="Corrected share of each site's filters.")] = 0.5,
+    beta: Annotated[
+        float | None,
+        typer.Option(help="Corrected share of each site's filters; default 0.5."),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -91,9 +94,11 @@ def correct(
     ] = 1.0,
     clean_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of each batch; with a gate 0.1 serves better.")
-    ] = Training().clean_share,
+    ] = TrainingConfig().clean_share,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
-    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = Training().learning_rate,
+    learning_rate: Annotated[
+        float, typer.Option(help="Its peak.")
+    ] = TrainingConfig().learning_rate,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
     workers: Workers = 0,
     device: Device = "auto",
@@ -115,7 +120,7 @@ def correct(
     ranked = ranking.load_ranking(ranking_folder)
     pixels = network.preprocessing.input_size
     used = distortion_room.parse_all(distortion or ranked.distortions, pixels)
-    adapted = correction.correct(network, ranked, _share(beta, budget), unit, seed)
+    adapted = correction.correct(network, ranked, beta, unit, seed, budget=_budget(budget))
     if gate is not None:
         shown = data_room.loader(source, batch_size, shuffle=True, workers=workers)
         fit_gate(adapted, shown, used, gate, seed=seed, scale=gate_scale)
@@ -156,7 +161,7 @@ def correct(
             "base_parameters": bare.parameters,
         },
     }
-    adapted.save(out, notes)
+    adapted.save_pretrained(out, notes)
     checkpoint.unlink(missing_ok=True)
     if as_json:
         trained = {"adapter": str(out), "trainable_parameters": cost.trainable_parameters}
@@ -165,13 +170,13 @@ def correct(
         print(f"adapter: {out} ({cost.trainable_parameters:,} parameters)")
 
 
-def _share(beta: float, budget: str | None) -> float | dict[str, Any]:
-    """What `correct` takes as beta: a share, or a budget such as `parameters=0.2`."""
+def _budget(budget: str | None) -> dict[str, float] | None:
+    """The budget that `parameters=0.2` says."""
     if budget is None:
-        return beta
+        return None
     kind, _, number = budget.partition("=")
     try:
-        return {"budget": {kind.strip(): float(number)}}
+        return {kind.strip(): float(number)}
     except ValueError:
         raise InputError(
             f"--budget {budget!r} is not accepted: give parameters=X or multiply_adds=X"

@@ -40,7 +40,7 @@ from deepcorrect.cli._options import (
     named_adapters,
     with_labels,
 )
-from deepcorrect.correction import load_all
+from deepcorrect.correction import load_adapters
 from deepcorrect.distortions import stored
 from deepcorrect.evaluation import (
     ALEXNET_REFERENCE,
@@ -96,18 +96,18 @@ def evaluate_(
     """
     network = model_of(model, weights, classes, input_size, resize, mean, std, device)
     systems = _systems(network, named_adapters(adapter))
-    stored = stored.accepts(data)
-    if clean and not stored:
+    is_stored = stored.accepts(data)
+    if clean and not is_stored:
         raise InputError(
             "--clean goes with distorted copies (--data cifar_c:DIR or imagenet_c:DIR); "
             f"{data} is itself taken as clean"
         )
-    if stored and target == "prediction":
+    if is_stored and target == "prediction":
         raise InputError(
             f"--target prediction goes with clean images, which the network is asked about; {data} "
             "holds distorted copies: give the clean images as --data, and --distortion"
         )
-    if stored:
+    if is_stored:
         copies = stored.open_corrupted(data, network.preprocessing)
         copies = copies.only(distortion) if distortion else copies
         other = reference_for(reference, ALEXNET_REFERENCE if copies.imagenet else None)
@@ -136,14 +136,14 @@ def evaluate_(
         for name, grid in grids.items()
     }
     first = next(iter(records.values()))
-    benchmark = stored or any(name in (*COMMON, *EXTRA) for name in first["distortions"])
+    benchmark = is_stored or any(name in (*COMMON, *EXTRA) for name in first["distortions"])
     if benchmark:
         for record in records.values():
             record["corruption_error"] = corruption_error(record["distortions"], other)
     if as_json:
         print(json.dumps(first if len(records) == 1 else {"systems": records}))
         return
-    if not stored:
+    if not is_stored:
         _tables.print_results({"systems": records})
     if benchmark:
         for name, record in records.items():
@@ -157,10 +157,10 @@ def _systems(network: Classifier, sources: Mapping[str, str]) -> dict[str, nn.Mo
     if not sources:
         return {"baseline": network}
     if "" in sources:
-        return {"deepcorrect": correction.load(network, sources[""])}
+        return {"deepcorrect": correction.load_adapter(network, sources[""])}
     if "baseline" in sources:
         raise InputError("--adapter baseline=...: the untouched network has that name")
-    loaded = load_all(network, sources)
+    loaded = load_adapters(network, sources)
     return {"baseline": network, **{name: loaded[name] for name in loaded}}
 
 

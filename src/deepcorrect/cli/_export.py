@@ -52,7 +52,7 @@ def export(
 
     It takes images in [0, 1], and is tried on sample images before it is kept."""
     network = model_of(model, weights, classes, input_size, resize, mean, std, device)
-    system = correction.load(network, adapter) if adapter else network
+    system = correction.load_adapter(network, adapter) if adapter else network
     done = write_network(system, out, format, fused=fused, batch_size=batch_size)
     if as_json:
         print(

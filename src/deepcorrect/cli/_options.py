@@ -112,7 +112,7 @@ def model_of(
     device: str,
 ) -> Classifier:
     place = device_for(device)
-    model = models.resolve(
+    model = models.load_model(
         spec,
         weights,
         classes=classes,
@@ -135,7 +135,7 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 def labelled(network: Classifier, spec: str, count: int | None, seed: int) -> data_room.ImageSet:
     """Images of a DATA spec whose labels are the network's classes."""
-    source = data_room.open_data(spec, network.preprocessing)
+    source = data_room.open_dataset(spec, network.preprocessing)
     return with_labels(network, source).sample(count, seed)
 
 
@@ -163,7 +163,7 @@ def images_of(
         seed: of their choice.
         labels: None takes them where every image has one. Where False, none is read.
     """
-    source = data_room.open_data(spec, network.preprocessing)
+    source = data_room.open_dataset(spec, network.preprocessing)
     if labels is None:
         labels = source.labelled
         if not labels:

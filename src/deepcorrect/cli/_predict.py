@@ -34,7 +34,7 @@ from deepcorrect.cli._options import (
 )
 from deepcorrect.models import output_classes
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import InputError, console, device_of, inference, placed, progress
+from deepcorrect.runtime import InputError, console, device_of, inference, progress, to_device
 
 STANDARD_INPUT = Path("-")
 Write = Callable[[dict[str, Any]], None]
@@ -78,7 +78,7 @@ def predict(
     if compare or adapter is None:
         systems["baseline"] = network
     if adapter is not None:
-        systems["corrected"] = correction.load(network, adapter)
+        systems["corrected"] = correction.load_adapter(network, adapter)
     batches = data_room.named_batches(
         _files(paths, b"\0" if null else b"\n"), network.preprocessing, batch_size, workers
     )
@@ -167,7 +167,7 @@ def _best(
     system: nn.Module, images: Tensor, labels: tuple[str, ...] | None, top: int
 ) -> list[dict[str, Any]]:
     with inference(system), torch.no_grad():
-        shares = system(placed(images, device_of(system))).softmax(1).cpu()
+        shares = system(to_device(images, device_of(system))).softmax(1).cpu()
     best = shares.topk(min(top, shares.shape[1]), 1)
     return [
         {

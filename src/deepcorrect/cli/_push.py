@@ -29,7 +29,7 @@ def push(
     The token is HF_TOKEN's, or that of 'hf auth login'. Wherever --adapter is taken, hf:OWNER/NAME
     takes it back."""
     notes: dict[str, Any] = {"license": license} if license else {}
-    commit = correction.push(folder, repo, notes, revision=revision, private=private or None)
+    commit = correction.push_to_hub(folder, repo, notes, revision=revision, private=private or None)
     if as_json:
         print(json.dumps({"adapter": f"hf:{repo.removeprefix('hf:')}", "commit": commit}))
     else:

@@ -98,7 +98,7 @@ def rank(
         labels = None if target is None and not no_labels else target == "labels"
         source = images_of(network, data, images, seed, labels=labels)
         loader = data_room.loader(source, batch_size, workers=workers)
-        network = correction.load(network, adapter) if adapter else network
+        network = correction.load_adapter(network, adapter) if adapter else network
     elif compare is None or (model, data) != (None, None):
         raise InputError("give --model and --data, both; or --compare A B alone")
     if compare is not None:

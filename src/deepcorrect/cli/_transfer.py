@@ -30,8 +30,7 @@ from deepcorrect.cli._options import (
     Workers,
     model_of,
 )
-from deepcorrect.evaluation import PENALTIES, Transfer, system_record
-from deepcorrect.evaluation import transfer as transferred
+from deepcorrect.evaluation import PENALTIES, FeatureTransfer, feature_transfer, system_record
 from deepcorrect.networks import costs
 from deepcorrect.runtime import InputError
 
@@ -85,14 +84,18 @@ def transfer(
     With --adapter, baseline and corrected side by side. Its classes need not be the network's.
     """
     network = model_of(model, weights, classes, input_size, resize, mean, std, device)
-    first = _labelled(data_room.open_data(train, network.preprocessing))
-    second = _labelled(data_room.open_data(test, network.preprocessing))
+    first = _labelled(data_room.open_dataset(train, network.preprocessing))
+    second = _labelled(data_room.open_dataset(test, network.preprocessing))
     second = _with_classes_of(first, second)
     first, second = first.sample(train_images, seed), second.sample(images, seed)
     systems: dict[str, Any] = {}
     for name in ("baseline", "deepcorrect") if adapter else ("baseline",):
-        system = correction.load(network, adapter) if adapter and name == "deepcorrect" else network
-        done = transferred(
+        system = (
+            correction.load_adapter(network, adapter)
+            if adapter and name == "deepcorrect"
+            else network
+        )
+        done = feature_transfer(
             system,
             data_room.loader(first, batch_size, workers=workers),
             data_room.loader(second, batch_size, workers=workers),
@@ -128,7 +131,7 @@ def transfer(
         _tables.print_transfer(record)
 
 
-def _svm_record(done: Transfer) -> dict[str, Any]:
+def _svm_record(done: FeatureTransfer) -> dict[str, Any]:
     svm = done.svm
     return {
         "features": svm.weight.shape[1],

@@ -1,15 +1,15 @@
 """Correction units on a network: adapters, gates, budgets, and an adapter as files."""
 
-from deepcorrect.correction._adapter_set import AdapterSet, load_all
-from deepcorrect.correction._budget import read_budget, within
+from deepcorrect.correction._adapter_set import AdapterSet, load_adapters
+from deepcorrect.correction._budget import Budget, read_budget, select_within_budget
 from deepcorrect.correction._checkpoint import CONFIG_FILE
 from deepcorrect.correction._config import AdapterConfig
-from deepcorrect.correction._correct import correct, load
+from deepcorrect.correction._correct import correct, load_adapter
 from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._fit_gate import fit_gate, looks_distorted
 from deepcorrect.correction._gate import Gate, GateConfig, Gated
 from deepcorrect.correction._hub import upload
-from deepcorrect.correction._push import push
+from deepcorrect.correction._push import push_to_hub
 from deepcorrect.correction._units import (
     DESCRIPTIONS,
     CorrectionUnit,
@@ -25,6 +25,7 @@ __all__ = [
     "AdaptedModel",
     "AdapterConfig",
     "AdapterSet",
+    "Budget",
     "CorrectionUnit",
     "Gate",
     "GateConfig",
@@ -33,13 +34,13 @@ __all__ = [
     "UnitConfig",
     "correct",
     "fit_gate",
-    "load",
-    "load_all",
+    "load_adapter",
+    "load_adapters",
     "looks_distorted",
-    "push",
+    "push_to_hub",
     "read_budget",
+    "select_within_budget",
     "spread_out",
     "unit_config",
     "upload",
-    "within",
 ]

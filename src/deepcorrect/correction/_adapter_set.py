@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect.correction._correct import load
+from deepcorrect.correction._correct import load_adapter
 from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.networks import Wrapper, network_of
 from deepcorrect.runtime import InputError, unknown
@@ -109,7 +109,7 @@ class _Chosen:
         self.adapters._active = self.before
 
 
-def load_all(model: nn.Module, sources: Mapping[str, str | Path]) -> AdapterSet:
+def load_adapters(model: nn.Module, sources: Mapping[str, str | Path]) -> AdapterSet:
     """Puts several saved adapters onto the network they were made for.
 
     Args:
@@ -122,7 +122,7 @@ def load_all(model: nn.Module, sources: Mapping[str, str | Path]) -> AdapterSet:
     loaded: dict[str, AdaptedModel] = {}
     try:
         for name, source in sources.items():
-            loaded[name] = load(model, source)
+            loaded[name] = load_adapter(model, source)
         return AdapterSet(loaded)
     except BaseException:
         for adapted in reversed(list(loaded.values())):

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from deepcorrect.correction._units import UnitChoice, unit_config, unit_costs
+from deepcorrect.correction._units import UnitChoice, UnitConfig, unit_config, unit_costs
 from deepcorrect.runtime import InputError, first_problem
-
-if TYPE_CHECKING:
-    from deepcorrect.ranking import Ranking
 
 HALVINGS = 60
 
+Cost = Literal["parameters", "multiply_adds"]
+"""What a budget counts."""
+
 
 class Budget(BaseModel):
-    """What an adapter may cost: one of the two. Up to 1 it is a share of the network's own cost,
-    above 1 a number.
+    """What an adapter may cost. Exactly one field is set; values up to 1 are a fraction of the
+    network's own cost, larger ones absolute.
 
     Attributes:
         parameters: of all units.
@@ -46,7 +46,7 @@ def read_budget(value: Any) -> Budget:
         InputError: it is neither.
     """
     try:
-        return Budget.model_validate(value)
+        return value if isinstance(value, Budget) else Budget.model_validate(value)
     except ValidationError as error:
         where, given, message = first_problem(error)
         raise InputError(
@@ -56,25 +56,40 @@ def read_budget(value: Any) -> Budget:
         ) from None
 
 
-def within(ranking: Ranking, budget: Budget, unit: UnitChoice) -> dict[str, list[int]]:
-    """The filters to correct: those whose priorities sum highest while their units fit the budget.
+class Ranked(Protocol):
+    """What a budget needs of a ranking, such as `deepcorrect.Ranking`."""
 
-    A site's first n filters are worth the sum of their priorities, as far as these are positive,
-    and cost what a unit for n filters costs. The choice maximises worth minus a price times cost
-    at each site, the price being the lowest at which the whole fits (Lagrange relaxation); then it
-    is filled up by the additions that are worth most for their cost.
+    @property
+    def priorities(self) -> Mapping[str, Tensor]: ...
+    @property
+    def maps(self) -> Mapping[str, tuple[int, int]]: ...
+    @property
+    def network(self) -> Size | None: ...
+    @property
+    def gains(self) -> bool: ...
+    @property
+    def method(self) -> str: ...
 
-    Args:
-        ranking: by a method whose priorities are gains, so that sites can be compared.
-        budget: for all units together.
-        unit: their kind.
 
-    Returns:
-        The chosen filters by site, ascending; sites that give none are left out.
+class Size(Protocol):
+    """What a whole network costs."""
+
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def multiply_adds(self) -> int: ...
+
+
+def filters_within(
+    ranking: Ranked, budget: Budget | Mapping[str, float], unit: UnitChoice = "bottleneck"
+) -> dict[str, list[int]]:
+    """The filters of a ranking to correct within a budget; see `select_within_budget`.
 
     Raises:
-        InputError: the method's priorities are no gains, nothing fits, or no priority is positive.
+        InputError: the budget is not accepted; the ranking's priorities are no gains, or it does
+            not say what its network costs; nothing fits, or no priority is positive.
     """
+    budget = read_budget(budget)
     if not ranking.gains:
         raise InputError(
             f"a budget compares filters of different sites, and the priorities of method "
@@ -83,53 +98,83 @@ def within(ranking: Ranking, budget: Budget, unit: UnitChoice) -> dict[str, list
         )
     if ranking.network is None:
         raise InputError("the ranking does not say what its network costs: rank again")
-    by_pixel = budget.parameters is None
-    limit = budget.multiply_adds if by_pixel else budget.parameters
-    whole = ranking.network.multiply_adds if by_pixel else ranking.network.parameters
-    if limit is None:
-        raise InputError("the budget is empty")
-    limit = limit * whole if limit <= 1 else limit
-    sites: Sequence[str] = ranking.sites
+    kind: Cost = "multiply_adds" if budget.parameters is None else "parameters"
+    given = budget.parameters if budget.multiply_adds is None else budget.multiply_adds
+    assert given is not None  # one of the two is set
+    limit = given * getattr(ranking.network, kind) if given <= 1 else given
+    pixels = {site: height * width for site, (height, width) in ranking.maps.items()}
+    return select_within_budget(ranking.priorities, pixels, limit, kind, unit)
+
+
+def select_within_budget(
+    priorities: Mapping[str, Tensor],
+    pixels: Mapping[str, int],
+    limit: float,
+    kind: Cost = "parameters",
+    unit: UnitChoice = "bottleneck",
+) -> dict[str, list[int]]:
+    """The filters whose priorities sum highest while their units fit a budget.
+
+    A site's first n filters are worth the sum of their priorities, as far as these are positive,
+    and cost what a unit for n filters costs. The choice maximises worth minus a price times cost
+    at each site, the price being the lowest at which the whole fits (Lagrange relaxation); then it
+    is filled up by the additions that are worth most for their cost.
+
+    Args:
+        priorities: for each site, its filters' priorities, (filters,): gains in the network's
+            answer, so that sites can be compared.
+        pixels: for each site, the number of pixels of a map; used for `multiply_adds`.
+        limit: what all units together may cost.
+        kind: what is counted, `parameters` or `multiply_adds` (for one image).
+        unit: the kind of the units.
+
+    Returns:
+        The chosen filters by site, ascending; sites that give none are left out.
+
+    Raises:
+        InputError: nothing fits, or no priority is positive.
+    """
+    sites: Sequence[str] = tuple(priorities)
+    worths = {site: _worths(priorities[site]) for site in sites}
     while True:  # a site that gives none moves the others forward, where units may cost more
-        costs = {s: _costs(ranking, s, unit, at, by_pixel) for at, s in enumerate(sites)}
-        worths = _worths(ranking, sites)
-        counts = _fill(_relax(worths, costs, limit), worths, costs, limit)
+        costs = {
+            site: _costs(len(priorities[site]), pixels.get(site, 0), unit_config(unit, place), kind)
+            for place, site in enumerate(sites)
+        }
+        here = {site: worths[site] for site in sites}
+        counts = _fill(_relax(here, costs, limit), here, costs, limit)
         kept = [site for site in sites if counts[site]]
         if not kept:
             least = min(float(values[1]) for values in costs.values())
             raise InputError(
                 f"no unit fits the budget: the smallest costs {least:,.0f} "
-                f"{'multiply-adds' if by_pixel else 'parameters'}, the budget is {limit:,.0f}"
+                f"{kind.replace('_', '-')}, the budget is {limit:,.0f}"
                 if least > limit
                 else "no filter has a positive priority: there is nothing to correct"
             )
         if len(kept) == len(sites):
-            return {site: sorted(ranking.order(site)[: counts[site]]) for site in sites}
+            return {site: sorted(_order(priorities[site])[: counts[site]]) for site in sites}
         sites = kept
 
 
-def _worths(ranking: Ranking, sites: Sequence[str]) -> dict[str, Tensor]:
-    """For each site, what its first 0, 1, 2, ... filters are worth; falling ones never pay."""
-    return {
-        site: torch.cat(
-            [
-                torch.zeros(1, dtype=torch.float64),
-                ranking.priorities[site].double()[ranking.order(site)],
-            ]
-        ).cumsum(0)
-        for site in sites
-    }
+def _order(priorities: Tensor) -> list[int]:
+    """Filters by priority, highest first; equal ones in their own order."""
+    return torch.argsort(priorities, descending=True, stable=True).tolist()
 
 
-def _costs(ranking: Ranking, site: str, unit: UnitChoice, place: int, by_pixel: bool) -> Tensor:
+def _worths(priorities: Tensor) -> Tensor:
+    """What a site's first 0, 1, 2, ... filters are worth; falling ones never pay."""
+    values = priorities.double()[_order(priorities)]
+    return torch.cat([torch.zeros(1, dtype=torch.float64), values]).cumsum(0)
+
+
+def _costs(filters: int, pixels: int, config: UnitConfig, kind: Cost) -> Tensor:
     """What a unit for a site's first 0, 1, 2, ... filters costs."""
-    config = unit_config(unit, place)
-    height, width = ranking.maps[site]
-    filters = ranking.by_level[site].shape[1]
     each = [unit_costs(config, count) for count in range(1, filters + 1)]
-    pixels = height * width
     values = [
-        cost.multiply_adds * pixels + cost.multiply_adds_once if by_pixel else cost.parameters
+        cost.parameters
+        if kind == "parameters"
+        else cost.multiply_adds * pixels + cost.multiply_adds_once
         for cost in each
     ]
     return torch.tensor([0, *values], dtype=torch.float64)

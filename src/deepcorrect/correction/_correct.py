@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from deepcorrect import networks
+from deepcorrect.correction._budget import Budget, Ranked, filters_within
 from deepcorrect.correction._checkpoint import (
     WEIGHTS_FILE,
     folder_of,
@@ -30,18 +31,20 @@ from deepcorrect.networks import (
 from deepcorrect.runtime import InputError, files
 
 
-class Chooses(Protocol):
+class FilterRanking(Ranked, Protocol):
     """Anything that names the filters to correct at each site, such as a `Ranking`."""
 
-    def top(self, beta: float | Mapping[str, Any], unit: UnitChoice) -> dict[str, list[int]]: ...
+    def top(self, beta: float | Mapping[str, float]) -> dict[str, list[int]]: ...
 
 
 def correct(
     model: nn.Module,
-    ranking: Chooses | Mapping[str, Sequence[int]],
-    beta: float | Mapping[str, Any] = 0.5,
+    ranking: FilterRanking | Mapping[str, Sequence[int]],
+    beta: float | Mapping[str, float] | None = None,
     unit: UnitChoice = "bottleneck",
     seed: int = 0,
+    *,
+    budget: Budget | Mapping[str, float] | None = None,
 ) -> AdaptedModel:
     """Puts a correction unit behind the worst filters of each ranked site.
 
@@ -49,14 +52,15 @@ def correct(
         model: the network to correct. It is frozen while it is adapted, and never changed.
         ranking: whose first filters are corrected; or the filters themselves, by site.
         beta: the corrected share of each site's filters, above 0 and up to 1; one for all sites,
-            or one a site (sites left out are not corrected). Or `{"budget": {"parameters": X}}` or
-            `{"budget": {"multiply_adds": X}}`: as many filters of each site as are worth most
-            within the budget for all units, X up to 1 being a share of the network's own cost.
-            Not used with filters given directly.
+            or one per site (sites left out are not corrected). Without a budget, 0.5 is the
+            default. Not used with filters given directly.
         unit: `full`, `bottleneck`, `lite`, `cifar`, `rank_constrained` or `inverted`; or a mapping
             with a `kind` and changes to it, such as `{"kind": "full", "separable": True}`; or a
             `UnitConfig` for every site.
         seed: draws the units' initial weights.
+        budget: instead of beta, what all units together may cost: `{"parameters": X}` or
+            `{"multiply_adds": X}`, X up to 1 being a fraction of the network's own cost. The
+            priorities then say how many filters each site gives.
 
     Returns:
         The adapted network. Untrained, it starts as the baseline unless the unit says otherwise.
@@ -66,8 +70,12 @@ def correct(
     """
     if isinstance(ranking, Mapping):
         chosen = {name: sorted({int(i) for i in filters}) for name, filters in ranking.items()}
+    elif budget is not None:
+        if beta is not None:
+            raise InputError("give beta or a budget, not both")
+        chosen = filters_within(ranking, budget, unit)
     else:
-        chosen = ranking.top(beta, unit)
+        chosen = ranking.top(0.5 if beta is None else beta)
     if not chosen:
         raise InputError("no site is to be corrected: name at least one")
     for name, filters in chosen.items():
@@ -91,7 +99,7 @@ def correct(
     return AdaptedModel(model, config, torch.Generator().manual_seed(seed))
 
 
-def load(model: nn.Module, source: str | Path) -> AdaptedModel:
+def load_adapter(model: nn.Module, source: str | Path) -> AdaptedModel:
     """Puts a saved adapter onto the network it was made for.
 
     The network is told by what its layers hold: it may be bare or wrapped in whatever way, and come

@@ -139,7 +139,7 @@ class AdaptedModel(Wrapper):
         return self
 
     @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disable_adapter(self) -> Iterator[None]:
         """While the block runs, the output is bit-identical to the untouched network's.
 
         Its parameters require gradients where they did, as torch may multiply by frozen weights in
@@ -189,7 +189,7 @@ class AdaptedModel(Wrapper):
         for parameter, required in self._frozen.items():
             parameter.requires_grad_(required and not frozen)
 
-    def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
+    def save_pretrained(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
         """Writes `adapter_config.json`, `adapter_model.safetensors` and a model card, `README.md`.
 
         Each is whole or absent, and the first carries the checksums of the second and of itself.

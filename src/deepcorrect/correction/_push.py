@@ -21,7 +21,7 @@ from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._model_card import CARD_FILE
 
 
-def push(
+def push_to_hub(
     adapter: AdaptedModel | str | Path,
     repo: str,
     notes: Mapping[str, Any] | None = None,
@@ -48,7 +48,7 @@ def push(
     with tempfile.TemporaryDirectory(prefix="deepcorrect-") as temporary:
         folder = Path(temporary)
         if isinstance(adapter, AdaptedModel):
-            adapter.save(folder, notes)
+            adapter.save_pretrained(folder, notes)
         else:
             config = read_whole(Path(adapter))
             shutil.copy(Path(adapter) / WEIGHTS_FILE, folder / WEIGHTS_FILE)

@@ -338,6 +338,14 @@ class CorrectionUnit(nn.Module):
             corrected = torch.addcmul(shift, corrected, scale)
         return corrected.to(maps.dtype)
 
+    def multiply_adds(self, output: Tensor) -> int:
+        """Multiply-adds for one image, given its maps N x C x H x W: those for the filters that are
+        corrected, and not of the zeros that it multiplies others by."""
+        weights = [layer.weight for layer in self.residual if isinstance(layer, nn.Conv2d)]
+        once = [layer.weight for layer in self.modules() if isinstance(layer, nn.Linear)]
+        pixels = output[0, 0].numel()
+        return pixels * sum(w.numel() for w in weights) + sum(w.numel() for w in once)
+
     def _residual(
         self, maps: Tensor, filters: Tensor | None, gains: Tensor | None = None
     ) -> Tensor:

@@ -14,7 +14,7 @@ from deepcorrect.data._preprocessing import (
     pixels_of,
     to_tensor,
 )
-from deepcorrect.data._registry import SPECS, STORED, open_data
+from deepcorrect.data._registry import SPECS, STORED, open_dataset
 from deepcorrect.data._streaming import ImageStream
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
     "loader",
     "named_batches",
     "no_images",
-    "open_data",
+    "open_dataset",
     "open_files",
     "open_folder",
     "pixels_of",

@@ -44,7 +44,7 @@ SPECS = {
 """What a DATA spec can be, and what that is."""
 
 
-def open_data(spec: str, preprocessing: Preprocessing) -> ImageSet:
+def open_dataset(spec: str, preprocessing: Preprocessing) -> ImageSet:
     """Opens the set a DATA spec names.
 
     Args:

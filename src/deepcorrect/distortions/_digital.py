@@ -18,7 +18,7 @@ from deepcorrect.distortions._filters import (
 )
 from deepcorrect.distortions._random import Draws
 from deepcorrect.distortions._registry import corruption
-from deepcorrect.runtime import side_by_side
+from deepcorrect.runtime import parallel_map
 
 
 @corruption(
@@ -145,7 +145,7 @@ def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:
         assert decoded is not None
         cv2.split(np.divide(decoded, 255, dtype=np.float32), planes[place][::-1])
 
-    for _ in side_by_side(encode, range(len(images)), result.device):
+    for _ in parallel_map(encode, range(len(images)), result.device):
         pass
     return result.to(images.device)
 

@@ -9,7 +9,7 @@ from deepcorrect.evaluation._corruption_error import (
     reference_for,
 )
 from deepcorrect.evaluation._evaluate import TestTimeSystem, evaluate, evaluate_stored
-from deepcorrect.evaluation._feature_transfer import PENALTIES, Transfer, transfer
+from deepcorrect.evaluation._feature_transfer import PENALTIES, FeatureTransfer, feature_transfer
 from deepcorrect.evaluation._results import Grid, system_record
 
 __all__ = [
@@ -17,14 +17,14 @@ __all__ = [
     "COMMON",
     "EXTRA",
     "PENALTIES",
+    "FeatureTransfer",
     "Grid",
     "Reference",
     "TestTimeSystem",
-    "Transfer",
     "corruption_error",
     "evaluate",
     "evaluate_stored",
+    "feature_transfer",
     "reference_for",
     "system_record",
-    "transfer",
 ]

@@ -8,20 +8,19 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import UNLABELLED, Batches, count_of, no_images
 from deepcorrect.distortions import Distortion, parse_all
 from deepcorrect.evaluation._results import Accuracy, Curve, Grid, Tally, Target
-from deepcorrect.networks import preprocessing_of
+from deepcorrect.networks import Wrapper, preprocessing_of
 from deepcorrect.runtime import (
     InputError,
     Precision,
     autocast,
     device_of,
     inference,
-    placed,
     progress,
     seeds_for,
+    to_device,
 )
 
 
@@ -29,7 +28,7 @@ from deepcorrect.runtime import (
 class TestTimeSystem(Protocol):
     """A system that is told what is coming: it sees one distortion and level after the other."""
 
-    def begin(self, distortion: Distortion | None, level: float) -> None:
+    def start_level(self, distortion: Distortion | None, level: float) -> None:
         """Called before the images of each distortion and level; None before the clean ones."""
         ...
 
@@ -83,9 +82,9 @@ def evaluate(
     ):
         for together in [[row] for row in rows] if told else [list(rows)]:
             if told:
-                model.begin(*cells[together[0]])
+                model.start_level(*cells[together[0]])
             for images, truth in _filled(loader):
-                here, labels = placed(images, device), truth.to(device)
+                here, labels = to_device(images, device), truth.to(device)
                 target = target or _target_of(truth)
                 if target == "prediction":
                     labels = _untouched(model, reference, here).argmax(1)
@@ -95,7 +94,7 @@ def evaluate(
                     if kind is not None:
                         number = tallies[row].images
                         seeds = seeds_for(seed, kind.name, level, first=number, count=len(images))
-                        shown = placed(kind(here, level, seeds), device)
+                        shown = to_device(kind(here, level, seeds), device)
                     tallies[row].add(model(shown), labels)
                     step(len(images) / len(cells))
     if not tallies[0].images:
@@ -128,10 +127,9 @@ def _untouched(model: nn.Module, reference: nn.Module | None, images: Tensor) ->
             "a system that adapts itself at test time cannot say what the untouched network "
             "answers: give that network as `reference`"
         )
-    if isinstance(model, AdaptedModel):
-        with model.disabled():
-            return model(images)
-    return model(images)
+    untouched = model.untouched() if isinstance(model, Wrapper) else model
+    with inference(untouched):
+        return untouched(images)
 
 
 def evaluate_stored(
@@ -184,9 +182,9 @@ def _accuracy(
     """Accuracy on one loader, whose images are as they are to be seen."""
     device, total, tally = device_of(model), count_of(loader), Tally()
     if isinstance(model, TestTimeSystem):
-        model.begin(kind, level)
+        model.start_level(kind, level)
     for images, labels in _filled(loader):
-        tally.add(model(placed(images, device)), labels.to(device))
+        tally.add(model(to_device(images, device)), labels.to(device))
         step(len(images) / max(total, 1))
     if not tally.images:
         raise no_images(loader, "to evaluate on")

@@ -26,8 +26,8 @@ from deepcorrect.runtime import (
     autocast,
     device_of,
     inference,
-    placed,
     progress,
+    to_device,
 )
 
 PENALTIES = (0.1, 1.0, 10.0)
@@ -56,7 +56,7 @@ class Svm:
 
 
 @dataclass(frozen=True)
-class Transfer:
+class FeatureTransfer:
     """How a network's features serve other classes.
 
     Attributes:
@@ -102,7 +102,7 @@ class FeatureClassifier(Wrapper):
             return nn.functional.linear(found.float(), self.weight, self.bias)
 
 
-def transfer(
+def feature_transfer(
     model: nn.Module,
     train: Batches,
     test: Batches,
@@ -112,7 +112,7 @@ def transfer(
     precision: Precision = "float32",
     penalties: Sequence[float] = PENALTIES,
     task: str = "transfer",
-) -> Transfer:
+) -> FeatureTransfer:
     """Trains a linear SVM on a network's features of clean images, and tests it on distorted ones.
 
     Memory grows with the training images by their features alone; test images stream.
@@ -140,7 +140,7 @@ def transfer(
     grid = evaluate(
         classifier, test, distortions, seed, precision, f"{task}, test", target="labels"
     )
-    return Transfer(grid, svm)
+    return FeatureTransfer(grid, svm)
 
 
 def collect(
@@ -167,7 +167,7 @@ def collect(
     ):
         for images, truth in loader:
             if len(images):
-                model(placed(images, device))
+                model(to_device(images, device))
                 rows.append(read().float().cpu())
                 labels.append(truth.cpu())
                 step(len(images))

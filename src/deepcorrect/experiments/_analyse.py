@@ -16,7 +16,7 @@ from torch import nn
 
 from deepcorrect import analysis, correction
 from deepcorrect.correction import AdaptedModel
-from deepcorrect.data import ImageSet, loader, open_data
+from deepcorrect.data import ImageSet, loader, open_dataset
 from deepcorrect.distortions import Distortion, parse_all
 from deepcorrect.experiments._recipe import Recipe, load_recipe
 from deepcorrect.experiments._systems import CorrectionSystem, TrainedSystem
@@ -24,13 +24,13 @@ from deepcorrect.experiments.report import (
     Plane,
     beta_figure,
     features_figure,
+    ideal_against_learned_figure,
     learning_figure,
     maps_figure,
     write_png,
     write_report,
-    yardstick_figure,
 )
-from deepcorrect.models import output_classes, resolve
+from deepcorrect.models import load_model, output_classes
 from deepcorrect.networks import Classifier, features
 from deepcorrect.ranking import Ranking
 from deepcorrect.runtime import InputError, console, device_for, files, generator_for, unknown
@@ -98,8 +98,8 @@ def open_run(
     for name in systems or ():
         if name not in corrections:
             raise unknown("corrected system", name, corrections)
-    model = resolve(**recipe.model.model_dump()).to(device_for(device or recipe.device)).eval()
-    data = open_data(recipe.data.test, model.preprocessing)
+    model = load_model(**recipe.model.model_dump()).to(device_for(device or recipe.device)).eval()
+    data = open_dataset(recipe.data.test, model.preprocessing)
     classes = output_classes(model, model.preprocessing)
     test = data.matched(classes, model.labels).sample(recipe.data.test_images, recipe.seed)
     test.check_labels(classes)
@@ -110,7 +110,7 @@ def open_run(
         if isinstance(system, TrainedSystem) and name not in corrections
     }
     corrected = {
-        name: correction.load(model, folder / _adapter_folder(name))
+        name: correction.load_adapter(model, folder / _adapter_folder(name))
         for name in corrections
         if systems is None or name in systems
     }
@@ -168,10 +168,12 @@ def analyse(
     for name, adapted in this.corrected.items():
         batches = this.batches(shown)
         maps = analysis.map_quality(adapted, batches, this.distortions, seed, f"maps, {name}")
-        against = analysis.yardstick(adapted, batches, this.distortions, seed, f"ideal, {name}")
+        against = analysis.ideal_against_learned(
+            adapted, batches, this.distortions, seed, f"ideal, {name}"
+        )
         found["maps"][name], found["ideal"][name] = maps.to_json(), against.to_json()
         figures[f"maps-{name}"] = maps_figure(maps, name)
-        figures[f"ideal-{name}"] = yardstick_figure(against, name)
+        figures[f"ideal-{name}"] = ideal_against_learned_figure(against, name)
         files.write_tensors(
             this.folder / FOLDER / f"maps-{name}.safetensors",
             {
@@ -220,8 +222,8 @@ def _features(
         level = levels[len(levels) // 2]
         console().print(f"t-SNE, {kind.name} at level {level:g}")
         found, _ = analysis.gather(pair, batches, kind, level, seed, site)
-        placed = analysis.embed([clean[""], found["baseline"], found[subject]], seed)
-        planes[kind.name] = Plane(level, labels, (placed[0], placed[1], placed[2]))
+        to_device = analysis.embed([clean[""], found["baseline"], found[subject]], seed)
+        planes[kind.name] = Plane(level, labels, (to_device[0], to_device[1], to_device[2]))
     values = {"classes": known, **near.to_json()}
     values["levels_shown"] = {name: plane.level for name, plane in planes.items()}
     classes_of = dict(zip(chosen, known, strict=True))

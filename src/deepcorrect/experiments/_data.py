@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from deepcorrect.data import ImageSet, open_data
+from deepcorrect.data import ImageSet, open_dataset
 from deepcorrect.experiments._recipe import Recipe
 from deepcorrect.experiments._systems import TrainedSystem
 from deepcorrect.models import output_classes
@@ -46,7 +46,7 @@ def open_sets(recipe: Recipe, model: Classifier) -> RunData:
     classes = output_classes(model, preprocessing)
 
     def opened(spec: str) -> ImageSet:
-        return open_data(spec, preprocessing).matched(classes, model.labels)
+        return open_dataset(spec, preprocessing).matched(classes, model.labels)
 
     train, test = opened(data.train), opened(data.test)
     train, validation = _split(recipe, train, opened)

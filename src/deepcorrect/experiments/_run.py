@@ -25,7 +25,7 @@ from deepcorrect.experiments._data import open_sets
 from deepcorrect.experiments._recipe import Recipe
 from deepcorrect.experiments._systems import CorrectionSystem, TrainedSystem
 from deepcorrect.experiments.report import write_report
-from deepcorrect.models import resolve
+from deepcorrect.models import load_model
 from deepcorrect.networks import Classifier, costs, throughput
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
 from deepcorrect.runtime import (
@@ -37,7 +37,7 @@ from deepcorrect.runtime import (
     files,
     generator_for,
     inference,
-    placed,
+    to_device,
 )
 from deepcorrect.training import fit
 
@@ -125,7 +125,7 @@ class _Run:
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
         self.device = device_for(recipe.device)
-        self.model: Classifier = resolve(**recipe.model.model_dump()).to(self.device)
+        self.model: Classifier = load_model(**recipe.model.model_dump()).to(self.device)
         preprocessing = self.model.preprocessing
         self.distortions: tuple[Distortion, ...] = parse_all(
             recipe.distortion_list, preprocessing.input_size
@@ -139,7 +139,7 @@ class _Run:
         found = networks.find(self.model, recipe.ranking.sites)
         for system in corrections:
             corrected = found
-            if isinstance(system.beta, dict) and "budget" not in system.beta:
+            if isinstance(system.beta, dict):
                 corrected = networks.find(self.model, system.beta)
                 if not corrected.keys() <= found.keys():
                     raise InputError("key 'beta' names a site that ranking.sites leaves out")
@@ -180,7 +180,7 @@ class _Run:
         level = (kind.levels or (0.0,))[len(kind.levels or ()) // 2]
         shown = kind(batch, level, generator_for(self.recipe.seed, "speed"))
         if isinstance(model, TestTimeSystem):
-            model.begin(kind, level)
+            model.start_level(kind, level)
         own, baseline = throughput([model, self.model], shown, self.recipe.precision)
         return {
             "images_per_second": round(own, 1),
@@ -293,7 +293,7 @@ class _Run:
                 "base_parameters": baseline["parameters"],
             },
         }
-        model.save(folder, notes)
+        model.save_pretrained(folder, notes)
 
     def examples(self, systems: dict[str, nn.Module]) -> None:
         """A few test images at every level, with every system's answers, for the report."""
@@ -353,7 +353,7 @@ class _Run:
 
     def _answers(self, model: nn.Module, images: Tensor) -> list[str]:
         with inference(model), torch.no_grad(), autocast(self.device, self.recipe.precision):
-            best = model(placed(images, self.device)).argmax(1).tolist()
+            best = model(to_device(images, self.device)).argmax(1).tolist()
         return [self._class_name(index) for index in best]
 
     def _class_name(self, index: int) -> str:

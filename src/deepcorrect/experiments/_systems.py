@@ -7,14 +7,21 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from torch import nn
 
 from deepcorrect import alternatives, correction
 from deepcorrect.correction import read_budget, unit_config
 from deepcorrect.networks import Classifier
 from deepcorrect.ranking import METHODS, Ranking
-from deepcorrect.training import Training, needs_of
+from deepcorrect.training import TrainingConfig, needs_of
 
 Rank = Callable[[str | None], Ranking]
 """Gives the ranking of a method, None standing for the recipe's own."""
@@ -34,7 +41,7 @@ class TrainedSystem(Section):
     mends: ClassVar[bool] = False
     """Whether it mends images before the network reads them, which the objective `images` needs."""
 
-    training: Training = Training()
+    training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -64,8 +71,8 @@ class TrainedSystem(Section):
 
 
 class CorrectionSystem(TrainedSystem):
-    """Correction units behind the first `beta` of each site's filters: a share, one a site, or
-    `{budget: {parameters: X}}` or `{budget: {multiply_adds: X}}` for all sites together.
+    """Correction units behind the first `beta` of each site's filters: a share, or one per site.
+    Or a `budget` for all sites together, `{parameters: X}` or `{multiply_adds: X}`.
 
     `ranking` is a method; null takes the recipe's. `gate` is the share of clean images that may be
     corrected, which a gate keeps to; null corrects every image. `gate_scale` below 1 prepares the
@@ -73,7 +80,8 @@ class CorrectionSystem(TrainedSystem):
     """
 
     method: Literal["deepcorrect"]
-    beta: float | dict[str, Any] = 0.5
+    beta: float | dict[str, float] | None = None
+    budget: dict[str, float] | None = None
     unit: str | dict[str, Any] = "bottleneck"
     ranking: str | None = None
     gate: float | None = Field(default=None, gt=0, lt=1)
@@ -82,15 +90,23 @@ class CorrectionSystem(TrainedSystem):
     @field_validator("beta", mode="before")
     @classmethod
     def _shares(cls, value: Any) -> Any:
-        if isinstance(value, dict) and set(value) == {"budget"}:
-            read_budget(value["budget"])
-            return value
+        if value is None:
+            return None
         for share in value.values() if isinstance(value, dict) else [value]:
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
                 raise ValueError(
-                    "a share of filters is above 0 and at most 1, one or one a site; or give "
-                    "{budget: {parameters: X}} or {budget: {multiply_adds: X}}"
+                    "a share of filters is above 0 and at most 1, one or one per site; for a "
+                    "budget give budget: {parameters: X} or budget: {multiply_adds: X}"
                 )
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _accepted(cls, value: dict[str, float] | None, info: ValidationInfo) -> Any:
+        if value is not None:
+            if info.data.get("beta") is not None:
+                raise ValueError("give beta or a budget, not both")
+            read_budget(value)
         return value
 
     @field_validator("unit")
@@ -112,7 +128,9 @@ class CorrectionSystem(TrainedSystem):
 
     def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
         """The network with its units, which start as the identity."""
-        return correction.correct(model, rank(self.ranking), self.beta, self.unit, seed)
+        return correction.correct(
+            model, rank(self.ranking), self.beta, self.unit, seed, budget=self.budget
+        )
 
 
 def known_ranking(name: str) -> str:

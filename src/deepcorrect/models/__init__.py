@@ -3,7 +3,7 @@ your Python; and weights files."""
 
 from deepcorrect.models._built_in import BUILT_IN, BuiltIn
 from deepcorrect.models._networks import AlexNet, CifarAllCNN, CifarResNet20, DigitsCNN
-from deepcorrect.models._resolve import output_classes, resolve, specs
+from deepcorrect.models._resolve import load_model, output_classes, specs
 from deepcorrect.models._weights import load_weights
 
 __all__ = [
@@ -13,8 +13,8 @@ __all__ = [
     "CifarAllCNN",
     "CifarResNet20",
     "DigitsCNN",
+    "load_model",
     "load_weights",
     "output_classes",
-    "resolve",
     "specs",
 ]

@@ -35,7 +35,7 @@ def specs() -> dict[str, str]:
     return named | {form: summary for _, form, summary in SOURCES.values()}
 
 
-def resolve(
+def load_model(
     spec: str,
     weights: str | Path | None = None,
     *,

@@ -1,4 +1,4 @@
-"""A classifier and its layers: preprocessing inside, fingerprint, features, cost, sites and hooks."""
+"""A classifier and its layers: fingerprint, features, cost, sites and hooks."""
 
 from deepcorrect.networks._choose_layers import choose
 from deepcorrect.networks._classifier import (

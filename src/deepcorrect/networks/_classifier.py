@@ -14,6 +14,10 @@ class Wrapper(nn.Module):
 
     network: nn.Module
 
+    def untouched(self) -> nn.Module:
+        """The network without what this wrapper corrects, on images in the same form."""
+        return self
+
 
 class Classifier(Wrapper):
     """A network that takes images in [0, 1] and normalises them itself.

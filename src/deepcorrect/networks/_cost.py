@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.correction import CorrectionUnit
 from deepcorrect.data import Preprocessing
-from deepcorrect.runtime import Precision, autocast, device_of, inference, placed
+from deepcorrect.runtime import Precision, autocast, device_of, inference, to_device
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,20 @@ def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
 
 
 def multiply_adds(model: nn.Module, image: Tensor) -> int:
-    """Multiply-adds of the convolutions and linear layers for one image, 1 x C x H x W."""
+    """Multiply-adds of the convolutions and linear layers for one image, 1 x C x H x W.
+
+    A module with a method `multiply_adds(output)`, such as a correction unit, says its own.
+    """
     total = 0
-    units = [module for module in model.modules() if isinstance(module, CorrectionUnit)]
-    within = {layer for unit in units for layer in unit.residual}
+    telling = [module for module in model.modules() if hasattr(module, "multiply_adds")]
+    told = {part for module in telling for part in module.modules() if part is not module}
 
     def count(module: nn.Module, args: Any, output: Tensor) -> None:
         nonlocal total
         del args
-        if isinstance(module, CorrectionUnit):  # whose convolutions keep the maps' size
-            weights = [conv.weight for conv in module.residual if isinstance(conv, nn.Conv2d)]
-            total += output[0, 0].numel() * sum(each.numel() for each in weights)
+        own: Any = getattr(module, "multiply_adds", None)
+        if own is not None:
+            total += own(output)
         elif isinstance(module, nn.Conv2d):
             total += output[0].numel() * module.weight[0].numel()
         elif isinstance(module, nn.Linear):
@@ -64,7 +66,7 @@ def multiply_adds(model: nn.Module, image: Tensor) -> int:
     handles = [
         module.register_forward_hook(count, prepend=True)
         for module in model.modules()
-        if module not in within
+        if module not in told
     ]
     try:
         with inference(model), torch.no_grad():
@@ -91,7 +93,7 @@ def throughput(
         for turn in range(turns + 1):
             for model, found in zip(models, seconds, strict=True):
                 device = device_of(model)
-                shown = placed(images, device)
+                shown = to_device(images, device)
                 with inference(model), autocast(device, precision):
                     started = time.perf_counter()
                     float(model(shown).float().sum())  # waits for a GPU

@@ -1,7 +1,7 @@
 """Correction priorities: which filters give most accuracy back when they are corrected."""
 
 from deepcorrect.ranking._agreement import Agreement, compare
-from deepcorrect.ranking._clean_distorted import TARGETS, Pair, Step, Target, visit_pairs
+from deepcorrect.ranking._clean_distorted import TARGETS, Pair, Step, Target, for_each_pair
 from deepcorrect.ranking._ideal_correction import (
     BETAS,
     IdealCorrection,
@@ -30,11 +30,11 @@ __all__ = [
     "Target",
     "compare",
     "count_for",
+    "for_each_pair",
     "ideal_correction",
     "lead",
     "load_ranking",
     "psnr",
     "rank",
     "ssim",
-    "visit_pairs",
 ]

@@ -23,9 +23,9 @@ from deepcorrect.runtime import (
     autocast,
     device_of,
     inference,
-    placed,
     progress,
     seeds_for,
+    to_device,
 )
 
 TARGETS = {
@@ -154,7 +154,7 @@ class Walk:
         return shared.cpu()
 
 
-def visit_pairs(
+def for_each_pair(
     model: nn.Module,
     loader: Batches,
     distortions: Sequence[str | Distortion] | str,
@@ -222,7 +222,7 @@ def visit_pairs(
                     continue
                 if target is None:
                     target = "prediction" if bool((labels == UNLABELLED).any()) else "labels"
-                here = placed(images, device)
+                here = to_device(images, device)
                 if not number:
                     chosen = tuple(networks.choose(model, here[:1], sites))
                 clean = Clean(model, chosen, here, labels.to(device), target)
@@ -240,7 +240,7 @@ def visit_pairs(
                     seeds = seeds_for(
                         seed, "rank", kind.name, level, first=start, count=len(images)
                     )
-                    distorted = placed(kind(here, level, seeds), device)
+                    distorted = to_device(kind(here, level, seeds), device)
                     pair = Pair(clean, distorted, recorder, seed)
                     visit(row, start, pair, lambda done, share=share: advance(done * share))
     if not seen:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
-from deepcorrect.ranking._clean_distorted import Pair, Step, visit_pairs
+from deepcorrect.ranking._clean_distorted import Pair, Step, for_each_pair
 from deepcorrect.ranking._ranking import Ranking, count_for
 from deepcorrect.runtime import Precision
 
@@ -151,7 +151,7 @@ def ideal_correction(
 
     grid = ranking.distortions if distortions is None else distortions
     target = "labels" if ranking.target == "labels" else "prediction"
-    walk = visit_pairs(
+    walk = for_each_pair(
         model, loader, grid, ranking.sites, visit, "ideal correction", seed, precision, target
     )
     levels = sum(len(kind.levels or ()) for kind in walk.distortions)

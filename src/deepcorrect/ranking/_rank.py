@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deepcorrect import networks
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
-from deepcorrect.ranking._clean_distorted import Pair, Step, Target, visit_pairs
+from deepcorrect.ranking._clean_distorted import Pair, Step, Target, for_each_pair
 from deepcorrect.ranking._priorities import METHODS
 from deepcorrect.ranking._ranking import Ranking
 from deepcorrect.runtime import Precision, unknown
@@ -69,7 +69,7 @@ def rank(
             sums[site][level] = gains.cpu() if before is None else before + gains.cpu()
             step(1 / len(pair.clean.sites))
 
-    walk = visit_pairs(
+    walk = for_each_pair(
         model, loader, distortions, names, visit, f"ranking ({method})", seed, precision, target
     )
     rows = range(sum(len(kind.levels or ()) for kind in walk.distortions))

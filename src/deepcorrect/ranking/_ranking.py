@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from deepcorrect.correction import UnitChoice, read_budget, within
 from deepcorrect.distortions import Distortion
 from deepcorrect.runtime import InputError, files, unknown
 
@@ -77,25 +75,16 @@ class Ranking:
             raise unknown("ranked site", site, self.by_level)
         return torch.argsort(self.by_level[site].mean(0), descending=True, stable=True).tolist()
 
-    def top(
-        self, beta: float | Mapping[str, Any], unit: UnitChoice = "bottleneck"
-    ) -> dict[str, list[int]]:
+    def top(self, beta: float | Mapping[str, float] = 0.5) -> dict[str, list[int]]:
         """The filters to correct: each site's first `beta`, ascending.
 
         Args:
             beta: share of a site's filters, above 0 and up to 1 (at least one filter is taken);
-                one for all sites, or one a site, the others being left out. Or a budget for all
-                sites together, `{"budget": {"parameters": X}}` or `{"budget": {"multiply_adds":
-                X}}`, X up to 1 being a share of the network's: then the priorities say how many
-                filters each site gives.
-            unit: the kind of correction unit, for what a budget buys.
+                one for all sites, or one per site, the others being left out.
 
         Raises:
-            InputError: beta is not a share, names a site that was not ranked, or the budget does
-                not hold a single filter.
+            InputError: beta is not a share, or names a site that was not ranked.
         """
-        if isinstance(beta, Mapping) and set(beta) == {"budget"}:
-            return within(self, read_budget(beta["budget"]), unit)
         shares = dict(beta) if isinstance(beta, Mapping) else dict.fromkeys(self.sites, beta)
         for site in shares:
             if site not in self.by_level:

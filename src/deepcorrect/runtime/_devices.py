@@ -76,7 +76,7 @@ def inference(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def placed(images: Tensor, device: torch.device, *, channels_last: bool = True) -> Tensor:
+def to_device(images: Tensor, device: torch.device, *, channels_last: bool = True) -> Tensor:
     """A batch on `device`; channels last is the layout that convolutions run fastest in."""
     images = images.to(device, non_blocking=True)
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images

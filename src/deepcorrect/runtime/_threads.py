@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 Value = TypeVar("Value")
 
 
-def side_by_side(
+def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], device: torch.device
 ) -> Iterator[Result]:
     """`function` of each item, in order, without gradients.

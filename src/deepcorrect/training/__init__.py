@@ -3,13 +3,13 @@
 from deepcorrect.training._augmentation import Augmentation
 from deepcorrect.training._fit import fit
 from deepcorrect.training._objectives import OBJECTIVES, needs_of
-from deepcorrect.training._settings import PAPER, Training
+from deepcorrect.training._settings import PAPER, TrainingConfig
 
 __all__ = [
     "OBJECTIVES",
     "PAPER",
     "Augmentation",
-    "Training",
+    "TrainingConfig",
     "fit",
     "needs_of",
 ]

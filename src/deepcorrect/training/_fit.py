@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from deepcorrect.alternatives import mended_images
+from deepcorrect.alternatives import restored_images
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, distort_some, parse_all
@@ -29,13 +29,12 @@ from deepcorrect.runtime import (
     device_of,
     files,
     generator_for,
-    placed,
     progress,
+    to_device,
 )
-from deepcorrect.training._augmentation import augment
-from deepcorrect.training._augmix import augmix
+from deepcorrect.training._augmentation import augment, augmix
 from deepcorrect.training._objectives import OBJECTIVES, Answers, needs_of
-from deepcorrect.training._settings import Training, changed, learning_rate, optimizer_for
+from deepcorrect.training._settings import TrainingConfig, changed, learning_rate, optimizer_for
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def fit(
     model: nn.Module,
     loader: Batches,
     distortions: Sequence[str | Distortion] | str,
-    training: Training | None = None,
+    training: TrainingConfig | None = None,
     validation: Batches | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -104,7 +103,7 @@ def fit(
         InputError: a setting, a label or the checkpoint does not fit; nothing is trainable.
         DeepCorrectError: the loss is no longer finite.
     """
-    training = changed(training or Training(), changes)
+    training = changed(training or TrainingConfig(), changes)
     return _Fit(model, loader, distortions, training, validation, seed, checkpoint, task).run()
 
 
@@ -116,7 +115,7 @@ class _Fit:
         model: nn.Module,
         loader: Batches,
         distortions: Sequence[str | Distortion] | str,
-        training: Training,
+        training: TrainingConfig,
         validation: Batches | None,
         seed: int,
         checkpoint: str | Path | None,
@@ -285,10 +284,10 @@ class _Fit:
         return features(model) if "features" in self.needs else nullcontext()
 
     def _mended(self) -> AbstractContextManager[list[Tensor] | None]:
-        return mended_images(self.model) if "images" in self.needs else nullcontext()
+        return restored_images(self.model) if "images" in self.needs else nullcontext()
 
     def _placed(self, images: Tensor) -> Tensor:
-        return placed(images, self.device, channels_last=self.training.channels_last)
+        return to_device(images, self.device, channels_last=self.training.channels_last)
 
     def _share_statistics(self) -> None:
         """Gives every process the mean of all processes' batch-norm statistics.

@@ -15,7 +15,7 @@ from deepcorrect.training._augmentation import Augmentation
 from deepcorrect.training._objectives import OBJECTIVES
 
 
-class Training(BaseModel):
+class TrainingConfig(BaseModel):
     """How a system is trained. The defaults are the modern recipe; `PAPER` is the paper's.
 
     Attributes:
@@ -70,7 +70,7 @@ class Training(BaseModel):
         return value
 
 
-PAPER = Training(
+PAPER = TrainingConfig(
     epochs=40,
     optimizer="sgd",
     learning_rate=0.1,
@@ -86,23 +86,23 @@ PAPER = Training(
 """The paper's CIFAR-100 recipe for correction units; fine-tuning takes a learning rate of 0.01."""
 
 
-def changed(training: Training, changes: Mapping[str, Any]) -> Training:
+def changed(training: TrainingConfig, changes: Mapping[str, Any]) -> TrainingConfig:
     """The settings with some of them changed.
 
     Raises:
         InputError: there is no such setting, or it cannot have that value.
     """
     for name in changes:
-        if name not in Training.model_fields:
-            raise unknown("training setting", name, Training.model_fields)
+        if name not in TrainingConfig.model_fields:
+            raise unknown("training setting", name, TrainingConfig.model_fields)
     try:
-        return Training.model_validate({**training.model_dump(), **changes})
+        return TrainingConfig.model_validate({**training.model_dump(), **changes})
     except ValidationError as error:
         where, given, message = first_problem(error)
         raise InputError(f"training {where}={given!r}: {message}") from None
 
 
-def learning_rate(training: Training, step: int, steps: int, epoch: int) -> float:
+def learning_rate(training: TrainingConfig, step: int, steps: int, epoch: int) -> float:
     """The learning rate at `step` of `steps`, in `epoch`, all from 0."""
     peak = training.learning_rate
     if training.schedule == "step":
@@ -115,7 +115,9 @@ def learning_rate(training: Training, step: int, steps: int, epoch: int) -> floa
     )
 
 
-def optimizer_for(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.Optimizer:
+def optimizer_for(
+    parameters: Iterable[nn.Parameter], training: TrainingConfig
+) -> torch.optim.Optimizer:
     """The optimizer; biases and norms have no weight decay."""
     parameters = list(parameters)
     groups = [

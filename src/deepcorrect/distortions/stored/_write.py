@@ -20,7 +20,7 @@ from deepcorrect.data import (
     Preprocessing,
     fitted,
     in_channels,
-    open_data,
+    open_dataset,
     pixels_of,
 )
 from deepcorrect.distortions import Distortion, parse_all
@@ -105,7 +105,7 @@ def write_distorted(
         raise InputError("--resize needs --input-size: without it images keep their sizes")
     files.check_folder(out)
     place = device or torch.device("cpu")
-    chosen = open_data(data, Preprocessing(1, (0.0,), (1.0,))).sample(images, seed)
+    chosen = open_dataset(data, Preprocessing(1, (0.0,), (1.0,))).sample(images, seed)
     channels, side = _survey(chosen)
     ones = (1.0,) * channels
     fit = Preprocessing(input_size, ones, ones, resize) if input_size is not None else None

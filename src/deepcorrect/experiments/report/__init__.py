@@ -4,10 +4,10 @@ from deepcorrect.experiments.report._analysis_figures import (
     Plane,
     beta_figure,
     features_figure,
+    ideal_against_learned_figure,
     learning_figure,
     maps_figure,
     write_png,
-    yardstick_figure,
 )
 from deepcorrect.experiments.report._figures import accuracy_figure
 from deepcorrect.experiments.report._heatmap import ranking_figure, write_ranking_figure
@@ -25,6 +25,7 @@ __all__ = [
     "beta_figure",
     "features_figure",
     "headline",
+    "ideal_against_learned_figure",
     "learning_figure",
     "maps_figure",
     "page",
@@ -33,5 +34,4 @@ __all__ = [
     "write_png",
     "write_ranking_figure",
     "write_report",
-    "yardstick_figure",
 ]

@@ -16,7 +16,13 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
-from deepcorrect.analysis import BetaPoint, LearningCurve, MapQuality, Neighbours, Yardstick
+from deepcorrect.analysis import (
+    BetaPoint,
+    IdealAgainstLearned,
+    LearningCurve,
+    MapQuality,
+    Neighbours,
+)
 from deepcorrect.experiments.report._figures import (
     INK,
     KNOWN_SYSTEMS,
@@ -116,7 +122,7 @@ def _spread(panel: Axes, place: float, filters: np.ndarray, look: Look) -> None:
     panel.plot([place], [middle], **look.line(linestyle="", zorder=3))
 
 
-def yardstick_figure(against: Yardstick, system: str) -> Figure:
+def ideal_against_learned_figure(against: IdealAgainstLearned, system: str) -> Figure:
     """Accuracy by level of the baseline, the units and the ideal correction: a panel a distortion.
 
     The clean accuracy, which the baseline and the ideal share, stands at level 0.

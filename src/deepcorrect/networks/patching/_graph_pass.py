@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 from deepcorrect.networks.patching._graph import IN_PLACE, Cut, Graph, Step, Values
 from deepcorrect.networks.patching._nodes import argument, as_node, call, function_of
 from deepcorrect.networks.patching._pass import Swap
-from deepcorrect.runtime import side_by_side
+from deepcorrect.runtime import parallel_map
 
 
 class GraphPass:
@@ -81,7 +81,7 @@ class GraphPass:
             return Swap(rows[:count], channels[:count], logits[:count])
 
         graph.prepare(cut)
-        yield from side_by_side(run, range(0, len(filters), graph.rows), clean.device)
+        yield from parallel_map(run, range(0, len(filters), graph.rows), clean.device)
 
     def _swap_rows(self, cut: Cut, swapped: Values, rows: Tensor, channels: Tensor) -> Tensor:
         """Logits of pairs of an image and a filter, whose maps on the edge are in `swapped`."""

@@ -11,14 +11,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from deepcorrect.runtime._errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NO_ROOM_BYTES = 1 << 16  # a write that failed with less than this left failed for want of room
 
@@ -106,12 +104,16 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes named tensors as safetensors, whole or not at all."""
+    from safetensors.torch import save_file  # noqa: PLC0415  (imports PyTorch)
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_with(path, lambda temporary: save_file(contiguous, temporary))
 
 
 def write_checkpoint(path: Path, value: Any) -> None:
     """Writes a PyTorch checkpoint (tensors and plain containers), whole or not at all."""
+    import torch  # noqa: PLC0415  (slow to import)
+
     write_with(path, lambda temporary: torch.save(value, temporary))
 
 
@@ -135,6 +137,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is absent or is not safetensors.
     """
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415  (imports PyTorch)
+
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
@@ -149,6 +154,8 @@ def read_checkpoint(path: Path) -> Any:
     Raises:
         InputError: the file is absent, broken, or holds more than tensors and plain containers.
     """
+    import torch  # noqa: PLC0415  (slow to import)
+
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
