@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from deepcorrect.data import ImageSet, loader, open_dataset
 from deepcorrect.models import load_model
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime._optional_imports import optional
+from deepcorrect.runtime._optional_imports import optional_import
 
 SHARED = Path(os.environ.get("DEEPCORRECT_SHARED", "../shared"))
 """Trained networks and data sets; `DEEPCORRECT_SHARED` names the folder."""
@@ -54,7 +54,7 @@ def efficientnet_lite0() -> Classifier:
 
 def timm_network(name: str) -> nn.Module:
     """A network's structure from timm, with random weights."""
-    return optional("timm", "timm").create_model(name).eval()
+    return optional_import("timm", "timm").create_model(name).eval()
 
 
 def imagenet_sample(network: Classifier, count: int) -> ImageSet:

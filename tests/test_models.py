@@ -377,11 +377,11 @@ class Exploit:
         (lambda d: truncated(saved(DigitsCNN().state_dict(), d / "w.pt")), "can be read safely"),
         (
             lambda d: truncated(safetensors_of(DigitsCNN(), d / "w.safetensors")),
-            "not a whole safetensors file",
+            "not a complete safetensors file",
         ),
         (
             lambda d: truncated(safetensors_of(DigitsCNN(), d / "w.safetensors"), 0),
-            "not a whole safetensors file",
+            "not a complete safetensors file",
         ),
         (lambda d: d / "nowhere.safetensors", "there is no file"),
         (lambda d: d / "nowhere.pt", "there is no file"),

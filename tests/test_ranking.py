@@ -385,7 +385,7 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: truncate(f / "ranking_levels.safetensors"), "not a whole safetensors file"),
+        (lambda f: truncate(f / "ranking_levels.safetensors"), "not a complete safetensors file"),
         (lambda f: (f / "ranking_levels.safetensors").unlink(), "there is no file"),
         (lambda f: (f / "ranking.json").unlink(), "there is no file"),
         (lambda f: truncate(f / "ranking.json"), "is not a JSON file"),

@@ -28,7 +28,7 @@ from benchmarks.pages import DOCS, fill
 from deepcorrect.data import Preprocessing
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import files
-from deepcorrect.runtime._optional_imports import optional
+from deepcorrect.runtime._optional_imports import optional_import
 
 RESULTS = Path(__file__).parent.parent / "results" / "networks"
 DIGITS = Preprocessing(28, (0.1307,), (0.3081,))
@@ -47,7 +47,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
 def transformer(seed: int) -> Classifier:
     """With random weights."""
     torch.manual_seed(seed)
-    vit = optional("timm.models.vision_transformer", "timm").VisionTransformer
+    vit = optional_import("timm.models.vision_transformer", "timm").VisionTransformer
     shape = {"img_size": 28, "patch_size": 7, "in_chans": 1, "num_classes": 10}
     network = vit(**shape, embed_dim=64, depth=4, num_heads=4)
     return Classifier(network, DIGITS, "digits_vit").eval()

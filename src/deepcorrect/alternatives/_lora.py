@@ -10,7 +10,7 @@ from torch import nn
 from deepcorrect import networks
 from deepcorrect.alternatives._parameter_budget import parameter_budget
 from deepcorrect.networks import network_of
-from deepcorrect.runtime import InputError, optional
+from deepcorrect.runtime import InputError, optional_import
 
 
 def lora(model: nn.Module, parameters: float = 0.25, alpha: float = 1.0) -> nn.Module:
@@ -28,7 +28,7 @@ def lora(model: nn.Module, parameters: float = 0.25, alpha: float = 1.0) -> nn.M
         InputError: the network has no plain convolution, or the budget is below rank 1.
         MissingExtraError: PEFT is not installed.
     """
-    peft = optional("peft", "alternatives")
+    peft = optional_import("peft", "alternatives")
     adapted = copy.deepcopy(model).requires_grad_(False)
     found = {n: c for n, c in networks.convolutions(adapted).items() if c.groups == 1}
     if not found:

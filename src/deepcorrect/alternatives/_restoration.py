@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deepcorrect.distortions import Distortion
 from deepcorrect.networks import Wrapper
-from deepcorrect.runtime import InputError, generator_for, optional
+from deepcorrect.runtime import InputError, generator_for, optional_import
 
 KINDS = ("awgn", "gaussian_blur")
 
@@ -38,7 +38,7 @@ class Restoration(Wrapper):
         self.smoothing = smoothing
         self.patch = patch
         self.balance = balance
-        self._restoration: Any = optional("skimage.restoration", "alternatives")
+        self._restoration: Any = optional_import("skimage.restoration", "alternatives")
         self._kind, self._level = "", 0.0
 
     def start_level(self, distortion: Distortion | None, level: float) -> None:

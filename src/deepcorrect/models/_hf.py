@@ -18,7 +18,7 @@ from deepcorrect.models._hub import hugging_face
 from deepcorrect.models._source import Built, Request
 from deepcorrect.models._weights import State
 from deepcorrect.networks import Classifier, Wrapper
-from deepcorrect.runtime import InputError, optional
+from deepcorrect.runtime import InputError, optional_import
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 LEVITS_RATIO = 256 / 224  # which its processor applies whatever the size
@@ -45,7 +45,7 @@ class Logits(Wrapper):
 
 def from_hf(request: Request) -> Built:
     """A repository of the Hub, or a folder that `save_pretrained` wrote."""
-    transformers = optional("transformers", "hf")
+    transformers = optional_import("transformers", "hf")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     folder = Path(request.name).expanduser()

@@ -15,7 +15,7 @@ from deepcorrect.models._hub import REMEDY, hugging_face
 from deepcorrect.models._source import Built, Request
 from deepcorrect.models._weights import State
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import InputError, optional, unknown
+from deepcorrect.runtime import InputError, optional_import, unknown
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
 
@@ -23,7 +23,7 @@ FOLDER, HUB = "local-dir:", "hf-hub:"
 def from_timm(request: Request) -> Built:
     """`NAME`, `NAME.TAG` for one of several pretrained weights, `hf-hub:REPO`, or a folder with
     timm's `config.json` and weights, `local-dir:FOLDER`."""
-    timm = optional("timm", "timm")
+    timm = optional_import("timm", "timm")
     name = request.name.replace("hf_hub:", HUB)
     elsewhere = name.startswith((HUB, FOLDER))
     known = None if elsewhere else _configuration(timm, request)

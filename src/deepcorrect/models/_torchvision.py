@@ -12,12 +12,12 @@ from deepcorrect.models._hub import fetched
 from deepcorrect.models._source import Built, Request
 from deepcorrect.models._weights import State
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import InputError, optional, unknown
+from deepcorrect.runtime import InputError, optional_import, unknown
 
 
 def from_torchvision(request: Request) -> Built:
     """`NAME`, or `NAME.WEIGHTS` such as `resnet50.IMAGENET1K_V1`."""
-    models = optional("torchvision.models", "torchvision")
+    models = optional_import("torchvision.models", "torchvision")
     name, _, tag = request.name.partition(".")
     known = models.list_models(module=models)
     if name not in known:

@@ -1,6 +1,7 @@
-"""What every room stands on: errors, files, progress, devices, threads, seeds, libraries.
+"""What every other room builds on: errors, files, progress, devices, threads, seeds, libraries.
 
-The names stand in `__init__.pyi`; each is imported when it is first used, as some need PyTorch.
+The names are listed in `__init__.pyi`. Each is imported when it is first used, because some of
+them need PyTorch.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: fetched where the host answers, refused in one line where it does not."""
+"""Whether the host of a URL can be reached."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-PATIENCE = 5.0
-"""Seconds in which a host must answer."""
+TIMEOUT_SECONDS = 5.0
+"""The time in which a host must answer."""
 
 
 def unreachable(url: str) -> str | None:
-    """Why the host of `url` cannot be reached, or None where it answers.
+    """The reason why the host of `url` cannot be reached, or None if it answers.
 
-    One request, through the proxies that the environment names; downloads of several libraries
-    would instead retry for minutes.
+    This sends one request, through the proxies that the environment names. The download functions
+    of several libraries would instead retry for minutes. With the environment variable
+    HF_HUB_OFFLINE set, nothing is sent and every host counts as unreachable.
     """
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
@@ -27,18 +28,17 @@ def unreachable(url: str) -> str | None:
     def ask() -> None:
         request = urllib.request.Request(f"{parts.scheme}://{parts.netloc}/", method="HEAD")
         try:
-            urllib.request.urlopen(request, timeout=PATIENCE).close()
+            urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS).close()
             answers.append(None)
         except urllib.error.HTTPError:
-            answers.append(None)  # it answered
+            answers.append(None)  # an error status is an answer
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            answers.append(
-                "its name is not known here" if isinstance(reason, socket.gaierror) else str(reason)
-            )
+            no_name = isinstance(reason, socket.gaierror)
+            answers.append("its name cannot be resolved" if no_name else str(reason))
 
-    # looking up a name has no time limit of its own
+    # a name lookup has no timeout of its own, so it runs in a thread that may be left behind
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(PATIENCE + 1)
-    return answers[0] if answers else f"no answer within {PATIENCE:g} seconds"
+    thread.join(TIMEOUT_SECONDS + 1)
+    return answers[0] if answers else f"no answer within {TIMEOUT_SECONDS:g} seconds"

@@ -1,4 +1,4 @@
-"""Where and how precisely networks run: device, autocast, memory layout."""
+"""Where networks run and at which precision: device, autocast, inference mode, memory layout."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from torch import Tensor, nn
 from deepcorrect.runtime._errors import InputError
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""`auto` is bfloat16 where the device computes it natively, and float32 elsewhere."""
+"""`auto` is bfloat16 on devices that compute it natively, and float32 on all others."""
 
 
 def device_for(name: str | torch.device | None = None) -> torch.device:
-    """The named device; without a name, CUDA where there is one, else the CPU.
+    """The named device; without a name, CUDA if it is available, and the CPU otherwise.
 
     Raises:
-        InputError: there is no such device here.
+        InputError: This machine has no such device.
+
+    Example:
+        >>> from deepcorrect.runtime import device_for
+        >>> device_for("cpu")
+        device(type='cpu')
     """
     if name is None or name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        # of several processes that a launcher started, each takes a GPU of its own
+        # if a launcher started several processes, each of them takes a GPU of its own
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     try:
         device = torch.device(name)
@@ -36,15 +41,22 @@ def device_for(name: str | torch.device | None = None) -> torch.device:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of a model's first parameter; the CPU for a model without any."""
+    """The device of a model's first parameter; the CPU for a model without parameters.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import device_of
+        >>> device_of(torch.nn.Linear(2, 3))
+        device(type='cpu')
+    """
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> Precision:
     """What `auto` means on a device.
 
-    A processor without bfloat16 instructions emulates them, ten times slower than float32
-    (measured on an AVX2 processor), so the choice is left to what the device has.
+    A processor without bfloat16 instructions emulates them ten times slower than it computes
+    float32 (measured on an AVX2 processor). `auto` therefore depends on what the device supports.
     """
     if precision != "auto":
         return precision
@@ -58,7 +70,7 @@ def resolve_precision(device: torch.device, precision: Precision) -> Precision:
 
 @contextmanager
 def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Runs the block's convolutions in the given precision."""
+    """Runs the block's convolutions and matrix products at the given precision."""
     enabled = resolve_precision(device, precision) == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
         yield
@@ -66,7 +78,18 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Inference mode for the block: batch norms and dropout fixed; each module's mode restored."""
+    """Puts a model into inference mode (`eval()`) for the block, then restores each module's mode.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import inference
+        >>> model = torch.nn.Dropout()
+        >>> with inference(model):
+        ...     print(model.training)
+        False
+        >>> model.training
+        True
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -77,6 +100,13 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def to_device(images: Tensor, device: torch.device, *, channels_last: bool = True) -> Tensor:
-    """A batch on `device`; channels last is the layout that convolutions run fastest in."""
+    """Moves a batch to `device`.
+
+    Args:
+        images: N x C x H x W.
+        device: The device that the network is on.
+        channels_last: Whether to store channels last, the layout in which convolutions are
+            fastest.
+    """
     images = images.to(device, non_blocking=True)
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images

@@ -1,4 +1,4 @@
-"""What a run's figures depend on besides its recipe."""
+"""The environment of a run: what its figures depend on besides its recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deepcorrect.runtime._devices import resolve_precision
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a run depends on: versions, machine, device."""
+    """The versions, the machine and the device that a run's figures depend on, ready for JSON."""
     packages = (
         "deepcorrect-torch",
         "torch",

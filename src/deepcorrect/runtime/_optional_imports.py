@@ -1,4 +1,7 @@
-"""Optional libraries, imported where they are used; a missing one names the extra to install."""
+"""Optional libraries, which are imported where they are used.
+
+If a library is missing, the error names the extra to install.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,25 @@ import torch
 from deepcorrect.runtime._errors import MissingExtraError
 
 WITH_TORCHVISION = ("torchvision", "timm", "transformers", "peft")
-"""What imports torchvision."""
+"""The libraries that import torchvision."""
 
-_DECLARED: list[torch.library.Library] = []  # its operators are forgotten when it is collected
+_DECLARED: list[torch.library.Library] = []  # torch drops its operators when it is collected
 
 
-def optional(module: str, extra: str) -> Any:
-    """Imports a library that `pip install deepcorrect-torch[EXTRA]` brings.
+def optional_import(module: str, extra: str) -> Any:
+    """Imports a library that `pip install deepcorrect-torch[EXTRA]` installs.
+
+    Args:
+        module: The dotted name of the module.
+        extra: The extra that installs the library.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: The library is not installed.
+
+    Example:
+        >>> from deepcorrect.runtime import optional_import
+        >>> optional_import("json", extra="demo").dumps([1, 2])
+        '[1, 2]'
     """
     if module.partition(".")[0] in WITH_TORCHVISION:
         try_torchvision()
@@ -33,12 +45,12 @@ def optional(module: str, extra: str) -> Any:
 
 
 def try_torchvision() -> None:
-    """Lets torchvision be imported, if it is installed, where torch has no CUDA.
+    """Makes torchvision importable, if it is installed, beside a PyTorch without CUDA.
 
-    The torchvision of PyPI is linked against CUDA. Beside a torch without it, its own library does
-    not load, and its import then fails at two detection operators that were never registered.
-    Declared without a body they satisfy it; nothing here runs them. A torchvision whose library
-    loads must not find them declared: it registers them itself.
+    PyPI's torchvision is linked against CUDA. Beside a PyTorch without CUDA, its compiled library
+    does not load, and its import then fails because two detection operators were never registered.
+    Declaring them without an implementation is enough, as nothing here runs them. They must not be
+    declared beforehand: a torchvision whose library loads registers them itself.
     """
     try:
         importlib.import_module("torchvision")

@@ -1,4 +1,4 @@
-"""Progress on stderr for anything longer than a few seconds."""
+"""Progress on stderr for everything that takes longer than a few seconds."""
 
 from __future__ import annotations
 
@@ -19,31 +19,43 @@ from rich.progress import (
 )
 
 LINE_INTERVAL_SECONDS = 5.0
-EARLIEST_ESTIMATE = 0.03  # of the work; before, the time left would be mostly start-up
+FIRST_ESTIMATE = 0.03
+"""The fraction of the work after which the time left is estimated; before it, the estimate would
+consist mostly of start-up time."""
 
 Advance = Callable[[float], None]
 
 
 def console() -> Console:
-    """The console that everything but a command's result is written to.
+    """The console on stderr, to which everything but a command's result is written.
 
-    It prints text as it is: names of files may hold brackets.
+    It prints text as it is, because file names may contain brackets.
     """
     return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks: the only one, or the first that a launcher started."""
+    """Whether this process is rank zero: the only one, or the first that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def progress(task: str, total: int, unit: str = "images") -> Iterator[Advance]:
-    """Shows how far `task` is; yields a function that adds finished `unit`s.
+    """Shows the progress of `task`; yields a function that adds a number of finished `unit`s.
 
-    On a terminal it draws a bar with the time left; elsewhere it prints a line every
-    5 seconds, so that logs show life too. Tasks under 5 seconds print nothing there. Of several
-    processes, the first shows it.
+    On a terminal this draws a bar with the time left. Elsewhere, as in a log, it prints a line
+    every 5 seconds, and nothing for tasks that take less. Only rank zero shows progress.
+
+    Args:
+        task: What is being done.
+        total: The number of units; 0 if it is not known.
+        unit: The plural noun of what is counted.
+
+    Example:
+        >>> from deepcorrect.runtime import progress
+        >>> with progress("decoding", total=10) as advance:
+        ...     for _ in range(5):
+        ...         advance(2)
     """
     if not is_main_process():
         yield lambda _: None
@@ -75,7 +87,7 @@ def progress(task: str, total: int, unit: str = "images") -> Iterator[Advance]:
         if now - last >= LINE_INTERVAL_SECONDS and done:
             last = now
             left = ""
-            if done >= total * EARLIEST_ESTIMATE > 0:
+            if done >= total * FIRST_ESTIMATE > 0:
                 left = f", {(now - started) / done * max(total - done, 0):.0f} s left"
             print(
                 f"{task}: {done:.0f}/{total or '?'} {unit}{left}",

@@ -1,4 +1,4 @@
-"""Random numbers for a batch in which every image has a stream of its own."""
+"""Seeds that are hashes of what they stand for: the same on every machine, and independent."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from torch import Tensor
 
 
 def seed_of(*parts: int | str | float) -> int:
-    """A seed that is a hash of `parts`, the same on every machine.
+    """A seed from 0 to 2^56 - 1 that is a hash of `parts`, the same on every machine.
 
-    A level is the same part whether it is written 5 or 5.0.
+    The numbers 5 and 5.0 are the same part, so a level gives the same seed either way.
+
+    Example:
+        >>> from deepcorrect.runtime import seed_of
+        >>> seed_of(0, "awgn", 5) == seed_of(0, "awgn", 5.0)
+        True
+        >>> seed_of(0, "awgn", 5) == seed_of(0, "awgn", 6)
+        False
     """
     texts = [str(int(p) if isinstance(p, float) and p.is_integer() else p) for p in parts]
     digest = hashlib.sha256("/".join(texts).encode()).digest()
@@ -19,12 +26,28 @@ def seed_of(*parts: int | str | float) -> int:
 
 
 def seeds_for(*parts: int | str | float, first: int, count: int) -> Tensor:
-    """A seed for each of `count` images, whose numbers count from `first`: int64, (count,)."""
-    return torch.tensor(
-        [seed_of(*parts, first + place) for place in range(count)], dtype=torch.int64
-    )
+    """One seed per image, int64, for the images `first` to `first + count - 1`.
+
+    An image's seed depends on its number and not on its batch.
+
+    Example:
+        >>> from deepcorrect.runtime import seeds_for
+        >>> together = seeds_for(0, "awgn", 5, first=0, count=4)
+        >>> together[2:].equal(seeds_for(0, "awgn", 5, first=2, count=2))
+        True
+    """
+    numbers = range(first, first + count)
+    return torch.tensor([seed_of(*parts, number) for number in numbers], dtype=torch.int64)
 
 
 def generator_for(*parts: int | str | float) -> torch.Generator:
-    """A CPU generator whose seed is a hash of `parts`."""
+    """A CPU generator whose seed is a hash of `parts`.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import generator_for
+        >>> first = torch.rand(3, generator=generator_for(0, "augmentation"))
+        >>> first.equal(torch.rand(3, generator=generator_for(0, "augmentation")))
+        True
+    """
     return torch.Generator().manual_seed(seed_of(*parts))

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: every write goes to a temporary name first."""
+"""Files that are complete or absent: every write goes to a temporary file that is then renamed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,26 @@ from deepcorrect.runtime._errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-NO_ROOM_BYTES = 1 << 16  # a write that failed with less than this left failed for want of room
+DISK_FULL_BYTES = 1 << 16
+"""A write that failed with less free space than this is taken to have failed for lack of space."""
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` with a temporary path beside `path`, then renames it to `path`; see `whole`."""
-    with whole(path) as temporary:
+    """Calls `write` with a temporary path and renames the result to `path`; see `replacing`."""
+    with replacing(path) as temporary:
         write(temporary)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Gives the block a temporary path beside `path` to write to, then renames it to `path`.
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` for the block to write to, then renames it to `path`.
 
-    A reader sees the old content or the new one, never a part. On any failure (a full disk, a
-    kill) `path` is as it was; a kill may leave the temporary file, which `remove_temporary` finds.
+    A reader sees the old content or the new content, never a part of it. After any failure (a full
+    disk, a killed process) `path` is unchanged. A killed process may leave its temporary file
+    behind, which `remove_temporary` removes.
+
+    Raises:
+        OSError: The file cannot be written; if the disk is full, with `errno.ENOSPC`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -47,7 +52,7 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except Exception as error:
-        if disk_full(error) or shutil.disk_usage(path.parent).free < NO_ROOM_BYTES:
+        if disk_full(error) or shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
     finally:
@@ -55,15 +60,15 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Removes what killed writers left anywhere below a folder that nobody else writes to."""
+    """Removes the temporary files of killed processes below a folder that nobody is writing to."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that the disk is full.
+    """Whether an error, or one of its causes, says that the disk is full.
 
-    Libraries wrap the system's error in their own, some with nothing but its text.
+    Libraries wrap the system's error in errors of their own, some of which keep only its text.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -75,35 +80,55 @@ def disk_full(error: BaseException | None) -> bool:
 
 
 def check_folder(path: Path) -> None:
-    """Checks that `path` can be a folder, before anything is computed that goes there.
+    """Checks that `path` is or can become a folder, before results for it are computed.
 
     Raises:
-        InputError: it, or what it would lie in, is a file.
+        InputError: The path, or one of its parents, is a file.
     """
-    for place in (path, *path.parents):
-        if place.exists():
-            if not place.is_dir():
-                raise InputError(f"{place} is a file, and a folder is needed there")
+    for existing in (path, *path.parents):
+        if existing.exists():
+            if not existing.is_dir():
+                raise InputError(f"{existing} is a file, and a folder is needed there")
             return
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, whole or not at all."""
+    """Writes `text` as UTF-8, completely or not at all."""
     write_with(path, lambda temporary: _discard(temporary.write_text(text, encoding="utf-8")))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes `content`, whole or not at all."""
+    """Writes `content`, completely or not at all."""
     write_with(path, lambda temporary: _discard(temporary.write_bytes(content)))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all."""
+    """Writes `value` as indented JSON, completely or not at all.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from deepcorrect.runtime import files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "results.json")
+        ...     files.write_json(path, {"top1": 0.9})
+        ...     files.read_json(path)
+        {'top1': 0.9}
+    """
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes named tensors as safetensors, whole or not at all."""
+    """Writes named tensors as safetensors, completely or not at all.
+
+    Example:
+        >>> import pathlib, tempfile, torch
+        >>> from deepcorrect.runtime import files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "ranking.safetensors")
+        ...     files.write_tensors(path, {"conv1": torch.zeros(2)})
+        ...     files.read_tensors(path)
+        {'conv1': tensor([0., 0.])}
+    """
     from safetensors.torch import save_file  # noqa: PLC0415  (imports PyTorch)
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -111,7 +136,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_checkpoint(path: Path, value: Any) -> None:
-    """Writes a PyTorch checkpoint (tensors and plain containers), whole or not at all."""
+    """Writes a PyTorch checkpoint (tensors and plain containers), completely or not at all."""
     import torch  # noqa: PLC0415  (slow to import)
 
     write_with(path, lambda temporary: torch.save(value, temporary))
@@ -121,7 +146,7 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-        InputError: the file is absent or is not JSON.
+        InputError: The file does not exist or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -135,7 +160,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads a safetensors file.
 
     Raises:
-        InputError: the file is absent or is not safetensors.
+        InputError: The file does not exist or is not a complete safetensors file.
     """
     from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415  (imports PyTorch)
@@ -145,23 +170,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error})") from None
+        raise InputError(f"{path} is not a complete safetensors file ({error})") from None
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Reads a PyTorch checkpoint with `weights_only=True`: no code in it is ever run.
+    """Reads a PyTorch checkpoint with `weights_only=True`, so that no code in it is ever run.
 
     Raises:
-        InputError: the file is absent, broken, or holds more than tensors and plain containers.
+        InputError: The file does not exist, is broken, or contains more than tensors and plain
+            containers.
     """
     import torch  # noqa: PLC0415  (slow to import)
 
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of pickles that it then refuses
+        with warnings.catch_warnings(action="ignore"):  # about pickles, which are then refused
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, pickle's own among them
+    except Exception as error:  # PyTorch and pickle raise errors of many classes
         raise InputError(
             f"{path} is not a PyTorch file of tensors that can be read safely "
             f"({type(error).__name__}). Accepted: a state dict saved by torch.save, or safetensors"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from deepcorrect.runtime import optional
+from deepcorrect.runtime import optional_import
 
 
 class Augmentation(BaseModel):
@@ -84,7 +84,7 @@ def augmix(images: Tensor, generator: torch.Generator, severity: int = 3, width:
     Raises:
         MissingExtraError: torchvision is not installed.
     """
-    transforms = optional("torchvision.transforms.v2", "torchvision")
+    transforms = optional_import("torchvision.transforms.v2", "torchvision")
     mix = transforms.AugMix(severity, width, all_ops=False)
     pixels = (images.clamp(0, 1) * 255).round().byte()
     with torch.random.fork_rng(devices=[]):  # the library draws from the global generator

@@ -160,7 +160,7 @@ class Array(Store):
         self.filled = 0
 
     def open(self) -> None:
-        temporary = self.stack.enter_context(files.whole(self.path))
+        temporary = self.stack.enter_context(files.replacing(self.path))
         self.file = self.stack.enter_context(temporary.open("wb"))
         self.stack.push(self._check)
 
@@ -219,7 +219,7 @@ class Tables(Store):
             features["label"] = label
         self.schema = datasets.Features(features).arrow_schema
         for level, path in self.paths.items():
-            temporary = self.stack.enter_context(files.whole(path))
+            temporary = self.stack.enter_context(files.replacing(path))
             writer: AbstractContextManager[Any] = parquet.ParquetWriter(temporary, self.schema)
             self.writers[level] = self.stack.enter_context(writer)
         self.stack.callback(self._count)
