@@ -289,7 +289,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_others(
 def processes() -> ForkServerContext:
     """Starts processes from a server that has imported what they need, once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deepcorrect.pipeline", "torch._dynamo", "pytest"])
+    context.set_forkserver_preload(["deepcorrect.experiments", "torch._dynamo", "pytest"])
     return context
 
 

@@ -1,4 +1,4 @@
-"""The sets of images that a run reads, apart from each other."""
+"""The sets of images that a run reads. Only `ideal` and `selection` may share images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from deepcorrect.training import needs_of
 
 @dataclass(frozen=True)
 class RunData:
-    """A run's images.
+    """The images of a run.
 
     Attributes:
-        train: what systems are trained on.
-        ranking: validation images that filters are ranked with.
+        train: images that systems are trained on.
+        ranking: validation images that filters are ranked on.
         ideal: other validation images, for ideal correction.
-        selection: other validation images, by which the best epoch is chosen.
-        test: what systems are measured on.
+        selection: other validation images, on which the best epoch is chosen.
+        test: images that systems are measured on.
     """
 
     train: ImageSet
@@ -35,12 +35,18 @@ class RunData:
     selection: ImageSet
     test: ImageSet
 
+    def warn_of_bad(self) -> None:
+        """Names the images that could not be read, if there were any."""
+        for images in (self.train, self.ranking, self.selection, self.test):
+            images.warn_of_bad()
+
 
 def open_sets(recipe: Recipe, model: Classifier) -> RunData:
     """Opens the data of a recipe.
 
     Raises:
-        InputError: data cannot be opened, lack labels that the recipe needs, or are too few.
+        InputError: the data cannot be opened, labels that the recipe needs are missing, or there
+            are too few images.
     """
     data, preprocessing = recipe.data, model.preprocessing
     classes = output_classes(model, preprocessing)
@@ -73,7 +79,8 @@ def open_sets(recipe: Recipe, model: Classifier) -> RunData:
 def _split(
     recipe: Recipe, train: ImageSet, opened: Callable[[str], ImageSet]
 ) -> tuple[ImageSet, ImageSet]:
-    """Training and validation images: a set of their own, given rows, or rows drawn."""
+    """Training and validation images: a validation set of its own, or rows of the training set
+    that a file lists or that are drawn at random."""
     data = recipe.data
     if data.validation:
         return train, opened(data.validation)
@@ -91,13 +98,13 @@ def _split(
 def _check_labels(
     recipe: Recipe, train: ImageSet, validation: ImageSet, test: ImageSet, classes: int
 ) -> None:
-    """Checks the labels that are there, and that those are there which something needs."""
+    """Checks labels that are present, and raises where labels that are needed are missing."""
     trained = [s for s in recipe.systems.values() if isinstance(s, TrainedSystem)]
     taught = any("labels" in needs_of(system.training.objective) for system in trained)
     for images, needed in (
         (train, taught),
         (validation, recipe.ranking.target == "labels"),
-        (test, False),  # the clean network's answers are the target where it has none
+        (test, False),  # without labels the clean network's answers are the target
     ):
         if needed or images.labelled:
             images.check_labels(classes)

@@ -1,0 +1,79 @@
+"""The run's measuring step: a system's accuracy, cost and speed on the test images."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from torch import nn
+
+from deepcorrect.evaluation import TestTimeSystem, evaluate, system_record
+from deepcorrect.experiments._folder import CHECKPOINTS, log, once
+from deepcorrect.experiments._setup import Setup
+from deepcorrect.networks import costs, throughput
+from deepcorrect.runtime import generator_for
+from deepcorrect.training import History
+
+
+def measure(
+    setup: Setup, name: str, model: nn.Module, history: History | None = None
+) -> dict[str, Any]:
+    """Measures a system on the test images.
+
+    Args:
+        setup: the run.
+        name: the system's name.
+        model: the system.
+        history: its training; None for a system that is not trained beforehand.
+
+    Returns:
+        The system's record in `results.json`.
+    """
+    path = setup.folder / CHECKPOINTS / f"{name}.measured.json"
+    return once(path, lambda: _record(setup, name, model, history))
+
+
+def _record(setup: Setup, name: str, model: nn.Module, history: History | None) -> dict[str, Any]:
+    started = time.monotonic()
+    recipe = setup.recipe
+    grid = evaluate(
+        model,
+        setup.batches(setup.images.test),
+        setup.test_distortions,
+        recipe.seed,
+        recipe.precision,
+        f"measuring {name}",
+    )
+    record = system_record(
+        grid,
+        costs(model, setup.model.preprocessing),
+        trained=history is not None,
+        images_seen=history.images_seen if history else 0,
+        seconds=history.seconds if history else 0.0,
+    )
+    record |= _speed(setup, model)
+    record["measuring_seconds"] = round(time.monotonic() - started, 2)
+    means = {kind: round(curve.mean_top1, 4) for kind, curve in grid.curves.items()}
+    log(
+        setup.folder,
+        "measured",
+        system=name,
+        clean_top1=round(grid.clean_top1, 4),
+        mean_top1=means,
+    )
+    return record
+
+
+def _speed(setup: Setup, model: nn.Module) -> dict[str, float]:
+    """Images per second, and their ratio to the baseline's, both measured in turns."""
+    batch, _ = next(iter(setup.batches(setup.images.test)))
+    kind = setup.test_distortions[0]
+    level = (kind.levels or (0.0,))[len(kind.levels or ()) // 2]
+    shown = kind(batch, level, generator_for(setup.recipe.seed, "speed"))
+    if isinstance(model, TestTimeSystem):
+        model.start_level(kind, level)
+    own, baseline = throughput([model, setup.model], shown, setup.recipe.precision)
+    return {
+        "images_per_second": round(own, 1),
+        "relative_speed": round(own / baseline, 3),
+    }

@@ -1,0 +1,102 @@
+"""The run's training steps: the gate, the training itself, and the adapter's files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from deepcorrect.correction import AdaptedModel, GateConfig, fit_gate
+from deepcorrect.data import loader
+from deepcorrect.experiments._folder import CHECKPOINTS, adapter_folder, log, once
+from deepcorrect.experiments._setup import Setup
+from deepcorrect.experiments._systems import CorrectionSystem, Rank, TrainedSystem
+from deepcorrect.runtime import InputError
+from deepcorrect.training import History, fit
+
+
+def train(setup: Setup, name: str, system: TrainedSystem, rank: Rank) -> tuple[nn.Module, History]:
+    """Trains a system, starting from the baseline.
+
+    Args:
+        setup: the run.
+        name: the system's name.
+        system: its section of the recipe.
+        rank: returns the ranking of a method.
+
+    Returns:
+        The trained system and the history of its training.
+    """
+    recipe, images = setup.recipe, setup.images
+    model = system.build(setup.model, rank, recipe.seed)
+    if isinstance(system, CorrectionSystem) and isinstance(model, AdaptedModel):
+        _set_gate(setup, name, system, model)
+    history = fit(
+        model,
+        loader(images.train, system.training.batch_size, shuffle=True, workers=recipe.data.workers),
+        setup.distortions,
+        system.training,
+        setup.batches(images.selection) if len(images.selection) else None,
+        recipe.seed,
+        setup.folder / CHECKPOINTS / f"{name}.pt",
+        f"training {name}",
+    )
+    log(setup.folder, "trained", system=name, best=history.best, seconds=history.seconds)
+    return system.finished(model), history
+
+
+def _set_gate(setup: Setup, name: str, system: CorrectionSystem, model: AdaptedModel) -> None:
+    """Fits the gate of a corrected network whose section asks for one."""
+    share = system.gate
+    if share is None:
+        return
+    data = setup.recipe.data
+
+    def fitted() -> dict[str, Any]:
+        shown = loader(setup.images.train, data.batch_size, shuffle=True, workers=data.workers)
+        gate = fit_gate(
+            model,
+            shown,
+            setup.distortions,
+            share,
+            seed=setup.recipe.seed,
+            scale=system.gate_scale,
+        )
+        return gate.model_dump(mode="json")
+
+    saved = once(setup.folder / CHECKPOINTS / f"{name}.gate.json", fitted)
+    model.set_gate(GateConfig.model_validate(saved))
+
+
+def save_adapter(
+    setup: Setup,
+    name: str,
+    model: nn.Module,
+    record: dict[str, Any],
+    baseline: dict[str, Any],
+) -> None:
+    """Writes a corrected network's adapter, with its figures and the baseline's as notes."""
+    if not isinstance(model, AdaptedModel):
+        raise InputError(f"system {name!r} is not a corrected network")
+    data = setup.recipe.data
+    notes = {
+        "model": setup.recipe.model.spec,
+        "data": data.train,
+        "distortions": [asdict(distortion) for distortion in setup.distortions],
+        "images_seen": record["images_seen"],
+        "training_seconds": record["training_seconds"],
+        "mean_top1": {kind: values["mean_top1"] for kind, values in record["distortions"].items()},
+        "measured": {
+            "data": data.test,
+            "images": record["test_images"],
+            "baseline": baseline["distortions"],
+            "corrected": record["distortions"],
+        },
+        "cost": {
+            "multiply_adds": record["multiply_adds"] - baseline["multiply_adds"],
+            "base_multiply_adds": baseline["multiply_adds"],
+            "base_parameters": baseline["parameters"],
+        },
+    }
+    model.save_pretrained(adapter_folder(setup.folder, name), notes)
