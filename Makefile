@@ -1,4 +1,4 @@
-# make demo: the main job on embedded data; make test: the whole suite. Nothing else is needed first.
+# make demo: the main job on embedded data; make test: the whole suite. Neither needs anything first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,12 +7,14 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test lint format tables install clean
 
 demo: $(STAMP)
-	@# a finished run is made anew; one that was stopped goes on
+	@# a finished run is made again; one that was stopped is resumed
 	@if [ -f runs/demo/report.html ]; then rm -rf runs/demo; fi
 	$(BIN)/deepcorrect run demo --out runs/demo --resume
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-fail-under=90 --durations=10
+	@# one worker per core, at most four; a worker that runs out of tests takes some of another's
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal \
+		--cov=deepcorrect --cov-fail-under=90 --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
