@@ -17,7 +17,7 @@ from test_pipeline import TEST, tiny_recipe, write_digits
 import deepcorrect as dc
 from deepcorrect import analysis
 from deepcorrect.data import ImageSet, loader
-from deepcorrect.experiments._analyse import FinishedRun, open_run
+from deepcorrect.experiments._finished_run import FinishedRun, open_run
 from deepcorrect.experiments._recipe import load_recipe
 from deepcorrect.experiments._run import run
 from deepcorrect.runtime import files

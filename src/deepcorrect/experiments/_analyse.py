@@ -5,21 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 
-from deepcorrect import analysis, correction
-from deepcorrect.correction import AdaptedModel
-from deepcorrect.data import ImageSet, loader, open_dataset
-from deepcorrect.distortions import Distortion, parse_all
-from deepcorrect.experiments._recipe import Recipe, load_recipe
-from deepcorrect.experiments._systems import CorrectionSystem, TrainedSystem
+from deepcorrect import analysis
+from deepcorrect.data import ImageSet
+from deepcorrect.experiments._finished_run import FinishedRun, open_run, systems_by_beta
 from deepcorrect.experiments.report import (
     Plane,
     beta_figure,
@@ -30,92 +25,14 @@ from deepcorrect.experiments.report import (
     write_png,
     write_report,
 )
-from deepcorrect.models import load_model, output_classes
-from deepcorrect.networks import Classifier, features
-from deepcorrect.ranking import Ranking
-from deepcorrect.runtime import InputError, console, device_for, files, generator_for, unknown
+from deepcorrect.networks import features
+from deepcorrect.runtime import InputError, console, files, generator_for
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IMAGES, CLASSES = 500, 10
 ANALYSIS_FILE, FOLDER = "analysis.json", "analysis"
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run whose results are there, opened again.
-
-    Attributes:
-        folder: the run's.
-        recipe: as it was run.
-        results, history: its files of these names.
-        model: the untouched network.
-        test: the images that its figures are of.
-        distortions: that its figures are of, with their levels.
-        corrected: the networks with the adapters that were to be opened, by system.
-        others: other trained systems, as their checkpoints left them.
-    """
-
-    folder: Path
-    recipe: Recipe
-    results: dict[str, Any]
-    history: dict[str, Any]
-    model: Classifier
-    test: ImageSet
-    distortions: tuple[Distortion, ...]
-    corrected: dict[str, AdaptedModel]
-    others: dict[str, nn.Module]
-
-    def batches(self, images: ImageSet) -> Any:
-        """A loader of some of the images."""
-        data = self.recipe.data
-        return loader(images, data.batch_size, workers=data.workers)
-
-
-def open_run(
-    folder: str | Path, systems: Sequence[str] | None = None, device: str | None = None
-) -> FinishedRun:
-    """Opens a finished run's network, adapters, other trained systems and test images.
-
-    Args:
-        folder: a run's folder.
-        systems: the corrected systems to open; None takes all.
-        device: instead of the recipe's.
-
-    Raises:
-        InputError: the run has not finished or is none, lacks a file, or has no such system.
-    """
-    folder = Path(folder)
-    for name in ("recipe.yaml", "results.json", "history.json"):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"{folder} has no {name}: it is not the folder of a run, or the run has not "
-                "finished (deepcorrect run ... --resume)"
-            )
-    recipe = load_recipe(folder / "recipe.yaml")
-    results, history = (files.read_json(folder / f"{n}.json") for n in ("results", "history"))
-    corrections = [n for n, s in recipe.systems.items() if isinstance(s, CorrectionSystem)]
-    if not corrections:
-        raise InputError(f"{folder} has no corrected system (method: deepcorrect) to analyse")
-    for name in systems or ():
-        if name not in corrections:
-            raise unknown("corrected system", name, corrections)
-    model = load_model(**recipe.model.model_dump()).to(device_for(device or recipe.device)).eval()
-    data = open_dataset(recipe.data.test, model.preprocessing)
-    classes = output_classes(model, model.preprocessing)
-    test = data.matched(classes, model.labels).sample(recipe.data.test_images, recipe.seed)
-    test.check_labels(classes)
-    grid = parse_all(recipe.test_list, model.preprocessing.input_size)
-    others = {
-        name: _trained(folder, name, system, model, recipe.seed)
-        for name, system in recipe.systems.items()
-        if isinstance(system, TrainedSystem) and name not in corrections
-    }
-    corrected = {
-        name: correction.load_adapter(model, folder / _adapter_folder(name))
-        for name in corrections
-        if systems is None or name in systems
-    }
-    known = {name: other for name, other in others.items() if other is not None}
-    return FinishedRun(folder, recipe, results, history, model, test, grid, corrected, known)
 
 
 def analyse(
@@ -133,148 +50,133 @@ def analyse(
 
     Args:
         folder: a run's folder.
-        images: so many random test images of the run, for the maps and the yardstick; and as many
-            of some classes, for the features.
-        classes: so many random classes, for the features.
+        images: number of random test images of the run that the maps and the ideal correction are
+            measured on, and of images of some classes that the features are measured on.
+        classes: number of random classes for the features.
         systems: the corrected systems to analyse; None takes all.
         site: dotted name of the module whose output the features are; None takes what the last
             linear layer reads.
         seed: of the choices, the noise and t-SNE.
-        device: instead of the recipe's.
+        device: a device to use instead of the recipe's.
 
     Returns:
         The content of `analysis.json`.
 
     Raises:
         InputError: the run has not finished, or something asked for is not in it.
+
+    Example:
+        >>> from deepcorrect.experiments import analyse
+        >>> analyse("runs/nowhere")
+        Traceback (most recent call last):
+        ...
+        deepcorrect.runtime._errors.InputError: runs/nowhere has no recipe.yaml: it is not the \
+folder of a run, or the run has not finished (deepcorrect run ... --resume)
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("analyse runs in one process: start it without a launcher")
     started = time.monotonic()
-    this = open_run(folder, systems, device)
-    with features(this.model, site):  # which says now, not in the end, if there are none
+    run = open_run(folder, systems, device)
+    with features(run.model, site):  # refuses a missing module now rather than at the end
         pass
-    subject = next(iter(this.corrected))
+    subject = next(iter(run.corrected))
     found: dict[str, Any] = {
         "schema": 1,
-        "run": this.recipe.name,
+        "run": run.recipe.name,
         "seed": seed,
         "subject": subject,
         "maps": {},
         "ideal": {},
     }
     figures: dict[str, Figure] = {}
-    shown = this.test.sample(images, seed)
-    for name, adapted in this.corrected.items():
-        batches = this.batches(shown)
-        maps = analysis.map_quality(adapted, batches, this.distortions, seed, f"maps, {name}")
-        against = analysis.ideal_against_learned(
-            adapted, batches, this.distortions, seed, f"ideal, {name}"
-        )
-        found["maps"][name], found["ideal"][name] = maps.to_json(), against.to_json()
-        figures[f"maps-{name}"] = maps_figure(maps, name)
-        figures[f"ideal-{name}"] = ideal_against_learned_figure(against, name)
-        files.write_tensors(
-            this.folder / FOLDER / f"maps-{name}.safetensors",
-            {
-                f"{measure}/{site}": values
-                for measure, by_site in maps.values.items()
-                for site, values in by_site.items()
-            },
-        )
-    found["features"], figures["features"] = _features(this, subject, images, classes, site, seed)
-    curves = analysis.learning_curves(this.history)
+    shown = run.test.sample(images, seed)
+    for name in run.corrected:
+        found["maps"][name], figures[f"maps-{name}"] = _maps(run, name, shown, seed)
+        found["ideal"][name], figures[f"ideal-{name}"] = _ideal(run, name, shown, seed)
+    some, names = _some_classes(run, images, classes, seed)
+    found["features"], figures["features"] = _features(run, subject, some, names, site, seed)
+    curves = analysis.learning_curves(run.history)
     found["learning"] = {name: curve.to_json() for name, curve in curves.items()}
     if curves:
         figures["learning"] = learning_figure(curves)
-    betas = systems_by_beta(this.recipe)
+    betas = systems_by_beta(run.recipe)
     if len(betas) > 1:
-        points = analysis.beta_points(dict.fromkeys(betas, this.results), betas)
+        points = analysis.beta_points(dict.fromkeys(betas, run.results), betas)
         found["beta"] = [vars(point) for point in points]
         figures["beta"] = beta_figure(points)
-    found["figures"] = []
-    for name, figure in figures.items():
-        file = f"{FOLDER}/{name}.png"
-        write_png(figure, this.folder / file)
-        found["figures"].append(file)
+    found["figures"] = [f"{FOLDER}/{name}.png" for name in figures]
+    for figure, file in zip(figures.values(), found["figures"], strict=True):
+        write_png(figure, run.folder / file)
     shown.warn_of_bad()
     found["seconds"] = round(time.monotonic() - started, 1)
-    files.write_json(this.folder / ANALYSIS_FILE, found)
-    write_report(this.folder)
+    files.write_json(run.folder / ANALYSIS_FILE, found)
+    write_report(run.folder)
     return found
 
 
+def _maps(run: FinishedRun, name: str, shown: ImageSet, seed: int) -> tuple[dict[str, Any], Figure]:
+    """PSNR and SSIM of a corrected system's maps; every filter's values go to a file."""
+    maps = analysis.map_quality(
+        run.corrected[name], run.batches(shown), run.distortions, seed, f"maps, {name}"
+    )
+    tensors = {
+        f"{measure}/{site}": values
+        for measure, by_site in maps.values.items()
+        for site, values in by_site.items()
+    }
+    files.write_tensors(run.folder / FOLDER / f"maps-{name}.safetensors", tensors)
+    return maps.to_json(), maps_figure(maps, name)
+
+
+def _ideal(
+    run: FinishedRun, name: str, shown: ImageSet, seed: int
+) -> tuple[dict[str, Any], Figure]:
+    """Accuracy of a corrected system beside that of the ideal correction at its sites."""
+    against = analysis.ideal_against_learned(
+        run.corrected[name], run.batches(shown), run.distortions, seed, f"ideal, {name}"
+    )
+    return against.to_json(), ideal_against_learned_figure(against, name)
+
+
 def _features(
-    this: FinishedRun, subject: str, images: int, classes: int, site: str | None, seed: int
+    run: FinishedRun,
+    subject: str,
+    images: ImageSet,
+    classes: dict[int, str],
+    site: str | None,
+    seed: int,
 ) -> tuple[dict[str, Any], Figure]:
     """Nearest neighbours of every system, and t-SNE at each distortion's middle level."""
-    chosen, some = _some_classes(this.test, images, classes, seed)
-    names = this.model.labels or this.test.classes or ()
-    known = [names[number] if number < len(names) else str(number) for number in chosen]
-    systems: dict[str, nn.Module] = {"baseline": this.model, **this.others, **this.corrected}
-    batches = this.batches(some)
-    near = analysis.neighbours(this.model, systems, batches, this.distortions, seed, site)
-    clean, labels = analysis.gather({"": this.model}, batches, site=site)
-    pair = {"baseline": this.model, subject: this.corrected[subject]}
+    systems: dict[str, nn.Module] = {"baseline": run.model, **run.others, **run.corrected}
+    batches = run.batches(images)
+    near = analysis.neighbours(run.model, systems, batches, run.distortions, seed, site)
+    clean, labels = analysis.gather({"": run.model}, batches, site=site)
+    pair = {"baseline": run.model, subject: run.corrected[subject]}
     planes: dict[str, Plane] = {}
-    for kind in this.distortions:
+    for kind in run.distortions:
         levels = kind.levels or ()
         level = levels[len(levels) // 2]
         console().print(f"t-SNE, {kind.name} at level {level:g}")
-        found, _ = analysis.gather(pair, batches, kind, level, seed, site)
-        to_device = analysis.embed([clean[""], found["baseline"], found[subject]], seed)
-        planes[kind.name] = Plane(level, labels, (to_device[0], to_device[1], to_device[2]))
-    values = {"classes": known, **near.to_json()}
+        distorted, _ = analysis.gather(pair, batches, kind, level, seed, site)
+        groups = [clean[""], distorted["baseline"], distorted[subject]]
+        first, second, third = analysis.embed(groups, seed)
+        planes[kind.name] = Plane(level, labels, (first, second, third))
+    values = {"classes": list(classes.values()), **near.to_json()}
     values["levels_shown"] = {name: plane.level for name, plane in planes.items()}
-    classes_of = dict(zip(chosen, known, strict=True))
-    return values, features_figure(near, planes, subject, classes_of)
+    return values, features_figure(near, planes, subject, classes)
 
 
 def _some_classes(
-    test: ImageSet, images: int, classes: int, seed: int
-) -> tuple[list[int], ImageSet]:
-    """Random images of random classes, and which classes these are."""
-    labels = np.asarray(test.labels)
+    run: FinishedRun, images: int, classes: int, seed: int
+) -> tuple[ImageSet, dict[int, str]]:
+    """Random test images of random classes, and the names of these classes by label."""
+    labels = np.asarray(run.test.labels)
     every = np.unique(labels)
     drawn = torch.randperm(len(every), generator=generator_for(seed, "classes"))[:classes]
     chosen = np.sort(every[drawn.numpy()])
     rows = np.flatnonzero(np.isin(labels, chosen))
-    return chosen.tolist(), test.select(rows).sample(images, seed)
-
-
-def systems_by_beta(recipe: Recipe) -> dict[float, str]:
-    """Systems by beta, of those that are like the first one in everything else."""
-    found: dict[float, str] = {}
-    first = None
-    for name, system in recipe.systems.items():
-        if isinstance(system, CorrectionSystem) and isinstance(system.beta, float | int):
-            rest = system.model_dump(exclude={"beta"})
-            first = first or rest
-            if rest == first:
-                found.setdefault(float(system.beta), name)
-    return found
-
-
-def _adapter_folder(name: str) -> str:
-    return "adapter" if name == "deepcorrect" else f"adapter-{name}"
-
-
-def _trained(
-    folder: Path, name: str, system: TrainedSystem, model: Classifier, seed: int
-) -> nn.Module | None:
-    """A trained system that is not a correction, as its checkpoint has it."""
-    path = folder / "checkpoints" / f"{name}.pt"
-    if not path.is_file():
-        console().print(f"note: {path} is missing, so the features of {name!r} are left out")
-        return None
-    built = system.build(model, _no_ranking, seed)
-    saved = files.read_checkpoint(path)
-    try:
-        built.load_state_dict(saved["best_state"])
-    except (KeyError, TypeError, RuntimeError):
-        raise InputError(f"{path} is not the checkpoint of the run's system {name!r}") from None
-    return system.finished(built).eval()
-
-
-def _no_ranking(method: str | None) -> Ranking:
-    raise InputError(f"a system that corrects no filter asked for a ranking by {method}")
+    names = run.model.labels or run.test.classes or ()
+    by_label = {
+        number: names[number] if number < len(names) else str(number) for number in chosen.tolist()
+    }
+    return run.test.select(rows).sample(images, seed), by_label

@@ -44,9 +44,11 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
 
     Example:
         >>> from deepcorrect.experiments import load_recipe, run
-        >>> recipe = load_recipe("digits", ["data.train_images=200"])
-        >>> run(recipe, Path("runs/digits"))  # doctest: +SKIP
-        PosixPath('runs/digits/results.json')
+        >>> recipe = load_recipe("demo", ["model.weights=nowhere.safetensors"])
+        >>> run(recipe, Path("runs/demo"))
+        Traceback (most recent call last):
+        ...
+        deepcorrect.runtime._errors.InputError: there is no file nowhere.safetensors
     """
     setup = open_setup(recipe, folder)
     open_folder(recipe, folder, resume=resume)

@@ -9,8 +9,8 @@ from deepcorrect.ranking._ideal_correction import (
     ideal_correction,
     lead,
 )
-from deepcorrect.ranking._map_similarity import ssim
-from deepcorrect.ranking._priorities import METHODS, Method, psnr
+from deepcorrect.ranking._map_similarity import psnr, ssim
+from deepcorrect.ranking._priorities import METHODS, Method
 from deepcorrect.ranking._rank import DEFAULT_METHOD, rank
 from deepcorrect.ranking._ranking import NetworkSize, Ranking, count_for, load_ranking
 
