@@ -1,4 +1,4 @@
-"""The documents' own examples: they run as pasted, and say what is so."""
+"""The documents' examples run as pasted, and what the documents name exists."""
 
 from __future__ import annotations
 
@@ -62,6 +62,21 @@ def test_links_between_documents_lead_somewhere(file: str) -> None:
     path = ROOT / file
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
+
+
+def test_contributing_names_rooms_and_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w/.])[\w.]+/(?:\w+/)*(?:\w+\.(?:py|yaml))?", text))
+    named -= {"checkpoints/", "adapter/"}  # of a run's folder
+    assert {
+        "networks/patching/_nodes.py",
+        "experiments/report/",
+        "cli/",
+        "tests/test_rooms.py",
+    } <= named
+    package = ROOT / "src" / "deepcorrect"
+    for name in named:
+        assert any((folder / name).exists() for folder in (package, ROOT)), name
 
 
 def test_benchmarks_are_named_as_they_are_started() -> None:

@@ -74,7 +74,7 @@ def public_names() -> list[str]:
     return [name for name in names if callable(getattr(dc, name))]
 
 
-@pytest.mark.parametrize("example", examples(), ids=lambda test: test.name)
+@pytest.mark.parametrize("example", list(examples()), ids=lambda test: test.name)
 def test_an_example_runs_as_it_stands(
     example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
