@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel, CorrectionUnit, correct, load_adapter
 from deepcorrect.correction._checkpoint import config_sha256
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.models import CifarAllCNN, CifarResNet20
 from deepcorrect.networks import Classifier, convolutions, tap
 from deepcorrect.networks._fingerprint import fingerprint
@@ -48,7 +48,7 @@ def ranking_of(model: nn.Module, seed: int = 0) -> Ranking:
         name: torch.rand(1, module.out_channels, generator=generator)
         for name, module in convolutions(model).items()
     }
-    return Ranking(by_level, "random", (Distortion("awgn", (5,)),), 1, 0.0)
+    return Ranking(by_level, "random", (LevelledDistortion("awgn", (5,)),), 1, 0.0)
 
 
 def by_hand(network: TinyCNN, adapted: AdaptedModel, images: Tensor) -> Tensor:

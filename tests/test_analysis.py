@@ -19,14 +19,14 @@ from torch import Tensor, nn
 import deepcorrect as dc
 from deepcorrect import analysis, networks
 from deepcorrect.correction import AdaptedModel
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.experiments import report
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError, seeds_for
 
 CHOSEN = {"stem": [1, 4, 6], "pointwise": [0, 11]}
-GRID = (Distortion("awgn", (20, 60)), Distortion("gaussian_blur", (1.0,)))
-LEVELS = [(kind, level) for kind in GRID for level in kind.levels or ()]
+GRID = (LevelledDistortion("awgn", (20, 60)), LevelledDistortion("gaussian_blur", (1.0,)))
+LEVELS = [(kind, level) for kind in GRID for level in kind.levels]
 
 
 def disturbed(model: nn.Module, seed: int = 5) -> AdaptedModel:
@@ -45,7 +45,7 @@ def adapted(classifier: Classifier) -> AdaptedModel:
     return disturbed(classifier)
 
 
-def distorted(images: Tensor, kind: Distortion, level: float, seed: int = 0) -> Tensor:
+def distorted(images: Tensor, kind: LevelledDistortion, level: float, seed: int = 0) -> Tensor:
     """As the analyses of maps distort the images, all in one batch."""
     seeds = seeds_for(seed, "rank", kind.name, level, first=0, count=len(images))
     return kind(images, level, seeds)
@@ -174,7 +174,7 @@ def test_the_yardstick_is_what_hooks_by_hand_give(
     for kind, strength in LEVELS:
         shown = distorted(images, kind, strength)
         normalised = (shown - classifier.mean) / classifier.std
-        place = (kind.levels or ()).index(strength)
+        place = kind.levels.index(strength)
         by_hand = with_convolutions_by_hand(network, {s: swapped(s) for s in CHOSEN}, normalised)
         got = found.top1[kind.name]
         assert got["ideal"][place] == pytest.approx(top1(by_hand))
@@ -241,7 +241,7 @@ def test_neighbours_are_of_the_features_that_the_last_layer_reads(
 
     clean = {name: by_hand(model, images) for name, model in systems.items()}
     for kind, strength in LEVELS:
-        place = (kind.levels or ()).index(strength)
+        place = kind.levels.index(strength)
         seeds = seeds_for(0, "features", kind.name, strength, first=0, count=len(images))
         shown = kind(images, strength, seeds)
         for name, model in systems.items():
@@ -381,7 +381,7 @@ def test_no_name_of_a_legend_is_cut_and_the_curves_keep_their_height(
 ) -> None:
     curve = next(iter(analysis.learning_curves(HISTORY).values()))
     figures = {"learning": report.learning_figure(dict.fromkeys(names, curve))}
-    half = [0.5] * len(GRID[0].levels or ())
+    half = [0.5] * len(GRID[0].levels)
     curves: dict[str, list[float]] = {"baseline": half, "learned": half, "ideal": half}
     against = analysis.IdealAgainstLearned((GRID[0],), 5, 0.7, 0.7, {GRID[0].name: curves})
     figures["ideal"] = report.ideal_against_learned_figure(against, names[0])

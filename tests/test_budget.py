@@ -19,7 +19,7 @@ import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel, CorrectionUnit
 from deepcorrect.correction._budget import filters_within
 from deepcorrect.correction._units import KINDS, unit_config, unit_costs
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.networks._cost import multiply_adds
 from deepcorrect.ranking import NetworkSize, Ranking, rank
 from deepcorrect.runtime import InputError
@@ -35,7 +35,7 @@ def ranking_of(
     return Ranking(
         tensors,
         "swap",
-        (Distortion("awgn", (10,)),),
+        (LevelledDistortion("awgn", (10,)),),
         9,
         0.5,
         maps=dict.fromkeys(values, maps),
@@ -290,6 +290,6 @@ def test_a_budget_needs_gains_that_compare_between_sites(
 def test_a_budget_needs_something_worth_correcting_and_the_networks_cost() -> None:
     with pytest.raises(InputError, match="no filter has a positive priority"):
         filters_within(ranking_of({"a": [-0.1, 0.0]}), {"parameters": 0.5})
-    bare = Ranking({"a": torch.ones(1, 2)}, "swap", (Distortion("awgn", (5,)),), 1, 1.0)
+    bare = Ranking({"a": torch.ones(1, 2)}, "swap", (LevelledDistortion("awgn", (5,)),), 1, 1.0)
     with pytest.raises(InputError, match="does not say what its network costs"):
         filters_within(bare, {"parameters": 0.5})

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from test_ranking import BLUR, DIGITS_SITES, blurred, clean_maps
 from torch import Tensor
 
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.networks import Classifier
 from deepcorrect.ranking import IdealCorrection, Ranking, compare, ideal_correction, lead, rank
 from deepcorrect.runtime import InputError
@@ -23,7 +23,7 @@ from deepcorrect.runtime import InputError
 
 def ranking_of(values: dict[str, list[float]], method: str = "swap") -> Ranking:
     tensors = {site: torch.tensor([row], dtype=torch.float64) for site, row in values.items()}
-    return Ranking(tensors, method, (Distortion("awgn", (10,)),), 9, 0.5)
+    return Ranking(tensors, method, (LevelledDistortion("awgn", (10,)),), 9, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,9 @@ def curves(shares: Tensor, seed: int = 0) -> IdealCorrection:
     drawing = torch.Generator().manual_seed(seed)
     right = torch.rand(2, 3, len(shares), generator=drawing) < shares
     before = torch.zeros(2, len(shares), dtype=torch.bool)
-    return IdealCorrection((0.1, 0.5, 0.9), (Distortion("awgn", (1, 2)),), {"a": right}, before)
+    return IdealCorrection(
+        (0.1, 0.5, 0.9), (LevelledDistortion("awgn", (1, 2)),), {"a": right}, before
+    )
 
 
 def test_equal_curves_have_no_lead() -> None:

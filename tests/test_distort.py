@@ -152,7 +152,7 @@ def test_every_kind_can_be_written(tmp_path: Path, sizes: Path) -> None:
     done = write_distorted(f"folder:{sizes}", specs, tmp_path / "out", "npy", input_size=16)
     assert len(done.distortions) == 15 + 4 + 6 + 1
     for kind in done.distortions:
-        assert len(np.load(tmp_path / "out" / f"{kind.name}.npy")) == 4 * len(kind.levels or ())
+        assert len(np.load(tmp_path / "out" / f"{kind.name}.npy")) == 4 * len(kind.levels)
 
 
 def test_unlabelled_images_have_no_class_folder(make_folder: MakeFolder, tmp_path: Path) -> None:

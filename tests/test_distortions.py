@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deepcorrect.distortions import KINDS, Distortion, parse_all
+from deepcorrect.distortions import KINDS, Distortion, LevelledDistortion, parse_all
 from deepcorrect.distortions._blur import kernel_size
 from deepcorrect.runtime import InputError, generator_for
 
@@ -290,8 +290,8 @@ def test_without_levels_the_papers_grid_for_the_size_is_taken(
 
 
 def test_named_levels_and_options_survive_parse_all() -> None:
-    assert parse_all("awgn:7:clip", 32) == (Distortion("awgn", (7,), clip=True),)
-    assert parse_all(Distortion("awgn", (7,)), 32) == (Distortion("awgn", (7,)),)
+    assert parse_all("awgn:7:clip", 32) == (LevelledDistortion("awgn", (7,), clip=True),)
+    assert parse_all(Distortion("awgn", (7,)), 32) == (LevelledDistortion("awgn", (7,)),)
 
 
 def test_parse_all_refuses_none_and_repeats() -> None:

@@ -16,6 +16,7 @@ from deepcorrect.distortions import (
     GROUPS,
     KINDS,
     Distortion,
+    LevelledDistortion,
     Parameters,
     distort_some,
     parse_all,
@@ -489,10 +490,10 @@ def test_calls_say_what_is_wrong_with_them() -> None:
 def test_distort_some_leaves_a_share_clean_and_reaches_every_kind_and_level() -> None:
     images = torch.full((400, 1, 4, 4), 0.5)
     distortions = (  # each leaves a mark of its own on a mid-grey image
-        Distortion("brightness", (1, 2, 4), parameters="imagenet"),
-        Distortion("occlusion", (1.0,)),
-        Distortion("gaussian_blur", (3.0,)),
-        Distortion("impulse_noise", (5,), parameters="imagenet"),
+        LevelledDistortion("brightness", (1, 2, 4), parameters="imagenet"),
+        LevelledDistortion("occlusion", (1.0,)),
+        LevelledDistortion("gaussian_blur", (3.0,)),
+        LevelledDistortion("impulse_noise", (5,), parameters="imagenet"),
     )
     result = distort_some(images, distortions, 0.25, seeded())
     flat = (result - images).flatten(1)

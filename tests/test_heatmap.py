@@ -11,11 +11,11 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.experiments.report import ranking_figure, write_ranking_figure
 from deepcorrect.ranking import Ranking
 
-GRIDS = (Distortion("gaussian_blur", (1, 2)), Distortion("awgn", (10, 20.5, 40)))
+GRIDS = (LevelledDistortion("gaussian_blur", (1, 2)), LevelledDistortion("awgn", (10, 20.5, 40)))
 
 
 def ranking_of(filters: dict[str, int], change: Any = lambda values: values) -> Ranking:

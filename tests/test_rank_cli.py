@@ -16,6 +16,7 @@ import deepcorrect as dc
 from deepcorrect import ranking as room
 from deepcorrect.correction._budget import filters_within
 from deepcorrect.data import ImageSet
+from deepcorrect.distortions import LevelledDistortion
 
 SITES = ("features.0.0", "features.1.0")
 
@@ -180,7 +181,7 @@ def test_a_ranking_has_no_lead_over_itself(digits: Path, rankings: tuple[Path, P
 
 
 def test_the_comparison_is_json_where_a_correlation_is_not_defined(tmp_path: Path) -> None:
-    flat = dc.Ranking({"a": torch.ones(1, 3)}, "swap", (dc.Distortion("awgn", (5,)),), 1, 1.0)
+    flat = dc.Ranking({"a": torch.ones(1, 3)}, "swap", (LevelledDistortion("awgn", (5,)),), 1, 1.0)
     flat.save(tmp_path)
     said = command("rank", "--compare", tmp_path, tmp_path, "--json")
 
@@ -202,7 +203,7 @@ def test_what_cannot_be_compared_is_refused(rankings: tuple[Path, Path], tmp_pat
     assert_refused(beta, "beta=0.0 is not a share")
     half = command("rank", "--compare", *rankings, "--model", "digits_cnn")
     assert_refused(half, "give --model and --data, both")
-    other = dc.Ranking({"a": torch.ones(1, 3)}, "swap", (dc.Distortion("awgn", (5,)),), 1, 1.0)
+    other = dc.Ranking({"a": torch.ones(1, 3)}, "swap", (LevelledDistortion("awgn", (5,)),), 1, 1.0)
     other.save(tmp_path / "other")
     assert_refused(command("rank", "--compare", first, tmp_path / "other"), "share no site")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deepcorrect.data import Preprocessing
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import Distortion, LevelledDistortion
 from deepcorrect.networks import Classifier, tap
 from deepcorrect.networks._cost import multiply_adds
 from deepcorrect.networks.patching import Replay
@@ -278,7 +278,7 @@ def test_what_cannot_be_ranked_is_refused(
 
 def ranking_of(values: dict[str, list[list[float]]]) -> Ranking:
     levels = len(next(iter(values.values())))
-    distortion = Distortion("awgn", tuple(range(1, levels + 1)), clip=True)
+    distortion = LevelledDistortion("awgn", tuple(range(1, levels + 1)), clip=True)
     tensors = {site: torch.tensor(rows, dtype=torch.float64) for site, rows in values.items()}
     sizes = {site: (6 - place, 4) for place, site in enumerate(values)}
     size = NetworkSize(1000, 50_000)
@@ -360,7 +360,7 @@ def test_the_description_says_how(tmp_path: Path) -> None:
 
 
 def test_a_ranking_without_costs_is_read_back(tmp_path: Path) -> None:
-    plain = Ranking({"a": torch.ones(1, 2)}, "swap", (Distortion("awgn", (5,)),), 7, 1.5)
+    plain = Ranking({"a": torch.ones(1, 2)}, "swap", (LevelledDistortion("awgn", (5,)),), 7, 1.5)
     found = load_ranking(plain.save(tmp_path))
     assert (found.network, found.maps, found.target) == (None, {}, "labels")
 

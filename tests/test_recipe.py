@@ -68,7 +68,7 @@ def test_the_demo_loads_as_it_is() -> None:
     demo = load_recipe("demo")
     assert demo.name == "demo"
     assert [d.name for d in demo.distortion_list] == ["gaussian_blur", "awgn"]
-    assert [len(d.levels or ()) for d in demo.distortion_list] == [6, 6]
+    assert [len(d.for_size(28).levels) for d in demo.distortion_list] == [6, 6]
     assert list(demo.systems) == ["finetuned", "deepcorrect"]
 
 

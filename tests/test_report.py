@@ -21,7 +21,7 @@ from PIL import Image
 from deepcorrect.correction import AdapterConfig
 from deepcorrect.correction._config import SiteConfig
 from deepcorrect.correction._units import unit_config
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.experiments.report import (
     AccuracyRow,
     accuracy_figure,
@@ -43,8 +43,8 @@ RESNET20 = {
     },
 }
 GRIDS = {
-    "gaussian_blur": Distortion("gaussian_blur", (0.5, 1, 1.5, 2, 2.5, 3)),
-    "awgn": Distortion("awgn", (5, 10, 15, 20, 25, 30)),
+    "gaussian_blur": LevelledDistortion("gaussian_blur", (0.5, 1, 1.5, 2, 2.5, 3)),
+    "awgn": LevelledDistortion("awgn", (5, 10, 15, 20, 25, 30)),
 }
 LOSS = {
     "baseline": {"gaussian_blur": 0.9, "awgn": 0.7},
@@ -77,7 +77,7 @@ def record_of(system: str) -> dict[str, Any]:
     trainable, parameters, multiply_adds = COSTS.get(system, (777, 61_226, 6_435_712))
     curves: dict[str, Any] = {}
     for name, grid in GRIDS.items():
-        levels = grid.levels or ()
+        levels = grid.levels
         loss = LOSS.get(system, {}).get(name, 0.5)
         top1 = [round(clean - loss * (i / len(levels)) ** 1.5, 3) for i in range(1, 7)]
         curves[name] = {
@@ -143,7 +143,7 @@ def history_of(system: str) -> dict[str, Any]:
 def examples_of(systems: list[str], pixels: int, labels: list[str]) -> dict[str, Any]:
     strips: dict[str, Any] = {}
     for name, grid in GRIDS.items():
-        levels = [0.0, *(grid.levels or ())]
+        levels = [0.0, *grid.levels]
         rows = []
         for place, label in enumerate(labels):
             image = torch.zeros(1, 1, pixels, pixels)

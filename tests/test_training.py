@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from deepcorrect.alternatives import finetune
 from deepcorrect.correction import AdaptedModel, correct
 from deepcorrect.data import Preprocessing
-from deepcorrect.distortions import Distortion, distort_some
+from deepcorrect.distortions import Distortion, LevelledDistortion, distort_some
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import DeepCorrectError, InputError
@@ -124,7 +124,7 @@ def test_the_clean_share_is_exact_and_clean_means_untouched(
     count: int, share: float, seed: int
 ) -> None:
     images = torch.rand(count, 1, 6, 6, generator=seeded())
-    grid = [Distortion("gaussian_blur", (1, 2)), Distortion("awgn", (30,))]
+    grid = [LevelledDistortion("gaussian_blur", (1, 2)), LevelledDistortion("awgn", (30,))]
     mixed = distort_some(images, grid, share, seeded(seed))
     clean = (mixed == images).flatten(1).all(1)
     assert int(clean.sum()) == round(count * share)
@@ -133,7 +133,7 @@ def test_the_clean_share_is_exact_and_clean_means_untouched(
 def test_every_kind_and_level_is_drawn_alike() -> None:
     """A black image's noise tells its level; a white one's darkest pixel tells the blur's."""
     sigmas, levels = (0.5, 1.0, 2.0), (10.0, 40.0)
-    grid = [Distortion("gaussian_blur", sigmas), Distortion("awgn", levels)]
+    grid = [LevelledDistortion("gaussian_blur", sigmas), LevelledDistortion("awgn", levels)]
     images = torch.full((1200, 1, 24, 24), 0.5)
     mixed = distort_some(images, grid, 0.0, seeded())
     counts = dict.fromkeys([*sigmas, *levels], 0)
@@ -154,7 +154,7 @@ def test_every_kind_and_level_is_drawn_alike() -> None:
 def test_the_mix_is_the_generators_and_leaves_the_images_alone() -> None:
     images = torch.rand(8, 1, 6, 6)
     before = images.clone()
-    grid = [Distortion("awgn", (10, 30))]
+    grid = [LevelledDistortion("awgn", (10, 30))]
     first, same, other = (distort_some(images, grid, 0.5, seeded(s)) for s in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)

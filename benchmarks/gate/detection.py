@@ -91,7 +91,7 @@ def measured(subject: Subject) -> dict[str, Any]:
             str(level): share(
                 kind(images, level, seeds_for(kind.name, level, first=0, count=len(images)))
             )
-            for level in kind.levels or ()
+            for level in kind.levels
         }
     return found
 

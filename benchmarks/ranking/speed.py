@@ -138,8 +138,8 @@ def cifar(name: str, count: int = 32) -> dict[str, Any]:
             model(images)
         export_seconds, graph = clock(lambda: patching.Graph(model, images, names))
         for spec in LEVELS:
-            kind = Distortion.parse(spec)
-            level = (kind.levels or (0.0,))[0]
+            kind = Distortion.parse(spec).for_size(min(images.shape[-2:]))
+            level = kind.levels[0]
             distorted = to_device(kind(images, level, generator_for(0, spec)), CPU)
             hook, hooked = clock(lambda x=distorted: by_hook(model, x, labels, clean, every))
             captum_time, (ablated, passes) = clock(

@@ -308,7 +308,7 @@ def gates(network: dc.Classifier, trial: Trial, seed: int) -> None:
         images = shrunk(held.float() / 255, scale)
         seen[f"{scale:g}"] = {"clean": images}
         for kind in parse_all(DISTORTIONS, held.shape[-1]):
-            level = (kind.levels or (0,))[0]
+            level = kind.levels[0]
             seeds = seeds_for(kind.name, level, first=0, count=len(images))
             seen[f"{scale:g}"][f"{kind.name}:{level:g}"] = kind(images, level, seeds)
     adapted = dc.correct(network, {site: [0] for site in BETA})

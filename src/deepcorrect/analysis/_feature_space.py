@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import Batches, count_of, no_images
-from deepcorrect.distortions import Distortion, parse_all
+from deepcorrect.distortions import Distortion, LevelledDistortion, parse_all
 from deepcorrect.networks import features, input_size_of
 from deepcorrect.runtime import InputError, device_of, inference, progress, seeds_for, to_device
 
@@ -33,7 +33,7 @@ class Neighbours:
         own: the same among the system's own features of the clean images.
     """
 
-    distortions: tuple[Distortion, ...]
+    distortions: tuple[LevelledDistortion, ...]
     images: int
     clean: dict[str, float]
     untouched: dict[str, dict[str, list[float]]]
@@ -46,7 +46,7 @@ class Neighbours:
             "clean": self.clean,
             "distortions": {
                 kind.name: {
-                    "levels": list(kind.levels or ()),
+                    "levels": list(kind.levels),
                     "untouched": self.untouched[kind.name],
                     "own": self.own[kind.name],
                 }
@@ -106,14 +106,14 @@ def neighbours(
     with progress("features", total) as advance:
         clean, labels = gather(everyone, loader, site=site)
         grid = parse_all(distortions, input_size_of(untouched, next(iter(loader))[0]))
-        levels = sum(len(kind.levels or ()) for kind in grid)
+        levels = sum(len(kind.levels) for kind in grid)
         reference = clean[""]
         among: dict[str, dict[str, list[float]]] = {}
         own: dict[str, dict[str, list[float]]] = {}
         for kind in grid:
             among[kind.name] = {name: [] for name in systems}
             own[kind.name] = {name: [] for name in systems}
-            for level in kind.levels or ():
+            for level in kind.levels:
                 found, _ = gather(systems, loader, kind, level, seed, site)
                 for name, queries in found.items():
                     among[kind.name][name].append(neighbour_accuracy(reference, queries, labels))

@@ -11,7 +11,7 @@ from torch import Tensor
 from deepcorrect import networks
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.ranking import Pair, Step, for_each_pair
 from deepcorrect.runtime import inference
 
@@ -35,7 +35,7 @@ class IdealAgainstLearned:
             outputs of the corrected filters swapped in at all corrected sites together.
     """
 
-    distortions: tuple[Distortion, ...]
+    distortions: tuple[LevelledDistortion, ...]
     images: int
     clean_top1: float
     learned_clean_top1: float
@@ -55,7 +55,7 @@ class IdealAgainstLearned:
             "learned_clean_top1": self.learned_clean_top1,
             "distortions": {
                 kind.name: {
-                    "levels": list(kind.levels or ()),
+                    "levels": list(kind.levels),
                     **self.top1[kind.name],
                     "recovered": self.recovered(kind.name),
                 }
@@ -67,7 +67,7 @@ class IdealAgainstLearned:
 def ideal_against_learned(
     adapted: AdaptedModel,
     loader: Batches,
-    distortions: tuple[Distortion, ...],
+    distortions: tuple[LevelledDistortion, ...],
     seed: int = 0,
     task: str = "ideal against learned",
 ) -> IdealAgainstLearned:
@@ -113,14 +113,14 @@ def ideal_against_learned(
         walk = for_each_pair(
             network, loader, distortions, list(chosen), visit, task, seed, "float32", "labels"
         )
-    levels = range(sum(len(kind.levels or ()) for kind in walk.distortions))
+    levels = range(sum(len(kind.levels) for kind in walk.distortions))
     nothing = torch.zeros(len(RIVALS), dtype=torch.long)
     counts = walk.total(torch.stack([right.get(level, nothing) for level in levels]))
     shares = (counts.double() / walk.images).T.tolist()
     top1: dict[str, dict[str, list[float]]] = {}
     start = 0
     for kind in walk.distortions:
-        end = start + len(kind.levels or ())
+        end = start + len(kind.levels)
         top1[kind.name] = {
             name: values[start:end] for name, values in zip(RIVALS, shares, strict=True)
         }

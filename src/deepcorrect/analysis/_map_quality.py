@@ -11,7 +11,7 @@ from torch import Tensor
 from deepcorrect import networks, ranking
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.ranking import Pair, Step, for_each_pair
 from deepcorrect.runtime import inference
 
@@ -61,7 +61,7 @@ class MapQuality:
             mean; not a number where all are, or where the map is too small for SSIM.
     """
 
-    distortions: tuple[Distortion, ...]
+    distortions: tuple[LevelledDistortion, ...]
     images: int
     values: dict[str, dict[str, Tensor]]
 
@@ -69,7 +69,7 @@ class MapQuality:
         """Which rows of `values` are a distortion's levels."""
         start = 0
         for kind in self.distortions:
-            end = start + len(kind.levels or ())
+            end = start + len(kind.levels)
             if kind.name == distortion:
                 return slice(start, end)
             start = end
@@ -87,7 +87,7 @@ class MapQuality:
         found: dict[str, Any] = {}
         for kind in self.distortions:
             rows = self.rows(kind.name)
-            found[kind.name] = {"levels": list(kind.levels or ())}
+            found[kind.name] = {"levels": list(kind.levels)}
             for measure, by_site in self.values.items():
                 together = torch.cat(list(by_site.values()), 2)[rows]
                 found[kind.name][measure] = {
@@ -107,7 +107,7 @@ class MapQuality:
 def map_quality(
     adapted: AdaptedModel,
     loader: Batches,
-    distortions: tuple[Distortion, ...],
+    distortions: tuple[LevelledDistortion, ...],
     seed: int = 0,
     task: str = "maps",
 ) -> MapQuality:
@@ -150,7 +150,7 @@ def map_quality(
         walk = for_each_pair(
             adapted.network, loader, distortions, list(chosen), visit, task, seed, "float32"
         )
-    levels = range(sum(len(kind.levels or ()) for kind in walk.distortions))
+    levels = range(sum(len(kind.levels) for kind in walk.distortions))
     values: dict[str, dict[str, Tensor]] = {measure: {} for measure in MEASURES}
     for site, filters in chosen.items():
         nothing = torch.zeros(2, len(MEASURES), 2, len(filters), dtype=torch.float64)

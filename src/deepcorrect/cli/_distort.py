@@ -73,9 +73,7 @@ def distort(
                     "bad_images": len(done.images.bad),
                     "written_files": done.written,
                     "kept_files": done.kept,
-                    "distortions": {
-                        each.name: list(each.levels or ()) for each in done.distortions
-                    },
+                    "distortions": {each.name: list(each.levels) for each in done.distortions},
                 }
             )
         )

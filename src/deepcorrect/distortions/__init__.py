@@ -12,7 +12,13 @@ from deepcorrect.distortions import (  # noqa: F401  (each registers its kinds)
     _spatter,
     _weather,
 )
-from deepcorrect.distortions._distortion import Distortion, distort_some, parse_all, ungrouped
+from deepcorrect.distortions._distortion import (
+    Distortion,
+    LevelledDistortion,
+    distort_some,
+    parse_all,
+    ungrouped,
+)
 from deepcorrect.distortions._filters import constant
 from deepcorrect.distortions._registry import GROUPS, KINDS, SMALL_INPUT, Kind, Parameters, kind_of
 
@@ -22,6 +28,7 @@ __all__ = [
     "SMALL_INPUT",
     "Distortion",
     "Kind",
+    "LevelledDistortion",
     "Parameters",
     "constant",
     "distort_some",

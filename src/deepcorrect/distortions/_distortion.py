@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -61,8 +60,8 @@ class Distortion:
         if len(set(self.levels)) != len(self.levels):
             raise InputError(f"distortion {self.name!r} names a level twice: {self.levels}")
 
-    @classmethod
-    def parse(cls, spec: str | Distortion) -> Distortion:
+    @staticmethod
+    def parse(spec: str | Distortion) -> Distortion:
         """Reads `NAME`, `NAME:LEVEL,LEVEL` or `NAME:LEVELS:OPTION,OPTION`.
 
         Options are `clip`, `quantize`, and `cifar` or `imagenet`; an empty LEVELS takes the grid
@@ -91,7 +90,7 @@ class Distortion:
             raise InputError(f"{spec!r} asks for both cifar's and imagenet's parameters: name one")
         chosen: Parameters | None = "cifar" if "cifar" in options else None
         chosen = "imagenet" if "imagenet" in options else chosen
-        return cls(name, levels, "clip" in options, "quantize" in options, chosen)
+        return Distortion(name, levels, "clip" in options, "quantize" in options, chosen)
 
     @property
     def kind(self) -> Kind:
@@ -103,11 +102,12 @@ class Distortion:
         """Whether it needs a source of randomness."""
         return self.kind.random
 
-    def for_size(self, pixels: int) -> Distortion:
-        """This distortion with its levels filled in from the grid that suits `pixels` inputs."""
-        if self.levels is not None:
-            return self
-        return dataclasses.replace(self, levels=self.kind.levels(self.parameters_at(pixels)))
+    def for_size(self, pixels: int) -> LevelledDistortion:
+        """This distortion with its levels, or else the grid for inputs of `pixels`, filled in."""
+        levels = self.levels
+        if levels is None:
+            levels = self.kind.levels(self.parameters_at(pixels))
+        return LevelledDistortion(self.name, levels, self.clip, self.quantize, self.parameters)
 
     def parameters_at(self, pixels: int) -> Parameters:
         """Whose parameters apply to inputs of `pixels`."""
@@ -178,6 +178,25 @@ class Distortion:
         if self.quantize:
             return images.clamp(0, 1).mul_(255).round_().div_(255)
         return images.clamp(0, 1) if self.clip else images
+
+
+@dataclass(frozen=True)
+class LevelledDistortion(Distortion):
+    """A distortion whose levels are filled in (see `Distortion.for_size` and `parse_all`).
+
+    Args:
+        levels: at least one level.
+
+    Example:
+        >>> from deepcorrect.distortions import parse_all
+        >>> blur, noise = parse_all(["gaussian_blur:1,2", "awgn"], pixels=32)
+        >>> blur.levels
+        (1.0, 2.0)
+        >>> len(noise.levels)
+        6
+    """
+
+    levels: tuple[float, ...] = ()
 
 
 class _Piece(NamedTuple):
@@ -257,7 +276,7 @@ def _seeds(count: int, generator: torch.Generator | Tensor | None, kind: Kind) -
 
 def parse_all(
     specs: Sequence[str | Distortion] | str | Distortion, pixels: int
-) -> tuple[Distortion, ...]:
+) -> tuple[LevelledDistortion, ...]:
     """Reads several specs, with the levels that suit inputs of `pixels` filled in.
 
     The name of a group (`imagenet_c:1,3`) stands for all its kinds.
@@ -289,7 +308,7 @@ def ungrouped(specs: Sequence[str | Distortion] | str | Distortion) -> list[Dist
 
 def distort_some(
     images: Tensor,
-    distortions: Sequence[Distortion],
+    distortions: Sequence[LevelledDistortion],
     clean_share: float,
     generator: torch.Generator,
 ) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import UNLABELLED, Batches, count_of, no_images
-from deepcorrect.distortions import Distortion, parse_all
+from deepcorrect.distortions import Distortion, LevelledDistortion, parse_all
 from deepcorrect.evaluation._results import Accuracy, Curve, Grid, Tally, Target
 from deepcorrect.networks import Wrapper, preprocessing_of
 from deepcorrect.runtime import (
@@ -69,8 +69,8 @@ def evaluate(
     """
     device = device_of(model)
     grid = parse_all(distortions, _pixels(model, loader))
-    cells: list[tuple[Distortion | None, float]] = [(None, 0.0)]
-    cells += [(kind, level) for kind in grid for level in kind.levels or ()]
+    cells: list[tuple[LevelledDistortion | None, float]] = [(None, 0.0)]
+    cells += [(kind, level) for kind in grid for level in kind.levels]
     tallies = [Tally() for _ in cells]
     told = isinstance(model, TestTimeSystem)
     rows = range(len(cells))
@@ -102,7 +102,7 @@ def evaluate(
     clean, *distorted = (tally.accuracy() for tally in tallies)
     curves: dict[str, Curve] = {}
     for kind in grid:
-        count = len(kind.levels or ())
+        count = len(kind.levels)
         curves[kind.name] = Curve(kind, tuple(distorted[:count]), clean)
         distorted = distorted[count:]
     return Grid(curves, clean.images, clean, target or "labels")
@@ -163,7 +163,7 @@ def evaluate_stored(
         if clean is not None:
             before = _accuracy(model, None, 0.0, clean, step)
         for name, by_level in parts.items():
-            kind = Distortion(name, tuple(by_level), clip=True, quantize=True)
+            kind = LevelledDistortion(name, tuple(by_level), clip=True, quantize=True)
             cells = [
                 _accuracy(model, kind, level, opened(), step) for level, opened in by_level.items()
             ]

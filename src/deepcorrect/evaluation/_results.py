@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deepcorrect.data import check_labels
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.networks import Costs
 
 Target = Literal["labels", "prediction"]
@@ -47,7 +47,7 @@ class Curve:
         clean: on the undistorted images; None where there were none.
     """
 
-    distortion: Distortion
+    distortion: LevelledDistortion
     cells: tuple[Accuracy, ...]
     clean: Accuracy | None
 
@@ -111,7 +111,7 @@ class Grid:
         """The `distortions` part of a system in `results.json`."""
         return {
             name: {
-                "levels": list(curve.distortion.levels or ()),
+                "levels": list(curve.distortion.levels),
                 "clip": curve.distortion.clip,
                 "quantize": curve.distortion.quantize,
                 "top1": list(curve.top1),

@@ -154,7 +154,7 @@ def _features(
     pair = {"baseline": run.model, subject: run.corrected[subject]}
     planes: dict[str, Plane] = {}
     for kind in run.distortions:
-        levels = kind.levels or ()
+        levels = kind.levels
         level = levels[len(levels) // 2]
         console().print(f"t-SNE, {kind.name} at level {level:g}")
         distorted, _ = analysis.gather(pair, batches, kind, level, seed, site)

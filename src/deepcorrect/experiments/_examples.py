@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deepcorrect.data import UNLABELLED
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.runtime import autocast, generator_for, inference, to_device
 
@@ -40,12 +40,12 @@ def examples(setup: Setup, systems: Mapping[str, nn.Module]) -> dict[str, Any]:
 def _by_level(
     setup: Setup,
     systems: Mapping[str, nn.Module],
-    distortion: Distortion,
+    distortion: LevelledDistortion,
     images: Tensor,
     labels: list[str],
 ) -> dict[str, Any]:
     """One row per image, with one cell for the clean image and for each level."""
-    levels = [0.0, *(distortion.levels or ())]
+    levels = [0.0, *distortion.levels]
     rows: list[dict[str, Any]] = [{"label": label, "cells": []} for label in labels]
     for level in levels:
         generator = generator_for(setup.recipe.seed, "examples", distortion.name, level)

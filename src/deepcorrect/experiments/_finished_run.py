@@ -11,7 +11,7 @@ from torch import nn
 
 from deepcorrect.correction import AdaptedModel, load_adapter
 from deepcorrect.data import ImageSet, open_dataset
-from deepcorrect.distortions import Distortion, parse_all
+from deepcorrect.distortions import LevelledDistortion, parse_all
 from deepcorrect.experiments._folder import (
     CHECKPOINTS,
     HISTORY_FILE,
@@ -50,7 +50,7 @@ class FinishedRun:
     history: dict[str, Any]
     model: Classifier
     test: ImageSet
-    distortions: tuple[Distortion, ...]
+    distortions: tuple[LevelledDistortion, ...]
     corrected: dict[str, AdaptedModel]
     others: dict[str, nn.Module]
 

@@ -68,7 +68,7 @@ def _speed(setup: Setup, model: nn.Module) -> dict[str, float]:
     """Images per second, and their ratio to the baseline's, both measured in turns."""
     batch, _ = next(iter(setup.batches(setup.images.test)))
     kind = setup.test_distortions[0]
-    level = (kind.levels or (0.0,))[len(kind.levels or ()) // 2]
+    level = kind.levels[len(kind.levels) // 2]
     shown = kind(batch, level, generator_for(setup.recipe.seed, "speed"))
     if isinstance(model, TestTimeSystem):
         model.start_level(kind, level)

@@ -10,7 +10,7 @@ import torch
 
 from deepcorrect import networks
 from deepcorrect.data import ImageSet, loader
-from deepcorrect.distortions import Distortion, parse_all
+from deepcorrect.distortions import LevelledDistortion, parse_all
 from deepcorrect.experiments._data import RunData, open_sets
 from deepcorrect.experiments._recipe import Recipe
 from deepcorrect.experiments._systems import CorrectionSystem
@@ -37,8 +37,8 @@ class Setup:
     folder: Path
     device: torch.device
     model: Classifier
-    distortions: tuple[Distortion, ...]
-    test_distortions: tuple[Distortion, ...]
+    distortions: tuple[LevelledDistortion, ...]
+    test_distortions: tuple[LevelledDistortion, ...]
     images: RunData
 
     def batches(self, images: ImageSet) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepcorrect import networks
 from deepcorrect.data import UNLABELLED, Batches, check_labels, count_of, no_images
-from deepcorrect.distortions import Distortion, parse_all
+from deepcorrect.distortions import Distortion, LevelledDistortion, parse_all
 from deepcorrect.networks import input_size_of, multiply_adds, patching
 from deepcorrect.networks.patching import Pass, Recorder
 from deepcorrect.ranking._ranking import NetworkSize
@@ -139,7 +139,7 @@ class Walk:
     """
 
     images: int
-    distortions: tuple[Distortion, ...]
+    distortions: tuple[LevelledDistortion, ...]
     target: Target
     maps: dict[str, tuple[int, int, int]]
     network: NetworkSize
@@ -189,8 +189,8 @@ def for_each_pair(
     state = _processes(device)
     index, count = (state.process_index, state.num_processes) if state else (0, 1)
     seen = blocks = rows = 0
-    levels: list[tuple[Distortion, float]] = []
-    grid: tuple[Distortion, ...] = ()
+    levels: list[tuple[LevelledDistortion, float]] = []
+    grid: tuple[LevelledDistortion, ...] = ()
     maps: dict[str, tuple[int, int, int]] = {}
     record: Recorder | None = None
     chosen: tuple[str, ...] = ()
@@ -229,7 +229,7 @@ def for_each_pair(
                 if not number:
                     first = clean.images
                     grid = parse_all(distortions, input_size_of(model, images))
-                    levels = [(kind, level) for kind in grid for level in kind.levels or ()]
+                    levels = [(kind, level) for kind in grid for level in kind.levels]
                     maps = {name: _shape(value) for name, value in clean.maps.items()}
                     parameters = sum(p.numel() for p in model.parameters())
                     network = NetworkSize(parameters, multiply_adds(model, clean.images[:1]))

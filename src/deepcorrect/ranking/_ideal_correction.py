@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import Batches
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import Distortion, LevelledDistortion
 from deepcorrect.ranking._clean_distorted import Pair, Step, for_each_pair
 from deepcorrect.ranking._ranking import Ranking, count_for
 from deepcorrect.runtime import Precision
@@ -32,7 +32,7 @@ class IdealCorrection:
     """
 
     betas: tuple[float, ...]
-    distortions: tuple[Distortion, ...]
+    distortions: tuple[LevelledDistortion, ...]
     right: dict[str, Tensor]
     distorted_right: Tensor
 
@@ -66,14 +66,14 @@ class IdealCorrection:
         sections: list[tuple[str, slice]] = []
         start = 0
         for distortion in self.distortions:
-            end = start + len(distortion.levels or ())
+            end = start + len(distortion.levels)
             sections.append((distortion.name, slice(start, end)))
             start = end
         return {
             "schema": 1,
             "betas": list(self.betas),
             "images": self.images,
-            "levels": {d.name: list(d.levels or ()) for d in self.distortions},
+            "levels": {d.name: list(d.levels) for d in self.distortions},
             "distorted_top1": {n: self.distorted_top1[rows].tolist() for n, rows in sections},
             "top1": {
                 site: {name: values[rows].tolist() for name, rows in sections}
@@ -154,7 +154,7 @@ def ideal_correction(
     walk = for_each_pair(
         model, loader, grid, ranking.sites, visit, "ideal correction", seed, precision, target
     )
-    levels = sum(len(kind.levels or ()) for kind in walk.distortions)
+    levels = sum(len(kind.levels) for kind in walk.distortions)
     right = {site: torch.zeros(levels, len(betas), walk.images).byte() for site in chosen}
     before = torch.zeros(levels, walk.images).byte()
     for (level, site, start), values in found.items():

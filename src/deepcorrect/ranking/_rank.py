@@ -72,7 +72,7 @@ def rank(
     walk = for_each_pair(
         model, loader, distortions, names, visit, f"ranking ({method})", seed, precision, target
     )
-    rows = range(sum(len(kind.levels or ()) for kind in walk.distortions))
+    rows = range(sum(len(kind.levels) for kind in walk.distortions))
     by_level = {}
     for name, shape in walk.maps.items():
         nothing = torch.zeros(shape[0], dtype=torch.float64)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.runtime import InputError, files, unknown
 
 TENSORS_FILE = "ranking.safetensors"
@@ -50,7 +50,7 @@ class Ranking:
 
     by_level: dict[str, Tensor]
     method: str
-    distortions: tuple[Distortion, ...]
+    distortions: tuple[LevelledDistortion, ...]
     images: int
     seconds: float
     seed: int = 0
@@ -144,10 +144,10 @@ def load_ranking(folder: str | Path) -> Ranking:
     info = files.read_json(path)
     try:
         distortions = tuple(
-            Distortion(**{**d, "levels": tuple(d["levels"])}) for d in info["distortions"]
+            LevelledDistortion(**{**d, "levels": tuple(d["levels"])}) for d in info["distortions"]
         )
         tensors = files.read_tensors(folder / LEVELS_FILE)
-        rows = sum(len(d.levels or ()) for d in distortions)
+        rows = sum(len(d.levels) for d in distortions)
         by_level = {}
         for site, channels in info["sites"].items():
             if site not in tensors or tensors[site].shape != (rows, channels):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from deepcorrect.alternatives import restored_images
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches, check_labels, count_of, no_images
-from deepcorrect.distortions import Distortion, distort_some, parse_all
+from deepcorrect.distortions import Distortion, LevelledDistortion, distort_some, parse_all
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import Read, features, find, preprocessing_of, tap
 from deepcorrect.runtime import (
@@ -156,7 +156,7 @@ class _Fit:
         known = preprocessing_of(model)
         self.pixels = known.input_size if known else None
         self.specs = distortions
-        self.grid: tuple[Distortion, ...] = ()
+        self.grid: tuple[LevelledDistortion, ...] = ()
         self.history = History()
         self.best_score = -math.inf
         self.best_state: dict[str, Tensor] = {}

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from deepcorrect.data import UNLABELLED, ImageSet
-from deepcorrect.distortions import Distortion
+from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.runtime import InputError, files, parallel_map
 
 MOST_CLASS_FOLDERS = 100_000
@@ -79,11 +79,11 @@ class Folders(Store):
     """ImageNet-C's layout: OUT/KIND/LEVEL/CLASS/NAME.png."""
 
     def __init__(
-        self, out: Path, kind: Distortion, images: ImageSet, targets: list[PurePosixPath]
+        self, out: Path, kind: LevelledDistortion, images: ImageSet, targets: list[PurePosixPath]
     ) -> None:
         super().__init__()
         self.targets = targets
-        self.levels = kind.levels or ()
+        self.levels = kind.levels
         self.folders = {level: out / kind.name / _text(level) for level in self.levels}
         self.classes = _class_folders(images) if images.labelled else []
         there = [
@@ -148,10 +148,10 @@ class Array(Store):
     Written with plain writes: a full disk is then an error, where a memory map would be a crash.
     """
 
-    def __init__(self, out: Path, kind: Distortion, rows: list[int]) -> None:
+    def __init__(self, out: Path, kind: LevelledDistortion, rows: list[int]) -> None:
         super().__init__()
         self.path = out / f"{kind.name}.npy"
-        self.all_levels = kind.levels or ()
+        self.all_levels = kind.levels
         self.kept = int(self.path.is_file())
         self.levels = () if self.kept else self.all_levels
         self.rows: Sequence[int] = [] if self.kept else rows
@@ -183,9 +183,9 @@ class Array(Store):
             self.filled += 1
 
 
-def write_labels(path: Path, labels: list[int], kinds: Sequence[Distortion]) -> None:
+def write_labels(path: Path, labels: list[int], kinds: Sequence[LevelledDistortion]) -> None:
     """CIFAR-C's labels: those of one level, once for each level."""
-    repeated = np.tile(np.array(labels, np.int64), max(len(kind.levels or ()) for kind in kinds))
+    repeated = np.tile(np.array(labels, np.int64), max(len(kind.levels) for kind in kinds))
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -197,9 +197,9 @@ def write_labels(path: Path, labels: list[int], kinds: Sequence[Distortion]) -> 
 class Tables(Store):
     """OUT/KIND-LEVEL.parquet in the Hugging Face image schema."""
 
-    def __init__(self, out: Path, kind: Distortion, images: ImageSet) -> None:
+    def __init__(self, out: Path, kind: LevelledDistortion, images: ImageSet) -> None:
         super().__init__()
-        paths = {each: out / f"{kind.name}-{_text(each)}.parquet" for each in kind.levels or ()}
+        paths = {each: out / f"{kind.name}-{_text(each)}.parquet" for each in kind.levels}
         self.paths = {level: path for level, path in paths.items() if not path.is_file()}
         self.levels = tuple(self.paths)
         self.rows = range(len(images)) if self.paths else range(0)

@@ -23,7 +23,7 @@ from deepcorrect.data import (
     open_dataset,
     pixels_of,
 )
-from deepcorrect.distortions import Distortion, parse_all
+from deepcorrect.distortions import Distortion, LevelledDistortion, parse_all
 from deepcorrect.distortions.stored._layouts import (
     Array,
     Block,
@@ -54,7 +54,7 @@ class Written:
     """
 
     images: ImageSet
-    distortions: tuple[Distortion, ...]
+    distortions: tuple[LevelledDistortion, ...]
     written: int
     kept: int
 
@@ -124,7 +124,7 @@ def write_distorted(
         "seed": seed,
         "device": place.type,
         "distortions": {
-            kind.name: {"levels": list(kind.levels or ()), "parameters": kind.parameters}
+            kind.name: {"levels": list(kind.levels), "parameters": kind.parameters}
             for kind in kinds
         },
     }
@@ -134,7 +134,7 @@ def write_distorted(
     if format == "npy" and chosen.labelled:
         write_labels(out / "labels.npy", [chosen.labels[row] for row in rows], kinds)
     written = kept = 0
-    total = len(chosen) * sum(len(kind.levels or ()) for kind in kinds)
+    total = len(chosen) * sum(len(kind.levels) for kind in kinds)
     with progress("distorting", total) as step:
         for kind in kinds:
             if format == "folder":
@@ -144,7 +144,7 @@ def write_distorted(
             else:
                 store = Tables(out, kind, chosen)
             kept += store.kept
-            step(len(chosen) * len(kind.levels or ()) - len(store.rows) * len(store.levels))
+            step(len(chosen) * len(kind.levels) - len(store.rows) * len(store.levels))
             if store.rows and store.levels:
                 with store:
                     _fill(store, source, kind, seed, batch_size, place, step)
@@ -171,7 +171,7 @@ def _survey(images: ImageSet) -> tuple[int, int]:
     return 1, side
 
 
-def _settled(kind: Distortion, pixels: int) -> Distortion:
+def _settled(kind: LevelledDistortion, pixels: int) -> LevelledDistortion:
     """One set of parameters for all images, whatever their sizes."""
     return dataclasses.replace(kind, parameters=kind.parameters_at(pixels))
 

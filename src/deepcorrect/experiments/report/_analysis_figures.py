@@ -132,7 +132,7 @@ def ideal_against_learned_figure(against: IdealAgainstLearned, system: str) -> F
     with rc_context(SETTINGS):
         figure, panels = _panels(len(against.distortions))
         for place, (panel, kind) in enumerate(zip(panels, against.distortions, strict=True)):
-            levels = (0.0, *(kind.levels or ()))
+            levels = (0.0, *kind.levels)
             for name, look in looks.items():
                 top1 = (clean[name], *against.top1[kind.name][name])
                 curve = sorted(zip(levels, top1, strict=True))
@@ -166,7 +166,7 @@ def features_figure(
         grid = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 1, 1, 1.15))
         for line, (name, plane) in zip(grid, planes.items(), strict=True):
             kind = next(kind for kind in near.distortions if kind.name == name)
-            place = (kind.levels or ()).index(plane.level)
+            place = kind.levels.index(plane.level)
             shown = near.untouched[name]
             what = f"{distortion_name(name)} {plane.level:g}"
             titles = (
@@ -185,14 +185,12 @@ def features_figure(
                 panel.set_xlabel(f"nearest of same class: {percent(share)}")
             _class_names(line[0], behind, plane.labels, classes)
             for system, values in shown.items():
-                curve = sorted(
-                    zip((0.0, *(kind.levels or ())), (near.clean[system], *values), strict=True)
-                )
+                curve = sorted(zip((0.0, *kind.levels), (near.clean[system], *values), strict=True))
                 front = 3 if system == subject else 2
                 line[3].plot(
                     *zip(*curve, strict=True), clip_on=False, zorder=front, **looks[system].line()
                 )
-            _level_axis(line[3], name, (0.0, *(kind.levels or ())))
+            _level_axis(line[3], name, (0.0, *kind.levels))
             line[3].set_ylim(0, 1)
             line[3].set_ylabel("nearest clean feature of same class")
         _legend(figure, {system_name(name): look for name, look in looks.items()})

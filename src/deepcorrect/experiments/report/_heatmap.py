@@ -32,7 +32,7 @@ def ranking_figure(ranking: Ranking) -> Figure:
     labels = [
         f"{distortion_name(kind.name)} {level:g}"
         for kind in ranking.distortions
-        for level in kind.levels or ()
+        for level in kind.levels
     ]
     height = max(PANEL[1], 0.35 + 0.115 * len(labels))
     with rc_context({**SETTINGS, "font.size": 8, "axes.grid": False}):
