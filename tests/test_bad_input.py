@@ -190,10 +190,10 @@ def test_a_single_image_to_train_on(digits: Path, ranking: Path, tmp_path: Path)
 def test_images_without_labels(digits: Path) -> None:
     loose = digits / "test" / "3"
     said = command("evaluate", *on(loose), "--target", "labels")
-    assert_refused(said, "images without labels", "one sub-folder a class")
+    assert_refused(said, "images without labels", "one sub-folder per class")
     both = ("--train", f"folder:{digits / 'train'}", "--test", f"folder:{loose}")
     said = command("transfer", "--model", "digits_cnn", *both)
-    assert_refused(said, "3 has images without labels", "one sub-folder a class")
+    assert_refused(said, "3 has images without labels", "one sub-folder per class")
 
 
 # --- weights

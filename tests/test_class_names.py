@@ -23,7 +23,7 @@ MakeFolder = Callable[[Mapping[str, int]], Path]
 
 def places(classes: list[str], names: list[str] | None, count: int | None = None) -> list[int]:
     known = ClassNames(count or len(names or classes), names)
-    return known.places(classes, "pets", range(len(classes))).tolist()
+    return known.indices(classes, "pets", range(len(classes))).tolist()
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_what_the_network_does_not_have_is_named_with_what_is_near() -> None:
         places(["ant", "bees", "wolf"], ["ant", "bee", "cat", "dog"])
     text = str(error.value)
     assert "pets has 2 classes that the network does not have by that name" in text
-    assert "such as 'bees', 'wolf'; the network's are for instance 'bee', ..." in text
+    assert "such as 'bees', 'wolf'; the network's are for example 'bee', ..." in text
     assert "by their numbers, 0 to 3" in text
 
 
 def test_only_classes_that_occur_need_a_match() -> None:
     known = ClassNames(2, ["ant", "bee"])
-    assert known.places(["wolf", "bee"], "pets", [1]).tolist() == [-1, 1]
+    assert known.indices(["wolf", "bee"], "pets", [1]).tolist() == [-1, 1]
     black = Image.new("RGB", (1, 1))
     images = ImageSet("pets", lambda _: black, [1, -1, 1], "abc", COLOUR, ("bee", "ant", "wolf"))
     assert images.matched(2, ("ant", "bee")).labels == [0, -1, 0]
@@ -92,7 +92,7 @@ def test_names_that_say_nothing_are_none(capsys: pytest.CaptureFixture[str]) -> 
     assert places(["ant", "bee", "cat"], nothing) == [0, 1, 2]
     assert capsys.readouterr().err == ""
     assert places(["ant", "bee"], nothing) == [0, 1]
-    assert "pets has 2 classes and the network 3, whose names are not known" in (
+    assert "pets has 2 classes and the network has 3, whose names are not known" in (
         capsys.readouterr().err
     )
 

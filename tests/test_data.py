@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader
 
 from deepcorrect.data import (
     ImageSet,
-    Numbered,
-    Numbers,
+    IntegerColumn,
+    NumberedNames,
     Preprocessing,
-    Texts,
+    StringColumn,
     check_labels,
     count_of,
     loader,
@@ -383,7 +383,7 @@ def test_bad_cells_of_parquet_are_counted(tmp_path: Path) -> None:
     ("table", "message"),
     [
         (pa.table({"label": [1, 2]}), "no image column: its columns are label"),
-        (pa.table({"image": [1, 2]}), "column 'image' of .* holds no images but"),
+        (pa.table({"image": [1, 2]}), "column 'image' of .* does not hold images but"),
         (pa.table({"image": [{"bytes": b"", "path": ""}], "label": [0.5]}), "neither integers nor"),
         (pa.Table.from_pylist(parquet_rows(1)).slice(0, 0), "a.parquet"),
     ],
@@ -509,7 +509,7 @@ def test_loaders_say_how_many_images_they_give(digits: dict[str, ImageSet]) -> N
 
 def test_columns_are_as_lists() -> None:
     values = ["a", "ü/ß 1.png", "", "odd\udcff.png"]
-    texts, numbers = Texts(values), Numbers([3, -1, 0, 7])
+    texts, numbers = StringColumn(values), IntegerColumn([3, -1, 0, 7])
     assert texts == values
     assert numbers == [3, -1, 0, 7]
     assert texts[-1] == values[-1]
@@ -518,7 +518,7 @@ def test_columns_are_as_lists() -> None:
     assert texts.take(np.array([2, 0])) == ["", "a"]
     assert texts != values[:3]
     assert numbers != [3, -1, 0, 8]
-    assert Numbered("row ", 5, " of x").take(np.array([4, 1])) == ["row 4 of x", "row 1 of x"]
+    assert NumberedNames("row ", 5, " of x").take(np.array([4, 1])) == ["row 4 of x", "row 1 of x"]
     assert (len(texts), list(numbers), "a" in texts, texts.index("a")) == (
         4,
         [3, -1, 0, 7],
@@ -533,8 +533,8 @@ def test_a_set_takes_few_bytes_an_image() -> None:
     """A hundred thousand names of 35 letters: as strings and a list they would take 9.2 MB."""
     count = 100_000
     tracemalloc.start()
-    names = Texts(f"n01440764/n01440764_{row:08}_more.JPEG" for row in range(count))
-    images = ImageSet("x", Files("", names), Numbers(np.zeros(count)), names, COLOUR)
+    names = StringColumn(f"n01440764/n01440764_{row:08}_more.JPEG" for row in range(count))
+    images = ImageSet("x", Files("", names), IntegerColumn(np.zeros(count)), names, COLOUR)
     part = images.select(range(0, count, 2))
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

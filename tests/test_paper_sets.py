@@ -250,12 +250,12 @@ def test_a_listed_image_that_is_not_there_is_bad(sun: Path) -> None:
 
 
 def test_what_is_missing_of_sun_is_said(sun: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="partitions 1 to 10, and not 11"):
+    with pytest.raises(InputError, match="partitions 1 to 10, but not 11"):
         open_dataset(f"sun397:{sun}:train:11", COLOUR)
     with pytest.raises(InputError, match="has no Training_02.txt: unpack SUN-397's Partitions.zip"):
         open_dataset(f"sun397:{sun}:train:2", COLOUR)
     (sun / "Partitions" / "Testing_01.txt").write_text("/b/bar/sun_1.jpg\n")
-    with pytest.raises(InputError, match="names b/bar/sun_1.jpg, whose folder is no class"):
+    with pytest.raises(InputError, match="names b/bar/sun_1.jpg, whose folder is not a class"):
         open_dataset(f"sun397:{sun}:test", COLOUR)
     (sun / "SUN397" / "ClassName.txt").unlink()
     with pytest.raises(InputError, match="has no SUN397/ClassName.txt"):

@@ -228,6 +228,6 @@ def test_named_batches_keep_files_apart(tmp_path: Path) -> None:
     Path(paths[2]).write_text("no")
     found = list(named_batches(paths, fit, 2, workers=1))
     assert [batch.names for batch in found] == [paths[:2], paths[2:4], paths[4:]]
-    assert [batch.places for batch in found] == [[0, 1], [1], [0]]
+    assert [batch.indices for batch in found] == [[0, 1], [1], [0]]
     assert [batch.bad for batch in found] == [[], [paths[2]], []]
     assert torch.equal(found[1].images[0], torch.full((3, 8, 8), 30 / 255))

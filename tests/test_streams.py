@@ -179,7 +179,7 @@ def test_bad_images_and_cut_shards_are_counted_and_named(
     assert [int(torch.equal(found[k], expected(n))) for k, n in enumerate((0, 3, 6))] == [1] * 3
     *two, cut_off = images.bad
     assert two == ["1.png of a.tar", "2.png of a.tar"]
-    assert cut_off.startswith("b.tar behind its sample 1 (")
+    assert cut_off.startswith("b.tar after its sample 1 (")
     images.warn_of_bad()
     assert "3 of 6 images of *.tar could not be read" in capsys.readouterr().err
     assert len(images) == 6  # counted from the heads of the files
@@ -387,10 +387,10 @@ def test_slices_and_shuffles(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("both", "has the splits train, test: give one, as in hf:.*both:train"),
+        ("both", "has the splits train, test: name one, as in hf:.*both:train"),
         ("both:validation", "has no split 'validation': it has train, test"),
         ("both:train[x]", r"a slice is FROM:TO in rows or percent"),
-        ("both:train[:2]:stream", "a stream has no slices; give --images"),
+        ("both:train[:2]:stream", "a stream cannot be sliced; use --images"),
         ("nowhere", "cannot be read .*Accepted: a name on the Hugging Face Hub"),
     ],
 )

@@ -27,7 +27,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deepcorrect.data import ImageSet, Numbers, Preprocessing, Texts, loader, open_dataset
+from deepcorrect.data import (
+    ImageSet,
+    IntegerColumn,
+    Preprocessing,
+    StringColumn,
+    loader,
+    open_dataset,
+)
 from deepcorrect.runtime import files
 
 RESULTS = Path(__file__).parents[1] / "results" / "data" / "memory.json"
@@ -50,8 +57,8 @@ def held(form: str, count: int) -> float:
     gc.collect()
     tracemalloc.start()
     if form == "columns":
-        names = Texts(map(name, range(count)))
-        kept: object = ImageSet("x", read, Numbers(np.arange(count) % 1000), names, FIT)
+        names = StringColumn(map(name, range(count)))
+        kept: object = ImageSet("x", read, IntegerColumn(np.arange(count) % 1000), names, FIT)
     else:
         paths = [Path("/data/imagenet/train") / name(row) for row in range(count)]
         kept = paths, [str(path) for path in paths], [row % 1000 for row in range(count)]

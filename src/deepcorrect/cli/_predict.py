@@ -154,10 +154,10 @@ def _answers(
     top: int,
 ) -> Iterator[dict[str, Any]]:
     """Each file's name, with one system's labels and probabilities or those of each."""
-    if not batch.places:
+    if not batch.indices:
         return
     by_system = {name: _best(system, batch.images, labels, top) for name, system in systems.items()}
-    for row, place in enumerate(batch.places):
+    for row, place in enumerate(batch.indices):
         said = {name: answers[row] for name, answers in by_system.items()}
         known = said if len(said) > 1 else next(iter(said.values()))
         yield {"file": batch.names[place], **known}

@@ -146,7 +146,7 @@ def _labelled(source: data_room.ImageSet) -> data_room.ImageSet:
     if not source.labelled:
         raise InputError(
             f"{source.name} has images without labels, and an SVM is trained and tested on "
-            "labels: give a folder with one sub-folder a class, or a labelled Parquet file"
+            "labels: give a folder with one sub-folder per class, or a labelled Parquet file"
         )
     return source
 

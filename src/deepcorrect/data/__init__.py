@@ -1,6 +1,6 @@
-"""Resolving a DATA spec to a set of images, and decoding them into batches in [0, 1]."""
+"""Opens the images that a DATA spec names, and decodes them into batches in [0, 1]."""
 
-from deepcorrect.data._columns import Column, Numbered, Numbers, Texts
+from deepcorrect.data._columns import Column, IntegerColumn, NumberedNames, StringColumn
 from deepcorrect.data._digits import BUILT_IN
 from deepcorrect.data._image_folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels
@@ -9,10 +9,10 @@ from deepcorrect.data._named import NamedBatch, named_batches
 from deepcorrect.data._preprocessing import (
     Interpolation,
     Preprocessing,
-    fitted,
-    in_channels,
-    pixels_of,
+    convert_channels,
+    resize_and_crop,
     to_tensor,
+    to_uint8,
 )
 from deepcorrect.data._registry import SPECS, STORED, open_dataset
 from deepcorrect.data._streaming import ImageStream
@@ -26,24 +26,24 @@ __all__ = [
     "Column",
     "ImageSet",
     "ImageStream",
+    "IntegerColumn",
     "Interpolation",
     "Loader",
     "NamedBatch",
-    "Numbered",
-    "Numbers",
+    "NumberedNames",
     "Preprocessing",
-    "Texts",
+    "StringColumn",
     "check_labels",
+    "convert_channels",
     "count_of",
-    "fitted",
     "images_in",
-    "in_channels",
     "loader",
     "named_batches",
     "no_images",
     "open_dataset",
     "open_files",
     "open_folder",
-    "pixels_of",
+    "resize_and_crop",
     "to_tensor",
+    "to_uint8",
 ]

@@ -1,7 +1,7 @@
-"""Long columns of labels and names in little memory: a million names are no million strings.
+"""Columns of labels and names that need little memory for millions of rows.
 
-They behave as sequences, compare with lists, and are read by several processes without copies
-(Python's own objects are copied page by page as soon as a forked process counts a reference).
+They behave like sequences and compare equal to lists. Forked processes read them without copies,
+whereas a list of Python objects is copied page by page as its reference counts change.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ T = TypeVar("T")
 
 
 class Column(Sequence[T], ABC):
-    """A sequence that can be taken apart by rows."""
+    """A sequence from which any rows can be taken as a column of the same kind."""
 
     @abstractmethod
     def at(self, row: int) -> T:
-        """The value of a row, 0 to len - 1."""
+        """The value of one row, from 0 to len - 1."""
 
     @abstractmethod
     def take(self, rows: np.ndarray) -> Column[T]:
-        """The values at `rows`, in that order."""
+        """The column of the values at `rows`, in that order."""
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -54,11 +54,11 @@ class Column(Sequence[T], ABC):
         return f"[{shown}{', ...' if len(self) > 6 else ''}]"
 
 
-class Numbers(Column[int]):
-    """Whole numbers, 4 bytes each.
+class IntegerColumn(Column[int]):
+    """Integers of 32 bits.
 
     Args:
-        values: within 32 bits.
+        values: Integers that fit into 32 bits.
     """
 
     def __init__(self, values: Iterable[int] | np.ndarray) -> None:
@@ -77,15 +77,17 @@ class Numbers(Column[int]):
     def __iter__(self) -> Iterator[int]:
         return iter(self.array.tolist())
 
-    def take(self, rows: np.ndarray) -> Numbers:
-        return Numbers(self.array[rows])
+    def take(self, rows: np.ndarray) -> IntegerColumn:
+        return IntegerColumn(self.array[rows])
 
 
-class Texts(Column[str]):
-    """Texts as one run of UTF-8 and where each begins and ends; taken rows share the run.
+class StringColumn(Column[str]):
+    """Strings in one UTF-8 buffer, with the offsets at which each of them starts and ends.
+
+    A column of some of the rows shares the buffer.
 
     Args:
-        values: any texts; of file names, also those that are no Unicode.
+        values: Any strings, including file names that are not valid Unicode (surrogate escapes).
     """
 
     def __init__(self, values: Iterable[str]) -> None:
@@ -104,17 +106,19 @@ class Texts(Column[str]):
         part = self.content[self.starts[row] : self.ends[row]].tobytes()
         return part.decode("utf-8", "surrogateescape")
 
-    def take(self, rows: np.ndarray) -> Texts:
-        taken = Texts(())
+    def take(self, rows: np.ndarray) -> StringColumn:
+        taken = StringColumn(())
         taken.content, taken.starts, taken.ends = self.content, self.starts[rows], self.ends[rows]
         return taken
 
 
-class Numbered(Column[str]):
-    """Names that differ by a number: `before`, the number, `after`.
+class NumberedNames(Column[str]):
+    """Names that differ only by a number: `before`, the number, `after`.
 
     Args:
-        count: numbers from 0; or an array of the numbers.
+        before: The text before the number.
+        count: How many names to number from 0; or an array of the numbers.
+        after: The text after the number.
     """
 
     def __init__(self, before: str, count: int | np.ndarray, after: str = "") -> None:
@@ -127,5 +131,5 @@ class Numbered(Column[str]):
     def at(self, row: int) -> str:
         return f"{self.before}{self.numbers[row]}{self.after}"
 
-    def take(self, rows: np.ndarray) -> Numbered:
-        return Numbered(self.before, self.numbers[rows], self.after)
+    def take(self, rows: np.ndarray) -> NumberedNames:
+        return NumberedNames(self.before, self.numbers[rows], self.after)

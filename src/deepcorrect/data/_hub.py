@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face `datasets` library: from the hub, or from a folder."""
+"""Data sets that the `datasets` library reads, from the Hugging Face Hub or from a folder."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from deepcorrect.runtime import InputError, files
 
 SPEC = re.compile(r"(?P<place>.+?)(?::(?P<split>[\w.-]+(?:\[[^\[\]]*\])?))?(?P<stream>:stream)?")
 WITH_CONFIGURATION = re.compile(r"([\w.-]+/[\w.-]+)/([\w.-]+)")
-WINDOW = 1  # datasets' own shuffle: of its shards' order alone, images are shuffled here
+SHARDS_ONLY = 1
+"""The buffer size with which `datasets` shuffles shards alone, as `ImageStream` shuffles images."""
 
 
 def open_hub(spec: str, preprocessing: Preprocessing) -> ImageSet:
-    """A split of a data set.
+    """Opens one split of a data set.
 
     Args:
-        spec: `REPO[/CONFIGURATION][:SPLIT][:stream]`, REPO a name on the hub (`owner/name`) or a
-            folder: what `save_to_disk` wrote, or files that `load_dataset` reads. With `:stream`
-            it is read from its beginning to its end and never stored. SPLIT may be a slice,
-            `train[:10%]`, where it is not a stream.
-        preprocessing: the network's.
+        spec: `REPO[/CONFIGURATION][:SPLIT][:stream]`. REPO is a name on the Hub (`owner/name`), or
+            a folder that `save_to_disk` wrote or `load_dataset` can read. With `:stream`, the data
+            set is read from beginning to end and never stored. SPLIT may be a slice such as
+            `train[:10%]`, except for a stream.
+        preprocessing: The network's preprocessing.
 
     Raises:
-        InputError: it is not there, cannot be reached, or holds no images; the split is missing.
+        InputError: The data set does not exist, cannot be reached or contains no images, or it has
+            no such split.
     """
     place, split, stream = _parts(spec)
     import datasets  # noqa: PLC0415  (slow to import, and only tables need it)
@@ -40,7 +42,7 @@ def open_hub(spec: str, preprocessing: Preprocessing) -> ImageSet:
         table = _split(_loaded(place, stream), split, f"hf:{place}", stream)
     except InputError:
         raise
-    except Exception as error:  # datasets raises many kinds, and wraps the hub's and the system's
+    except Exception as error:  # datasets raises and wraps errors of many classes
         if files.disk_full(error):
             raise
         raise InputError(
@@ -56,7 +58,7 @@ def open_hub(spec: str, preprocessing: Preprocessing) -> ImageSet:
 
 def _parts(spec: str) -> tuple[str, str | None, bool]:
     whole = Path(spec).expanduser()
-    if whole.exists():  # whatever its name
+    if whole.exists():  # even if its name looks like a spec with a split
         return str(whole), None, False
     found = SPEC.fullmatch(spec)
     if found is None:
@@ -69,7 +71,10 @@ def _parts(spec: str) -> tuple[str, str | None, bool]:
 
 
 def _loaded(place: str, stream: bool) -> Any:
-    """Every split, by name; or one table. What `save_to_disk` wrote is mapped, for a stream too."""
+    """All splits by name, or a single table.
+
+    A folder that `save_to_disk` wrote is memory-mapped, even for a stream.
+    """
     import datasets  # noqa: PLC0415
 
     folder = Path(place)
@@ -84,7 +89,7 @@ def _loaded(place: str, stream: bool) -> Any:
 
 
 def _split(found: Any, split: str | None, source: str, stream: bool) -> Any:
-    """One split's table; without a name, the only one."""
+    """The table of one split; without a name, of the only split."""
     if not isinstance(found, dict):
         known = str(found.split) if found.split is not None else None
         if split is None or split == known:
@@ -95,7 +100,7 @@ def _split(found: Any, split: str | None, source: str, stream: bool) -> Any:
         if len(found) == 1:
             return next(iter(found.values()))
         raise InputError(
-            f"{source} has the splits {names}: give one, as in {source}:{next(iter(found))}"
+            f"{source} has the splits {names}: name one, as in {source}:{next(iter(found))}"
         )
     name, bracket, part = split.partition("[")
     if name not in found:
@@ -104,23 +109,23 @@ def _split(found: Any, split: str | None, source: str, stream: bool) -> Any:
     if not bracket:
         return table
     if stream:
-        raise InputError(f"{source}:{split}: a stream has no slices; give --images")
+        raise InputError(f"{source}:{split}: a stream cannot be sliced; use --images instead")
     return table.select(_slice(part.rstrip("]"), len(table), f"{source}:{split}"))
 
 
 def _slice(text: str, count: int, source: str) -> range:
-    """Rows of `FROM:TO`, each a row, a percentage or nothing."""
+    """The rows of `FROM:TO`, in which each side is a row number, a percentage or empty."""
     first, colon, last = text.partition(":")
-    places = []
+    bounds = []
     for given, default in ((first, 0), (last, count)):
         found = re.fullmatch(r"(-?\d+)(%?)", given.strip()) if given.strip() else None
         if not colon or (given.strip() and not found):
             raise InputError(f"{source}: a slice is FROM:TO in rows or percent, such as [:10%]")
-        place = default
+        bound = default
         if found:
-            place = round(int(found[1]) / 100 * count) if found[2] else int(found[1])
-        places.append(min(max(place + count if place < 0 else place, 0), count))
-    return range(*places)
+            bound = round(int(found[1]) / 100 * count) if found[2] else int(found[1])
+        bounds.append(min(max(bound + count if bound < 0 else bound, 0), count))
+    return range(*bounds)
 
 
 def _one_line(error: Exception) -> str:
@@ -162,7 +167,7 @@ def _stream(table: Any, source: str, name: str, preprocessing: Preprocessing) ->
 
 
 def _count(table: Any) -> int | None:
-    """The number of rows, where the table or the data set's description says it."""
+    """The number of rows, if the table or the description of the data set states it."""
     if hasattr(table, "num_rows"):
         return table.num_rows
     try:
@@ -183,7 +188,7 @@ class _Rows:
     def __call__(self, seed: int | None) -> Iterator[Sample]:
         table = self.table
         if seed is not None:
-            table = table.shuffle(seed=seed % 2**32, buffer_size=WINDOW)
+            table = table.shuffle(seed=seed % 2**32, buffer_size=SHARDS_ONLY)
         for number, row in enumerate(table):
             label = row[self.label] if self.label else None
             yield Sample(
@@ -199,7 +204,7 @@ def _name(cell: Any, number: int, source: str) -> str:
 
 
 def _content(cell: Any) -> bytes | str:
-    """The image's bytes, or its file; nothing where there is none."""
+    """The image's bytes or the path of its file; empty if there is no image."""
     if not isinstance(cell, dict):
         return b""
     if cell["bytes"] or not cell["path"]:

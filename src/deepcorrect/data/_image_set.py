@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from deepcorrect.data._columns import Column, Numbers, Texts
+from deepcorrect.data._columns import Column, IntegerColumn, StringColumn
 from deepcorrect.data._label_matching import ClassNames
 from deepcorrect.data._preprocessing import BAD_IMAGE, Preprocessing, to_tensor
 from deepcorrect.runtime import InputError, console
@@ -24,17 +24,27 @@ UNLABELLED = -1
 
 
 class ImageSet(Dataset[tuple[Tensor, int] | None]):
-    """Images with labels, decoded one at a time and never all in memory.
+    """Images with labels, which are decoded one at a time and never all held in memory.
 
-    A bad image (truncated, not an image) is counted in `bad` and left out of its batch.
+    An image that cannot be read (truncated, or not an image) is listed in `bad` and left out of its
+    batch.
 
     Args:
-        name: how messages and results call it.
-        read: opens image number i; picklable, where workers are to be started by spawning.
-        labels: one class index an image; -1 where there is none.
-        names: one an image, for messages and predictions.
-        preprocessing: size and channels of what is handed out.
-        classes: names of the classes, in the order of the labels.
+        name: The name of the set in messages and results.
+        read: Opens image number i. It must be picklable if workers are started by spawning.
+        labels: One class index per image; -1 for an image without a label.
+        names: One name per image, for messages and predictions.
+        preprocessing: The size and the channels of the decoded images.
+        classes: The names of the classes, in the order of the labels.
+
+    Example:
+        >>> import deepcorrect as dc
+        >>> digits = dc.open_dataset("digits:test", dc.Preprocessing(28, (0.13,), (0.31,)))
+        >>> image, label = digits[0]
+        >>> image.shape, label
+        (torch.Size([1, 28, 28]), 0)
+        >>> len(digits.sample(100))
+        100
     """
 
     def __init__(
@@ -47,24 +57,27 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         classes: tuple[str, ...] | None = None,
     ) -> None:
         self.name = name
-        self.labels = labels if isinstance(labels, Numbers) else Numbers(labels)
-        self.names: Column[str] = names if isinstance(names, Column) else Texts(names)
+        self.labels = labels if isinstance(labels, IntegerColumn) else IntegerColumn(labels)
+        self.names: Column[str] = names if isinstance(names, Column) else StringColumn(names)
         self.preprocessing = preprocessing
         self.classes = classes
         self._read = read
-        self._rows: np.ndarray | None = None  # of what `read` opens; None where they are ours
+        self._rows: np.ndarray | None = None  # which images `read` opens; None for all in order
         self._bad = _flags(len(self.labels))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
-        """Image `index` as floats in [0, 1], C x H x W, and its label; None for a bad image."""
+        """Image `index` as floats in [0, 1], C x H x W, and its label.
+
+        None stands for an image that cannot be read.
+        """
         pixels = self.decoded(index, lambda image: to_tensor(image, self.preprocessing))
         return None if pixels is None else (pixels, self.labels[index])
 
     def decoded(self, index: int, decode: Callable[[Image.Image], Decoded]) -> Decoded | None:
-        """What `decode` makes of image `index` as it is stored; None for a bad image."""
+        """The result of `decode` for image `index` as stored; None if it cannot be read."""
         try:
             with self._read(index if self._rows is None else int(self._rows[index])) as image:
                 return decode(image)
@@ -74,7 +87,7 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
 
     @property
     def bad(self) -> list[str]:
-        """Names of the images that could not be read so far."""
+        """The names of the images that could not be read so far."""
         return [self.names[index] for index in self._bad.nonzero().flatten().tolist()]
 
     @property
@@ -83,10 +96,10 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         return not (self.labels.array == UNLABELLED).any()
 
     def select(self, rows: Iterable[int]) -> ImageSet:
-        """The images at `rows`, in that order.
+        """The set of the images at `rows`, in that order.
 
         Raises:
-            InputError: a row is outside the set.
+            InputError: A row is outside the set.
         """
         chosen = np.fromiter(rows, np.int64)
         outside = chosen[(chosen < 0) | (chosen >= len(self))]
@@ -99,7 +112,7 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         return part
 
     def sample(self, count: int | None, seed: int = 0) -> ImageSet:
-        """`count` images chosen at random, in their order; all for None or a larger count."""
+        """`count` images chosen at random, in their own order; all of them if there are fewer."""
         if count is None or count >= len(self):
             return self
         generator = torch.Generator().manual_seed(seed)
@@ -107,71 +120,82 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         return self.select(rows.numpy())
 
     def matched(self, count: int, names: tuple[str, ...] | None = None) -> ImageSet:
-        """The set with labels as a network's classes: by name, where both name theirs.
+        """The set with its labels changed to the indices of a network's classes.
+
+        Classes are matched by name if the set and the network both have names.
 
         Args:
-            count: the network's number of classes.
-            names: theirs; None where they are not known.
+            count: The network's number of classes.
+            names: The names of the network's classes; None if they are not known.
 
         Raises:
-            InputError: a class of the set is none of the network's.
+            InputError: The network has no class for a class of the set.
         """
         labels = self.labels.array
         if self.classes is None or not len(labels) or labels.max() >= len(self.classes):
             return self
         known = ClassNames(count, names)
         used = np.unique(labels[labels != UNLABELLED]).tolist()
-        places = known.places(self.classes, self.name, used)
-        if np.array_equal(places[used], used):
+        indices = known.indices(self.classes, self.name, used)
+        if np.array_equal(indices[used], used):
             return self
-        return self.relabelled(places, known.names or tuple(map(str, range(count))))
+        return self.relabelled(indices, known.names or tuple(map(str, range(count))))
 
-    def relabelled(self, places: Sequence[int] | np.ndarray, classes: tuple[str, ...]) -> ImageSet:
-        """The same images with label k made `places[k]`, and the names of these classes."""
+    def relabelled(self, indices: Sequence[int] | np.ndarray, classes: tuple[str, ...]) -> ImageSet:
+        """The same images with label k replaced by `indices[k]`, an index into `classes`."""
         labels = self.labels.array
         changed = copy.copy(self)
-        changed.labels = Numbers(
-            np.where(labels == UNLABELLED, UNLABELLED, np.asarray(places)[labels])
+        changed.labels = IntegerColumn(
+            np.where(labels == UNLABELLED, UNLABELLED, np.asarray(indices)[labels])
         )
         changed.classes = classes
         return changed
 
     def without_labels(self) -> ImageSet:
-        """The same images as if they had no labels."""
+        """The same images without labels."""
         changed = copy.copy(self)
-        changed.labels, changed.classes = Numbers(np.full(len(self), UNLABELLED)), None
+        changed.labels, changed.classes = IntegerColumn(np.full(len(self), UNLABELLED)), None
         return changed
 
     def check_labels(self, classes: int) -> None:
         """Checks every label against the network's number of classes.
 
         Raises:
-            InputError: there are no labels, or one is outside.
+            InputError: An image has no label, or a label from `classes` on.
         """
         if not self.labelled:
             raise needs_labels(self.name)
         check_labels(torch.from_numpy(self.labels.array), classes, self.name)
 
     def warn_of_bad(self) -> None:
-        """Prints one line that counts and names the bad images, if there are any."""
+        """Prints one line about the images that could not be read, if there are any."""
         warn_of_bad(self.name, self.bad, len(self))
 
 
 def _flags(count: int) -> Tensor:
-    """One flag an image, which decoding processes set and this one reads."""
+    """One flag per image in shared memory: decoding processes set it and this process reads it."""
     return torch.zeros(count, dtype=torch.bool).share_memory_()
 
 
 def needs_labels(name: str) -> InputError:
-    """The error for a set without labels where they are needed."""
+    """The error for a set that has no labels although labels are needed."""
     return InputError(
         f"{name} has images without labels, and labels are needed here: "
-        "give a folder with one sub-folder a class, or a labelled Parquet file"
+        "give a folder with one sub-folder per class, or a labelled Parquet file"
     )
 
 
 def check_labels(labels: Tensor, classes: int, name: str = "the data") -> None:
-    """Raises InputError where a label is outside 0 to classes - 1."""
+    """Checks that every label is from 0 to classes - 1.
+
+    Raises:
+        InputError: A label is not.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.data import check_labels
+        >>> check_labels(torch.tensor([0, 1, 9]), classes=10)
+    """
     outside = labels[(labels < 0) | (labels >= classes)]
     if len(outside):
         raise InputError(
@@ -181,7 +205,7 @@ def check_labels(labels: Tensor, classes: int, name: str = "the data") -> None:
 
 
 def warn_of_bad(name: str, bad: Sequence[str], count: int) -> None:
-    """Prints one line that counts and names the bad ones of `count` images, if there are any."""
+    """Prints one line about the `bad` ones of `count` images, if there are any."""
     if bad:
         shown = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "")
         console().print(

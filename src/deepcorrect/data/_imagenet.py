@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC2012), in the folders that its archives unpack to."""
+"""ImageNet (ILSVRC2012), read from the folders of its unpacked archives."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from deepcorrect.data._columns import Numbers, Texts
+from deepcorrect.data._columns import IntegerColumn, StringColumn
 from deepcorrect.data._image_folder import Files, class_folders, image_names, in_classes
 from deepcorrect.data._image_set import ImageSet
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.runtime import InputError, files
 
-PLACES = {
+FOLDERS = {
     "train": ("train", "ILSVRC2012_img_train"),
     "val": ("val", "ILSVRC2012_img_val", "validation"),
 }
-ABOVE = ("", "Data/CLS-LOC", "CLS-LOC", "ILSVRC/Data/CLS-LOC", "ILSVRC2012")
-"""Where these lie below the folder given: ImageNet's archives, and Kaggle's."""
+PARENTS = ("", "Data/CLS-LOC", "CLS-LOC", "ILSVRC/Data/CLS-LOC", "ILSVRC2012")
+"""Where these folders lie below the given one, in ImageNet's own archives and in Kaggle's."""
 
 DEVKIT = ("ILSVRC2012_devkit_t12/data", "devkit/data", "data", "")
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
@@ -32,22 +32,22 @@ CLASSES = 1000
 
 
 def open_imagenet(rest: str, preprocessing: Preprocessing) -> ImageSet:
-    """The training or the validation images.
+    """Opens the training images or the validation images.
 
     Args:
-        rest: `DIR:train` or `DIR:val`. Training images lie in a folder for each class,
-            `train/n01440764/*.JPEG`. Validation images do likewise, or all in one folder as they
-            unpack; then the development kit (`ILSVRC2012_devkit_t12`) or Kaggle's
-            `LOC_val_solution.csv` beside them says their classes.
-        preprocessing: the network's.
+        rest: `DIR:train` or `DIR:val`. Training images lie in one folder per class,
+            `train/n01440764/*.JPEG`. Validation images may too, or they may all lie in one folder,
+            as the archive unpacks; their classes are then read from the development kit
+            (`ILSVRC2012_devkit_t12`) or Kaggle's `LOC_val_solution.csv` beside them.
+        preprocessing: The network's preprocessing.
 
     Raises:
-        InputError: a folder or a file that is needed is not there.
+        InputError: A required folder or file does not exist.
     """
     place, _, split = rest.rpartition(":")
     folder = Path(place).expanduser()
     split = "val" if split == "validation" else split
-    if not place or split not in PLACES:
+    if not place or split not in FOLDERS:
         raise InputError(f"data 'imagenet:{rest}' is not imagenet:DIR:train or imagenet:DIR:val")
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
@@ -61,7 +61,7 @@ def open_imagenet(rest: str, preprocessing: Preprocessing) -> ImageSet:
     elif split == "train":
         raise _not_unpacked(images)
     else:
-        names = Texts(image_names(images, deep=False))
+        names = StringColumn(image_names(images, deep=False))
         labels, classes = _flat_labels(folder, images, names)
     if not len(names):
         raise InputError(f"{images} has no images")
@@ -69,8 +69,8 @@ def open_imagenet(rest: str, preprocessing: Preprocessing) -> ImageSet:
 
 
 def _place(folder: Path, split: str) -> Path:
-    places = [folder / above / name for above in ABOVE for name in PLACES[split]]
-    return next((place for place in places if place.is_dir()), folder)
+    candidates = [folder / parent / name for parent in PARENTS for name in FOLDERS[split]]
+    return next((candidate for candidate in candidates if candidate.is_dir()), folder)
 
 
 def _not_unpacked(images: Path) -> InputError:
@@ -81,20 +81,20 @@ def _not_unpacked(images: Path) -> InputError:
             "reads DIR/train/n01440764/*.JPEG"
         )
     return InputError(
-        f"{images} holds archives such as {archive.name}, one a class: unpack each into a folder "
-        'of its name, as by  for f in n*.tar; do mkdir "${f%.tar}" && tar xf "$f" -C "${f%.tar}"; '
-        "done"
+        f"{images} holds archives such as {archive.name}, one per class: unpack each into a folder "
+        "of its name, for example with  for f in n*.tar; do "
+        'mkdir "${f%.tar}" && tar xf "$f" -C "${f%.tar}"; done'
     )
 
 
 @dataclass(frozen=True)
 class _Devkit:
-    """What the development kit says.
+    """The contents of the development kit.
 
     Attributes:
-        classes: by ILSVRC2012's number of a class, from 1, its WordNet number.
-        words: by WordNet number, its names.
-        truth: the validation images' classes, by ILSVRC2012's numbers.
+        classes: The WordNet id of each class, by its ILSVRC2012 id, which counts from 1.
+        words: The names of each class, by its WordNet id.
+        truth: The ILSVRC2012 ids of the validation images' classes, in the images' order.
     """
 
     classes: dict[int, str]
@@ -102,17 +102,17 @@ class _Devkit:
     truth: list[int]
 
     def named(self, classes: Iterable[str]) -> list[str]:
-        """Each class with its names behind it."""
+        """Each WordNet id followed by the class's names."""
         return [f"{each} {self.words[each]}" if each in self.words else each for each in classes]
 
 
 def _devkit(folder: Path) -> _Devkit | None:
-    """The development kit below a folder, if it is there.
+    """The development kit in or below a folder; None if there is none.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: It cannot be read.
     """
-    places = (folder / inside for inside in DEVKIT)
+    places = (folder / name for name in DEVKIT)
     place = next((p for p in places if (p / TRUTH).is_file() and (p / META).is_file()), None)
     if place is None:
         return None
@@ -125,13 +125,13 @@ def _devkit(folder: Path) -> _Devkit | None:
             for row in np.atleast_1d(synsets)
         ]
         truth = [int(line) for line in (place / TRUTH).read_text(encoding="ascii").split()]
-    except Exception as error:  # scipy raises many kinds at what is no MATLAB file
+    except Exception as error:  # SciPy raises errors of many classes at other files
         if files.disk_full(error):
             raise
         raise InputError(
             f"{place} does not hold ImageNet's development kit ({type(error).__name__}: {error})"
         ) from None
-    leaves = [row for row in rows if row[0] <= CLASSES]  # numbers above are of groups
+    leaves = [row for row in rows if row[0] <= CLASSES]  # higher ids are groups of classes
     return _Devkit(
         {number: wordnet for number, wordnet, _ in leaves},
         {wordnet: words for _, wordnet, words in leaves},
@@ -139,8 +139,10 @@ def _devkit(folder: Path) -> _Devkit | None:
     )
 
 
-def _flat_labels(folder: Path, images: Path, names: Texts) -> tuple[Numbers, tuple[str, ...]]:
-    """Labels of validation images in one folder, by their names; and the classes."""
+def _flat_labels(
+    folder: Path, images: Path, names: StringColumn
+) -> tuple[IntegerColumn, tuple[str, ...]]:
+    """The labels of the validation images in one folder, and the names of the classes."""
     by_name: dict[str, str] = {}
     words: list[str] = []
     for root in (folder, images.parent, images):
@@ -167,8 +169,8 @@ def _flat_labels(folder: Path, images: Path, names: Texts) -> tuple[Numbers, tup
     unknown = [name for name in names if name.rpartition(".")[0] not in by_name]
     if unknown:
         raise InputError(
-            f"{len(unknown)} images of {images} have no class in what lies beside them, such as "
-            f"{unknown[0]}"
+            f"{len(unknown)} images of {images} have no class in the development kit or "
+            f"{SOLUTION} beside them, such as {unknown[0]}"
         )
-    order = {each: place for place, each in enumerate(wordnet)}
-    return Numbers(order[by_name[name.rpartition(".")[0]]] for name in names), tuple(words)
+    order = {each: index for index, each in enumerate(wordnet)}
+    return IntegerColumn(order[by_name[name.rpartition(".")[0]]] for name in names), tuple(words)

@@ -1,4 +1,4 @@
-"""Which of a network's classes a name means: labels by name, where two orders differ."""
+"""Matches the labels of a data set with the classes of a network by their names."""
 
 from __future__ import annotations
 
@@ -16,60 +16,67 @@ import numpy as np
 from deepcorrect.runtime import InputError, console
 
 WORDNET = re.compile(r"(n\d{8})(?:[\s_.-]+(.*))?")
-"""ImageNet's names of classes: `n01440764`, alone or before a name in words."""
+"""A WordNet id, ImageNet's name for a class: `n01440764`, alone or before a name in words."""
 
 NO_NAME = re.compile(r"(?:label|class)?[ _-]?(\d+)", re.IGNORECASE)
 IMAGENET_CLASSES = 1000
 
 
 class ClassNames:
-    """The classes of a network, found by name.
+    """The classes of a network, which can be found by name.
 
-    Case, spaces, `_` and `-` do not matter; of a name such as `tench, Tinca tinca` each part
-    counts, and so do the names of a WordNet number (from timm's lists, where timm is installed).
+    Case, spaces, `_` and `-` do not matter. Each part of a name such as `tench, Tinca tinca` is
+    compared, and so are the names that belong to a WordNet id (from timm's lists, if timm is
+    installed).
 
     Args:
-        count: the network's number of classes.
-        names: theirs, in the order of its logits; None where they are not known.
+        count: The network's number of classes.
+        names: The names of its classes, in the order of its logits; None if they are not known.
+
+    Example:
+        >>> from deepcorrect.data._label_matching import ClassNames
+        >>> classes = ClassNames(2, ("tench, Tinca tinca", "great white shark"))
+        >>> classes.find("Great_White-Shark"), classes.find("tench"), classes.find("whale")
+        (1, 0, None)
     """
 
     def __init__(self, count: int, names: Sequence[str] | None) -> None:
         self.count = count
         named = names if names is not None and len(names) == count else ()
-        # LABEL_0, LABEL_1, ... say nothing that the numbers do not
+        # the names LABEL_0, LABEL_1, ... say no more than the numbers
         numbers = [NO_NAME.fullmatch(name) for name in named]
-        if all(m and int(m[1]) == place for place, m in enumerate(numbers)):
+        if all(m and int(m[1]) == index for index, m in enumerate(numbers)):
             named = ()
         self.names = tuple(named)
         self._whole, self._written, self._parts = (
             defaultdict[str, set[int]](set) for _ in range(3)
         )
-        for place, name in enumerate(self.names):
-            self._whole[name].add(place)
+        for index, name in enumerate(self.names):
+            self._whole[name].add(index)
             for part in name.split(","):
-                self._written[part.strip()].add(place)
+                self._written[part.strip()].add(index)
             for part in _synonyms(name):
-                self._parts[part].add(place)
+                self._parts[part].add(index)
 
     def find(self, name: str) -> int | None:
-        """The class of a name; None where there is none, or more than one."""
-        for exact in (self._whole, self._written):  # Cardigan is a dog, and cardigan is none
+        """The index of the class with a name; None if there is no such class or more than one."""
+        for exact in (self._whole, self._written):  # Cardigan is a dog, cardigan a garment
             if len(exact.get(name, ())) == 1:
                 return next(iter(exact[name]))
-        votes = Counter(place for part in _synonyms(name) for place in self._parts.get(part, ()))
+        votes = Counter(index for part in _synonyms(name) for index in self._parts.get(part, ()))
         first = votes.most_common(2)
         if len(first) == 1 or (len(first) == 2 and first[0][1] > first[1][1]):
             return first[0][0]
         number = WORDNET.fullmatch(name)
-        if number and self.count == IMAGENET_CLASSES:  # crane and maillot stand for two each
+        if number and self.count == IMAGENET_CLASSES:  # crane and maillot name two classes each
             return _imagenet_order().get(number[1])
         return None
 
     def index(self, name: str, source: str) -> int:
-        """The same, for one label of a set.
+        """The index of the class with a name or number, for one label of a data set.
 
         Raises:
-            InputError: the network has no such class.
+            InputError: The network has no such class.
         """
         found = self.find(name)
         if found is None and name.isdecimal() and int(name) < self.count:
@@ -78,31 +85,31 @@ class ClassNames:
             raise self._refusal([name], source)
         return found
 
-    def places(self, classes: Sequence[str], source: str, used: Iterable[int]) -> np.ndarray:
-        """For each class of a set, the network's class.
+    def indices(self, classes: Sequence[str], source: str, used: Iterable[int]) -> np.ndarray:
+        """The index of the network's class for each class of a data set.
 
-        Where the network's classes have no names, classes that are numbers are taken as such, and
-        others in their order.
+        If the names of the network's classes are not known, names that are numbers are taken as
+        indices, and other names in their order.
 
         Args:
-            classes: the set's, in the order of its labels.
-            source: how errors call the set.
-            used: the labels that occur; others need no class.
+            classes: The names of the data set's classes, in the order of its labels.
+            source: The name of the data set in errors.
+            used: The labels that occur; classes that do not occur need not be found.
 
         Raises:
-            InputError: some have none of that name, or two have the same.
+            InputError: The network has no class of that name, or two names mean the same class.
         """
         found = [self.find(name) for name in classes]
         twice = {
-            place for place, times in Counter(found).items() if place is not None and times > 1
+            index for index, times in Counter(found).items() if index is not None and times > 1
         }
         known = [
-            place if place not in twice or self.names[place] == name else None
-            for name, place in zip(classes, found, strict=True)
+            index if index not in twice or self.names[index] == name else None
+            for name, index in zip(classes, found, strict=True)
         ]
         lost = [label for label in used if known[label] is None]
         if not lost:
-            return np.array([-1 if place is None else place for place in known])
+            return np.array([-1 if index is None else index for index in known])
         numbers = self._by_number(classes)
         if numbers is not None:
             return numbers
@@ -121,18 +128,21 @@ class ClassNames:
         return numbers.argsort().argsort() if len(classes) == self.count else None
 
     def _in_order(self, classes: Sequence[str], known: Sequence[int | None]) -> bool:
-        """Whether so many names stand in the network's order that the others do too."""
+        """Whether enough names are in the network's order to assume that of the others.
+
+        At least half of them must be known, and all of these at the network's indices.
+        """
         if all(map(WORDNET.fullmatch, classes)) and self.count == IMAGENET_CLASSES:
             return list(classes) == sorted(classes)
-        moved = any(place not in (None, own) for own, place in enumerate(known))
-        return not moved and sum(place is not None for place in known) >= len(known) / 2
+        moved = any(index not in (None, own) for own, index in enumerate(known))
+        return not moved and sum(index is not None for index in known) >= len(known) / 2
 
     def _warn(self, classes: Sequence[str], source: str) -> None:
         if not self.names and len(classes) < self.count:
             console().print(
-                f"warning: {source} has {len(classes)} classes and the network {self.count}, whose "
-                "names are not known: labels are taken in their order. Numbers as the names of "
-                "folders would say which are meant",
+                f"warning: {source} has {len(classes)} classes and the network has {self.count}, "
+                "whose names are not known: the labels are taken in their order. To choose other "
+                "classes, name the folders by their numbers",
                 style="yellow",
             )
 
@@ -147,11 +157,11 @@ class ClassNames:
         theirs = ", ".join(map(repr, near or self.names[:3]))
         hint = ""
         if WORDNET.fullmatch(lost[0]) and not _lists():
-            hint = "; timm knows WordNet's numbers: pip install 'deepcorrect-torch[timm]'"
+            hint = "; timm knows WordNet's ids: pip install 'deepcorrect-torch[timm]'"
         return InputError(
             f"{source} has {len(lost)} class{'es' if len(lost) > 1 else ''} that the network does "
             f"not have by that name, such as {shown}; the network's are "
-            f"{'for instance ' if near else ''}{theirs}, ... Name the folders as its classes, or "
+            f"{'for example ' if near else ''}{theirs}, ... Name the folders after its classes, or "
             f"by their numbers, 0 to {self.count - 1}{hint}"
         )
 
@@ -161,7 +171,7 @@ def _plain(name: str) -> str:
 
 
 def _synonyms(name: str) -> set[str]:
-    """What a class may be called, plainly written."""
+    """The names of a class, in lower case and without spaces or punctuation."""
     parts = [name, *name.split(",")]
     numbered = WORDNET.fullmatch(name.strip())
     if numbered:
@@ -171,7 +181,7 @@ def _synonyms(name: str) -> set[str]:
 
 
 def _lists() -> Path | None:
-    """timm's lists of ImageNet's classes; found without importing timm, which takes seconds."""
+    """The folder of timm's lists of ImageNet's classes, found without the slow import of timm."""
     found = importlib.util.find_spec("timm")
     if found is None or found.origin is None:
         return None
@@ -181,7 +191,7 @@ def _lists() -> Path | None:
 
 @functools.cache
 def _words() -> dict[str, str]:
-    """WordNet's number of a class -> its names between commas."""
+    """The names of each class, between commas, by its WordNet id."""
     folder = _lists()
     path = folder / "imagenet_synset_to_lemma.txt" if folder else None
     if path is None or not path.is_file():
@@ -192,9 +202,9 @@ def _words() -> dict[str, str]:
 
 @functools.cache
 def _imagenet_order() -> dict[str, int]:
-    """WordNet's number of a class -> its place among ImageNet's 1,000."""
+    """The index of each of ImageNet's 1,000 classes, by its WordNet id."""
     folder = _lists()
     if folder is None:
         return {}
     numbers = (folder / "imagenet_synsets.txt").read_text(encoding="utf-8").split()
-    return {number: place for place, number in enumerate(numbers)}
+    return {number: index for index, number in enumerate(numbers)}

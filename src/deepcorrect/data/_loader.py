@@ -18,11 +18,19 @@ from deepcorrect.data._streaming import ImageStream, StreamBatches
 from deepcorrect.runtime import InputError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""Anything that yields (images N x C x H x W in [0, 1], labels N); a DataLoader for instance."""
+"""Anything that yields (images N x C x H x W in [0, 1], labels N), such as a DataLoader."""
 
 
 def count_of(loader: Batches) -> int:
-    """Number of images a loader will give; 0 where it cannot say."""
+    """The number of images that a loader yields; 0 if it is not known.
+
+    Example:
+        >>> import deepcorrect as dc
+        >>> from deepcorrect.data import count_of
+        >>> digits = dc.open_dataset("digits:test", dc.Preprocessing(28, (0.13,), (0.31,)))
+        >>> count_of(dc.loader(digits))
+        1000
+    """
     images = getattr(loader, "dataset", None)
     if isinstance(images, ImageStream):
         return images.count or 0
@@ -30,7 +38,12 @@ def count_of(loader: Batches) -> int:
 
 
 def no_images(loader: Batches, purpose: str) -> InputError:
-    """The error for a loader that gave no image."""
+    """The error for a loader that yielded no image.
+
+    Args:
+        loader: The loader.
+        purpose: What the images were needed for, such as "to train on".
+    """
     count = count_of(loader)
     return InputError(
         f"none of the {count} images {purpose} could be read"
@@ -40,32 +53,32 @@ def no_images(loader: Batches, purpose: str) -> InputError:
 
 
 class Loader(DataLoader[Any]):
-    """Starts its workers with Ctrl-C held back.
+    """A DataLoader that delays Ctrl-C while it starts its workers.
 
-    A KeyboardInterrupt inside a fork would be swallowed by Python's own callbacks there, and one in
-    the middle would leave a half-made iterator that complains when it is collected; here it comes
-    right after. The workers never see one: they end with the process that started them.
+    During a fork, Python's own callbacks would swallow a KeyboardInterrupt, and between two forks
+    it would leave a half-built iterator that warns when it is collected. Here it is raised right
+    afterwards. The workers never see it; they end with the process that started them.
     """
 
     def __iter__(self) -> Any:
         if not self.num_workers:
             return super().__iter__()
-        with _ctrl_c_afterwards():
+        with _interrupt_afterwards():
             return super().__iter__()
 
 
 @contextmanager
-def _ctrl_c_afterwards() -> Iterator[None]:
-    """Holds Ctrl-C back until the block has ended; processes started in it never see one.
+def _interrupt_afterwards() -> Iterator[None]:
+    """Delays SIGINT until the block has ended; processes that are started in it never receive it.
 
-    The mask is for those processes, which inherit it. It holds for this thread alone: a signal to
-    the process then goes to another of its threads, so the handler has to wait, too.
+    Those processes inherit the signal mask. As the mask applies to this thread only, a signal to
+    the process is delivered to another of its threads, so the handler must delay it, too.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # which Python's handlers never interrupt
+        yield  # Python's signal handlers never interrupt other threads
         return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda *given: came.append(given[0]))
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda *given: received.append(given[0]))
     masked = hasattr(signal, "pthread_sigmask")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masked else set()
     try:
@@ -74,13 +87,13 @@ def _ctrl_c_afterwards() -> Iterator[None]:
         if masked:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
-        if came:
+        if received:
             signal.raise_signal(signal.SIGINT)
 
 
 @dataclass(frozen=True)
 class _Collate:
-    """Stacks the good images of a batch, each C x size x size."""
+    """Stacks the images of a batch that could be read, each C x size x size."""
 
     channels: int
     size: int
@@ -96,13 +109,23 @@ class _Collate:
 def loader(
     images: ImageSet, batch_size: int = 128, *, shuffle: bool = False, workers: int = 0
 ) -> DataLoader[Any]:
-    """Batches of (images N x C x H x W in [0, 1], labels N), bad images left out.
+    """A DataLoader of (images N x C x H x W in [0, 1], labels N).
+
+    Images that cannot be read are left out, so a batch may be smaller than `batch_size`.
 
     Args:
-        images: the set.
-        batch_size: images a batch.
-        shuffle: a new order each epoch, from torch's global generator.
-        workers: decoding processes; 0 decodes in this one. The order is the same for any number.
+        images: The set of images.
+        batch_size: The number of images per batch.
+        shuffle: Whether each epoch has a new order, from PyTorch's global generator.
+        workers: The number of decoding processes; 0 decodes in this process. The order of the
+            images does not depend on it.
+
+    Example:
+        >>> import deepcorrect as dc
+        >>> digits = dc.open_dataset("digits:test", dc.Preprocessing(28, (0.13,), (0.31,)))
+        >>> images, labels = next(iter(dc.loader(digits, batch_size=32)))
+        >>> images.shape, labels.shape
+        (torch.Size([32, 1, 28, 28]), torch.Size([32]))
     """
     known = images.preprocessing
     collate = _Collate(known.channels, known.input_size)

@@ -1,4 +1,4 @@
-"""Parquet files in the Hugging Face image schema, and tables of `datasets`."""
+"""Parquet files in the Hugging Face image schema, and tables of the `datasets` library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from deepcorrect.data._columns import Numbered, Numbers
+from deepcorrect.data._columns import IntegerColumn, NumberedNames
 from deepcorrect.data._image_set import UNLABELLED, ImageSet
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.runtime import InputError, files
@@ -22,21 +22,25 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 
 
 def open_parquet(pattern: str, preprocessing: Preprocessing) -> ImageSet:
-    """The rows of Parquet files.
+    """Opens the rows of Parquet files as images.
+
+    Args:
+        pattern: The path of a file, or a pattern with `*`, `?` or `[...]`.
+        preprocessing: The network's preprocessing.
 
     Raises:
-        InputError: there is no such file, or it holds something else.
+        InputError: There is no such file, or it cannot be read as Parquet or has no images.
     """
     import datasets  # noqa: PLC0415  (slow to import, and only tables need it)
 
-    # Path.glob takes no absolute pattern
+    # Path.glob does not accept absolute patterns
     paths = sorted(glob(pattern)) if has_magic(pattern) else [pattern]  # noqa: PTH207
     if not paths or not all(Path(path).is_file() for path in paths):
         raise InputError(f"there is no file {pattern}")
     datasets.disable_progress_bars()
     try:
         table: Any = datasets.load_dataset("parquet", data_files=paths, split="train")
-    except Exception as error:  # datasets wraps Arrow's and the system's errors in its own
+    except Exception as error:  # datasets wraps the errors of Arrow and of the system
         if files.disk_full(error):
             raise
         raise InputError(f"{pattern} is not a Parquet file that can be read ({error})") from None
@@ -58,48 +62,52 @@ class Cells:
 
 
 def table_set(table: Any, source: str, name: str, preprocessing: Preprocessing) -> ImageSet:
-    """The rows of a `datasets.Dataset`.
+    """Opens the rows of a `datasets.Dataset` as images.
 
     Args:
-        table: with a column of images and perhaps one of labels.
-        source: how errors call it.
-        name: how results call it.
-        preprocessing: the network's.
+        table: A table with a column of images and perhaps one of labels.
+        source: The name of the table in errors.
+        name: The name of the set in results.
+        preprocessing: The network's preprocessing.
 
     Raises:
-        InputError: there is no column of images, or labels are neither whole numbers nor names.
+        InputError: There is no column of images, or the labels are neither integers nor names.
     """
     image_column = column_of_images(table.features, source)
     table = undecoded(table, image_column, source)
     label_column, classes = column_of_labels(table.features)
-    labels = Numbers(np.full(len(table), UNLABELLED))
+    labels = IntegerColumn(np.full(len(table), UNLABELLED))
     if label_column is not None:
         labels, named = _labels(table, label_column, source)
         classes = classes or named
     if not len(table):
         raise InputError(f"{source} has no images")
-    names = Numbered("row ", len(table), f" of {name}")
+    names = NumberedNames("row ", len(table), f" of {name}")
     read = Cells(table.select_columns([image_column]), image_column)
     return ImageSet(name, read, labels, names, preprocessing, classes)
 
 
 def undecoded(table: Any, column: str, source: str) -> Any:
-    """The table with its images as they are stored: bytes, or a path."""
+    """The table with its images as they are stored, as bytes or a path.
+
+    Raises:
+        InputError: The column does not contain images.
+    """
     import datasets  # noqa: PLC0415
 
     try:
         return table.cast_column(column, datasets.Image(decode=False))
-    except (TypeError, ValueError, NotImplementedError):  # Arrow's errors are among these
+    except (TypeError, ValueError, NotImplementedError):  # base classes of Arrow's errors
         raise InputError(
-            f"column {column!r} of {source} holds no images but {table.features[column]}"
+            f"column {column!r} of {source} does not hold images but {table.features[column]}"
         ) from None
 
 
 def column_of_images(features: Mapping[str, Any], source: str) -> str:
-    """The column by its name, or the first that holds images.
+    """The column with a usual name, or else the first column of images.
 
     Raises:
-        InputError: there is none.
+        InputError: There is no such column.
     """
     import datasets  # noqa: PLC0415
 
@@ -110,7 +118,10 @@ def column_of_images(features: Mapping[str, Any], source: str) -> str:
 
 
 def column_of_labels(features: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...] | None]:
-    """The column by its name, or the first that holds classes; and the classes' names."""
+    """The column with a usual name, or else the first column of classes; and the classes' names.
+
+    Both are None if there is no such column, the names also if the column does not declare them.
+    """
     import datasets  # noqa: PLC0415
 
     found = _column(features, LABEL_COLUMNS, lambda kind: isinstance(kind, datasets.ClassLabel))
@@ -126,12 +137,12 @@ def _column(
     return next(named, next(fitting, None))
 
 
-def _labels(table: Any, column: str, source: str) -> tuple[Numbers, tuple[str, ...] | None]:
-    """Labels as they are; of names, their places in sorted order, and these."""
+def _labels(table: Any, column: str, source: str) -> tuple[IntegerColumn, tuple[str, ...] | None]:
+    """The labels; for labels that are names, their indices in sorted order and these names."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.compute as pc  # noqa: PLC0415
 
-    compute: Any = pc  # its functions are made at run time
+    compute: Any = pc  # its functions are created at run time
     cells = table.select_columns([column]).with_format("arrow")[:].column(column)
     classes = None
     if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
@@ -141,4 +152,4 @@ def _labels(table: Any, column: str, source: str) -> tuple[Numbers, tuple[str, .
         raise InputError(
             f"column {column!r} of {source} holds labels that are neither integers nor names"
         )
-    return Numbers(compute.fill_null(cells.cast(pa.int64()), UNLABELLED).to_numpy()), classes
+    return IntegerColumn(compute.fill_null(cells.cast(pa.int64()), UNLABELLED).to_numpy()), classes

@@ -1,4 +1,4 @@
-"""What a network expects of an image, and the way from a stored image to its input."""
+"""What a network expects of its images, and how a stored image is prepared for it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ from torch import Tensor
 from deepcorrect.runtime import InputError, unknown
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-"""How images are resized, as Pillow calls it; all but `nearest` antialias."""
+"""Pillow's names of the ways to resize an image; all but `nearest` antialias."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What turns a decoded image into a network's input.
+    """How decoded images are turned into a network's input.
 
-    The data reader resizes the shorter side to `resize` pixels (with `squash`: both sides), cuts
-    the central `input_size` square, and hands out floats in [0, 1]. Distortions act there.
+    The data reader resizes the shorter side to `resize` pixels (with `squash`, both sides), crops
+    the central `input_size` square and yields floats in [0, 1], on which distortions act.
     `Classifier` then subtracts `mean` and divides by `std`.
 
     Args:
-        input_size: height and width of the network's input, in pixels.
-        mean: per-channel mean of images in [0, 1]; its length is the number of channels (1 or 3).
-        std: per-channel standard deviation of images in [0, 1].
-        resize: shorter side before the central crop, in pixels; None takes `input_size`.
-        interpolation: of the resize.
-        squash: both sides are resized to `resize`, so that nothing but `resize` less `input_size`
-            is cut and shapes change with the image's.
+        input_size: The height and width of the network's input, in pixels.
+        mean: The mean of each channel of images in [0, 1]. Its length is the number of channels,
+            one (grey) or three (RGB).
+        std: The standard deviation of each channel of images in [0, 1].
+        resize: The shorter side before the central crop, in pixels; None stands for `input_size`.
+        interpolation: How images are resized.
+        squash: Whether both sides are resized to `resize`, which changes the aspect ratio of
+            images that are not square but crops them only by `resize` - `input_size`.
+
+    Raises:
+        InputError: A value is not accepted.
+
+    Example:
+        >>> import deepcorrect as dc
+        >>> dc.Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize=256).channels
+        3
     """
 
     input_size: int
@@ -60,32 +69,43 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """Number of image channels: 1 (grey) or 3 (RGB)."""
+        """The number of image channels: 1 (grey) or 3 (RGB)."""
         return len(self.mean)
 
 
-LONGEST_ASPECT = 8  # longer images are cut to this before the resize: the central crop is the same
+LONGEST_ASPECT = 8
+"""Images with a larger aspect ratio are cropped to it before they are resized, to save memory; the
+central crop is the same."""
+
 BAD_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError)
-"""What Pillow raises at files that are cut off, or no images."""
+"""What Pillow raises for files that are truncated or are not images."""
 
 
 def to_tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """Floats in [0, 1], C x H x W: resized, cut in the centre, with the network's channels."""
-    return pixels_of(fitted(image, preprocessing)).float() / 255
+    """An image as a network's input before normalisation: floats in [0, 1], C x H x W.
+
+    Example:
+        >>> import deepcorrect as dc
+        >>> from PIL import Image
+        >>> from deepcorrect.data import to_tensor
+        >>> to_tensor(Image.new("RGB", (640, 480)), dc.Preprocessing(28, (0.13,), (0.31,))).shape
+        torch.Size([1, 28, 28])
+    """
+    return to_uint8(resize_and_crop(image, preprocessing)).float() / 255
 
 
-def fitted(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """An image of a network's channels and input size, in 8 bits: resized, cut in the centre."""
-    image, size = in_channels(image, preprocessing.channels), preprocessing.input_size
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """An image in 8 bits with a network's channels and input size."""
+    image, size = convert_channels(image, preprocessing.channels), preprocessing.input_size
     if image.size != (size, size):
         image = _resize(image, preprocessing)
     return image
 
 
-def in_channels(image: Image.Image, channels: int) -> Image.Image:
-    """An image in 8 bits, grey (1 channel) or RGB (3), its size unchanged.
+def convert_channels(image: Image.Image, channels: int) -> Image.Image:
+    """An image of the same size in 8 bits, grey (1 channel) or RGB (3 channels).
 
-    Grey, palette, CMYK and RGBA images are converted (transparency is dropped); 16-bit ones are
+    Palette, CMYK and RGBA images are converted, without their transparency. Images of 16 bits are
     scaled to 8 bits.
     """
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
@@ -95,8 +115,8 @@ def in_channels(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def pixels_of(image: Image.Image) -> Tensor:
-    """The values of a grey or RGB image, C x H x W, as uint8."""
+def to_uint8(image: Image.Image) -> Tensor:
+    """The pixels of a grey or RGB image as uint8, C x H x W."""
     values = torch.from_numpy(np.array(image, dtype=np.uint8))
     return values.view(image.height, image.width, -1).permute(2, 0, 1).contiguous()
 

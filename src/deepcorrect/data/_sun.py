@@ -1,4 +1,4 @@
-"""SUN-397, in the folders that its archive and its partitions unpack to."""
+"""SUN-397, read from the folders of its unpacked archive and partitions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepcorrect.data._columns import Numbers, Texts
+from deepcorrect.data._columns import IntegerColumn, StringColumn
 from deepcorrect.data._image_folder import Files, in_classes
 from deepcorrect.data._image_set import ImageSet
 from deepcorrect.data._preprocessing import Preprocessing
@@ -21,19 +21,19 @@ PARTITIONS = 10
 
 
 def open_sun(rest: str, preprocessing: Preprocessing) -> ImageSet:
-    """All images, or one part of one of the ten partitions: 50 images a class each.
+    """Opens all images, or one half of one of the ten partitions, which has 50 images per class.
 
     J. Xiao et al., "SUN Database: Large-scale Scene Recognition from Abbey to Zoo", CVPR 2010.
-    `SUN397/ClassName.txt` names the classes (`/a/abbey`), whose images lie in `SUN397/a/abbey`;
-    `Training_01.txt` and `Testing_01.txt` name the first partition's images.
+    `SUN397/ClassName.txt` lists the classes (`/a/abbey`), whose images lie in `SUN397/a/abbey`.
+    `Training_01.txt` and `Testing_01.txt` list the images of the first partition.
 
     Args:
-        rest: `DIR`, `DIR:train[:NUMBER]` or `DIR:test[:NUMBER]`, the numbers from 1 to 10; without
-            one it is 1.
-        preprocessing: the network's.
+        rest: `DIR`, `DIR:train[:NUMBER]` or `DIR:test[:NUMBER]`, where NUMBER is from 1 (the
+            default) to 10.
+        preprocessing: The network's preprocessing.
 
     Raises:
-        InputError: a folder or a file that is needed is not there, or names another class.
+        InputError: A required folder or file does not exist, or a list names an unknown class.
     """
     whole = Path(rest).expanduser().is_dir()
     found = None if whole else SPEC.fullmatch(rest)
@@ -52,13 +52,13 @@ def open_sun(rest: str, preprocessing: Preprocessing) -> ImageSet:
     else:
         part = int(number or 1)
         if not 1 <= part <= PARTITIONS:
-            raise InputError(f"SUN-397 has the partitions 1 to {PARTITIONS}, and not {part}")
+            raise InputError(f"SUN-397 has partitions 1 to {PARTITIONS}, but not {part}")
         listed = f"{LISTS[split]}_{part:02}.txt"
-        places = [above / inside for above in (folder, given) for inside in ("", "Partitions")]
+        places = [parent / name for parent in (folder, given) for name in ("", "Partitions")]
         file = next((each / listed for each in places if (each / listed).is_file()), None)
         if file is None:
             raise InputError(f"{given} has no {listed}: unpack SUN-397's Partitions.zip into it")
-        names = Texts(line.lstrip("/") for line in _lines(file))
+        names = StringColumn(line.lstrip("/") for line in _lines(file))
         labels = _labels(names, paths, file)
         name = f"sun397:{split}:{part}"
     if not len(names):
@@ -67,19 +67,19 @@ def open_sun(rest: str, preprocessing: Preprocessing) -> ImageSet:
 
 
 def _class_name(path: str) -> str:
-    """`abbey` of `a/abbey`, `apartment_building/outdoor` of `a/apartment_building/outdoor`."""
+    """`abbey` for `a/abbey`; `apartment_building/outdoor` for `a/apartment_building/outdoor`."""
     letter, _, name = path.partition("/")
     return name if len(letter) == 1 and name else path
 
 
-def _labels(names: Texts, paths: list[str], file: Path) -> Numbers:
-    order = {path: place for place, path in enumerate(paths)}
+def _labels(names: StringColumn, paths: list[str], file: Path) -> IntegerColumn:
+    order = {path: index for index, path in enumerate(paths)}
     folders = (name.rpartition("/")[0] for name in names)
     labels = np.fromiter((order.get(each, -1) for each in folders), np.int64)
     if (labels < 0).any():
         name = names[int(np.flatnonzero(labels < 0)[0])]
-        raise InputError(f"{file} names {name}, whose folder is no class of {CLASSES_FILE}")
-    return Numbers(labels)
+        raise InputError(f"{file} names {name}, whose folder is not a class in {CLASSES_FILE}")
+    return IntegerColumn(labels)
 
 
 def _lines(path: Path) -> Iterator[str]:

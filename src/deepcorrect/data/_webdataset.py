@@ -1,7 +1,9 @@
 """WebDataset shards: tar files in which the files of one sample follow each other.
 
-A sample's files share their name up to the first dot: `000017.jpg`, `000017.cls`. Read with the
-standard library and fsspec; nothing in a shard is ever unpickled.
+The files of a sample share their names up to the first dot: `000017.jpg`, `000017.cls`. Shards are
+read with the standard library and fsspec, and nothing in them is ever unpickled. The reader of the
+`datasets` library raises at a truncated shard and at samples with different kinds of files. Here a
+truncated shard counts as one unreadable image, and the shards after it are still read.
 """
 
 from __future__ import annotations
@@ -29,21 +31,21 @@ from deepcorrect.runtime import InputError, progress
 LABEL_FILES = ("cls", "class", "index", "txt", "text", "json")
 LABEL_KEYS = ("label", "cls", "class", "class_id", "class_index", "target", "class_name")
 BRACES = re.compile(r"\{([^{}]*)\}")
-TIMEOUT_SECONDS = 60  # without a word from a server
+TIMEOUT_SECONDS = 60  # without an answer from a server
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)")
 
 
 def open_webdataset(pattern: str, preprocessing: Preprocessing) -> ImageStream:
-    """The samples of shards.
+    """Opens the images of shards as a stream.
 
     Args:
-        pattern: paths with `*` or braces, `{000..146}` and `{a,b}`; or addresses that fsspec opens
-            (`https://...`, `hf://datasets/...`), with braces alone.
-        preprocessing: the network's.
+        pattern: Paths, which may contain `*` and the braces `{000..146}` and `{a,b}`; or addresses
+            that fsspec opens (`https://...`, `hf://datasets/...`), which may contain braces.
+        preprocessing: The network's preprocessing.
 
     Raises:
-        InputError: there is no shard, or the first one has no image.
+        InputError: There is no such shard, or the shards contain no image.
     """
     shards = expanded(pattern)
     name = pattern.rpartition("/")[2]
@@ -66,7 +68,7 @@ def expanded(pattern: str) -> list[str]:
     """The shards that a pattern names, in order.
 
     Raises:
-        InputError: it names none, or a file that is not there.
+        InputError: The pattern names no file, or a file that does not exist.
     """
     shards: list[str] = []
     for each in _braces(pattern):
@@ -82,7 +84,7 @@ def expanded(pattern: str) -> list[str]:
 
 
 def _braces(pattern: str) -> Iterator[str]:
-    """As a shell writes them out; numbers keep their leading zeros."""
+    """The expansion of braces, as in a shell; numbers keep their leading zeros."""
     found = BRACES.search(pattern)
     if found is None:
         yield pattern
@@ -112,7 +114,7 @@ def _read(shards: list[str], seed: int | None) -> Iterator[Sample]:
 
 
 def _samples(shard: str) -> Iterator[Sample]:
-    """The samples of one shard; where it breaks off, one more that cannot be read."""
+    """Yields the samples of one shard; if it is truncated, one more that cannot be read."""
     name = shard.rpartition("/")[2]
     read = 0
     try:
@@ -125,7 +127,7 @@ def _samples(shard: str) -> Iterator[Sample]:
     except (tarfile.TarError, OSError, EOFError, http.client.HTTPException) as error:
         if not _is_local(shard) and not read:
             raise InputError(f"{shard} cannot be read ({error})") from None
-        yield Sample(f"{name} behind its sample {read} ({error})", b"")
+        yield Sample(f"{name} after its sample {read} ({error})", b"")
 
 
 def _opened(shard: str) -> AbstractContextManager[Any]:
@@ -133,11 +135,11 @@ def _opened(shard: str) -> AbstractContextManager[Any]:
         return Path(shard).open("rb")
     if shard.startswith(("http://", "https://")):
         return urllib.request.urlopen(shard, timeout=TIMEOUT_SECONDS)
-    import fsspec  # noqa: PLC0415  (comes with datasets, and only addresses need it)
+    import fsspec  # noqa: PLC0415  (only other addresses need it)
 
     try:
         opened: Any = fsspec.open(shard, "rb")
-    except (ImportError, ValueError) as error:  # a protocol that needs a library, or is none
+    except (ImportError, ValueError) as error:  # the protocol is unknown or needs a library
         raise InputError(f"{shard} cannot be opened ({error})") from None
     return opened
 
@@ -153,11 +155,11 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _groups(
     archive: tarfile.TarFile, content: Callable[[tarfile.TarInfo], bytes]
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Names of samples, and their files by extension."""
-    remembering: Any = archive
+    """Yields the name of each sample, and its files by extension."""
+    growing: Any = archive
     key, parts = "", {}
     for member in archive:
-        remembering.members = []  # or tarfile would remember a shard's every file
+        growing.members = []  # otherwise tarfile would keep an entry per file
         found = SAMPLE_NAME.fullmatch(member.name)
         if not member.isreg() or found is None or member.name.rpartition("/")[2].startswith("."):
             continue
@@ -171,7 +173,7 @@ def _groups(
 
 
 def _sample(shard: str, key: str, parts: dict[str, bytes]) -> Sample | None:
-    """One image and its label; None where a group of files has no image."""
+    """One image and its label; None if the files of a sample contain no image."""
     image = _image_in(parts)
     if image is None:
         return None
@@ -207,7 +209,7 @@ def _in_json(text: str) -> int | str | None:
 
 
 def _count(shards: list[str]) -> int:
-    """Images in local shards, from the heads of their files alone."""
+    """The number of images in local shards, which is found from the headers of the tar files."""
     total = 0
     with progress("counting", len(shards), "shards") as step:
         for shard in shards:
@@ -217,6 +219,6 @@ def _count(shards: list[str]) -> int:
                     for _, parts in groups:
                         total += _image_in(parts) is not None
             except (tarfile.TarError, OSError, EOFError):
-                total += 1  # the sample that says so
+                total += 1  # the unreadable sample that stands for the rest
             step(1)
     return total

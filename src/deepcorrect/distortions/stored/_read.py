@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deepcorrect.data import STORED, ImageSet, Numbered, Preprocessing, open_folder
+from deepcorrect.data import STORED, ImageSet, NumberedNames, Preprocessing, open_folder
 from deepcorrect.distortions import GROUPS, Distortion, kind_of, ungrouped
 from deepcorrect.runtime import InputError, files, unknown
 
@@ -246,7 +246,7 @@ def _rows(
 ) -> ImageSet:
     numbers = np.arange(len(labels)) + place * len(labels)
     return ImageSet(
-        name, _Row(path, pixels, numbers[0]), labels, Numbered("row ", numbers), preprocessing
+        name, _Row(path, pixels, numbers[0]), labels, NumberedNames("row ", numbers), preprocessing
     )
 
 

@@ -18,10 +18,10 @@ from deepcorrect.data import (
     ImageSet,
     Loader,
     Preprocessing,
-    fitted,
-    in_channels,
+    convert_channels,
     open_dataset,
-    pixels_of,
+    resize_and_crop,
+    to_uint8,
 )
 from deepcorrect.distortions import Distortion, LevelledDistortion, parse_all
 from deepcorrect.distortions.stored._layouts import (
@@ -217,7 +217,9 @@ class _Decoded(Dataset[tuple[int, Tensor | None]]):
 
     def _pixels(self, image: Image.Image) -> Tensor:
         fit = self.fit
-        return pixels_of(fitted(image, fit) if fit else in_channels(image, self.channels))
+        return to_uint8(
+            resize_and_crop(image, fit) if fit else convert_channels(image, self.channels)
+        )
 
 
 def _only(samples: list[tuple[int, Tensor | None]]) -> tuple[int, Tensor | None]:
