@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from benchmarks.pages import DOCS, fill, table
 from benchmarks.subjects import RESULTS
-from deepcorrect.experiments.report._figures import INK, MUTED, SETTINGS
+from deepcorrect.experiments.report._looks import INK, MUTED, SETTINGS
 from deepcorrect.runtime import files
 
 NETWORKS = {"resnet20": "ResNet-20", "allcnn": "the paper's network"}

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from benchmarks.pages import DOCS, fill
-from deepcorrect.experiments.report._figures import INK, SETTINGS
+from deepcorrect.experiments.report._looks import INK, SETTINGS
 from deepcorrect.runtime import files
 
 RESULTS = Path(__file__).parents[1] / "results" / "transfer"

@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from deepcorrect.analysis import (
@@ -23,31 +17,39 @@ from deepcorrect.analysis import (
     MapQuality,
     Neighbours,
 )
-from deepcorrect.experiments.report._figures import (
+from deepcorrect.experiments.report._looks import (
+    COLUMNS,
     INK,
     KNOWN_SYSTEMS,
     MUTED,
     RULE,
-    SETTINGS,
     Look,
     distortion_looks,
+    drawing,
+    legend_lines,
+    level_axis,
+    new_figure,
+    panels,
     percents,
     system_looks,
+    title,
 )
 from deepcorrect.experiments.report._numbers import (
     compact,
     distortion_name,
-    level_unit,
     percent,
     system_name,
 )
 from deepcorrect.runtime import files
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 BEFORE, AFTER = KNOWN_SYSTEMS["baseline"], KNOWN_SYSTEMS["deepcorrect"]
 IDEAL = Look("#009e73", "D", ":")
 MEASURE_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 SITE_LABELS = 24  # more names than this do not fit under a panel
-COLUMNS = 3
 DPI = 150
 
 
@@ -56,10 +58,10 @@ class Plane:
     """Features of one distortion in a plane.
 
     Attributes:
-        level: of the distortion.
-        labels: the images' classes, (N,).
-        points: of the clean images, of the distorted ones through the untouched network, and
-            through the corrected one, each N x 2.
+        level: the level of the distortion.
+        labels: the images' classes, of shape (N,).
+        points: the features of the clean images, of the distorted images in the untouched network,
+            and of the distorted images in the corrected network, each N x 2.
     """
 
     level: float
@@ -69,23 +71,23 @@ class Plane:
 
 def write_png(figure: Figure, path: Path) -> Path:
     """Writes a figure as a PNG, whole or not at all."""
-    with rc_context(SETTINGS):
+    with drawing():
         files.write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DPI))
     return path
 
 
 def maps_figure(maps: MapQuality, system: str) -> Figure:
-    """PSNR and SSIM of the corrected filters before and after, site by site: a row a distortion.
+    """PSNR and SSIM of the corrected filters before and after, by site, one row per distortion.
 
-    Filters are means over images and levels. A mark is the median over a site's filters, a thick
-    line holds the middle half of them, a thin one the middle nine tenths.
+    Each filter is averaged over images and levels. A mark is the median over a site's filters, a
+    thick line spans the middle half of them, and a thin line the middle nine tenths.
     """
     sites = list(maps.values["psnr"])
     rows, width = len(maps.distortions), max(4.6, 0.36 * min(len(sites), 40) + 1.2)
-    with rc_context(SETTINGS):
-        figure = Figure(figsize=(2 * width, 2.9 * rows + 0.5), layout="constrained")
-        panels = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey="col")
-        for line, kind in zip(panels, maps.distortions, strict=True):
+    with drawing():
+        figure = new_figure(2 * width, 2.9 * rows + 0.5)
+        grid = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey="col")
+        for line, kind in zip(grid, maps.distortions, strict=True):
             for panel, (measure, label) in zip(line, MEASURE_NAMES.items(), strict=True):
                 for place, site in enumerate(sites):
                     values = maps.of(measure, kind.name, site).numpy()
@@ -97,9 +99,9 @@ def maps_figure(maps: MapQuality, system: str) -> Figure:
                 panel.set_ylabel(label)
                 panel.grid(axis="x", visible=False)
                 panel.set_xlim(-0.6, len(sites) - 0.4)
-            _title(line[0], distortion_name(kind.name))
+            title(line[0], distortion_name(kind.name))
         every = -(-len(sites) // SITE_LABELS)
-        for panel in panels[-1]:
+        for panel in grid[-1]:
             panel.set_xticks(range(0, len(sites), every), sites[::every])
             panel.tick_params(axis="x", labelrotation=40 if len(sites) > 3 else 0, labelsize=9)
             for label in panel.get_xticklabels():
@@ -123,22 +125,22 @@ def _spread(panel: Axes, place: float, filters: np.ndarray, look: Look) -> None:
 
 
 def ideal_against_learned_figure(against: IdealAgainstLearned, system: str) -> Figure:
-    """Accuracy by level of the baseline, the units and the ideal correction: a panel a distortion.
+    """Accuracy by level of the baseline, the units and the ideal correction, one panel per kind.
 
-    The clean accuracy, which the baseline and the ideal share, stands at level 0.
+    The clean accuracy, which the baseline and the ideal correction share, is shown at level 0.
     """
     looks = {"baseline": BEFORE, "learned": AFTER, "ideal": IDEAL}
     clean = dict.fromkeys(looks, against.clean_top1) | {"learned": against.learned_clean_top1}
-    with rc_context(SETTINGS):
-        figure, panels = _panels(len(against.distortions))
-        for place, (panel, kind) in enumerate(zip(panels, against.distortions, strict=True)):
+    with drawing():
+        figure, drawn = panels(len(against.distortions))
+        for place, (panel, kind) in enumerate(zip(drawn, against.distortions, strict=True)):
             levels = (0.0, *kind.levels)
             for name, look in looks.items():
                 top1 = (clean[name], *against.top1[kind.name][name])
                 curve = sorted(zip(levels, top1, strict=True))
                 panel.plot(*zip(*curve, strict=True), clip_on=False, **look.line())
-            _level_axis(panel, kind.name, levels)
-            _title(panel, distortion_name(kind.name))
+            level_axis(panel, kind.name, levels)
+            title(panel, distortion_name(kind.name))
             panel.set_ylabel("" if place % COLUMNS else "top-1 accuracy")
             panel.set_ylim(0, 1)
         names = {"learned": f"learned ({system_name(system)})", "ideal": "ideal: clean outputs"}
@@ -149,52 +151,67 @@ def ideal_against_learned_figure(against: IdealAgainstLearned, system: str) -> F
 def features_figure(
     near: Neighbours, planes: Mapping[str, Plane], subject: str, classes: Mapping[int, str]
 ) -> Figure:
-    """t-SNE of features, and nearest-neighbour accuracy by level: a row a distortion.
+    """t-SNE of features, and nearest-neighbour accuracy by level: one row per distortion.
 
     Args:
-        near: of the baseline, the subject and other systems.
-        planes: by distortion.
+        near: the neighbours of the baseline, the subject and other systems.
+        planes: the features in the plane, by distortion.
         subject: the corrected system of the planes.
-        classes: names by label.
+        classes: the classes' names, by label.
     """
-    shades = colormaps["tab10" if len(classes) <= 10 else "tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
-    colors = {label: shades[i % len(shades)] for i, label in enumerate(classes)}
     looks = system_looks([*near.clean])
     rows = len(planes)
-    with rc_context(SETTINGS):
-        figure = Figure(figsize=(14.4, 3.6 * rows + 0.5), layout="constrained")
+    with drawing():
+        figure = new_figure(14.4, 3.6 * rows + 0.5)
         grid = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 1, 1, 1.15))
         for line, (name, plane) in zip(grid, planes.items(), strict=True):
             kind = next(kind for kind in near.distortions if kind.name == name)
-            place = kind.levels.index(plane.level)
+            levels = kind.levels
+            place = levels.index(plane.level)
             shown = near.untouched[name]
             what = f"{distortion_name(name)} {plane.level:g}"
-            titles = (
-                ("Clean", near.clean["baseline"]),
-                (f"{what}, baseline", shown["baseline"][place]),
-                (f"{what}, {system_name(subject)}", shown[subject][place]),
-            )
-            behind = plane.points[0].numpy()
-            for number, (panel, points, (title, share)) in enumerate(
-                zip(line[:3], plane.points, titles, strict=True)
-            ):
-                if number:
-                    panel.scatter(*behind.T, s=7, color=RULE, linewidths=0, zorder=1)
-                _points(panel, points.numpy(), plane.labels.tolist(), colors)
-                panel.set_title(title, loc="left", fontsize=11, fontweight="bold")
-                panel.set_xlabel(f"nearest of same class: {percent(share)}")
-            _class_names(line[0], behind, plane.labels, classes)
+            titles = {
+                "Clean": near.clean["baseline"],
+                f"{what}, baseline": shown["baseline"][place],
+                f"{what}, {system_name(subject)}": shown[subject][place],
+            }
+            _planes(line[:3], plane, titles, classes)
             for system, values in shown.items():
-                curve = sorted(zip((0.0, *kind.levels), (near.clean[system], *values), strict=True))
+                curve = sorted(zip((0.0, *levels), (near.clean[system], *values), strict=True))
                 front = 3 if system == subject else 2
                 line[3].plot(
                     *zip(*curve, strict=True), clip_on=False, zorder=front, **looks[system].line()
                 )
-            _level_axis(line[3], name, (0.0, *kind.levels))
+            level_axis(line[3], name, (0.0, *levels))
             line[3].set_ylim(0, 1)
             line[3].set_ylabel("nearest clean feature of same class")
         _legend(figure, {system_name(name): look for name, look in looks.items()})
     return figure
+
+
+def _planes(
+    panels: Sequence[Axes], plane: Plane, titles: Mapping[str, float], classes: Mapping[int, str]
+) -> None:
+    """The clean images' features, and the distorted ones' over them in grey, in three panels.
+
+    Args:
+        panels: one for the clean images, one for each network.
+        plane: the features.
+        titles: each panel's title, with the share of images whose neighbour has their class.
+        classes: the classes' names, by label.
+    """
+    from matplotlib import colormaps
+
+    shades = colormaps["tab10" if len(classes) <= 10 else "tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
+    colors = {label: shades[i % len(shades)] for i, label in enumerate(classes)}
+    clean = plane.points[0].numpy()
+    for panel, points, (text, share) in zip(panels, plane.points, titles.items(), strict=True):
+        if panel is not panels[0]:
+            panel.scatter(*clean.T, s=7, color=RULE, linewidths=0, zorder=1)
+        _points(panel, points.numpy(), plane.labels.tolist(), colors)
+        panel.set_title(text, loc="left", fontsize=11, fontweight="bold")
+        panel.set_xlabel(f"nearest of same class: {percent(share)}")
+    _class_names(panels[0], clean, plane.labels, classes)
 
 
 def _points(
@@ -212,6 +229,8 @@ def _points(
 def _class_names(
     panel: Axes, points: np.ndarray, labels: Tensor, classes: Mapping[int, str]
 ) -> None:
+    from matplotlib.patheffects import withStroke
+
     for label, name in classes.items():
         own = points[(labels == label).numpy()]
         if len(own):
@@ -224,19 +243,19 @@ def _class_names(
 
 
 def learning_figure(curves: Mapping[str, LearningCurve]) -> Figure:
-    """Validation accuracy against training images seen, a line a system; a ring at its best."""
+    """Validation accuracy against training images seen, with a ring at each system's best epoch."""
+    from matplotlib.ticker import FuncFormatter
+
     looks = system_looks([*curves])
-    with rc_context(SETTINGS):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    with drawing():
+        figure = new_figure(6.4, 4.2)
         panel = figure.add_subplot()
         for name, curve in curves.items():
             line = looks[name].line(markersize=5, markeredgewidth=0)
             front = 3 if name == "deepcorrect" else 2
             panel.plot(curve.images, curve.top1, zorder=front, **line)
             best = curve.images[curve.top1.index(curve.best)]
-            ring = looks[name].line(marker="o", markersize=12, markeredgewidth=1.8)
-            ring |= {"markerfacecolor": "none", "markeredgecolor": looks[name].color}
-            panel.plot([best], [curve.best], zorder=front, **ring)
+            panel.plot([best], [curve.best], zorder=front, **looks[name].ring())
         panel.set_xlim(left=0)
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _compact(value)))
         panel.yaxis.set_major_formatter(percents())
@@ -247,12 +266,12 @@ def learning_figure(curves: Mapping[str, LearningCurve]) -> Figure:
 
 
 def beta_figure(points: Sequence[BetaPoint]) -> Figure:
-    """Mean top-1 accuracy against beta, a line a distortion, and clean accuracy, dashed."""
+    """Mean top-1 accuracy against beta, one line per distortion, and clean accuracy, dashed."""
     names = list(dict.fromkeys(point.distortion for point in points))
     looks = distortion_looks(names)
     clean = Look(MUTED, "s", "--")
-    with rc_context(SETTINGS):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    with drawing():
+        figure = new_figure(6.4, 4.2)
         panel = figure.add_subplot()
         for name in names:
             own = [point for point in points if point.distortion == name]
@@ -271,34 +290,8 @@ def beta_figure(points: Sequence[BetaPoint]) -> Figure:
     return figure
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """So many panels in rows of three, sharing their height."""
-    columns = min(COLUMNS, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.5 * rows + 0.4), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flatten())
-    for panel in panels[count:]:
-        panel.remove()
-    return figure, panels[:count]
-
-
-def _level_axis(panel: Axes, distortion: str, levels: Sequence[float]) -> None:
-    ticks = sorted(set(levels))
-    if len(ticks) <= 8:
-        panel.set_xticks(ticks, ["clean" if not v else f"{v:g}" for v in ticks])
-    panel.set_xlim(0, max(ticks) or 1)
-    panel.grid(axis="x", visible=False)
-    panel.set_xlabel(level_unit(distortion))
-    panel.yaxis.set_major_formatter(percents())
-
-
-def _title(panel: Axes, text: str) -> None:
-    panel.set_title(text, loc="left", fontweight="bold", fontsize=12)
-
-
 def _legend(figure: Figure, looks: Mapping[str, Look]) -> None:
-    handles = [Line2D([], [], **look.line()) for look in looks.values()]
-    names = [name.lstrip("_") or name for name in looks]
+    handles, names = legend_lines(looks.items())
     widest = 0.6 + 0.09 * max(map(len, names))  # inches
     columns = max(1, int(figure.get_figwidth() // max(2, widest)))
     more_rows = -(-len(names) // columns) - 1

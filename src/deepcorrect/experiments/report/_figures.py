@@ -1,159 +1,82 @@
-"""Figures: pure functions from numbers to matplotlib figures, and from those to inline SVG.
-
-Only matplotlib's objects are used, never pyplot. Settings that matplotlib reads from its global
-dictionary are set inside `rc_context` and put back.
-"""
+"""Figures of a run: pure functions from numbers to matplotlib figures, and to inline SVG."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from markupsafe import Markup
 from PIL import Image
 
+from deepcorrect.experiments.report._looks import (
+    COLUMNS,
+    CORRECTED,
+    MUTED,
+    UNTOUCHED,
+    Look,
+    drawing,
+    in_percent,
+    legend_lines,
+    level_axis,
+    new_figure,
+    panels,
+    percents,
+    system_looks,
+    title,
+)
 from deepcorrect.experiments.report._numbers import (
-    SPACE,
     AccuracyRow,
     accuracy_table,
     distortion_name,
-    level_unit,
     mean,
     system_name,
 )
 
-INK, MUTED, RULE = "#1c2024", "#5b6570", "#d9dee3"
-CORRECTED, UNTOUCHED = "#0072b2", "#b9c1c9"
-SETTINGS: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "text.parse_math": False,  # names may hold dollar signs
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.7,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "deepcorrect",
-}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 WIDE, SMALL = (5.2, 3.5), (2.5, 1.9)  # inches of 72 units
 
 
-@dataclass(frozen=True)
-class Look:
-    """How one line is told from the others: colour, marker and dashes."""
-
-    color: str
-    marker: str
-    dashes: str = "-"
-
-    def line(self, **changes: Any) -> dict[str, Any]:
-        """As keywords of matplotlib's `plot`."""
-        values = {
-            "color": self.color,
-            "marker": self.marker,
-            "linestyle": self.dashes,
-            "linewidth": 2,
-            "markersize": 6.5,
-            "markeredgecolor": "white",
-            "markeredgewidth": 0.6,
-        }
-        return values | changes
-
-
-# Okabe and Ito's palette for systems, Tol's muted one for distortions: both safe for colour-blind
-# readers, and told apart by markers as well.
-KNOWN_SYSTEMS = {
-    "baseline": Look("#4d4d4d", "s", "--"),
-    "finetuned": Look("#d55e00", "^"),
-    "deepcorrect": Look("#0072b2", "o"),
-}
-OTHER_SYSTEMS = (
-    Look("#009e73", "D"),
-    Look("#cc79a7", "v"),
-    Look("#e69f00", "P"),
-    Look("#56b4e9", "X"),
-)
-DISTORTIONS = (
-    Look("#332288", "o"),
-    Look("#cc6677", "^"),
-    Look("#117733", "s"),
-    Look("#88ccee", "D"),
-    Look("#999933", "v"),
-    Look("#882255", "P"),
-    Look("#44aa99", "X"),
-)
-
-
-def system_looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each system; the usual three always have the same."""
-    others = [name for name in names if name not in KNOWN_SYSTEMS]
-    looks = {name: OTHER_SYSTEMS[i % len(OTHER_SYSTEMS)] for i, name in enumerate(others)}
-    return {name: KNOWN_SYSTEMS.get(name) or looks[name] for name in names}
-
-
-def distortion_looks(names: Sequence[str]) -> dict[str, Look]:
-    """A look for each distortion."""
-    return {name: DISTORTIONS[i % len(DISTORTIONS)] for i, name in enumerate(names)}
-
-
 def accuracy_figure(results: dict[str, Any]) -> Figure:
-    """Top-1 accuracy against level: a panel a distortion, a line a system.
+    """Top-1 accuracy against level, with a panel for each distortion and a line for each system.
 
     Args:
-        results: the content of `results.json`. The clean accuracy stands at level 0.
+        results: the content of `results.json`. The clean accuracy is shown at level 0.
+
+    Example:
+        >>> from deepcorrect.experiments.report import accuracy_figure
+        >>> curve = {"levels": [5], "top1": [0.6], "clean_top1": 0.9, "mean_top1": 0.75}
+        >>> figure = accuracy_figure({"systems": {"baseline": {"distortions": {"awgn": curve}}}})
+        >>> figure.axes[0].get_title("left")
+        'Gaussian noise'
     """
     rows = accuracy_table(results)
     names = list(dict.fromkeys(row.distortion for row in rows))
     looks = system_looks(results["systems"])
-    columns = min(3, max(1, len(names)))
-    lines = max(1, math.ceil(len(names) / columns))
-    with rc_context(SETTINGS):
-        figure = Figure(figsize=(4.4 * columns, 3.5 * lines + 0.4), layout="constrained")
-        panels = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
-        for place, (panel, name) in enumerate(zip(panels, names, strict=False)):
+    with drawing():
+        figure, drawn = panels(len(names))
+        for place, (panel, name) in enumerate(zip(drawn, names, strict=True)):
             _accuracy_lines(panel, [row for row in rows if row.distortion == name], looks)
-            panel.set_title(distortion_name(name), loc="left", fontweight="bold", fontsize=12)
-            if place % columns:
+            title(panel, distortion_name(name))
+            if place % COLUMNS:
                 panel.set_ylabel("")
-        for panel in panels[len(names) :]:
-            panel.remove()
-        handles = [Line2D([], [], **look.line()) for look in looks.values()]
-        figure.legend(
-            handles,
-            [system_name(name).lstrip("_") or name for name in looks],
-            loc="outside upper left",
-            ncols=min(3 * columns, len(looks)),
-            frameon=False,
-        )
+        lines, labels = legend_lines((system_name(name), look) for name, look in looks.items())
+        columns = min(3 * min(COLUMNS, max(1, len(names))), len(looks))
+        figure.legend(lines, labels, loc="outside upper left", ncols=columns, frameon=False)
         return figure
 
 
 def accuracy_panel(rows: Sequence[AccuracyRow], looks: Mapping[str, Look]) -> Figure:
     """One distortion's panel of `accuracy_figure`, for the page."""
     figure, panel = _panel(WIDE)
-    with rc_context(SETTINGS):
+    with drawing():
         _accuracy_lines(panel, rows, looks)
     return figure
 
@@ -164,14 +87,12 @@ def _accuracy_lines(panel: Axes, rows: Sequence[AccuracyRow], looks: Mapping[str
         levels, top1 = zip(*curve, strict=True)
         front = 3 if row.system == "deepcorrect" else 2
         panel.plot(levels, top1, zorder=front, clip_on=False, **looks[row.system].line())
-    levels = sorted({0.0}.union(*(row.levels for row in rows)))
-    if len(levels) <= 8:
-        panel.set_xticks(levels, ["clean" if not v else f"{v:g}" for v in levels])
-    panel.set_xlim(0, max(levels) or 1)
+    level_axis(
+        panel,
+        rows[0].distortion if rows else None,
+        {0.0}.union(*(row.levels for row in rows)),
+    )
     panel.set_ylim(0, 1)
-    panel.yaxis.set_major_formatter(percents())
-    panel.grid(axis="x", visible=False)
-    panel.set_xlabel(level_unit(rows[0].distortion) if rows else "level")
     panel.set_ylabel("top-1 accuracy")
 
 
@@ -191,8 +112,10 @@ def ideal_panel(
 
     The dashed lines are the distorted baseline's accuracy.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, panel = _panel(SMALL)
-    with rc_context(SETTINGS):
+    with drawing():
         for name, rows in ideal["top1"][site].items():
             line = looks[name].line(linewidth=1.7, markersize=5, markeredgewidth=0)
             panel.plot(ideal["betas"], level_mean(rows), **line)
@@ -200,7 +123,7 @@ def ideal_panel(
             panel.axhline(before, color=looks[name].color, linestyle="--", linewidth=1)
         panel.set_xlim(0, 1)
         panel.set_ylim(*limits)
-        panel.set_xticks([0, 0.5, 1], [_in_percent(share) for share in (0, 0.5, 1)])
+        panel.set_xticks([0, 0.5, 1], [in_percent(share) for share in (0, 0.5, 1)])
         panel.set_xlabel("beta")
         panel.yaxis.set_major_locator(MaxNLocator(4))
         panel.yaxis.set_major_formatter(percents())
@@ -216,12 +139,14 @@ def priority_panel(
     priorities: Sequence[float], order: Sequence[int], corrected: Iterable[int]
 ) -> Figure:
     """A site's filters as bars, highest priority first, the corrected ones coloured."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, panel = _panel(SMALL)
     chosen = set(corrected)
     gap = 0.12 if len(order) <= 64 else 0.0
     starts = np.arange(len(order))
     edges = np.append(np.stack([starts + gap, starts + 1 - gap], 1).flatten(), len(order))
-    with rc_context(SETTINGS):
+    with drawing():
         for color, wanted in ((CORRECTED, True), (UNTOUCHED, False)):
             heights = np.array([priorities[i] if (i in chosen) == wanted else 0.0 for i in order])
             bars = np.stack([heights, np.zeros_like(heights)], 1).flatten()  # a gap behind each
@@ -243,16 +168,16 @@ def history_panel(
     share: bool,
 ) -> Figure:
     """One quantity of the training by epoch, a line a system; a ring marks the epoch kept."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, panel = _panel(WIDE)
-    with rc_context(SETTINGS):
+    with drawing():
         for name, curve in curves.items():
             epochs, values = zip(*curve, strict=True)
             panel.plot(epochs, values, **looks[name].line(markersize=5, markeredgewidth=0))
             for epoch, value in curve:
                 if epoch == best[name]:
-                    ring = looks[name].line(marker="o", markersize=12, markeredgewidth=1.8)
-                    ring |= {"markerfacecolor": "none", "markeredgecolor": looks[name].color}
-                    panel.plot([epoch], [value], **ring)
+                    panel.plot([epoch], [value], **looks[name].ring())
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if share:
             panel.yaxis.set_major_formatter(percents())
@@ -263,7 +188,9 @@ def history_panel(
 
 def swatch(look: Look) -> Figure:
     """A piece of a line, for legends in HTML."""
-    with rc_context(SETTINGS):
+    from matplotlib.figure import Figure
+
+    with drawing():
         figure = Figure(figsize=(0.5, 0.2))
         panel = figure.add_axes((0, 0, 1, 1))
         panel.plot([0.05, 0.5, 0.95], [0.5] * 3, **look.line(markevery=[1]))
@@ -273,7 +200,7 @@ def swatch(look: Look) -> Figure:
         return figure
 
 
-def svg(figure: Figure, prefix: str, label: str) -> str:
+def svg(figure: Figure, prefix: str, label: str) -> Markup:
     """A figure as inline SVG whose ids begin with `prefix`, as wide as the place it stands in.
 
     Several figures share a page's ids, and matplotlib names its parts alike in each.
@@ -285,7 +212,7 @@ def svg(figure: Figure, prefix: str, label: str) -> str:
     """
     buffer = io.StringIO()
     nowhere = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context(SETTINGS):
+    with drawing():
         figure.savefig(buffer, format="svg", transparent=True, metadata=nowhere)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -296,7 +223,7 @@ def svg(figure: Figure, prefix: str, label: str) -> str:
     role = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
     head = f'<svg {role} viewBox="{box[1] if box else ""}">'
     body = text[text.index(">") + 1 :]
-    return head + re.sub(r">\s*\n\s*<", "><", body).strip()
+    return Markup(head + re.sub(r">\s*\n\s*<", "><", body).strip())
 
 
 def strip_image(priorities: Sequence[float], corrected: Sequence[bool], largest: float) -> str:
@@ -310,6 +237,9 @@ def strip_image(priorities: Sequence[float], corrected: Sequence[bool], largest:
         corrected: whether each filter is.
         largest: the absolute priority of the darkest colour.
     """
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
     values = np.asarray(priorities, dtype=float) / (largest or 1.0)
     shades = 0.5 + 0.5 * np.sign(values) * np.sqrt(np.abs(values)).clip(0, 1)
     colors = colormaps["PuOr_r"](shades)[:, :3]
@@ -322,15 +252,6 @@ def strip_image(priorities: Sequence[float], corrected: Sequence[bool], largest:
 
 
 def _panel(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    with rc_context(SETTINGS):
-        figure = Figure(figsize=size, layout="constrained")
+    with drawing():
+        figure = new_figure(*size)
         return figure, figure.add_subplot()
-
-
-def percents() -> FuncFormatter:
-    """Shares on an axis, written as percent."""
-    return FuncFormatter(lambda value, _: _in_percent(value))
-
-
-def _in_percent(share: float) -> str:
-    return f"{100 * share:g}{SPACE}%"

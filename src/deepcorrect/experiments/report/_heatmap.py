@@ -1,30 +1,30 @@
-"""A ranking as a picture: every filter's priority at every level, a panel a site."""
+"""A ranking as a picture: every filter's priority at every level, one panel per site."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.colors import PowerNorm, TwoSlopeNorm
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from deepcorrect.experiments.report._figures import SETTINGS
+from deepcorrect.experiments.report._looks import drawing, new_figure
 from deepcorrect.experiments.report._numbers import distortion_name
 from deepcorrect.ranking import Ranking
 from deepcorrect.runtime import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS, PANEL = 4, (3.1, 1.75)  # inches
 
 
 def ranking_figure(ranking: Ranking) -> Figure:
-    """Heat maps of a ranking: a row a level, a column a filter, highest mean priority first.
+    """Heat maps of a ranking: levels as rows, filters as columns, highest mean priority first.
 
-    Each site has its own scale, which its title gives: filters are ranked within a site. Orange
-    is a filter whose correction helps, purple one whose correction harms.
+    Each site has its own scale, stated in its title, because filters are ranked within a site.
+    Orange marks filters whose correction helps, purple those whose correction harms.
     """
     names = ranking.sites
     columns = min(COLUMNS, len(names))
@@ -35,10 +35,8 @@ def ranking_figure(ranking: Ranking) -> Figure:
         for level in kind.levels
     ]
     height = max(PANEL[1], 0.35 + 0.115 * len(labels))
-    with rc_context({**SETTINGS, "font.size": 8, "axes.grid": False}):
-        figure = Figure(
-            figsize=(PANEL[0] * columns + 0.9, height * rows + 0.5), layout="constrained"
-        )
+    with drawing(**{"font.size": 8, "axes.grid": False}):
+        figure = new_figure(PANEL[0] * columns + 0.9, height * rows + 0.5)
         for place, site in enumerate(names):
             panel = figure.add_subplot(rows, columns, place + 1)
             values = ranking.by_level[site][:, ranking.order(site)]
@@ -63,7 +61,9 @@ def write_ranking_figure(ranking: Ranking, path: Path) -> Path:
 
 
 def _colors(values: Tensor) -> dict[str, Any]:
-    """Colours of a site: two-sided where priorities are gains and losses, else one-sided."""
+    """Colours of a site: diverging if its priorities have both signs, sequential otherwise."""
+    from matplotlib.colors import PowerNorm, TwoSlopeNorm
+
     low, high = float(values.min()), float(values.max())
     if low < 0 < high:
         largest = float(np.quantile(values.abs(), 0.99)) or max(-low, high)

@@ -1,78 +1,74 @@
-"""The page: a run's files as one HTML document, a function a section."""
+"""The page: a run's files as one HTML document, with one function per section."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable, Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import Any
+
+from markupsafe import Markup
 
 from deepcorrect.experiments.report import _figures as figures
 from deepcorrect.experiments.report import _numbers as numbers
 from deepcorrect.experiments.report._analyses import analyses
-from deepcorrect.experiments.report._html import line_key, table, table_cell, table_row
+from deepcorrect.experiments.report._looks import system_looks
 from deepcorrect.experiments.report._numbers import NOTHING, distortion_name, percent, system_name
 from deepcorrect.experiments.report._read import RunFiles
 from deepcorrect.experiments.report._sites import filters, ideal
-from deepcorrect.experiments.report._style import STYLE
+from deepcorrect.experiments.report._template import Cell, Chart, Row, Table, legend, render
 
 STORED = {"clip": "clipped to [0, 1]", "quantize": "rounded to 8 bits"}
 
 
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: its id, its heading and its HTML."""
+
+    key: str
+    title: str
+    content: Markup
+
+
 def page(run: RunFiles) -> str:
-    """The whole document; it names no address but its own sections."""
-    sections = {
-        "accuracy": ("Accuracy against level", _accuracy(run.results)),
-        "costs": ("Accuracy and costs", _summary(run.results)),
-        "levels": ("Accuracy at every level", _levels(run.results)),
-        "ideal": ("Ideal correction", ideal(run)),
-        "filters": ("The filters", filters(run.ranking, run.adapters)),
-        "training": ("Training", _training(run.history, run.results)),
-        **({"analyses": ("Analyses", analyses(run))} if run.analysis else {}),
-        "examples": ("Examples", _examples(run.examples)),
-        "run": ("How it was run", _how(run)),
-    }
-    links = "".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in sections.items())
-    body = "".join(
-        f'<section id="{key}"><h2>{title}</h2>{content}</section>'
-        for key, (title, content) in sections.items()
-    )
-    name = escape(str(run.results.get("name", "run")))
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name} {NOTHING} DeepCorrect report</title>\n<style>\n{STYLE}</style></head>\n"
-        f"<body><main><h1>{name}</h1>{_facts(run)}{_headline(run)}"
-        f'<nav aria-label="Sections">{links}</nav>\n{body}'
-        f"<footer>Written by DeepCorrect. The same figures are in <code>results.json</code>, "
-        "beside this file.</footer></main></body></html>\n"
+    """The whole document. It refers to nothing but its own sections."""
+    sections = [
+        Section("accuracy", "Accuracy against level", _accuracy(run.results)),
+        Section("costs", "Accuracy and costs", _costs(run.results)),
+        Section("levels", "Accuracy at every level", _levels(run.results)),
+        Section("ideal", "Ideal correction", ideal(run)),
+        Section("filters", "The filters", filters(run.ranking, run.adapters)),
+        Section("training", "Training", _training(run.history, run.results)),
+        Section("examples", "Examples", render("examples.html", examples=run.examples)),
+        Section("run", "How it was run", _how(run)),
+    ]
+    if run.analysis is not None:
+        sections.insert(-2, Section("analyses", "Analyses", analyses(run, run.analysis)))
+    return render(
+        "page.html",
+        name=str(run.results.get("name", "run")),
+        facts=_facts(run),
+        headline=numbers.headline(run.results, run.subject),
+        sections=sections,
     )
 
 
-def _facts(run: RunFiles) -> str:
+def _facts(run: RunFiles) -> dict[str, str]:
     results = run.results
     facts = {
-        "model": results["model"],
-        "data": results["data"],
-        "seed": results["seed"],
+        "model": str(results["model"]),
+        "data": str(results["data"]),
+        "seed": str(results["seed"]),
         "date": numbers.moment(str(run.environment.get("date", "unknown"))),
     }
     if "seconds" in results:
         facts["took"] = numbers.duration(results["seconds"])
-    shown = (f"{key} <b>{escape(str(value))}</b>" for key, value in facts.items())
-    return f'<p class="facts">{" &middot; ".join(shown)}</p>'
+    return facts
 
 
-def _headline(run: RunFiles) -> str:
-    sentences = numbers.headline(run.results, run.subject)
-    return f'<div class="headline">{"".join(f"<p>{escape(s)}</p>" for s in sentences)}</div>'
-
-
-def _accuracy(results: dict[str, Any]) -> str:
-    looks = figures.system_looks(results["systems"])
+def _accuracy(results: dict[str, Any]) -> Markup:
+    looks = system_looks(results["systems"])
     rows = numbers.accuracy_table(results)
-    panels = ""
+    panels = []
     for place, name in enumerate(numbers.distortions_of(results)):
         own = [row for row in rows if row.distortion == name]
         spoken = "; ".join(
@@ -87,15 +83,13 @@ def _accuracy(results: dict[str, Any]) -> str:
             f"accuracy{place}",
             f"Top-1 accuracy against level {numbers.under(name)}: {spoken}.",
         )
-        panels += (
-            f"<figure><figcaption>{escape(distortion_name(name))}</figcaption>{drawing}</figure>"
-        )
-    key = line_key({name: (look, system_name(name)) for name, look in looks.items()}, "accuracy")
-    return f'{key}<div class="charts">{panels}</div>'
+        panels.append(Chart(distortion_name(name), drawing))
+    entries = legend(((look, system_name(name)) for name, look in looks.items()), "accuracy")
+    return render("accuracy.html", entries=entries, panels=panels)
 
 
-def _summary(results: dict[str, Any]) -> str:
-    """One row a system: the paper's averages and what the system costs."""
+def _costs(results: dict[str, Any]) -> Markup:
+    """One row per system: the paper's averages and what the system costs."""
     systems, names = results["systems"], numbers.distortions_of(results)
     base = systems["baseline"]
     rows = {(row.system, row.distortion): row for row in numbers.accuracy_table(results)}
@@ -112,66 +106,69 @@ def _summary(results: dict[str, Any]) -> str:
     head += ["Images seen", "Training time"]
     lines = []
     for system, record in systems.items():
-        trained = record["trainable_parameters"]
-        costs = [numbers.compact(record["multiply_adds"]), *([NOTHING] * 3)]
-        if system != "baseline":
-            costs[1] = numbers.added_multiply_adds(record, base)
-            costs[2] = f"{record['images_seen']:,}"
-            costs[3] = numbers.duration(record["training_seconds"])
-        shares = [f"{trained:,}", numbers.ratio(trained, base["parameters"])]
-        cells = _accuracy_cells(accuracies[system], best)
-        lines.append(
-            table_row(system_name(system), cells + [table_cell(c) for c in (*shares, *costs)])
-        )
-    return (
-        f"{table(head, lines, 'Accuracy and costs of each system')}"
-        '<p class="note">Mean: the paper\'s average of top-1 accuracy, over the clean images and '
-        f"every level. The network has {base['parameters']:,} parameters. Multiply-adds are of "
-        f"convolutions and linear layers, for one image. Bold: the highest.{_uncertainty(base)}</p>"
+        costs = [Cell(text) for text in _cost_texts(record, base, is_baseline=system == "baseline")]
+        lines.append(Row(system_name(system), [*_accuracy_cells(accuracies[system], best), *costs]))
+    images = base.get("test_images")
+    return render(
+        "costs.html",
+        costs=Table(head, lines, "Accuracy and costs of each system"),
+        parameters=base["parameters"],
+        images=images,
+        uncertainty=_uncertainty(images) if images else "",
     )
 
 
-def _uncertainty(record: dict[str, Any]) -> str:
-    """How far chance can move an accuracy: the normal interval of a share, at its widest."""
-    images = record.get("test_images")
-    if not images:
-        return ""
-    widest = numbers.points(1.96 * (0.25 / images) ** 0.5, signed=False)
-    return (
-        f" On {images:,} test images, one accuracy is uncertain by up to {widest} either way "
-        f"(95{numbers.SPACE}%); all systems are measured on the same images."
-    )
+def _cost_texts(record: dict[str, Any], base: dict[str, Any], *, is_baseline: bool) -> list[str]:
+    """A system's parameters, their share, its multiply-adds, those added, images and time."""
+    trained = record["trainable_parameters"]
+    texts = [
+        f"{trained:,}",
+        numbers.ratio(trained, base["parameters"]),
+        numbers.compact(record["multiply_adds"]),
+    ]
+    if is_baseline:
+        return [*texts, NOTHING, NOTHING, NOTHING]
+    return [
+        *texts,
+        numbers.added_multiply_adds(record, base),
+        f"{record['images_seen']:,}",
+        numbers.duration(record["training_seconds"]),
+    ]
 
 
-def _levels(results: dict[str, Any]) -> str:
-    """One table a distortion: top-1 accuracy of each system at each level."""
-    tables = ""
+def _uncertainty(images: int) -> str:
+    """Half the 95 % normal interval of a share measured on so many images, at its widest."""
+    return numbers.points(1.96 * (0.25 / images) ** 0.5, signed=False)
+
+
+def _levels(results: dict[str, Any]) -> Markup:
+    """One table per distortion: top-1 accuracy of each system at each level."""
+    parts = []
     for name in numbers.distortions_of(results):
         rows = [row for row in numbers.accuracy_table(results) if row.distortion == name]
         best = _best((row.clean, *row.top1, row.mean) for row in rows)
         head = ["System", "clean", *(f"{level:g}" for level in rows[0].levels), "mean"]
         lines = [
-            table_row(
-                system_name(row.system), _accuracy_cells((row.clean, *row.top1, row.mean), best)
-            )
+            Row(system_name(row.system), _accuracy_cells((row.clean, *row.top1, row.mean), best))
             for row in rows
         ]
         curve = results["systems"][rows[0].system]["distortions"][name]
         stored = [text for key, text in STORED.items() if curve.get(key)]
-        about = ", ".join([numbers.level_unit(name), *stored])
-        title = escape(distortion_name(name))
-        tables += f"<h3>{title} <span>({escape(about)})</span></h3>"
-        tables += table(head, lines, f"Top-1 accuracy {numbers.under(name)}")
-    return f'<p class="note">Top-1 accuracy. Bold: the highest at that level.</p>{tables}'
+        parts.append(
+            {
+                "title": distortion_name(name),
+                "unit": ", ".join([numbers.level_unit(name), *stored]),
+                "table": Table(head, lines, f"Top-1 accuracy {numbers.under(name)}"),
+            }
+        )
+    return render("levels.html", parts=parts)
 
 
-def _training(history: dict[str, Any], results: dict[str, Any]) -> str:
+def _training(history: dict[str, Any], results: dict[str, Any]) -> Markup:
     systems = [name for name in results["systems"] if history.get(name, {}).get("epochs")]
-    if not systems:
-        return "<p>No system of this run was trained.</p>"
-    looks = figures.system_looks(results["systems"])
+    looks = system_looks(results["systems"])
     best = {name: history[name]["best"] + 1 for name in systems}
-    panels = ""
+    panels = []
     for place, (key, label, title) in enumerate(
         (("loss", "training loss", "Training loss"), ("score", "mean top-1 accuracy", "Validation"))
     ):
@@ -185,7 +182,7 @@ def _training(history: dict[str, Any], results: dict[str, Any]) -> str:
         }
         curves = {name: curve for name, curve in curves.items() if curve}
         if not curves:
-            panels += f"<figure><figcaption>{title}</figcaption><p>Not measured.</p></figure>"
+            panels.append(Chart(title, None))
             continue
         spoken = "; ".join(
             f"{system_name(name)} goes from {curve[0][1]:.3g} to {curve[-1][1]:.3g}"
@@ -196,74 +193,20 @@ def _training(history: dict[str, Any], results: dict[str, Any]) -> str:
             f"training{place}",
             f"{title} by epoch: {spoken}.",
         )
-        panels += f"<figure><figcaption>{title}</figcaption>{drawing}</figure>"
-    shown = {name: (looks[name], system_name(name)) for name in systems}
-    kept = numbers.joined([f"{system_name(name)}'s of epoch {best[name]}" for name in systems])
-    return (
-        f"<p>A ring marks the epoch whose model was kept: {escape(kept)}. Validation is mean top-1 "
-        "accuracy, over clean images and every level of every distortion. Systems may be "
-        "trained on different objectives, so that their losses need not compare.</p>"
-        f'{line_key(shown, "training")}<div class="charts">{panels}</div>'
+        panels.append(Chart(title, drawing))
+    kept = [f"{system_name(name)}'s of epoch {best[name]}" for name in systems]
+    return render(
+        "training.html",
+        kept=numbers.joined(kept),
+        entries=legend(((looks[name], system_name(name)) for name in systems), "training"),
+        panels=panels if systems else [],
     )
 
 
-def _examples(examples: dict[str, Any]) -> str:
-    tables = ""
-    for name, strip in examples["distortions"].items():
-        head = "".join(
-            f'<th scope="col">{f"{level:g}" if level else "clean"}</th>'
-            for level in strip["levels"]
-        )
-        bodies = "".join(
-            _example(row, examples["systems"], strip["levels"]) for row in strip["rows"]
-        )
-        tables += (
-            f'<h3>{escape(distortion_name(name))}</h3><div class="scroll">'
-            f'<table class="examples"><thead><tr><th scope="col">level</th>{head}</tr></thead>'
-            f"{bodies}</table></div>"
-        )
-    legend = (
-        '<p>Test images at every level, with each system\'s answer: <span class="right">&#10003; '
-        'right</span>, <span class="wrong">&#10007; wrong</span>.</p>'
-    )
-    return legend + tables if tables else "<p>No examples were drawn.</p>"
-
-
-def _example(row: dict[str, Any], systems: Sequence[str], levels: Sequence[float]) -> str:
-    label = escape(str(row["label"]))
-    images = "".join(
-        f'<td><img alt="{label} at level {level:g}"{_pixels(cell["png"])} '
-        f'src="data:image/png;base64,{escape(cell["png"])}"></td>'
-        for cell, level in zip(row["cells"], levels, strict=True)
-    )
-    lines = f'<tr><th scope="row">true label<br><b>{label}</b></th>{images}</tr>'
-    for system in systems:
-        answers = "".join(_answer(cell["answers"][system], row["label"]) for cell in row["cells"])
-        lines += f'<tr><th scope="row">{escape(system_name(system))}</th>{answers}</tr>'
-    return f"<tbody>{lines}</tbody>"
-
-
-def _answer(answer: str, label: str) -> str:
-    kind, mark = ("right", "&#10003;") if answer == label else ("wrong", "&#10007;")
-    text = escape(str(answer))
-    return f'<td class="{kind}"><span class="answer" title="{text}">{mark} {text}</span></td>'
-
-
-def _pixels(png: str) -> str:
-    """A class for images so small that they are shown enlarged, with their pixels sharp."""
-    try:
-        width = int.from_bytes(base64.b64decode(png[:32])[16:20], "big")
-    except binascii.Error:
-        return ""
-    return ' class="pixels"' if width <= 64 else ""
-
-
-def _how(run: RunFiles) -> str:
-    lines = [table_row(key, [table_cell(str(value))]) for key, value in run.environment.items()]
-    return (
-        f"<details><summary>Recipe</summary><pre>{escape(run.recipe)}</pre></details>"
-        "<details><summary>Environment</summary>"
-        f"{table(['', 'Value'], lines, kind='text')}</details>"
+def _how(run: RunFiles) -> Markup:
+    lines = [Row(key, [Cell(str(value))]) for key, value in run.environment.items()]
+    return render(
+        "run.html", recipe=run.recipe, environment=Table(["", "Value"], lines, kind="text")
     )
 
 
@@ -273,10 +216,9 @@ def _best(rows: Iterable[Sequence[float | None]]) -> list[float]:
     return [max((numbers.tenths(v) for v in c if v is not None), default=0.0) for c in columns]
 
 
-def _accuracy_cells(values: Sequence[float | None], best: Sequence[float]) -> list[str]:
+def _accuracy_cells(values: Sequence[float | None], best: Sequence[float]) -> list[Cell]:
+    """Accuracies as cells, the best of each column marked."""
     return [
-        table_cell(NOTHING)
-        if value is None
-        else table_cell(percent(value), numbers.tenths(value) == top)
+        Cell(NOTHING) if value is None else Cell(percent(value), numbers.tenths(value) == top)
         for value, top in zip(values, best, strict=True)
     ]

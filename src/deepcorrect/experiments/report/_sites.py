@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
 
 from deepcorrect.correction import AdapterConfig
 from deepcorrect.experiments.report import _figures as figures
 from deepcorrect.experiments.report import _numbers as numbers
-from deepcorrect.experiments.report._html import line_key, table, table_cell, table_row
+from deepcorrect.experiments.report._looks import CORRECTED, UNTOUCHED, distortion_looks
 from deepcorrect.experiments.report._numbers import distortion_name, percent, system_name
 from deepcorrect.experiments.report._read import RunFiles
+from deepcorrect.experiments.report._template import Cell, Chart, Row, Table, legend, render
 from deepcorrect.ranking import METHODS, Ranking
 
-MANY_SITES = 12  # with more, the filters are shown as strips of colour instead of bars
+MANY_SITES = 12  # with more sites, the filters are shown as strips of colour instead of bars
 
 
-def ideal(run: RunFiles) -> str:
+def ideal(run: RunFiles) -> Markup:
+    """The section about ideal correction."""
     if run.ideal is None:
-        return (
-            "<p>The curves were not measured in this run. <code>ideal.images</code> in the recipe "
-            "says on how many images to measure them.</p>"
-        )
+        return render("ideal.html", ideal=None)
     ideal = run.ideal
-    names = list(ideal["distorted_top1"])
-    looks = figures.distortion_looks(names)
+    looks = distortion_looks(list(ideal["distorted_top1"]))
     limits = figures.ideal_limits(ideal)
-    panels = ""
+    panels = []
     for place, (site, curves) in enumerate(ideal["top1"].items()):
         ends = ", ".join(
             f"{percent(numbers.mean(ideal['distorted_top1'][name]))} without correction and "
@@ -39,56 +39,63 @@ def ideal(run: RunFiles) -> str:
             f"ideal{place}",
             f"Ideal correction at {site}: {ends}.",
         )
-        area = f"<span>mean {percent(ideal['area'][site])}</span>"
-        panels += f"<figure><figcaption>{escape(site)} {area}</figcaption>{drawing}</figure>"
-    key = line_key({n: (look, distortion_name(n)) for n, look in looks.items()}, "ideal")
-    return (
-        "<p>Top-1 accuracy, averaged over the levels, against beta: the share of a site's filters "
-        "whose output is replaced by the clean image's, highest priority first. Each site is "
-        "corrected alone. Dashed: the baseline on the distorted images. The further a curve rises "
-        "above it, the better the ranking chose.</p>"
-        f'<p class="note">{ideal["images"]:,} images that the ranking did not see.</p>'
-        f'{key}<div class="charts small {_four(ideal["top1"])}">{panels}</div>'
-    )
+        panels.append(Chart(site, drawing, f"mean {percent(ideal['area'][site])}"))
+    entries = legend(((look, distortion_name(name)) for name, look in looks.items()), "ideal")
+    return render("ideal.html", ideal=ideal, entries=entries, panels=panels)
 
 
-def filters(ranking: Ranking | None, adapters: Mapping[str, AdapterConfig]) -> str:
+def filters(ranking: Ranking | None, adapters: Mapping[str, AdapterConfig]) -> Markup:
+    """The section about the filters' priorities and which filters each adapter corrects."""
     if ranking is None:
-        return "<p>No system of this run corrects filters, so none were ranked.</p>"
-    method = METHODS[ranking.method].summary if ranking.method in METHODS else ranking.method
-    text = (
-        f"<p>The correction priority of each site's filters, highest first, measured on "
-        f"{ranking.images:,} images by the method <b>{escape(ranking.method)}</b> "
-        f"({escape(method)}), averaged over all distortions and levels.</p>"
-    )
-    choices: dict[str, list[str]] = {}
-    for system, config in adapters.items():
-        same = [
-            other
-            for other in choices
-            if adapters[other].sites.keys() == config.sites.keys()
-            and all(
-                adapters[other].sites[s].filters == config.sites[s].filters for s in config.sites
-            )
-        ]
-        choices.setdefault(same[0] if same else system, []).append(system)
+        return render("filters.html", ranking=None)
     show = _strips if len(ranking.sites) > MANY_SITES else _bars
-    for place, (system, systems) in enumerate(choices.items()):
-        filters = {site: value.filters for site, value in adapters[system].sites.items()}
-        count = sum(map(len, filters.values()))
-        total = sum(values.shape[1] for values in ranking.by_level.values())
-        who = numbers.joined([system_name(name) for name in systems])
-        verb = "correct" if len(systems) > 1 else "corrects"
-        text += (
-            f"<h3>{escape(who)} {verb} {count:,} of {total:,} filters at "
-            f"{len(filters):,} of {len(ranking.sites):,} sites</h3>"
-            f"{show(ranking, filters, f'filters{place}')}{_numbers_of(ranking, filters)}"
+    choices: list[dict[str, Any]] = []
+    for place, systems in enumerate(_same_filters(adapters)):
+        filters = {site: value.filters for site, value in adapters[systems[0]].sites.items()}
+        choices.append(
+            {
+                "title": _title(ranking, systems, filters),
+                "numbers": _numbers_of(ranking, filters),
+                **show(ranking, filters, f"filters{place}"),
+            }
         )
-    return text if choices else text + show(ranking, {}, "filters")
+    if not choices:
+        choices = [{"title": "", "numbers": None, **show(ranking, {}, "filters")}]
+    ramp = [step / 50 - 1 for step in range(101)]
+    return render(
+        "filters.html",
+        ranking=ranking,
+        method=METHODS[ranking.method].summary if ranking.method in METHODS else ranking.method,
+        choices=choices,
+        corrected=CORRECTED,
+        untouched=UNTOUCHED,
+        largest=f"{_largest(ranking):.2g}",
+        scale=figures.strip_image([abs(v) * v for v in ramp], [False] * 101, 1),
+    )
 
 
-def _bars(ranking: Ranking, filters: Mapping[str, Sequence[int]], prefix: str) -> str:
-    panels = ""
+def _same_filters(adapters: Mapping[str, AdapterConfig]) -> list[list[str]]:
+    """Systems in groups that correct the same filters of the same sites."""
+    groups: dict[Any, list[str]] = {}
+    for system, config in adapters.items():
+        chosen = frozenset((site, value.filters) for site, value in config.sites.items())
+        groups.setdefault(chosen, []).append(system)
+    return list(groups.values())
+
+
+def _title(ranking: Ranking, systems: Sequence[str], filters: Mapping[str, Sequence[int]]) -> str:
+    count = sum(map(len, filters.values()))
+    total = sum(values.shape[1] for values in ranking.by_level.values())
+    verb = "correct" if len(systems) > 1 else "corrects"
+    return (
+        f"{numbers.joined([system_name(name) for name in systems])} {verb} {count:,} of "
+        f"{total:,} filters at {len(filters):,} of {len(ranking.sites):,} sites"
+    )
+
+
+def _bars(ranking: Ranking, filters: Mapping[str, Sequence[int]], prefix: str) -> dict[str, Any]:
+    """Each site's priorities as a bar chart."""
+    panels = []
     for place, (site, priorities) in enumerate(ranking.priorities.items()):
         corrected = filters.get(site, ())
         drawing = figures.svg(
@@ -98,57 +105,41 @@ def _bars(ranking: Ranking, filters: Mapping[str, Sequence[int]], prefix: str) -
             f"{float(priorities.max()):.3g} to {float(priorities.min()):.3g}; "
             f"{len(corrected)} are corrected.",
         )
-        share = f"<span>{len(corrected)} of {len(priorities)}</span>"
-        panels += f"<figure><figcaption>{escape(site)} {share}</figcaption>{drawing}</figure>"
-    key = (
-        f'<ul class="key"><li><i style="background:{figures.CORRECTED}"></i>corrected</li>'
-        f'<li><i style="background:{figures.UNTOUCHED}"></i>left as it is</li></ul>'
-        '<p class="note">Every panel has its own scale: filters are ranked within a site.</p>'
-    )
-    return f'{key}<div class="charts small {_four(ranking.sites)}">{panels}</div>'
+        panels.append(Chart(site, drawing, f"{len(corrected)} of {len(priorities)}"))
+    return {"panels": panels, "strips": []}
 
 
-def _strips(ranking: Ranking, filters: Mapping[str, Sequence[int]], prefix: str) -> str:
+def _strips(ranking: Ranking, filters: Mapping[str, Sequence[int]], prefix: str) -> dict[str, Any]:
+    """Each site's priorities as a strip of colours."""
     del prefix
-    every = ranking.priorities
-    largest = max(float(values.abs().max()) for values in every.values())
-    lines = ""
-    for site, priorities in every.items():
+    largest = _largest(ranking)
+    strips = []
+    for site, priorities in ranking.priorities.items():
         order, corrected = ranking.order(site), set(filters.get(site, ()))
-        image = figures.strip_image(
-            priorities[order].tolist(), [index in corrected for index in order], largest
+        marks = [index in corrected for index in order]
+        count = f"{len(corrected)} of {len(order)}"
+        strips.append(
+            {
+                "site": site,
+                "image": figures.strip_image(priorities[order].tolist(), marks, largest),
+                "label": f"Priorities of {site}, from {float(priorities.max()):.3g} to "
+                f"{float(priorities.min()):.3g}; {count} are corrected",
+                "count": count,
+            }
         )
-        spoken = (
-            f"Priorities of {site}, from {float(priorities.max()):.3g} to "
-            f"{float(priorities.min()):.3g}; {len(corrected)} of {len(order)} are corrected"
-        )
-        lines += (
-            f'<tr><th scope="row">{escape(site)}</th>'
-            f'<td><img alt="{escape(spoken)}" src="{image}"></td>'
-            f"<td>{len(corrected)} of {len(order)}</td></tr>"
-        )
-    ramp = [step / 50 - 1 for step in range(101)]
-    scale = figures.strip_image([abs(v) * v for v in ramp], [False] * 101, 1)
-    return (
-        f'<ul class="key"><li>&minus;{largest:.2g} <img alt="colour scale" src="{scale}"> '
-        f'{largest:.2g}</li><li><i style="background:{figures.CORRECTED}"></i>'
-        "underlined: corrected</li></ul>"
-        '<div class="scroll"><table class="strips"><thead><tr><th scope="col">site</th>'
-        '<td></td><th scope="col">corrected</th></tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
-    )
+    return {"panels": [], "strips": strips}
 
 
-def _numbers_of(ranking: Ranking, filters: Mapping[str, Sequence[int]]) -> str:
+def _largest(ranking: Ranking) -> float:
+    """The largest absolute priority of all sites."""
+    return max(float(values.abs().max()) for values in ranking.priorities.values())
+
+
+def _numbers_of(ranking: Ranking, filters: Mapping[str, Sequence[int]]) -> Table:
+    """The corrected filters of each site, by number."""
     lines = [
-        table_row(site, [table_cell(numbers.number_ranges(filters[site]))])
+        Row(site, [Cell(numbers.number_ranges(filters[site]))])
         for site in ranking.sites
         if site in filters
     ]
-    body = table(["Site", "Corrected filters"], lines, kind="text")
-    return f"<details><summary>The corrected filters by number</summary>{body}</details>"
-
-
-def _four(sites: Iterable[str]) -> str:
-    """A class for few small panels, which may be larger."""
-    return "four" if len(list(sites)) <= 8 else ""
+    return Table(["Site", "Corrected filters"], lines, kind="text")
