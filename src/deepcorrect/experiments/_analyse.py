@@ -175,8 +175,8 @@ def _some_classes(
     drawn = torch.randperm(len(every), generator=generator_for(seed, "classes"))[:classes]
     chosen = np.sort(every[drawn.numpy()])
     rows = np.flatnonzero(np.isin(labels, chosen))
-    names = run.model.labels or run.test.classes or ()
-    by_label = {
+    names: Sequence[str] = run.model.labels or run.test.classes or ()
+    by_label: dict[int, str] = {
         number: names[number] if number < len(names) else str(number) for number in chosen.tolist()
     }
     return run.test.select(rows).sample(images, seed), by_label
