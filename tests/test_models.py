@@ -157,11 +157,11 @@ def test_resnets_shortcut_is_every_second_pixel_and_zero_channels() -> None:
 
 def test_a_built_in_model_without_weights_warns(capsys: pytest.CaptureFixture[str]) -> None:
     load_model("cifar_resnet20")
-    assert "runs with random ones" in capsys.readouterr().err
+    assert "its weights are random" in capsys.readouterr().err
     load_model("digits_cnn")
     assert capsys.readouterr().err == ""
     load_model("digits_cnn", classes=3)
-    assert "runs with random ones" in capsys.readouterr().err
+    assert "its weights are random" in capsys.readouterr().err
 
 
 def test_random_weights_on_purpose_are_the_same_each_time(
@@ -195,7 +195,7 @@ def test_unknown_models_suggest_near_ones() -> None:
         InputError, match=r"unknown model 'cifar_alcnn', did you mean 'cifar_allcnn'"
     ):
         load_model("cifar_alcnn")
-    with pytest.raises(InputError, match="classes=0 is not a number of classes"):
+    with pytest.raises(InputError, match="classes=0 is not accepted"):
         load_model("digits_cnn", classes=0)
 
 
@@ -288,10 +288,10 @@ def test_bad_preprocessing_says_what_is_wrong(
 
 def test_a_network_that_does_not_take_the_images_says_so(python_file: Path) -> None:
     model = load_model(f"python:{python_file}:bare", input_size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
-    with pytest.raises(InputError, match="does not take images of 3 x 8 x 8"):
+    with pytest.raises(InputError, match="does not accept images of 3 x 8 x 8"):
         output_classes(model, model.preprocessing)
     maps = Classifier(nn.Conv2d(1, 2, 3), Preprocessing(8, (0.5,), (0.5,)))
-    with pytest.raises(InputError, match=r"gives \(1, 2, 6, 6\): it must give logits"):
+    with pytest.raises(InputError, match=r"returns \(1, 2, 6, 6\): it must return logits"):
         output_classes(maps, maps.preprocessing)
 
 

@@ -123,7 +123,7 @@ def test_timm_reads_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_transformers_of_timm_are_built_for_the_size_that_is_asked_for() -> None:
     model = load_model("timm:test_vit", "random", input_size=64)
     assert output_classes(model, model.preprocessing) == 1000
-    with pytest.raises(InputError, match="does not take images of 3 x 65 x 65|cannot be built"):
+    with pytest.raises(InputError, match="does not accept images of 3 x 65 x 65|cannot be built"):
         output_classes(model, load_model("timm:test_vit", "random", input_size=65).preprocessing)
 
 
@@ -453,9 +453,9 @@ def test_a_missing_library_is_named_with_its_extra() -> None:
     """In a process of its own, where neither can be imported."""
     code = (
         "import sys; sys.modules['timm'] = None; sys.modules['transformers'] = None\n"
-        "from deepcorrect.models import resolve\n"
+        "from deepcorrect.models import load_model\n"
         "for spec in ('timm:resnet18', 'hf:a/b'):\n"
-        "    try: resolve(spec)\n"
+        "    try: load_model(spec)\n"
         "    except ImportError as error: print(error)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,5 +1,7 @@
-"""Resolving a MODEL spec to a classifier: built-in networks, timm's, torchvision's, transformers',
-your Python; and weights files."""
+"""Loads the classifier that a MODEL spec names.
+
+The sources are built-in networks, timm, torchvision, transformers and the user's own Python code.
+"""
 
 from deepcorrect.models._built_in import BUILT_IN, BuiltIn
 from deepcorrect.models._networks import AlexNet, CifarAllCNN, CifarResNet20, DigitsCNN

@@ -1,4 +1,4 @@
-"""The networks that are named without a source."""
+"""The built-in networks, which a MODEL spec names without a source."""
 
 from __future__ import annotations
 
@@ -22,30 +22,36 @@ IMAGENET_227 = Preprocessing(227, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A network that comes with the product.
+    """A built-in network.
 
     Attributes:
-        build: makes it.
-        summary: one line for `deepcorrect list models`.
+        build: Builds the network.
+        summary: One line for `deepcorrect list models`.
     """
 
     build: Source
     summary: str
 
 
-def _ours(
+def _source(
     build: Callable[[int], nn.Module],
     classes: int,
     preprocessing: Preprocessing,
     weights: str | None = None,
 ) -> Source:
-    """A network of `_networks`, made for a number of classes; `weights` is a file beside this
-    module, None where the user must bring some."""
+    """The source of a network in `_networks`.
+
+    Args:
+        build: Builds the network for a number of classes.
+        classes: The network's usual number of classes.
+        preprocessing: The network's preprocessing.
+        weights: A file beside this module; None if the network has no weights of its own.
+    """
 
     def source(request: Request) -> Built:
         count = classes if request.classes is None else request.classes
         if count < 1:
-            raise InputError(f"classes={count} is not a number of classes above 0")
+            raise InputError(f"classes={count} is not accepted: give a number of classes above 0")
         model = Classifier(build(count), preprocessing, request.spec)
         own = request.pretrained and weights is not None and count == classes
         return Built(model, False, Path(__file__).parent / str(weights) if own else None)
@@ -55,15 +61,15 @@ def _ours(
 
 BUILT_IN: dict[str, BuiltIn] = {
     "digits_cnn": BuiltIn(
-        _ours(DigitsCNN, 10, DIGITS, "digits_cnn.safetensors"),
+        _source(DigitsCNN, 10, DIGITS, "digits_cnn.safetensors"),
         "the demo's CNN, with trained weights",
     ),
     "cifar_allcnn": BuiltIn(
-        _ours(CifarAllCNN, 100, CIFAR100), "the paper's all-convolutional CIFAR-100 network"
+        _source(CifarAllCNN, 100, CIFAR100), "the paper's all-convolutional CIFAR-100 network"
     ),
-    "cifar_resnet20": BuiltIn(_ours(CifarResNet20, 100, CIFAR100), "ResNet-20 for CIFAR-100"),
+    "cifar_resnet20": BuiltIn(_source(CifarResNet20, 100, CIFAR100), "ResNet-20 for CIFAR-100"),
     "alexnet": BuiltIn(
-        _ours(AlexNet, 1000, IMAGENET_227), "AlexNet as in the paper: grouped, with LRN"
+        _source(AlexNet, 1000, IMAGENET_227), "the paper's AlexNet: grouped convolutions, LRN"
     ),
     "efficientnet_lite0": BuiltIn(
         efficientnet_lite0,

@@ -21,17 +21,18 @@ from deepcorrect.networks import Classifier, Wrapper
 from deepcorrect.runtime import InputError, optional_import
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-LEVITS_RATIO = 256 / 224  # which its processor applies whatever the size
-WARPED_FROM = 384  # pixels from which ConvNeXt's processor does not cut
-CLOSE = 6.0  # grey levels, on average, by which two libraries' resizing of one image may differ
+LEVIT_RATIO = 256 / 224  # its processor resizes to this multiple of any size
+CONVNEXT_SQUASHED = 384  # from this size on, ConvNeXt's processor squashes and does not crop
+TOLERANCE = 6.0
+"""The mean difference, in grey levels, by which two libraries may resize an image differently."""
 
 
 class Logits(Wrapper):
-    """A transformers network that gives its logits alone.
+    """A network of transformers that returns only its logits.
 
     Args:
-        network: gives an output with `logits`.
-        flip: whether it takes blue, green, red.
+        network: A network whose output has the attribute `logits`.
+        flip: Whether the network expects the channels blue, green, red.
     """
 
     def __init__(self, network: nn.Module, *, flip: bool = False) -> None:
@@ -39,12 +40,12 @@ class Logits(Wrapper):
         self.network, self.flip = network, flip
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, N x classes, of normalised images, N x C x H x W."""
+        """The logits, N x classes, of normalised images, N x C x H x W."""
         return self.network(pixel_values=images.flip(1) if self.flip else images).logits
 
 
 def from_hf(request: Request) -> Built:
-    """A repository of the Hub, or a folder that `save_pretrained` wrote."""
+    """Builds a network from a repository on the Hub or a folder that `save_pretrained` wrote."""
     transformers = optional_import("transformers", "hf")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -55,13 +56,13 @@ def from_hf(request: Request) -> Built:
     if not local and (folder.is_absolute() or request.name.startswith((".", "~"))):
         raise InputError(f"model {request.spec!r}: there is no folder {folder}")
     source = str(folder) if local else request.name
-    remedy = "Give hf:FOLDER, a copy of it"
+    remedy = "Give hf:FOLDER with a copy of it"
     with hugging_face(request.spec, f"the network {request.name}", local=local, remedy=remedy):
         return _built(transformers, request, source)
 
 
 def _built(transformers: ModuleType, request: Request, source: str) -> Built:
-    config = _understood(request, lambda: transformers.AutoConfig.from_pretrained(source))
+    config = _checked(request, lambda: transformers.AutoConfig.from_pretrained(source))
     classes = request.check_classes(config.num_labels)
     labels = _labels(config) if classes == config.num_labels else None
     if classes != config.num_labels:
@@ -75,7 +76,7 @@ def _built(transformers: ModuleType, request: Request, source: str) -> Built:
         config.image_size = request.input_size
     automatic = transformers.AutoModelForImageClassification
     if request.pretrained:
-        network, loaded = _understood(
+        network, loaded = _checked(
             request,
             lambda: automatic.from_pretrained(
                 source, config=config, weights_only=True, output_loading_info=True
@@ -88,7 +89,7 @@ def _built(transformers: ModuleType, request: Request, source: str) -> Built:
                 + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
             )
     else:
-        network = _understood(request, lambda: automatic.from_config(config))
+        network = _checked(request, lambda: automatic.from_config(config))
     processor = _processor(transformers, source)
     model: nn.Module = Logits(
         network.float(), flip=bool(getattr(processor, "do_flip_channel_order", False))
@@ -100,69 +101,71 @@ def _built(transformers: ModuleType, request: Request, source: str) -> Built:
 
 
 def _renamed(state: State, network: Any) -> State:
-    """transformers' files do not always have the names of its networks: it knows how to read
-    them."""
+    """The weights under the network's own names.
+
+    The files of transformers do not always have these names, but transformers converts them.
+    """
     loaded, report = type(network).from_pretrained(
         None, config=network.config, state_dict=dict(state), output_loading_info=True
     )
     return state if report["missing_keys"] else loaded.state_dict()
 
 
-def _understood(request: Request, load: Callable[[], Any]) -> Any:
-    """What `load` gives; what transformers does not understand is an error of the spec's."""
+def _checked(request: Request, load: Callable[[], Any]) -> Any:
+    """The result of `load`, whose errors become InputErrors about the MODEL spec."""
     try:
         return load()
-    except (ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"model {request.spec!r} is no image classifier: {first}") from error
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"model {request.spec!r}: its weights are a pickle that may run code, which is never "
-            "loaded: save them again as safetensors"
-        ) from error
+    except (ValueError, KeyError, ImportError, pickle.UnpicklingError) as error:
+        problem = f" is not an image classifier: {str(error).strip().splitlines()[0]}"
+        if isinstance(error, pickle.UnpicklingError):
+            problem = (
+                ": its weights are a pickle that may run code, which is never loaded: "
+                "save them again as safetensors"
+            )
+        raise InputError(f"model {request.spec!r}{problem}") from error
 
 
 def _processor(transformers: ModuleType, source: str) -> Any:
-    """What prepares the network's images; None where the source has no such file."""
+    """The processor that prepares the network's images; None if the source has none."""
     version = int(transformers.__version__.partition(".")[0])
-    how = {"backend": "pil"} if version >= 5 else {"use_fast": False}
+    options = {"backend": "pil"} if version >= 5 else {"use_fast": False}
     try:
-        return transformers.AutoImageProcessor.from_pretrained(source, **how)
+        return transformers.AutoImageProcessor.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError):
         return None
 
 
 def _labels(config: Any) -> tuple[str, ...] | None:
     names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
-    invented = tuple(f"LABEL_{index}" for index in range(config.num_labels))
-    return None if names == invented else names
+    placeholders = tuple(f"LABEL_{index}" for index in range(config.num_labels))
+    return None if names == placeholders else names
 
 
 def preprocessing_of_processor(spec: str, processor: Any) -> Preprocessing:
-    """How an image processor of transformers prepares images.
+    """The preprocessing that an image processor of transformers applies.
 
-    What is read from its settings is checked by preparing an image both ways.
+    It is read from the processor's settings, and checked by preparing one image both ways.
 
     Raises:
-        InputError: in a way that `Preprocessing` does not have.
+        InputError: `Preprocessing` cannot express what the processor does.
     """
     if hasattr(processor, "data_config"):  # a timm network that transformers wraps
         raise InputError(f"model {spec!r} is timm's: give timm:hf-hub:{spec.partition(':')[2]}")
     try:
         read = _read(processor)
-        off = _difference(processor, read)
+        difference = _difference(processor, read)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _refused(spec, processor, str(error)) from error
-    if not off <= CLOSE:
-        raise _refused(spec, processor, "its result is another")
+    if not difference <= TOLERANCE:
+        raise _refused(spec, processor, "its result differs")
     return read
 
 
 def _refused(spec: str, processor: Any, reason: str) -> InputError:
     return InputError(
         f"model {spec!r}: images as its {type(processor).__name__} prepares them are not supported "
-        f"({reason}): write a function that returns a deepcorrect.Classifier of it with a "
-        "Preprocessing of your own, and give python:FILE:FUNCTION"
+        f"({reason}): write a function that returns a deepcorrect.Classifier with this network and "
+        "your own Preprocessing, and give python:FILE:FUNCTION"
     )
 
 
@@ -170,20 +173,20 @@ def _read(processor: Any) -> Preprocessing:
     settings = processor.to_dict()
     size, crop = _sides(settings.get("size")), _sides(settings.get("crop_size"))
     kind = type(processor).__name__.lower()
-    cutting = bool(settings.get("do_center_crop")) and crop
+    cropped = bool(settings.get("do_center_crop")) and crop
     ratio = settings.get("crop_pct")
     squash = "shortest_edge" not in size
     shorter = size.get("shortest_edge") or size["height"]
     if size.get("height") != size.get("width") or crop.get("height") != crop.get("width"):
-        raise InputError(f"sides {size or crop} that differ")
-    input_size = crop["height"] if cutting else shorter
+        raise InputError(f"the sides {size or crop} differ")
+    input_size = crop["height"] if cropped else shorter
     if kind.startswith("convnext"):
-        squash = shorter >= WARPED_FROM
+        squash = shorter >= CONVNEXT_SQUASHED
         input_size, shorter = shorter, shorter if squash else int(shorter / ratio)
     elif kind.startswith("poolformer") and ratio is not None:
         squash, shorter = False, int(shorter / ratio)
     elif kind.startswith("levit") and not squash:
-        shorter = int(LEVITS_RATIO * shorter)
+        shorter = int(LEVIT_RATIO * shorter)
     if not settings.get("do_resize", True):
         raise InputError("images are not resized")
     resample = Image.Resampling(settings.get("resample") or Image.Resampling.BILINEAR)
@@ -198,12 +201,14 @@ def _sides(value: Any) -> dict[str, int]:
 
 
 def _normalisation(settings: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of images in [0, 1] that do what rescaling by a factor, perhaps
-    less 1, and normalising do."""
+    """The mean and standard deviation, for images in [0, 1], that equal a processor's settings.
+
+    A processor multiplies 8-bit values by a factor, may subtract 1, and then normalises.
+    """
     mean, std = (_three(settings.get(name)) for name in ("image_mean", "image_std"))
     if not settings.get("do_normalize"):
         mean, std = np.zeros(3), np.ones(3)
-    if settings.get("include_top"):  # EfficientNet's divides once more
+    if settings.get("include_top"):  # EfficientNet's processor divides twice
         std = std * _three(settings.get("image_std"))
     factor = 255 * (settings["rescale_factor"] if settings.get("do_rescale", True) else 1)
     offset = 1.0 if settings.get("rescale_offset") else 0.0
@@ -215,7 +220,7 @@ def _three(value: float | Sequence[float] | None) -> np.ndarray:
 
 
 def _difference(processor: Any, read: Preprocessing) -> float:
-    """Mean difference, in grey levels, of a smooth image that is prepared both ways."""
+    """The mean difference, in grey levels, between one smooth image that is prepared both ways."""
     down, across = np.mgrid[0:300, 0:400] / 60
     waves = [np.sin(down * a + across * b) for a, b in ((1, 0.5), (0.3, 1.2), (1.4, -0.8))]
     image = Image.fromarray(np.uint8(127.5 + 127 * np.stack(waves, -1)))

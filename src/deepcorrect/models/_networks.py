@@ -1,69 +1,71 @@
-"""The built-in networks: the demo's, the paper's two, and a residual one for CIFAR."""
+"""The built-in networks: the demo's CNN, the paper's two networks, and a ResNet for CIFAR."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _conv_norm_relu(
-    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 1
-) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, padding),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    )
+class _Conv(NamedTuple):
+    """A convolution, which batch norm and ReLU follow."""
+
+    filters: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+
+
+def _stacked(channels: int, *layers: _Conv) -> nn.Sequential:
+    """Convolutions, each with batch norm and ReLU, for inputs of so many channels."""
+    stages = nn.Sequential()
+    for filters, kernel, stride, padding in layers:
+        conv = nn.Conv2d(channels, filters, kernel, stride, padding)
+        stages.append(nn.Sequential(conv, nn.BatchNorm2d(filters), nn.ReLU()))
+        channels = filters
+    return stages
 
 
 class DigitsCNN(nn.Module):
     """The demo's network for 28 x 28 grey digits: four 3x3 convolutions, about 61,000 parameters.
 
     Args:
-        classes: number of logits.
+        classes: The number of logits.
     """
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            _conv_norm_relu(1, 16),
-            _conv_norm_relu(16, 32, stride=2),
-            _conv_norm_relu(32, 64),
-            _conv_norm_relu(64, 64, stride=2),
-        )
+        self.features = _stacked(1, _Conv(16), _Conv(32, stride=2), _Conv(64), _Conv(64, stride=2))
         self.head = nn.Linear(64, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, N x classes, of normalised images, N x 1 x H x W."""
+        """The logits, N x classes, of normalised images, N x 1 x H x W."""
         return self.head(self.features(images).mean((2, 3)))
 
 
 class CifarAllCNN(nn.Module):
     """The paper's all-convolutional CIFAR-100 network: nine convolutions, 1.39 million parameters.
 
-    3-96-96-96(stride 2)-192-192-192(stride 2)-192(no padding)-192(1x1)-classes(1x1), each with
-    batch norm and ReLU; the global average of the last maps gives the logits.
+    96-96-96(stride 2)-192-192-192(stride 2)-192(no padding)-192(1x1)-classes(1x1) filters, each
+    convolution with batch norm and ReLU. The logits are the global averages of the last maps.
 
     Args:
-        classes: number of logits.
+        classes: The number of logits.
     """
 
     def __init__(self, classes: int = 100) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            _conv_norm_relu(3, 96),
-            _conv_norm_relu(96, 96),
-            _conv_norm_relu(96, 96, stride=2),
-            _conv_norm_relu(96, 192),
-            _conv_norm_relu(192, 192),
-            _conv_norm_relu(192, 192, stride=2),
-            _conv_norm_relu(192, 192, padding=0),
-            _conv_norm_relu(192, 192, kernel=1, padding=0),
-            _conv_norm_relu(192, classes, kernel=1, padding=0),
+        self.features = _stacked(
+            3,
+            *(_Conv(96), _Conv(96), _Conv(96, stride=2)),
+            *(_Conv(192), _Conv(192), _Conv(192, stride=2)),
+            *(_Conv(192, padding=0), _Conv(192, kernel=1, padding=0)),
+            _Conv(classes, kernel=1, padding=0),
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, N x classes, of normalised images, N x 3 x 32 x 32."""
+        """The logits, N x classes, of normalised images, N x 3 x 32 x 32."""
         return self.features(images).mean((2, 3))
 
 
@@ -76,7 +78,7 @@ class _BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.stride = stride
         self.extra = outputs - inputs
-        self.out_channels = outputs  # so that a block's output can be a site
+        self.out_channels = outputs  # so that the block itself can be a site
 
     def forward(self, maps: Tensor) -> Tensor:
         shortcut = maps[:, :, :: self.stride, :: self.stride]
@@ -87,10 +89,10 @@ class _BasicBlock(nn.Module):
 
 
 class CifarResNet20(nn.Module):
-    """ResNet-20 for 32 x 32 images (He et al. 2015, section 4.2), shortcuts without parameters.
+    """ResNet-20 for 32 x 32 images, with parameter-free shortcuts (He et al. 2015, section 4.2).
 
     Args:
-        classes: number of logits.
+        classes: The number of logits.
     """
 
     def __init__(self, classes: int = 100) -> None:
@@ -111,18 +113,20 @@ class CifarResNet20(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, N x classes, of normalised images, N x 3 x 32 x 32."""
+        """The logits, N x classes, of normalised images, N x 3 x 32 x 32."""
         maps = F.relu(self.bn1(self.conv1(images)))
         maps = self.layer3(self.layer2(self.layer1(maps)))
         return self.linear(maps.mean((2, 3)))
 
 
 class AlexNet(nn.Module):
-    """AlexNet as the paper used it: 96-256-384-384-256 filters, convolutions 2, 4 and 5 in two
-    groups, local response normalisation behind the first two (Krizhevsky et al. 2012).
+    """AlexNet as the paper used it (Krizhevsky et al. 2012).
+
+    It has 96-256-384-384-256 filters. Convolutions 2, 4 and 5 have two groups, and local response
+    normalisation follows the first two.
 
     Args:
-        classes: number of logits.
+        classes: The number of logits.
     """
 
     def __init__(self, classes: int = 1000) -> None:
@@ -140,7 +144,7 @@ class AlexNet(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, N x classes, of normalised images, N x 3 x 227 x 227."""
+        """The logits, N x classes, of normalised images, N x 3 x 227 x 227."""
         maps = self.pool(self.normalize(F.relu(self.conv1(images))))
         maps = self.pool(self.normalize(F.relu(self.conv2(maps))))
         maps = F.relu(self.conv4(F.relu(self.conv3(maps))))

@@ -1,4 +1,4 @@
-"""`python:FILE_OR_MODULE:CALLABLE`: the user's own network."""
+"""`python:FILE_OR_MODULE:CALLABLE`: a network that the user's own code builds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deepcorrect.runtime import DeepCorrectError, InputError, try_torchvision, u
 
 
 def from_python(request: Request) -> Built:
-    """What the callable returns: an `nn.Module`, or a `Classifier` with its preprocessing."""
+    """The result of the callable: an `nn.Module`, or a `Classifier` with its preprocessing."""
     source, _, attribute = request.name.rpartition(":")
     if not source or not attribute:
         raise InputError(f"model {request.spec!r} is not python:FILE_OR_MODULE:CALLABLE")

@@ -1,4 +1,4 @@
-"""From a MODEL spec, a weights file and preprocessing flags to a classifier."""
+"""Builds the classifier that a MODEL spec, a weights file and preprocessing options describe."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ from deepcorrect.models._timm import from_timm
 from deepcorrect.models._torchvision import from_torchvision
 from deepcorrect.models._weights import RANDOM, load_weights
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import InputError, console, unknown
+from deepcorrect.runtime import InputError, console, device_of, unknown
 
 SOURCES: dict[str, tuple[Source, str, str]] = {
-    "timm": (from_timm, "timm:NAME", "timm's networks; NAME.TAG for one of several weights"),
-    "torchvision": (from_torchvision, "torchvision:NAME", "torchvision's classifiers, likewise"),
+    "timm": (from_timm, "timm:NAME", "timm's networks; NAME.TAG chooses among several weights"),
+    "torchvision": (from_torchvision, "torchvision:NAME", "torchvision's; NAME.WEIGHTS likewise"),
     "hf": (from_hf, "hf:REPO_OR_FOLDER", "transformers' image classifiers"),
     "python": (from_python, "python:FILE_OR_MODULE:CALLABLE", "your own network"),
 }
-"""By prefix: what builds the network, how its spec reads, and what it is."""
+"""By prefix: the function that builds the network, the form of the spec, and its meaning."""
 
 
 def specs() -> dict[str, str]:
-    """Every way to name a network, and what it names."""
+    """The forms of a MODEL spec, and what each of them means.
+
+    Example:
+        >>> from deepcorrect.models import specs
+        >>> specs()["digits_cnn"]
+        "the demo's CNN, with trained weights"
+    """
     named = {name: entry.summary for name, entry in BUILT_IN.items()}
     return named | {form: summary for _, form, summary in SOURCES.values()}
 
@@ -45,22 +51,34 @@ def load_model(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> Classifier:
-    """Builds the classifier a MODEL spec names, in inference mode.
+    """Builds the classifier that a MODEL spec names, in inference mode.
 
     Args:
-        spec: a built-in name; `timm:NAME`, `torchvision:NAME` or `hf:REPO_OR_FOLDER`; or
+        spec: A built-in name; `timm:NAME`, `torchvision:NAME` or `hf:REPO_OR_FOLDER`; or
             `python:FILE_OR_MODULE:CALLABLE`, whose callable takes no argument and returns an
-            `nn.Module` (or a `Classifier`, which brings its preprocessing).
-        weights: safetensors, or a PyTorch file that `torch.load(weights_only=True)` reads;
-            `random` for an untrained network. None takes the source's pretrained weights, from the
-            cache or the hub.
-        classes: number of logits, when it is not the usual one.
-        input_size, resize, mean, std: see `Preprocessing`; each replaces what the source says.
+            `nn.Module` (or a `Classifier`, which includes its preprocessing).
+        weights: A safetensors file, or a PyTorch file that `torch.load(weights_only=True)` reads;
+            `random` for an untrained network. None stands for the source's pretrained weights,
+            which are read from the cache or downloaded.
+        classes: The number of logits, if it is not the source's usual number.
+        input_size: The side of the network's input, in pixels; see `Preprocessing`. This and the
+            following arguments replace what the source specifies.
+        resize: The shorter side of an image before the central crop, in pixels.
+        mean: The mean of each channel of images in [0, 1].
+        std: The standard deviation of each channel of images in [0, 1].
 
     Raises:
-        InputError: the spec, the file or the network is not usable, or the pretrained weights are
-            out of reach.
-        MissingExtraError: the source's library is not installed.
+        InputError: The spec, the weights or the network cannot be used, or the pretrained weights
+            cannot be reached.
+        MissingExtraError: The source's library is not installed.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> model = dc.load_model("digits_cnn")
+        >>> model.preprocessing.input_size
+        28
+        >>> model(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
     kind, _, rest = spec.partition(":")
     request = Request(spec, rest, weights is None, classes, input_size)
@@ -71,7 +89,7 @@ def load_model(
     else:
         raise unknown("model", spec, specs())
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # random weights, yet adapters fit them again
+        torch.default_generator.manual_seed(0)  # so that adapters fit an untrained network again
         built = build(request)
     model = _with_preprocessing(built, spec, input_size, resize, mean, std)
     file = built.file if weights is None else Path(weights)
@@ -80,7 +98,7 @@ def load_model(
     elif not built.trained and weights is None:
         console().print(
             f"warning: {spec} has no weights of its own and --weights is not given: "
-            "it runs with random ones",
+            "its weights are random",
             style="yellow",
         )
     return model.eval()
@@ -116,23 +134,29 @@ def _with_preprocessing(
 
 
 def output_classes(model: nn.Module, preprocessing: Preprocessing) -> int:
-    """Number of logits, found by running one black image.
+    """The number of logits, which is found by running the network on one black image.
 
     Raises:
-        InputError: the network does not take such images, or does not give N x classes.
+        InputError: The network does not accept such images, or does not return N x classes.
+
+    Example:
+        >>> import deepcorrect as dc
+        >>> from deepcorrect.models import output_classes
+        >>> model = dc.load_model("digits_cnn")
+        >>> output_classes(model, model.preprocessing)
+        10
     """
     size = preprocessing.input_size
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    image = torch.zeros(1, preprocessing.channels, size, size, device=device)
+    image = torch.zeros(1, preprocessing.channels, size, size, device=device_of(model))
     try:
         with torch.no_grad():
             logits = model(image)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise InputError(
-            f"the network does not take images of {preprocessing.channels} x {size} x {size}: "
+            f"the network does not accept images of {preprocessing.channels} x {size} x {size}: "
             f"{error}. Check --input-size, --mean and --std"
         ) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"the network gives {given}: it must give logits, N x classes")
+        raise InputError(f"the network returns {given}: it must return logits, N x classes")
     return logits.shape[1]

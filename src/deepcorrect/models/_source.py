@@ -1,4 +1,4 @@
-"""What a source of networks is asked for, and what it hands back."""
+"""The request to a source of networks, and its result."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deepcorrect.runtime import InputError
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of a source.
+    """The request for a network.
 
     Attributes:
-        spec: the whole MODEL spec, for messages.
-        name: what follows the source's prefix.
-        pretrained: whether the source's own weights are wanted.
-        classes: number of logits, where it is not the source's usual one.
-        input_size: side of the input in pixels, likewise.
+        spec: The complete MODEL spec, for messages.
+        name: The part of the spec after the source's prefix.
+        pretrained: Whether the source's own weights are requested.
+        classes: The number of logits; None stands for the source's usual number.
+        input_size: The side of the input in pixels; None stands for the source's usual size.
     """
 
     spec: str
@@ -32,32 +32,37 @@ class Request:
     input_size: int | None = None
 
     def check_classes(self, pretrained: int) -> int:
-        """The number of classes to build for, `pretrained` being the source's own.
+        """The number of classes to build the network for.
+
+        Args:
+            pretrained: The number of classes of the source's pretrained weights.
 
         Raises:
-            InputError: pretrained weights are for another number.
+            InputError: Pretrained weights are requested for another number of classes.
         """
         if self.classes is None or self.classes == pretrained:
             return pretrained
         if self.classes < 1:
-            raise InputError(f"classes={self.classes} is not a number of classes above 0")
+            raise InputError(
+                f"classes={self.classes} is not accepted: give a number of classes above 0"
+            )
         if self.pretrained:
             raise InputError(
                 f"model {self.spec!r}: its pretrained weights are for {pretrained} classes, not "
-                f"{self.classes}: give --weights FILE of such a network, or --weights random"
+                f"{self.classes}: give --weights FILE for such a network, or --weights random"
             )
         return self.classes
 
 
 @dataclass(frozen=True)
 class Built:
-    """A network from a source.
+    """A network that a source has built.
 
     Attributes:
-        model: with its preprocessing where the source tells it.
-        trained: whether it has weights already.
-        file: weights still to be loaded, unless the user gives others.
-        rename: for files whose names are not the network's.
+        model: The network; a `Classifier` if the source specifies the preprocessing.
+        trained: Whether the network already has trained weights.
+        file: The weights that are still to be loaded, unless the user gives others.
+        rename: Converts the names in weights files whose names are not the network's.
     """
 
     model: Classifier | nn.Module

@@ -1,4 +1,4 @@
-"""`timm:NAME`: timm's networks."""
+"""`timm:NAME`: the networks of timm."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ FOLDER, HUB = "local-dir:", "hf-hub:"
 
 
 def from_timm(request: Request) -> Built:
-    """`NAME`, `NAME.TAG` for one of several pretrained weights, `hf-hub:REPO`, or a folder with
-    timm's `config.json` and weights, `local-dir:FOLDER`."""
+    """Builds a network of timm.
+
+    The name is `NAME`; `NAME.TAG`, which chooses among several pretrained weights; `hf-hub:REPO`;
+    or `local-dir:FOLDER` with timm's `config.json` and weights.
+    """
     timm = optional_import("timm", "timm")
     name = request.name.replace("hf_hub:", HUB)
     elsewhere = name.startswith((HUB, FOLDER))
@@ -32,7 +35,7 @@ def from_timm(request: Request) -> Built:
     if elsewhere or request.pretrained:
         place = name.partition(":")[2] if known is None else known.hf_hub_id or name
         what = f"timm's network {place}"
-        remedy = "Give timm:local-dir:FOLDER, a copy of it" if elsewhere else REMEDY
+        remedy = "Give timm:local-dir:FOLDER with a copy of it" if elsewhere else REMEDY
         with hugging_face(request.spec, what, local=name.startswith(FOLDER), remedy=remedy):
             network = _created(timm, request, name, known)
     else:
@@ -45,10 +48,10 @@ def from_timm(request: Request) -> Built:
 
 
 def _configuration(timm: ModuleType, request: Request) -> Any:
-    """What timm knows of a network and its weights.
+    """timm's configuration of a network and its weights.
 
     Raises:
-        InputError: there is no such network, there are no such weights, or none at all.
+        InputError: timm has no such network, or not the requested weights.
     """
     name, _, tag = request.name.partition(".")
     if not timm.is_model(name):
@@ -69,7 +72,7 @@ def _configuration(timm: ModuleType, request: Request) -> Any:
 
 
 def _created(timm: ModuleType, request: Request, name: str, known: Any) -> Any:
-    """The network; where its input size is fixed, for the size that is asked for."""
+    """The network; if its input size is fixed, for the requested size."""
     options: dict[str, Any] = {"pretrained": request.pretrained}
     if request.classes is not None:
         options["num_classes"] = request.classes
@@ -87,18 +90,19 @@ def _created(timm: ModuleType, request: Request, name: str, known: Any) -> Any:
 
 
 def preprocessing_of_timm(spec: str, timm: ModuleType, network: nn.Module) -> Preprocessing:
-    """How a timm network's images are prepared for evaluation, from its own configuration.
+    """The preprocessing with which a network of timm is evaluated, from its configuration.
 
     Raises:
-        InputError: in a way that `Preprocessing` does not have.
+        InputError: `Preprocessing` cannot express it.
     """
     known = timm.data.resolve_model_data_config(network)
     channels, height, width = known["input_size"]
     mode = known["crop_mode"]
     if height != width or mode not in ("center", "squash") or channels not in (1, 3):
         raise InputError(
-            f"model {spec!r} takes images of {channels} x {height} x {width}, cut by {mode!r}: "
-            "only squares of one or three channels, cut by 'center' or 'squash', are prepared here"
+            f"model {spec!r} expects images of {channels} x {height} x {width}, crop {mode!r}: "
+            "only squares of one or three channels with the crop modes 'center' and 'squash' are "
+            "supported"
         )
     return Preprocessing(
         height,
@@ -126,6 +130,6 @@ def _labels(timm: ModuleType, network: Any, classes: int) -> tuple[str, ...] | N
 
 
 def _filtered(state: State, network: nn.Module) -> State:
-    """Files in the format of a network's authors, by the filter that timm keeps beside it."""
+    """Converts files in the format of a network's authors, with the filter that timm has for it."""
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     return state if convert is None else convert(dict(state), network)

@@ -1,4 +1,4 @@
-"""`torchvision:NAME`: torchvision's classification networks."""
+"""`torchvision:NAME`: the classification networks of torchvision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from deepcorrect.data import Preprocessing
-from deepcorrect.models._hub import fetched
+from deepcorrect.models._hub import download
 from deepcorrect.models._source import Built, Request
 from deepcorrect.models._weights import State
 from deepcorrect.networks import Classifier
@@ -16,7 +16,7 @@ from deepcorrect.runtime import InputError, optional_import, unknown
 
 
 def from_torchvision(request: Request) -> Built:
-    """`NAME`, or `NAME.WEIGHTS` such as `resnet50.IMAGENET1K_V1`."""
+    """Builds `NAME`, or `NAME.WEIGHTS` such as `resnet50.IMAGENET1K_V1`."""
     models = optional_import("torchvision.models", "torchvision")
     name, _, tag = request.name.partition(".")
     known = models.list_models(module=models)
@@ -35,34 +35,36 @@ def from_torchvision(request: Request) -> Built:
         network = models.get_model(name, weights=None, num_classes=classes, **options)
     except ValueError as error:
         raise InputError(f"model {request.spec!r}: {error}") from error
-    seen = weights.transforms()
+    transform = weights.transforms()
     preprocessing = Preprocessing(
-        seen.crop_size[0],
-        tuple(seen.mean),
-        tuple(seen.std),
-        seen.resize_size[0],
-        seen.interpolation.value,
+        transform.crop_size[0],
+        tuple(transform.mean),
+        tuple(transform.std),
+        transform.resize_size[0],
+        transform.interpolation.value,
     )
     file = None
     if request.pretrained:
         url = weights.url
         prefix = re.search(r"-([a-f0-9]{8,})\.", url)
-        file = fetched(request.spec, url, prefix and prefix.group(1))
+        file = download(request.spec, url, prefix and prefix.group(1))
     own = labels if classes == len(labels) else None
     return Built(Classifier(network, preprocessing, name, own), False, file, _renamed)
 
 
 def _options(name: str) -> dict[str, Any]:
-    """Inception networks without the heads that only training uses; their weights expect images
-    normalised as in TensorFlow, and `transform_input` turns the usual ones into such."""
+    """Builds Inception networks without the heads that only training uses.
+
+    Their weights expect images that are normalised as in TensorFlow; `transform_input` converts
+    images with the usual normalisation.
+    """
     if name in ("googlenet", "inception_v3"):
         return {"aux_logits": False, "transform_input": True, "init_weights": False}
     return {}
 
 
 def _renamed(state: State, network: nn.Module) -> State:
-    """Drops the training heads of Inception networks; DenseNet's older files say `norm.1` for
-    what is now `norm1`."""
+    """Drops the training heads of Inception networks; renames DenseNet's `norm.1` to `norm1`."""
     own = network.state_dict()
     names = {name: re.sub(r"\.(norm|relu|conv)\.(\d)\.", r".\1\2.", name) for name in state}
     renamed = {new if new in own else old: state[old] for old, new in names.items()}

@@ -1,4 +1,4 @@
-"""Weights files: read safely, and loaded only where every tensor has its place."""
+"""Weights files, which are read safely and loaded only if every tensor fits the network."""
 
 from __future__ import annotations
 
@@ -14,35 +14,46 @@ from deepcorrect.networks import network_of
 from deepcorrect.runtime import InputError, files
 
 RANDOM = "random"
-"""What `--weights` says for a network that is meant to be untrained."""
+"""The value of `--weights` for an untrained network."""
 
 State = Mapping[str, Tensor]
 Rename = Callable[[State, nn.Module], State]
-"""What makes the names of a source's older or foreign files the network's own."""
+"""Converts the names in a source's older or foreign files to the network's names."""
 
 
 def load_weights(model: nn.Module, path: Path, rename: Rename | None = None) -> None:
-    """Loads a state dict into a network, every tensor and nothing else.
+    """Loads a state dict into a network; every tensor of both must have a counterpart.
 
     Args:
-        model: the network, wrapped or bare.
-        path: `.safetensors`, or a PyTorch file. A dict with the state under `state_dict` or
-            `model`, and names that all begin with `module.`, are understood.
-        rename: applied where the file's names are not the network's.
+        model: The network, or a `Classifier` around it.
+        path: A `.safetensors` or PyTorch file. The state dict may lie under the key `state_dict` or
+            `model`, and its names may all begin with `module.`.
+        rename: Applied if the file's names are not the network's.
 
     Raises:
-        InputError: the file cannot be read safely, or belongs to another network.
+        InputError: The file cannot be read safely, or has the weights of another network.
+
+    Example:
+        >>> import pathlib, tempfile, torch
+        >>> from deepcorrect.models import load_weights
+        >>> saved, network = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "weights.pt")
+        ...     torch.save(saved.state_dict(), path)
+        ...     load_weights(network, path)
+        >>> network.weight.equal(saved.weight)
+        True
     """
     network = network_of(model)
     state = _read_state(path)
     own = network.state_dict()
     if rename is not None and state.keys() != own.keys():
-        # another network's file fails here: what does not fit is said below
+        # for another network's file this fails, and the check below names what does not fit
         with contextlib.suppress(KeyError, ValueError, TypeError, AttributeError, RuntimeError):
             state = rename(state, network)
     _check_state(network, state, path)
     given = OrderedDict(state)
-    # the format's version, by which some layers read older files; safetensors does not carry it
+    # some layers read older files by this version of the format, which safetensors does not store
     metadata = getattr(state, "_metadata", None) or getattr(own, "_metadata", None)
     if metadata is not None:
         given._metadata = metadata  # pyright: ignore[reportAttributeAccessIssue]
@@ -50,8 +61,7 @@ def load_weights(model: nn.Module, path: Path, rename: Rename | None = None) -> 
 
 
 def in_order(state: State, network: nn.Module) -> State:
-    """The tensors under the network's names, one after the other; as they are where the shapes do
-    not agree in that order."""
+    """The tensors under the network's names, in order; unchanged if the shapes do not match so."""
     own = network.state_dict()
     shapes = [tensor.shape for tensor in state.values()]
     if shapes != [tensor.shape for tensor in own.values()]:
