@@ -481,7 +481,7 @@ def test_labels_outside_the_classes_are_refused(make_folder: MakeFolder) -> None
     images.check_labels(3)
     with pytest.raises(InputError, match="label 2: the network has 2 classes.*from 0 to 1"):
         images.check_labels(2)
-    with pytest.raises(InputError, match="the data has label -1"):
+    with pytest.raises(InputError, match="the data has an image without a label .label -1."):
         check_labels(torch.tensor([0, -1]), 3)
 
 

@@ -131,11 +131,47 @@ def test_empty_batches_are_passed_over(classifier: Classifier, batches: list[Bat
         evaluate(classifier, [empty], ["awgn"])
 
 
-@pytest.mark.parametrize("label", [-1, 5])
+@pytest.mark.parametrize("label", [-2, 5])
 def test_labels_outside_the_classes_are_refused(classifier: Classifier, label: int) -> None:
     batch = (torch.rand(2, 3, 16, 16), torch.tensor([0, label]))
     with pytest.raises(InputError, match=f"label {label}: the network has 5 classes"):
         evaluate(classifier, [batch], ["awgn"])
+
+
+def without_labels(batches: list[Batch], missing: list[int]) -> list[Batch]:
+    """The same batches; the images with these numbers have no label."""
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    labels = labels.clone()
+    labels[missing] = -1
+    return cut(images, labels, len(batches[0][0]))
+
+
+@pytest.mark.parametrize("missing", ["some", "all"])
+def test_where_an_image_of_the_first_batch_has_no_label_the_prediction_is_the_target(
+    classifier: Classifier,
+    batches: list[Batch],
+    missing: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    count = sum(len(labels) for _, labels in batches)
+    some = without_labels(batches, [1] if missing == "some" else list(range(count)))
+    grid = evaluate(classifier, some, ["awgn:20"])
+    notes = capsys.readouterr().err
+    assert grid.target == "prediction"
+    assert grid == evaluate(classifier, batches, ["awgn:20"], target="prediction")
+    said = f"note: 1 of the first {len(batches[0][0])} images have no label"
+    assert notes.count(said) == (missing == "some")
+    assert bool(notes) == (missing == "some")
+
+
+def test_an_image_without_a_label_after_a_labelled_batch_is_an_error(
+    classifier: Classifier, batches: list[Batch]
+) -> None:
+    late = without_labels(batches, [len(batches[0][0])])
+    with pytest.raises(InputError, match="an image without a label .* labels are needed"):
+        evaluate(classifier, late, ["awgn:20"])
+    with pytest.raises(InputError, match="an image without a label .* labels are needed"):
+        evaluate(classifier, without_labels(batches, [0]), ["awgn:20"], target="labels")
 
 
 def test_the_model_is_evaluated_in_inference_mode_and_left_as_it_was(

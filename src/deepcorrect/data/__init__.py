@@ -16,6 +16,7 @@ from deepcorrect.data._preprocessing import (
 )
 from deepcorrect.data._registry import SPECS, STORED, open_dataset
 from deepcorrect.data._streaming import ImageStream
+from deepcorrect.data._targets import Target, target_for
 
 __all__ = [
     "BUILT_IN",
@@ -33,6 +34,7 @@ __all__ = [
     "NumberedNames",
     "Preprocessing",
     "StringColumn",
+    "Target",
     "check_labels",
     "convert_channels",
     "count_of",
@@ -44,6 +46,7 @@ __all__ = [
     "open_files",
     "open_folder",
     "resize_and_crop",
+    "target_for",
     "to_tensor",
     "to_uint8",
 ]

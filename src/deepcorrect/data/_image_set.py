@@ -197,6 +197,11 @@ def check_labels(labels: Tensor, classes: int, name: str = "the data") -> None:
         >>> check_labels(torch.tensor([0, 1, 9]), classes=10)
     """
     outside = labels[(labels < 0) | (labels >= classes)]
+    if bool((outside == UNLABELLED).any()):
+        raise InputError(
+            f"{name} has an image without a label (label {UNLABELLED}) where labels are needed: "
+            "label these images, leave them out, or measure against the network's own prediction"
+        )
     if len(outside):
         raise InputError(
             f"{name} has label {int(outside[0])}: the network has {classes} classes, "

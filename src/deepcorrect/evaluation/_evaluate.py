@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.data import UNLABELLED, Batches, count_of, no_images
-from deepcorrect.distortions import Distortion, LevelledDistortion, parse_all
-from deepcorrect.evaluation._results import Accuracy, Curve, Grid, Tally, Target
+from deepcorrect.data import Batches, Target, count_of, target_for
+from deepcorrect.distortions import (
+    CLEAN,
+    Cell,
+    DistortedCache,
+    Distortion,
+    LevelledDistortion,
+    cells_of,
+    distorted_batches,
+    level_rows,
+    numbered_batches,
+    parse_all,
+)
+from deepcorrect.evaluation._results import Accuracy, Curve, Grid, Tally
 from deepcorrect.networks import Wrapper, preprocessing_of
 from deepcorrect.runtime import (
     InputError,
@@ -19,14 +30,18 @@ from deepcorrect.runtime import (
     device_of,
     inference,
     progress,
-    seeds_for,
     to_device,
 )
+
+PURPOSE = "to evaluate on"
 
 
 @runtime_checkable
 class TestTimeSystem(Protocol):
-    """A system that is told what is coming: it sees one distortion and level after the other."""
+    """A model that must be notified before each distortion level, as one that adapts itself is.
+
+    It gets all images of one level, then all of the next.
+    """
 
     def start_level(self, distortion: Distortion | None, level: float) -> None:
         """Called before the images of each distortion and level; None before the clean ones."""
@@ -42,75 +57,83 @@ def evaluate(
     task: str = "evaluation",
     target: Target | None = None,
     reference: nn.Module | None = None,
+    cache: DistortedCache | None = None,
 ) -> Grid:
     """Measures top-1 and top-5 accuracy on clean images and at every level of every distortion.
 
     The noise depends on the seed, the level and an image's number in the loader alone, not on the
-    batch size, so systems evaluated with the same images and seed see the same distorted ones.
-    Without labels, agreement takes the place of accuracy: the class that the untouched network
-    gives the clean image is right.
+    batch size, so systems that are evaluated with the same images and seed see the same distorted
+    images. Where the target is the prediction, accuracy becomes agreement: the class that the
+    untouched network assigns to the clean image counts as right.
 
     Args:
-        model: takes images in [0, 1]; runs in inference mode where it is. A `TestTimeSystem` gets
-            all images of one level, then all of the next.
+        model: takes images in [0, 1]; runs in inference mode, on the device that it is on. A
+            `TestTimeSystem` gets all images of one level, then all of the next.
         loader: batches of (images, labels), in a fixed order.
         distortions: specs such as `gaussian_blur` or `awgn:10,20`; without levels, the paper's
             grid for the input size.
         seed: of the noise.
         precision: `bfloat16` runs faster and less exactly.
-        task: what the progress line says.
-        target: `labels` or `prediction`; with the latter no label is read. None takes the labels,
-            and the prediction where no image of the first batch has one.
+        task: the name of this measurement in the progress line.
+        target: `labels` or `prediction`; with the latter no label is read. None takes the labels
+            where every image of the first batch has one, else the prediction (see
+            `deepcorrect.data.target_for`).
         reference: the untouched network; None takes the one that an `AdaptedModel` corrects, or
             the model itself.
+        cache: keeps the distorted images for the next call with the same loader, distortions and
+            seed.
+
+    Returns:
+        Accuracies as shares of the images, 0 to 1.
 
     Raises:
         InputError: a distortion or a label is not accepted, or there is no image.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> batch = (torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
+        >>> grid = dc.evaluate(network, [batch], ["gaussian_blur:1,2", "awgn:20"])
+        >>> grid.images, sorted(grid.curves), len(grid.curves["gaussian_blur"].top1)
+        (4, ['awgn', 'gaussian_blur'], 2)
     """
     device = device_of(model)
     grid = parse_all(distortions, _pixels(model, loader))
-    cells: list[tuple[LevelledDistortion | None, float]] = [(None, 0.0)]
-    cells += [(kind, level) for kind in grid for level in kind.levels]
+    cells = [CLEAN, *cells_of(grid)]
     tallies = [Tally() for _ in cells]
-    told = isinstance(model, TestTimeSystem)
-    rows = range(len(cells))
+    is_test_time = isinstance(model, TestTimeSystem)
+    clean = truth = torch.empty(0)
+    batches = distorted_batches(
+        loader,
+        cells,
+        seed=seed,
+        device=device,
+        purpose=PURPOSE,
+        by_cell=is_test_time,
+        cache=cache,
+    )
     with (
         inference(model),
         torch.no_grad(),
         autocast(device, precision),
         progress(task, count_of(loader)) as step,
     ):
-        for together in [[row] for row in rows] if told else [list(rows)]:
-            if told:
-                model.start_level(*cells[together[0]])
-            for images, truth in _filled(loader):
-                here, labels = to_device(images, device), truth.to(device)
-                target = target or _target_of(truth)
+        for batch in batches:
+            if is_test_time and batch.first == 0:
+                model.start_level(*batch.cell)
+            if batch.clean is not clean:
+                clean, truth = batch.clean, batch.labels
+                target = target or target_for(truth)
                 if target == "prediction":
-                    labels = _untouched(model, reference, here).argmax(1)
-                for row in together:
-                    kind, level = cells[row]
-                    shown = here
-                    if kind is not None:
-                        number = tallies[row].images
-                        seeds = seeds_for(seed, kind.name, level, first=number, count=len(images))
-                        shown = to_device(kind(here, level, seeds), device)
-                    tallies[row].add(model(shown), labels)
-                    step(len(images) / len(cells))
-    if not tallies[0].images:
-        raise no_images(loader, "to evaluate on")
-    clean, *distorted = (tally.accuracy() for tally in tallies)
-    curves: dict[str, Curve] = {}
-    for kind in grid:
-        count = len(kind.levels)
-        curves[kind.name] = Curve(kind, tuple(distorted[:count]), clean)
-        distorted = distorted[count:]
-    return Grid(curves, clean.images, clean, target or "labels")
-
-
-def _target_of(labels: Tensor) -> Target:
-    """What can be right for a batch."""
-    return "prediction" if bool((labels == UNLABELLED).all()) else "labels"
+                    truth = _untouched(model, reference, clean).argmax(1)
+            tallies[batch.row].add(model(batch.images), truth)
+            step(len(batch.images) / len(cells))
+    before, *cells_under = (tally.accuracy() for tally in tallies)
+    curves = {
+        kind.name: Curve(kind, tuple(cells_under[rows]), before)
+        for kind, rows in zip(grid, level_rows(grid).values(), strict=True)
+    }
+    return Grid(curves, before.images, before, target or "labels")
 
 
 def _untouched(model: nn.Module, reference: nn.Module | None, images: Tensor) -> Tensor:
@@ -146,7 +169,7 @@ def evaluate_stored(
         parts: by distortion and level, a function that opens batches of (images, labels).
         clean: the undistorted images, likewise; None where there are none.
         precision: `bfloat16` runs faster and less exactly.
-        task: what the progress line says.
+        task: the name of this measurement in the progress line.
 
     Raises:
         InputError: a label is not accepted, or a level has no image.
@@ -161,11 +184,12 @@ def evaluate_stored(
         progress(task, total, "sets") as step,
     ):
         if clean is not None:
-            before = _accuracy(model, None, 0.0, clean, step)
+            before = _accuracy(model, CLEAN, clean, step)
         for name, by_level in parts.items():
             kind = LevelledDistortion(name, tuple(by_level), clip=True, quantize=True)
             cells = [
-                _accuracy(model, kind, level, opened(), step) for level, opened in by_level.items()
+                _accuracy(model, Cell(kind, level), opened(), step)
+                for level, opened in by_level.items()
             ]
             curves[name] = Curve(kind, tuple(cells), before)
     images = min((cell.images for curve in curves.values() for cell in curve.cells), default=0)
@@ -173,27 +197,16 @@ def evaluate_stored(
 
 
 def _accuracy(
-    model: nn.Module,
-    kind: Distortion | None,
-    level: float,
-    loader: Batches,
-    step: Callable[[float], None],
+    model: nn.Module, cell: Cell, loader: Batches, step: Callable[[float], None]
 ) -> Accuracy:
-    """Accuracy on one loader, whose images are as they are to be seen."""
+    """Accuracy on one loader, whose images are stored as they look in `cell`."""
     device, total, tally = device_of(model), count_of(loader), Tally()
     if isinstance(model, TestTimeSystem):
-        model.start_level(kind, level)
-    for images, labels in _filled(loader):
+        model.start_level(*cell)
+    for images, labels, _ in numbered_batches(loader, PURPOSE):
         tally.add(model(to_device(images, device)), labels.to(device))
         step(len(images) / max(total, 1))
-    if not tally.images:
-        raise no_images(loader, "to evaluate on")
     return tally.accuracy()
-
-
-def _filled(loader: Batches) -> Iterable[tuple[Tensor, Tensor]]:
-    """The batches that hold an image: of some all may be bad."""
-    return ((images, labels) for images, labels in loader if len(images))
 
 
 def _pixels(model: nn.Module, loader: Batches) -> int:
@@ -201,6 +214,4 @@ def _pixels(model: nn.Module, loader: Batches) -> int:
     known = preprocessing_of(model)
     if known is not None:
         return known.input_size
-    for images, _ in _filled(loader):
-        return min(images.shape[-2:])
-    raise no_images(loader, "to evaluate on")
+    return min(next(numbered_batches(loader, PURPOSE)).images.shape[-2:])

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from deepcorrect.data import check_labels
+from deepcorrect.data import Target, check_labels
 from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.networks import Costs
-
-Target = Literal["labels", "prediction"]
-"""What is right: the true class, or the class that the untouched network gives the clean image."""
 
 CALIBRATION_BINS = 15
 
