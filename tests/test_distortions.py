@@ -256,9 +256,9 @@ def test_specs_are_read(spec: str | Distortion, expected: Distortion) -> None:
         ("", "unknown distortion ''"),
         ("awgn:five", "levels 'five' of 'awgn' are not numbers between commas, such as awgn:5,10"),
         ("awgn:5,,6", "are not numbers between commas"),
-        ("awgn:-5", "level -5.0 of 'awgn' is not a number from 0 up"),
-        ("awgn:inf", "level inf of 'awgn' is not a number from 0 up"),
-        ("awgn:nan", "level nan of 'awgn' is not a number from 0 up"),
+        ("awgn:-5", "level -5.0 of 'awgn' is not a number from 0 on"),
+        ("awgn:inf", "level inf of 'awgn' is not a number from 0 on"),
+        ("awgn:nan", "level nan of 'awgn' is not a number from 0 on"),
         ("awgn:5,5", "names a level twice"),
         ("awgn:5:clp", "unknown distortion option 'clp', did you mean 'clip'"),
     ],
@@ -321,5 +321,5 @@ def test_a_level_is_the_same_seed_written_as_a_whole_number_or_not() -> None:
 
 @pytest.mark.parametrize("level", [-1.0, float("nan"), torch.tensor([1.0, -0.5])])
 def test_a_call_with_a_level_below_zero_is_refused(level: float | Tensor) -> None:
-    with pytest.raises(InputError, match="is not a number from 0 up"):
+    with pytest.raises(InputError, match="is not a number from 0 on"):
         Distortion("gaussian_blur")(torch.rand(2, 1, 8, 8), level)

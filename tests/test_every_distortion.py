@@ -452,7 +452,7 @@ def test_a_group_and_one_of_its_kinds_name_that_kind_twice() -> None:
         ("fog:nan", "level nan of 'fog' is not a whole number from 0 to 5 (severity)"),
         ("occlusion:2", "level 2.0 of 'occlusion' is not a number from 0 to 1 (share of"),
         ("bit_depth:8", "level 8.0 of 'bit_depth' is not a number from 0 to 7 (bits of 8"),
-        ("resize:0.5", "level 0.5 of 'resize' is not a number from 1 up (times smaller"),
+        ("resize:0.5", "level 0.5 of 'resize' is not a number from 1 on (times smaller"),
         ("fog:1::2", "unknown distortion option ':2'"),
         ("fog+contrst:1", "unknown distortion 'contrst', did you mean 'contrast'"),
         ("fog+", "unknown distortion ''"),

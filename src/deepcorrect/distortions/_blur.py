@@ -23,19 +23,16 @@ from deepcorrect.distortions._registry import corruption, register
 
 
 @register(
-    "gaussian_blur",
     unit="standard deviation in pixels",
-    small_levels=(0.5, 1, 1.5, 2, 2.5, 3),
+    levels=(0.5, 1, 1.5, 2, 2.5, 3),
     large_levels=(1, 2, 3, 4, 5, 6),
     source="Borkar and Karam 2019, section III",
-    random=False,
 )
-def gaussian_blur(images: Tensor, draws: Draws, sigma: float) -> Tensor:
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with a kernel of 4 sigma + 1 pixels (made odd) and a border of zeros.
 
     Equal to OpenCV's `GaussianBlur` with `BORDER_CONSTANT`.
     """
-    del draws
     return separable(images, gaussian_taps(sigma, kernel_size(sigma) // 2), "zeros")
 
 
@@ -44,25 +41,15 @@ def kernel_size(sigma: float) -> int:
     return 2 * round(2 * sigma) + 1
 
 
-@corruption(
-    "gaussian_blur_c",
-    imagenet=[(1.0,), (2.0,), (3.0,), (4.0,), (6.0,)],
-    cifar=[(0.4,), (0.6,), (0.7,), (0.8,), (1.0,)],
-)
-def gaussian_blur_c(images: Tensor, draws: Draws, sigma: float) -> Tensor:
+@corruption()
+def gaussian_blur_c(images: Tensor, sigma: float) -> Tensor:
     """ImageNet-C's Gaussian blur: taps up to 4 sigma, edge pixels drawn out."""
-    del draws
     return gaussian(images, sigma)
 
 
-@corruption(
-    "defocus_blur",
-    imagenet=[(3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)],
-    cifar=[(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)],
-)
-def defocus_blur(images: Tensor, draws: Draws, radius: float, smoothing: float) -> Tensor:
+@corruption()
+def defocus_blur(images: Tensor, radius: float, smoothing: float) -> Tensor:
     """Convolution with a disc, its rim smoothed, as by a lens out of focus."""
-    del draws
     kernel = _disc(radius, smoothing, images.device)  # its sum is not quite 1, as theirs
     return convolve(images, kernel, "mirror").clamp(0, 1)
 
@@ -77,12 +64,7 @@ def _disc(radius: float, smoothing: float, device: torch.device) -> Tensor:
     return separable(disc / disc.sum(), taps, "mirror").to(device)
 
 
-@corruption(
-    "motion_blur",
-    imagenet=[(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)],
-    cifar=[(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],
-    random=True,
-)
+@corruption()
 def motion_blur(images: Tensor, draws: Draws, radius: int, sigma: float) -> Tensor:
     """A half Gaussian along a straight line, within 45 degrees of the horizontal."""
     return along_lines(images, draws.uniform(low=-45, high=45), radius, sigma)
@@ -113,15 +95,9 @@ def along_lines(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> T
     return torch.cat(blurred)
 
 
-@corruption(
-    "zoom_blur",
-    imagenet=[(1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)],
-    cifar=[(1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)],
-    at_once=16,
-)
-def zoom_blur(images: Tensor, draws: Draws, stop: float, step: float) -> Tensor:
+@corruption(at_once=16)
+def zoom_blur(images: Tensor, stop: float, step: float) -> Tensor:
     """The mean of the image and of its centre, enlarged step by step, as by moving closer."""
-    del draws
     factors = np.arange(1, stop, step)
     planes = images.flatten(0, 1)
     lanes = F.pad(planes, (0, 0, 0, 0, 0, -len(planes) % LANES))[None]
@@ -156,12 +132,7 @@ def enlarged(images: Tensor, factor: float) -> Tensor:
 DOUBLINGS = 6  # chains of 64 links; one link follows another with less than even chance
 
 
-@corruption(
-    "glass_blur",
-    imagenet=[(0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)],
-    cifar=[(0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)],
-    random=True,
-)
+@corruption()
 def glass_blur(images: Tensor, draws: Draws, sigma: float, reach: int, rounds: int) -> Tensor:
     """Blur, pixels taken from a little way off, blur again, as through frosted glass.
 

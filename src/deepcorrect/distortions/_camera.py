@@ -15,17 +15,14 @@ GREY = 0.5
 
 
 @register(
-    "resize",
     unit="times smaller on each side",
-    small_levels=(1.25, 1.5, 2, 3, 4),
+    levels=(1.25, 1.5, 2, 3, 4),
     large_levels=(2, 3, 4, 6, 8),
     source="bilinear with antialiasing; resolution as a distortion: Dodge and Karam 2016",
-    random=False,
     weakest=1.0,
 )
-def resize(images: Tensor, draws: Draws, factor: float) -> Tensor:
+def resize(images: Tensor, factor: float) -> Tensor:
     """Shrunk by a factor and enlarged to the old size again, bilinear with antialiasing."""
-    del draws
     height, width = images.shape[2:]
     small = [max(1, round(height / factor)), max(1, round(width / factor))]
     shrunk = F.interpolate(images, small, mode="bilinear", antialias=True)
@@ -33,27 +30,22 @@ def resize(images: Tensor, draws: Draws, factor: float) -> Tensor:
 
 
 @register(
-    "bit_depth",
     unit="bits of 8 that are lost",
-    small_levels=(3, 4, 5, 6, 7),
+    levels=(3, 4, 5, 6, 7),
     source="uniform quantisation; reduced bit depth: Xu, Evans and Qi 2018 (feature squeezing)",
-    random=False,
     strongest=7.0,
     smooth=False,
 )
-def bit_depth(images: Tensor, draws: Draws, lost: float) -> Tensor:
+def bit_depth(images: Tensor, lost: float) -> Tensor:
     """Each value is rounded to the nearest of 2^(8 - lost) evenly spaced ones from 0 to 1."""
-    del draws
     steps = 2 ** (8 - lost) - 1
     return (images * steps).round_().clamp_(0, steps) / steps
 
 
 @register(
-    "occlusion",
     unit="share of the picture covered",
-    small_levels=(0.05, 0.1, 0.2, 0.3, 0.4),
+    levels=(0.05, 0.1, 0.2, 0.3, 0.4),
     source="grey square: Zeiler and Fergus 2014; cutout: DeVries and Taylor 2017",
-    random=True,
     strongest=1.0,
 )
 def occlusion(images: Tensor, draws: Draws, share: float) -> Tensor:
@@ -68,11 +60,9 @@ def occlusion(images: Tensor, draws: Draws, share: float) -> Tensor:
 
 
 @register(
-    "colour_cast",
     unit="stops between the red and the blue channel",
-    small_levels=(0.5, 1, 1.5, 2, 3),
+    levels=(0.5, 1, 1.5, 2, 3),
     source="wrong white balance as channel gains: von Kries; Afifi and Brown 2019",
-    random=True,
     colours=True,
 )
 def colour_cast(images: Tensor, draws: Draws, stops: float) -> Tensor:
@@ -102,11 +92,9 @@ WHEEL = (
 
 
 @register(
-    "rolling_mixture",
     unit="severity",
-    small_levels=SEVERITIES,
+    levels=SEVERITIES,
     source="ours: pairs that one camera or pipeline causes together",
-    random=True,
     severities={size: tuple((k, size) for k in range(1, 6)) for size in ("cifar", "imagenet")},
     strongest=5.0,
     colours=True,
@@ -126,6 +114,6 @@ def rolling_mixture(images: Tensor, draws: Draws, severity: int, parameters: Par
         ):
             kind = KINDS[name]
             level = kind.levels(parameters)[place_in_grid - 1]
-            image = kind.function(image, own, *kind.arguments(level, parameters))  # noqa: PLW2901
+            image = kind.apply(image, own, level, parameters)  # noqa: PLW2901
         mixed.append(image)
     return torch.cat(mixed)

@@ -21,18 +21,12 @@ from deepcorrect.distortions._registry import corruption
 from deepcorrect.runtime import parallel_map
 
 
-@corruption(
-    "brightness",
-    imagenet=[(0.1,), (0.2,), (0.3,), (0.4,), (0.5,)],
-    cifar=[(0.05,), (0.1,), (0.15,), (0.2,), (0.3,)],
-    colours=True,
-)
-def brightness(images: Tensor, draws: Draws, added: float) -> Tensor:
+@corruption(colours=True)
+def brightness(images: Tensor, added: float) -> Tensor:
     """The value of HSV is raised by `added`, hue and saturation kept.
 
     All channels are proportional to the value, so they are multiplied by what it gains.
     """
-    del draws
     value = images.amax(1, keepdim=True)
     raised = (value + added).clamp(0, 1)
     black = value <= 1e-6
@@ -40,31 +34,20 @@ def brightness(images: Tensor, draws: Draws, added: float) -> Tensor:
     return torch.addcmul(torch.where(black, raised, 0.0), images, gain).clamp_(0, 1)
 
 
-@corruption(
-    "contrast",
-    imagenet=[(0.4,), (0.3,), (0.2,), (0.1,), (0.05,)],
-    cifar=[(0.75,), (0.5,), (0.4,), (0.3,), (0.15,)],
-)
-def contrast(images: Tensor, draws: Draws, kept: float) -> Tensor:
+@corruption()
+def contrast(images: Tensor, kept: float) -> Tensor:
     """Differences from each channel's mean are multiplied by `kept`."""
-    del draws
     mean = images.mean((2, 3), keepdim=True)
     return torch.lerp(mean, images, kept).clamp_(0, 1)
 
 
-@corruption(
-    "saturate",
-    imagenet=[(0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)],
-    cifar=[(0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)],
-    colours=True,
-)
-def saturate(images: Tensor, draws: Draws, factor: float, added: float) -> Tensor:
+@corruption(colours=True)
+def saturate(images: Tensor, factor: float, added: float) -> Tensor:
     """The saturation s of HSV becomes factor s + added, hue and value kept.
 
     Distances from the value are proportional to the saturation, so they are multiplied by its
     ratio. Grey has the hue of red, as the benchmark's code has it; grey images stay as they are.
     """
-    del draws
     if images.shape[1] == 1:
         return images
     value = images.amax(1, keepdim=True)
@@ -78,14 +61,9 @@ def saturate(images: Tensor, draws: Draws, factor: float, added: float) -> Tenso
     return changed.clamp_(0, 1)
 
 
-@corruption(
-    "pixelate",
-    imagenet=[(0.6,), (0.5,), (0.4,), (0.3,), (0.25,)],
-    cifar=[(0.95,), (0.9,), (0.85,), (0.75,), (0.65,)],
-)
-def pixelate(images: Tensor, draws: Draws, share: float) -> Tensor:
+@corruption()
+def pixelate(images: Tensor, share: float) -> Tensor:
     """Boxes of pixels become their mean: the picture is shrunk to `share` and enlarged again."""
-    del draws
     height, width = images.shape[-2:]
     shrunk = along(images, _boxes(height, share, False, images.device), -2)
     pixelated = along(shrunk, _boxes(width, share, True, images.device), -1)
@@ -121,17 +99,9 @@ def _boxes(pixels: int, share: float, enlarged: bool, device: torch.device) -> B
     return banded(matrix[_nearest(count, pixels)] if enlarged else matrix, device)
 
 
-@corruption(
-    "jpeg_compression",
-    imagenet=[(25,), (18,), (15,), (10,), (7,)],
-    cifar=[(80,), (65,), (58,), (50,), (40,)],
-    colours=True,
-    smooth=False,
-    at_once=64,
-)
-def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:
+@corruption(colours=True, smooth=False, at_once=64)
+def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     """JPEG of that quality, by the real codec (libjpeg-turbo through OpenCV), 8 bits in and out."""
-    del draws
     # no arithmetic of torch's, whose threads stay awake for a while and would take turns with these
     given = images.detach().cpu().numpy()
     result = torch.empty(images.shape)
@@ -150,18 +120,7 @@ def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:
     return result.to(images.device)
 
 
-@corruption(
-    "elastic_transform",
-    imagenet=[(part * 250 * 0.005, 0.01, 0.0) for part in (0.05, 0.065, 0.085, 0.1, 0.12)],
-    cifar=[
-        (0, 0, 0.08),
-        (0.05, 0.2, 0.07),
-        (0.08, 0.06, 0.06),
-        (0.1, 0.04, 0.05),
-        (0.1, 0.03, 0.03),
-    ],
-    random=True,
-)
+@corruption()
 def elastic_transform(
     images: Tensor, draws: Draws, strength: float, smoothness: float, slant: float
 ) -> Tensor:

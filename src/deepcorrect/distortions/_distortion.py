@@ -153,7 +153,7 @@ class Distortion:
             part = images[piece.rows].float().contiguous()
             if piece.level != kind.weakest:
                 draws = Draws(seeds[piece.rows].tolist(), images.device)
-                part = kind.function(part, draws, *kind.arguments(piece.level, parameters))
+                part = kind.apply(part, draws, piece.level, parameters)
             return self._stored(part).to(images.dtype)
 
         at_once = max(1, len(images))

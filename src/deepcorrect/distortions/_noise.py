@@ -11,47 +11,29 @@ from deepcorrect.distortions._registry import corruption, register
 
 
 @register(
-    "awgn",
     unit="standard deviation on the 0-255 scale",
-    small_levels=(5, 10, 15, 20, 25, 30),
+    levels=(5, 10, 15, 20, 25, 30),
     large_levels=(10, 20, 40, 60, 80, 100),
     source="Borkar and Karam 2019, section III",
-    random=True,
 )
 def awgn(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Additive white Gaussian noise, independent for every pixel and channel, not clipped."""
     return draws.normal(*images.shape[1:]).mul_(sigma / 255).add_(images)
 
 
-@corruption(
-    "gaussian_noise",
-    imagenet=[(0.08,), (0.12,), (0.18,), (0.26,), (0.38,)],
-    cifar=[(0.04,), (0.06,), (0.08,), (0.09,), (0.10,)],
-    random=True,
-)
+@corruption()
 def gaussian_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Gaussian noise of standard deviation sigma (images in [0, 1]), clipped."""
     return draws.normal(*images.shape[1:]).mul_(sigma).add_(images).clamp_(0, 1)
 
 
-@corruption(
-    "shot_noise",
-    imagenet=[(60,), (25,), (12,), (5,), (3,)],
-    cifar=[(500,), (250,), (100,), (75,), (50,)],
-    random=True,
-    smooth=False,
-)
+@corruption(smooth=False)
 def shot_noise(images: Tensor, draws: Draws, photons: float) -> Tensor:
     """Poisson noise of so many photons in a white pixel, clipped."""
     return draws.poisson(images, photons).div_(photons).clamp_(0, 1)
 
 
-@corruption(
-    "impulse_noise",
-    imagenet=[(0.03,), (0.06,), (0.09,), (0.17,), (0.27,)],
-    cifar=[(0.01,), (0.02,), (0.03,), (0.05,), (0.07,)],
-    random=True,
-)
+@corruption()
 def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:
     """Salt and pepper: a share of the values becomes 0 or 1, each as often.
 
@@ -61,12 +43,7 @@ def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:
     return F.hardshrink(chance, 2**15 * (1 - share)).add_(images).clamp_(0, 1)
 
 
-@corruption(
-    "speckle_noise",
-    imagenet=[(0.15,), (0.2,), (0.35,), (0.45,), (0.6,)],
-    cifar=[(0.06,), (0.1,), (0.12,), (0.16,), (0.2,)],
-    random=True,
-)
+@corruption()
 def speckle_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Gaussian noise proportional to the value, x (1 + sigma n), clipped."""
     gain = draws.normal(*images.shape[1:]).mul_(sigma).add_(1)
@@ -77,14 +54,12 @@ WHITE_ELECTRONS, READ_ELECTRONS, GAMMA = 2000.0, 4.0, 2.2
 
 
 @register(
-    "low_light",
     unit="stops of light missing",
-    small_levels=(1, 2, 3, 4, 5),
+    levels=(1, 2, 3, 4, 5),
     large_levels=(2, 3, 4, 5, 6),
-    source="photon transfer model: Janesick 2007; Foi et al. 2008",
-    random=True,
     strongest=12.0,
     smooth=False,
+    source="photon transfer model: Janesick 2007; Foi et al. 2008",
 )
 def low_light(images: Tensor, draws: Draws, stops: float) -> Tensor:
     """Too little light, made up for by gain: shot noise of the electrons left and read noise.

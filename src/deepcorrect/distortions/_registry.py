@@ -1,21 +1,21 @@
-"""What a kind of distortion is, and the registry of them."""
+"""The kinds of distortion, and the registry of them."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from deepcorrect.distortions._random import Draws
+from deepcorrect.distortions._severities import PARAMETERS, SEVERITY_PARAMETERS, Parameters
 from deepcorrect.runtime import InputError, unknown
 
 SMALL_INPUT = 128
-"""Pixels: below it the CIFAR grids and parameters apply, from it on the ImageNet ones."""
+"""The input size, in pixels, from which ImageNet's grids and parameters apply, not CIFAR's."""
 
-Parameters = Literal["cifar", "imagenet"]
-PARAMETERS: tuple[Parameters, ...] = ("cifar", "imagenet")
 Function = Callable[..., Tensor]
 SEVERITIES = (1.0, 2.0, 3.0, 4.0, 5.0)
 
@@ -25,56 +25,71 @@ class Kind:
     """A registered kind of distortion.
 
     Attributes:
-        name: how specs call it.
-        function: (images, draws, *arguments) -> images of the same shape, not clipped unless the
-            definition clips. The arguments are the level or, where there are severities, that
-            severity's numbers.
-        summary: one sentence.
-        unit: what a level means.
-        small_levels: the grid for inputs under 128 pixels (CIFAR).
-        large_levels: the grid for larger inputs (ImageNet).
-        source: where the definition comes from.
-        random: whether it draws random numbers.
-        severities: for kinds whose levels are severities, the numbers of each, by parameter set.
-        weakest: the level that changes nothing; lower ones are refused.
-        strongest: the highest level accepted.
-        colours: whether images must be grey or RGB.
-        smooth: whether gradients pass through it.
-        at_once: images of 224 x 224 pixels that it is given at a time on a CPU.
+        name: Its name in specs.
+        function: (images, draws, *arguments) -> images of the same shape, which are clipped only
+            if the definition clips. The arguments are the level or, for severities, the parameters
+            of that severity.
+        summary: One sentence.
+        source: Where the definition comes from.
+        random: Whether it draws random numbers.
+        unit: What a level means.
+        small_levels: The grid for inputs under 128 pixels (CIFAR).
+        large_levels: The grid for larger inputs (ImageNet).
+        severities: The parameters of each severity, by benchmark; None if a level is a number.
+        weakest: The level that changes nothing; lower levels are refused.
+        strongest: The highest level that is accepted.
+        colours: Whether images must be grey or RGB.
+        smooth: Whether gradients pass through it.
+        at_once: How many images of 224 x 224 pixels it processes at a time on a CPU.
     """
 
     name: str
     function: Function
     summary: str
+    source: str
+    random: bool
     unit: str
     small_levels: tuple[float, ...]
     large_levels: tuple[float, ...]
-    source: str
-    random: bool
     severities: Mapping[Parameters, Sequence[tuple[Any, ...]]] | None = None
     weakest: float = 0.0
     strongest: float = float("inf")
     colours: bool = False
     smooth: bool = True
-    at_once: int = 8  # the fastest of 2 to 32 for most (measured)
+    at_once: int = 8  # the fastest of 2 to 32 for most kinds (measured)
 
     def arguments(self, level: float, parameters: Parameters) -> tuple[Any, ...]:
-        """What its function takes at a level."""
+        """The arguments of its function at a level."""
         if self.severities is None:
             return (level,)
         return self.severities[parameters][int(level) - 1]
 
+    def apply(self, images: Tensor, draws: Draws, level: float, parameters: Parameters) -> Tensor:
+        """Distorts images, N x C x H x W in [0, 1] and float32, at one level."""
+        return self.function(images, draws, *self.arguments(level, parameters))
+
     def levels(self, parameters: Parameters) -> tuple[float, ...]:
-        """The grid that goes with a parameter set."""
+        """The grid of levels that belongs to a benchmark's parameters."""
         return self.small_levels if parameters == "cifar" else self.large_levels
 
     def check(self, level: float) -> None:
-        """Raises InputError where a level is not accepted."""
+        """Checks a level.
+
+        Raises:
+            InputError: The level is not accepted.
+
+        Example:
+            >>> from deepcorrect.distortions import kind_of
+            >>> kind_of("fog").check(3)
+            >>> kind_of("fog").check(6)
+            Traceback (most recent call last):
+            deepcorrect.runtime._errors.InputError: level 6 of 'fog' is not a whole number from ...
+        """
         whole = self.severities is None or float(level).is_integer()
         if self.weakest <= level <= self.strongest and level < float("inf") and whole:
             return
         accepted = "whole number" if self.severities else "number"
-        limit = f"from {self.weakest:g} up"
+        limit = f"from {self.weakest:g} on"
         if self.strongest < float("inf"):
             limit = f"from {self.weakest:g} to {self.strongest:g}"
         raise InputError(
@@ -114,34 +129,41 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }
 """Names that stand for several kinds: ImageNet-C's fifteen common corruptions and its four for
-validation, the paper's two, and those of cameras and pipelines."""
+validation, the paper's two kinds, and those of cameras and image pipelines."""
 
 
 def register(
-    name: str,
     *,
     unit: str,
-    small_levels: tuple[float, ...],
+    levels: tuple[float, ...],
     large_levels: tuple[float, ...] | None = None,
     source: str,
-    random: bool,
     **options: Any,
 ) -> Callable[[Function], Function]:
-    """Adds a function to `KINDS` under `name`, summed up by its docstring's first sentence.
+    """Adds a function to `KINDS` under its own name.
 
-    See `Kind` for the arguments; one grid serves both sizes where `large_levels` is not given.
+    The first sentence of its docstring is the summary, and it is random if it has an argument
+    `draws`.
+
+    Args:
+        unit: What a level means.
+        levels: The grid of levels.
+        large_levels: The grid for inputs from 128 pixels on, if it is another.
+        source: Where the definition comes from.
+        options: Other attributes of `Kind`.
     """
 
     def add(function: Function) -> Function:
-        KINDS[name] = Kind(
-            name,
-            function,
-            _first_sentence(function),
-            unit,
-            small_levels,
-            large_levels or small_levels,
-            source,
-            random,
+        random = "draws" in inspect.signature(function).parameters
+        KINDS[function.__name__] = Kind(
+            name=function.__name__,
+            function=function if random else lambda images, _, *given: function(images, *given),
+            summary=_first_sentence(function),
+            unit=unit,
+            small_levels=levels,
+            large_levels=large_levels or levels,
+            source=source,
+            random=random,
             **options,
         )
         return function
@@ -149,32 +171,36 @@ def register(
     return add
 
 
-def corruption(
-    name: str,
-    *,
-    imagenet: Sequence[tuple[Any, ...]],
-    cifar: Sequence[tuple[Any, ...]],
-    random: bool = False,
-    **options: Any,
-) -> Callable[[Function], Function]:
-    """Registers one of ImageNet-C's corruptions, with each severity's numbers in each benchmark."""
-    return register(
-        name,
-        unit="severity",
-        small_levels=SEVERITIES,
-        source="Hendrycks and Dietterich 2019 (ImageNet-C, CIFAR-C)",
-        random=random,
-        severities={"imagenet": tuple(imagenet), "cifar": tuple(cifar)},
-        strongest=5.0,
-        **options,
-    )
+def corruption(**options: Any) -> Callable[[Function], Function]:
+    """Registers one of ImageNet-C's corruptions, whose severities are in `SEVERITY_PARAMETERS`."""
+
+    def add(function: Function) -> Function:
+        return register(
+            unit="severity",
+            levels=SEVERITIES,
+            source="Hendrycks and Dietterich 2019 (ImageNet-C, CIFAR-C)",
+            severities=SEVERITY_PARAMETERS[function.__name__],
+            strongest=5.0,
+            **options,
+        )(function)
+
+    return add
 
 
 def kind_of(name: str) -> Kind:
-    """The kind called `name`; `A+B` is A, then B on its result.
+    """The kind with a name; `A+B` is A followed by B.
 
     Raises:
-        InputError: there is none.
+        InputError: There is no such kind.
+
+    Example:
+        >>> from deepcorrect.distortions import GROUPS, kind_of
+        >>> kind_of("gaussian_blur").unit
+        'standard deviation in pixels'
+        >>> [name for name in GROUPS["paper"] if kind_of(name).random]
+        ['awgn']
+        >>> kind_of("gaussian_blur+awgn").summary
+        'gaussian_blur, then awgn.'
     """
     if name in KINDS:
         return KINDS[name]
@@ -186,12 +212,12 @@ def kind_of(name: str) -> Kind:
 
 
 def _composed(name: str, parts: Sequence[Kind]) -> Kind:
-    """Several kinds one after the other; level k is the k-th level of each one's grid."""
+    """Several kinds one after the other; level k stands for the k-th level of each one's grid."""
 
-    def apply(images: Tensor, draws: Draws, level: float, parameters: Parameters) -> Tensor:
+    def function(images: Tensor, draws: Draws, level: float, parameters: Parameters) -> Tensor:
         for part in parts:
-            at = part.levels(parameters)[int(level) - 1]
-            images = part.function(images, draws, *part.arguments(at, parameters))
+            own = part.levels(parameters)[int(level) - 1]
+            images = part.apply(images, draws, own, parameters)
         return images
 
     grids: dict[Parameters, tuple[float, ...]] = {
@@ -199,14 +225,14 @@ def _composed(name: str, parts: Sequence[Kind]) -> Kind:
         for size in PARAMETERS
     }
     return Kind(
-        name,
-        apply,
-        ", then ".join(part.name for part in parts) + ".",
-        "place in each part's grid, from 1",
-        grids["cifar"],
-        grids["imagenet"],
-        "; ".join(dict.fromkeys(part.source for part in parts)),
-        any(part.random for part in parts),
+        name=name,
+        function=function,
+        summary=", then ".join(part.name for part in parts) + ".",
+        unit="place in each part's grid, from 1",
+        small_levels=grids["cifar"],
+        large_levels=grids["imagenet"],
+        source="; ".join(dict.fromkeys(part.source for part in parts)),
+        random=any(part.random for part in parts),
         severities={size: tuple((k, size) for k in grid) for size, grid in grids.items()},
         strongest=min(len(grid) for grid in grids.values()),
         colours=any(part.colours for part in parts),

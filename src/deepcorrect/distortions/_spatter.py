@@ -20,25 +20,7 @@ WEAK_EDGE, STRONG_EDGE = 50, 150
 TAN_EIGHTH = math.tan(math.pi / 8)
 
 
-@corruption(
-    "spatter",
-    imagenet=[
-        (0.65, 0.3, 4, 0.69, 0.6, False),
-        (0.65, 0.3, 3, 0.68, 0.6, False),
-        (0.65, 0.3, 2, 0.68, 0.5, False),
-        (0.65, 0.3, 1, 0.65, 1.5, True),
-        (0.67, 0.4, 1, 0.65, 1.5, True),
-    ],
-    cifar=[
-        (0.62, 0.1, 0.7, 0.7, 0.5, False),
-        (0.65, 0.1, 0.8, 0.7, 0.5, False),
-        (0.65, 0.3, 1, 0.69, 0.5, False),
-        (0.65, 0.1, 0.7, 0.69, 0.6, True),
-        (0.65, 0.1, 0.5, 0.68, 0.6, True),
-    ],
-    random=True,
-    colours=True,
-)
+@corruption(colours=True)
 def spatter(
     images: Tensor,
     draws: Draws,

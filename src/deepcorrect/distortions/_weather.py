@@ -24,25 +24,7 @@ def grey_of(images: Tensor) -> Tensor:
     return luma.add_(blue, alpha=LUMA[2])
 
 
-@corruption(
-    "snow",
-    imagenet=[
-        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-    ],
-    cifar=[
-        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-    ],
-    random=True,
-    colours=True,
-)
+@corruption(colours=True)
 def snow(
     images: Tensor,
     draws: Draws,
@@ -68,13 +50,7 @@ def snow(
     return torch.lerp(images, white, 1 - kept).add_(falling).clamp_(0, 1)
 
 
-@corruption(
-    "frost",
-    imagenet=[(1, 0.4, 1.1), (0.8, 0.6, 1.1), (0.7, 0.7, 1.1), (0.65, 0.7, 1.1), (0.6, 0.75, 1.1)],
-    cifar=[(1, 0.2, 0.2), (1, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)],
-    random=True,
-    colours=True,
-)
+@corruption(colours=True)
 def frost(images: Tensor, draws: Draws, kept: float, weight: float, scale: float) -> Tensor:
     """Ice crystals over the picture: a weighted sum with a random cut of a texture.
 
@@ -95,12 +71,7 @@ def frost(images: Tensor, draws: Draws, kept: float, weight: float, scale: float
     return torch.cat(frosted)
 
 
-@corruption(
-    "fog",
-    imagenet=[(1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)],
-    cifar=[(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)],
-    random=True,
-)
+@corruption()
 def fog(images: Tensor, draws: Draws, thickness: float, decay: float) -> Tensor:
     """A cloud made by midpoint displacement is added, and the brightness brought back."""
     height, width = images.shape[2:]
