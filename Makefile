@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format tables install clean
+.PHONY: demo test lint format tables catalogue install clean
 
 demo: $(STAMP)
 	@# a finished run is made again; one that was stopped is resumed
@@ -23,6 +23,9 @@ lint: $(STAMP)
 
 tables: $(STAMP)
 	$(BIN)/python -m benchmarks.evidence.tables
+
+catalogue: $(STAMP)
+	$(BIN)/python scripts/write_catalogue.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -495,7 +495,7 @@ def interrupted(folder: Path, *arguments: object) -> Said:
 def assert_stopped(said: Said) -> None:
     assert (said.status, said.out) == (130, "")
     assert "Traceback" not in said.err
-    assert said.err.splitlines()[-1].startswith("stopped; what was finished is kept")
+    assert said.err.splitlines()[-1].startswith("stopped; finished work is kept")
 
 
 def test_ctrl_c_stops_in_one_line_and_the_run_goes_on_after(

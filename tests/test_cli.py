@@ -24,8 +24,8 @@ from test_pipeline import tiny_recipe, write_digits
 
 import deepcorrect as dc
 from deepcorrect import cli
+from deepcorrect.cli import _catalogue
 from deepcorrect.data import ImageSet, loader, open_dataset
-from deepcorrect.experiments import _recipe as recipe
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import files
 
@@ -142,26 +142,24 @@ def chain(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
 def test_help_names_every_command() -> None:
     said = command("--help")
     assert said.status == 0
-    names = ("run", "evaluate", "distort", "rank", "correct", "predict", "report", "list")
-    for name in (*names, "--version"):
+    for name in (*cli.COMMANDS, "--version"):
         assert name in said.out
 
 
-@pytest.mark.parametrize(
-    "name", ["run", "evaluate", "distort", "rank", "correct", "predict", "report", "list"]
-)
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_help_and_json(name: str) -> None:
     said = command(name, "--help")
     assert said.status == 0
     assert "--json" in said.out
 
 
-@pytest.mark.parametrize("name", ["evaluate", "rank", "correct", "predict"])
+@pytest.mark.parametrize("name", ["evaluate", "rank", "correct", "transfer", "predict", "export"])
 def test_every_model_command_takes_the_models_flags(name: str) -> None:
     text = command(name, "--help").out
-    for flag in ("--model", "--weights", "--device", "--mean", "--std", "--input-size"):
+    flags = ("--weights", "--classes", "--input-size", "--resize", "--mean", "--std", "--device")
+    for flag in ("--model", *flags):
         assert flag in text
-    if name != "predict":
+    if name not in ("transfer", "predict", "export"):
         assert "--data" in text
         assert "--seed" in text
     if name != "correct":
@@ -580,18 +578,18 @@ def test_debug_shows_the_traceback_wherever_it_stands(place: int) -> None:
 
 
 def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> list[str]:
+    def broken(what: str) -> dict[str, str]:
         raise RuntimeError("the wheel came off")
 
-    monkeypatch.setattr(recipe, "shipped", broken)
+    monkeypatch.setattr(_catalogue, "entries", broken)
     said = command("list", "recipes")
     assert said.status == 1
     assert said.err == "error: RuntimeError: the wheel came off (--debug shows where)\n"
 
-    def greedy() -> list[str]:
+    def greedy(what: str) -> dict[str, str]:
         raise MemoryError
 
-    monkeypatch.setattr(recipe, "shipped", greedy)
+    monkeypatch.setattr(_catalogue, "entries", greedy)
     assert command("list", "recipes").err.startswith("error: out of memory")
 
 

@@ -399,7 +399,7 @@ def test_a_folder_of_many_sizes_from_distort_to_evaluate(sizes: Path, tmp_path: 
     out = tmp_path / "out"
     said = command("distort", "--data", f"folder:{sizes}", "--out", out, "--distortion", "fog")
     assert said.status == 0
-    assert said.out == f"{out}: 4 images, 20 files written, 0 were there\n"
+    assert said.out == f"{out}: 4 images, 20 files written, 0 were already there\n"
     flags = ["--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--input-size", "12"]
     call = ["evaluate", "--model", f"python:{tmp_path / 'network.py'}:network", *flags]
     found = command(*call, "--data", f"imagenet_c:{out}", "--clean", f"folder:{sizes}")
@@ -411,7 +411,7 @@ def test_a_folder_of_many_sizes_from_distort_to_evaluate(sizes: Path, tmp_path: 
     assert over["corruption_error"]["mce"] == pytest.approx((5 - sum(fog)) / (5 * 0.819324))
     shutil.rmtree(out / "fog" / "2")
     four = command(*call, "--data", f"imagenet_c:{out}", "--reference", "alexnet")
-    assert "where no CE stands, alexnet was not measured at these levels" in four.out
+    assert "where the CE is missing, alexnet was not measured at these levels" in four.out
 
 
 def test_info_says_what_was_made(sizes: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import deepcorrect as dc
-from deepcorrect.cli import app
+from deepcorrect.cli import COMMANDS
 from deepcorrect.correction import UnitConfig
 from deepcorrect.experiments._recipe import Recipe
 from deepcorrect.training import TrainingConfig
@@ -37,8 +37,8 @@ def test_the_readmes_python_example_runs_as_pasted_and_corrects(
 
 def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for command in app.registered_commands:
-        assert f"| `deepcorrect {command.name} " in text
+    for command in COMMANDS:
+        assert f"| `deepcorrect {command} " in text
 
 
 def test_the_papers_recipe_in_the_docs_is_the_papers() -> None:

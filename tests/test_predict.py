@@ -147,7 +147,7 @@ def test_compare_shows_both_systems(digits: Path, adapter: Path, digits_model: C
         assert {"file": both["file"], **both["corrected"]} == second
     other = sum(b["labels"][0] != c["labels"][0] for b, c in zip(bare, corrected, strict=True))
     assert other > 0
-    assert f"another one on {other} of {len(bare)} images" in said.err
+    assert f"differs on {other} of {len(bare)} images" in said.err
     text = command(*call, "--adapter", adapter, "--compare").out.splitlines()
     file, baseline, correction = text[0].split("\t")
     assert file == bare[0]["file"]

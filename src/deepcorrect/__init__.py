@@ -7,13 +7,21 @@ The public names stand in `__init__.pyi`. Each is imported from its room when it
 that `import deepcorrect` and `deepcorrect --help` do not wait for PyTorch.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-try:
-    __version__ = version("deepcorrect-torch")
-except PackageNotFoundError:  # a source tree that was not installed
-    __version__ = "0+unknown"
+
+def __getattr__(name: str) -> Any:
+    return _version() if name == "__version__" else _public_name(name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  (slow to import)
+
+    try:
+        return version("deepcorrect-torch")
+    except PackageNotFoundError:  # a source tree that was not installed
+        return "0+unknown"

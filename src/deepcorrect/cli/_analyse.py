@@ -9,36 +9,32 @@ from typing import Annotated
 import typer
 
 from deepcorrect.cli import _tables
-from deepcorrect.cli._options import Json, Seed
+from deepcorrect.cli._options import Features, Json, Seed
 
 
-def analyse(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     images: Annotated[
-        int, typer.Option(min=2, help="So many random test images of the run.")
+        int, typer.Option(min=2, help="Number of random test images of the run to use.")
     ] = 500,
     classes: Annotated[
-        int, typer.Option(min=1, help="So many random classes, for the features.")
+        int, typer.Option(min=1, help="Number of random classes whose features are shown.")
     ] = 10,
     system: Annotated[
         list[str] | None,
-        typer.Option(help="A corrected system of the run, repeatable; default all."),
+        typer.Option(help="A corrected system of the run, repeatable. Default: all of them."),
     ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE",
-            help="Dotted name of the module whose output is the features; default: what the last "
-            "linear layer reads.",
-        ),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="Instead of the recipe's.")] = None,
+    features: Features = None,
+    device: Annotated[str | None, typer.Option(help="Replaces the recipe's device.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """PSNR and SSIM of filters' maps, ideal against learned correction, t-SNE of features and
-    learning curves of a finished run, as numbers, pictures and a section of its report."""
-    from deepcorrect.experiments import ANALYSIS_FILE, analyse  # noqa: PLC0415  (slow to import)
+    """Analyse a finished run as the paper does, and add a section to its report.
+
+    Computes the PSNR and SSIM of filters' maps, compares learned with ideal correction, embeds
+    features with t-SNE and draws learning curves, as numbers and pictures.
+    """
+    from deepcorrect.experiments import ANALYSIS_FILE, analyse
 
     found = analyse(folder, images, classes, system, features, seed, device)
     if as_json:

@@ -3,68 +3,112 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Annotated, Any
 
-import torch
 import typer
 
 import deepcorrect as dc
+from deepcorrect.cli._groups import with_groups
 from deepcorrect.runtime import DeepCorrectError, console, files
 
-app = typer.Typer(
-    name="deepcorrect",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Keeps a trained image classifier's accuracy on distorted images, its weights untouched.",
-    epilog="Any command takes --debug, which shows the traceback of an error.",
-)
+COMMANDS = {
+    "run": "_run",
+    "evaluate": "_evaluate",
+    "rank": "_rank",
+    "correct": "_correct",
+    "transfer": "_transfer",
+    "predict": "_predict",
+    "export": "_export",
+    "push": "_push",
+    "distort": "_distort",
+    "report": "_report",
+    "analyse": "_analyse",
+    "list": "_list",
+}
+"""The commands in the order of `--help`, each with the file in which it is the function `command`.
+
+Only the file of the command that is called is imported.
+"""
 
 
 def main() -> None:
-    """The console script. `--debug` is taken wherever it stands."""
+    """The console script. `--debug` is accepted anywhere among the arguments."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     _debugging.set(len(arguments) < len(sys.argv) - 1)
     try:
-        app(arguments)
-    finally:  # several processes part in good order; ending with open connections aborts some
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        _application(arguments)(arguments)
+    finally:
+        _leave_process_group()
+
+
+def _application(arguments: Sequence[str]) -> typer.Typer:
+    """The Typer application with the command that is called; with all of them if none is."""
+    app = typer.Typer(
+        name="deepcorrect",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Keep a trained image classifier accurate on distorted images without changing its "
+        "weights.",
+        epilog="Every command accepts --debug, which shows the traceback of an error.",
+    )
+    app.callback()(_options)
+    called = next((each for each in arguments if not each.startswith("-")), None)
+    for name in [called] if called in COMMANDS else COMMANDS:
+        module = importlib.import_module(f"deepcorrect.cli.{COMMANDS[name]}")
+        app.command(name, help=_help_of(module.command))(_guarded(module.command))
+    return app
+
+
+def _help_of(command: Callable[..., None]) -> str:
+    """The command's docstring with each paragraph on one line, so that it is wrapped when shown."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(each.splitlines()) for each in paragraphs)
+
+
+def _leave_process_group() -> None:
+    """Closes the connections between several processes; open ones abort some of them at exit."""
+    distributed = sys.modules.get("torch.distributed")  # absent unless the command needed PyTorch
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 _debugging: ContextVar[bool] = ContextVar("_debugging", default=False)
 
 
-def register(function: Callable[..., None]) -> None:
-    """Adds a command whose errors end in one clear line and a non-zero status."""
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command for Typer; any error in it ends in one clear line and a non-zero exit status."""
+    expanded = with_groups(command)
 
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> None:
+    @functools.wraps(expanded)
+    def guarded(**given: Any) -> None:
         try:
-            function(*args, **kwargs)
-            sys.stdout.flush()  # a full disk or a closed pipe shows here, not when Python ends
+            expanded(**given)
+            sys.stdout.flush()  # a full disk or a closed pipe is noticed here, not when Python ends
         except (typer.Exit, typer.Abort):
             raise
         except BaseException as error:
             if _debugging.get():
                 traceback.print_exc()
             _drop_unwritable_output()
-            if isinstance(error, BrokenPipeError):  # whoever read it has gone
+            if isinstance(error, BrokenPipeError):  # nobody reads the output any more
                 raise typer.Exit(1) from None
             message, status = _explain(error)
             console().print(message, style="red", markup=False)
             raise typer.Exit(status) from None
 
-    app.command(name=function.__name__.rstrip("_"))(guarded)
+    return guarded
 
 
 def _drop_unwritable_output() -> None:
-    """Python would try again to write it at its end, and complain in lines of its own."""
+    """Discards output that cannot be written; Python would try again at its end and complain."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -74,7 +118,7 @@ def _drop_unwritable_output() -> None:
 def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return (
-            "stopped; what was finished is kept. Go on with the same command (run: with --resume)",
+            "stopped; finished work is kept. The same command continues it (run: with --resume)",
             130,
         )
     if isinstance(error, DeepCorrectError):
@@ -87,9 +131,16 @@ def _explain(error: BaseException) -> tuple[str, int]:
         ), 1
     if isinstance(error, OSError):
         return f"error: {error}", 1
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if _is_out_of_memory(error):
         return "error: out of memory: use a smaller batch size", 1
     return f"error: {type(error).__name__}: {error} (--debug shows where)", 1
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")  # absent unless the command needed PyTorch
+    return isinstance(
+        error, MemoryError if torch is None else (MemoryError, torch.OutOfMemoryError)
+    )
 
 
 def _print_version(wanted: bool) -> None:
@@ -98,7 +149,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,

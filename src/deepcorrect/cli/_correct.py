@@ -3,184 +3,268 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from deepcorrect import correction, ranking
-from deepcorrect import data as data_room
-from deepcorrect import distortions as distortion_room
+import deepcorrect as dc
+from deepcorrect.cli import _catalogue
+from deepcorrect.cli._groups import OptionGroup
 from deepcorrect.cli._options import (
-    Classes,
-    Data,
-    Device,
+    DataOptions,
     Distortions,
-    Images,
-    InputSize,
     Json,
-    Mean,
-    Model,
+    ModelOptions,
     NoLabels,
     Out,
     Precise,
-    Resize,
     Seed,
-    Std,
-    Weights,
-    Workers,
-    images_of,
-    model_of,
+    open_images,
 )
-from deepcorrect.correction import fit_gate
-from deepcorrect.networks import costs
 from deepcorrect.runtime import InputError, files
-from deepcorrect.training import OBJECTIVES, TrainingConfig, fit
 
-OBJECTIVE = {True: TrainingConfig().objective, False: {"features": 1.0, "logits": 1.0}}
-"""With labels, and without."""
+if TYPE_CHECKING:
+    from deepcorrect.data import ImageSet
+
+WITHOUT_LABELS = {"features": 1.0, "logits": 1.0}
+"""What training minimises where images have no labels."""
 
 
-def correct(
-    model: Model,
-    data: Data,
-    out: Out,
-    ranking_folder: Annotated[Path, typer.Option("--ranking", help="What 'rank --out' wrote.")],
-    weights: Weights = None,
-    classes: Classes = None,
-    input_size: InputSize = None,
-    resize: Resize = None,
-    mean: Mean = None,
-    std: Std = None,
-    distortion: Distortions = None,
+@dataclass(frozen=True, kw_only=True)
+class TrainingImages(DataOptions):
+    """The images to train on."""
+
+    no_labels: NoLabels = False
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per training step.")] = 128
     validation: Annotated[
-        str | None, typer.Option(help="DATA to choose the best epoch with; default: the last.")
-    ] = None,
-    no_labels: NoLabels = False,
-    images: Images = None,
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Images to choose the best epoch with. Default: the last is kept."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitOptions(OptionGroup):
+    """Which filters are corrected, and by what."""
+
+    panel: ClassVar[str] = "Correction units"
+
     beta: Annotated[
         float | None,
-        typer.Option(help="Corrected share of each site's filters; default 0.5."),
-    ] = None,
+        typer.Option(
+            help="Share of each site's filters to correct. Default: 0.5 if there is no --budget."
+        ),
+    ] = None
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Instead of --beta: parameters=X or multiply_adds=X for all units together, X up "
-            "to 1 being a share of the network's. The priorities say what each site gives."
+            metavar="COST=X",
+            help="Instead of --beta: parameters=X or multiply_adds=X for all units together, where "
+            "X up to 1 is a share of the network's own cost. The priorities decide how many "
+            "filters of each site are corrected.",
         ),
-    ] = None,
-    unit: Annotated[str, typer.Option(help="See 'list units'.")] = "bottleneck",
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="What training minimises, as NAME=WEIGHT,...; default labels=1,logits=1, or "
-            "features=1,logits=1 without labels."
-        ),
-    ] = None,
+    ] = None
+    unit: Annotated[str, typer.Option(help="Kind of unit, see 'list units'.")] = "bottleneck"
+
+    def check(self) -> None:
+        """Refuses options that exclude each other.
+
+        Raises:
+            InputError: both a share and a budget are given.
+        """
+        if self.beta is not None and self.budget is not None:
+            raise InputError("--beta and --budget exclude each other: give one of them")
+
+    def attach(self, network: dc.Classifier, ranking: dc.Ranking, seed: int) -> dc.AdaptedModel:
+        """The network with untrained units behind the ranking's first filters."""
+        return dc.correct(network, ranking, self.beta, self.unit, seed, budget=self._costs())
+
+    def _costs(self) -> dict[str, float] | None:
+        """The budget that a text such as `parameters=0.2` says."""
+        if self.budget is None:
+            return None
+        kind, _, number = self.budget.partition("=")
+        try:
+            return {kind.strip(): float(number)}
+        except ValueError:
+            raise InputError(
+                f"--budget {self.budget!r} is not accepted: give parameters=X or multiply_adds=X"
+            ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions(OptionGroup):
+    """Which images are corrected."""
+
+    panel: ClassVar[str] = "Gate"
+
     gate: Annotated[
         float | None,
         typer.Option(
-            help="Leave images that look undistorted to the untouched network; so large a share of "
-            "undistorted ones may be corrected all the same, such as 0.05. Default: correct all."
+            metavar="SHARE",
+            help="Pass images that look undistorted to the untouched network. At most this share "
+            "of undistorted images, such as 0.05, is corrected nevertheless. Default: all images "
+            "are corrected.",
         ),
-    ] = None,
+    ] = None
     gate_scale: Annotated[
         float,
         typer.Option(
             help="Fit the gate to images shrunk to as little as this share of their size, such as "
-            "0.5, so that pictures of other sources do not pass for distorted."
+            "0.5, so that images of other sources are not taken for distorted ones."
         ),
-    ] = 1.0,
-    clean_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of each batch; with a gate 0.1 serves better.")
-    ] = TrainingConfig().clean_share,
-    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    ] = 1.0
+
+    def check(self) -> None:
+        """Refuses a scale without a gate.
+
+        Raises:
+            InputError: there is no gate to which the scale applies.
+        """
+        if self.gate is None and self.gate_scale != 1:
+            raise InputError("--gate-scale says how a gate is fitted: give --gate, such as 0.05")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(OptionGroup):
+    """How the units are trained."""
+
+    panel: ClassVar[str] = "Training"
+
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10
     learning_rate: Annotated[
-        float, typer.Option(help="Its peak.")
-    ] = TrainingConfig().learning_rate,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
-    workers: Workers = 0,
-    device: Device = "auto",
-    precision: Precise = "auto",
+        float, typer.Option(help="The highest learning rate of the schedule.")
+    ] = _catalogue.default("learning_rate")
+    clean_share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of each batch that stays undistorted; with a gate 0.1 works better.",
+        ),
+    ] = _catalogue.default("clean_share")
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=WEIGHT,...",
+            help="What training minimises, see 'list objectives'. Default: labels=1,logits=1, or "
+            "features=1,logits=1 without labels.",
+        ),
+    ] = None
+    precision: Precise = "auto"
+
+    def changes(self, batch_size: int, *, labels: bool) -> dict[str, Any]:
+        """The settings of the training loop that these options change."""
+        objective = _weights(self.objective) if self.objective else None
+        if objective is None and not labels:
+            objective = WITHOUT_LABELS
+        return {
+            "epochs": self.epochs,
+            "learning_rate": self.learning_rate,
+            "clean_share": self.clean_share,
+            "batch_size": batch_size,
+            "precision": self.precision,
+            **({"objective": objective} if objective else {}),
+        }
+
+
+def command(
+    model: ModelOptions,
+    data: TrainingImages,
+    out: Out,
+    ranking_folder: Annotated[
+        Path, typer.Option("--ranking", help="The folder that 'rank --out' wrote.")
+    ],
+    units: UnitOptions,
+    gate: GateOptions,
+    training: TrainingOptions,
+    distortion: Distortions = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Train an adapter for the first filters of a ranking.
 
-    Without labels the untouched network teaches it. A stopped training goes on when the same
-    command is given again.
+    Without labels the untouched network is the teacher. If the training is stopped, the same
+    command continues where it was.
     """
+    from deepcorrect.distortions import parse_all
+
     files.check_folder(out)
-    if gate is None and gate_scale != 1:
-        raise InputError("--gate-scale says how a gate is fitted: give --gate, such as 0.05, too")
-    network = model_of(model, weights, classes, input_size, resize, mean, std, device)
-    source = images_of(network, data, images, seed, labels=False if no_labels else None)
-    labels = source.labelled
-    ranked = ranking.load_ranking(ranking_folder)
-    pixels = network.preprocessing.input_size
-    used = distortion_room.parse_all(distortion or ranked.distortions, pixels)
-    adapted = correction.correct(network, ranked, beta, unit, seed, budget=_budget(budget))
-    if gate is not None:
-        shown = data_room.loader(source, batch_size, shuffle=True, workers=workers)
-        fit_gate(adapted, shown, used, gate, seed=seed, scale=gate_scale)
-    held_out = None
-    if validation:
-        chosen = images_of(network, validation, None, seed, labels=labels)
-        held_out = data_room.loader(chosen, 128, workers=workers)
+    units.check()
+    gate.check()
+    network = model.load()
+    images = data.open(network, seed, labels=False if data.no_labels else None)
+    ranking = dc.load_ranking(ranking_folder)
+    distortions = parse_all(distortion or ranking.distortions, network.preprocessing.input_size)
+    adapted = units.attach(network, ranking, seed)
+    if gate.gate is not None:
+        shown = data.loader(images, shuffle=True)
+        dc.fit_gate(adapted, shown, distortions, gate.gate, seed=seed, scale=gate.gate_scale)
     checkpoint = out.parent / f"{out.name}.checkpoint.pt"
-    history = fit(
+    trained = _train(adapted, network, images, distortions, data, training, seed, checkpoint)
+    images.warn_of_bad()
+    notes = {
+        "model": model.model,
+        "data": data.data,
+        "distortions": [asdict(each) for each in distortions],
+        **trained,
+        "cost": _added_cost(adapted, network),
+    }
+    adapted.save_pretrained(out, notes)
+    checkpoint.unlink(missing_ok=True)
+    trainable = dc.costs(adapted, network.preprocessing).trainable_parameters
+    if as_json:
+        print(json.dumps({"adapter": str(out), "trainable_parameters": trainable} | notes))
+    else:
+        print(f"adapter: {out} ({trainable:,} parameters)")
+
+
+def _train(
+    adapted: dc.AdaptedModel,
+    network: dc.Classifier,
+    images: ImageSet,
+    distortions: Sequence[dc.Distortion],
+    data: TrainingImages,
+    training: TrainingOptions,
+    seed: int,
+    checkpoint: Path,
+) -> dict[str, Any]:
+    """Trains the units, from the checkpoint on where there is one; what the adapter notes of it."""
+    labels = images.labelled
+    validation = None
+    if data.validation:
+        held_out = open_images(network, data.validation, None, seed, labels=labels)
+        validation = dc.loader(held_out, workers=data.workers)
+    history = dc.fit(
         adapted,
-        data_room.loader(source, batch_size, shuffle=True, workers=workers),
-        used,
-        validation=held_out,
+        data.loader(images, shuffle=True),
+        distortions,
+        validation=validation,
         seed=seed,
         checkpoint=checkpoint,
-        epochs=epochs,
-        clean_share=clean_share,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        precision=precision,
-        objective=_weights(objective) if objective else OBJECTIVE[labels],
+        **training.changes(data.batch_size, labels=labels),
     )
-    source.warn_of_bad()
-    best = history.epochs[history.best]
-    cost, bare = (costs(system, network.preprocessing) for system in (adapted, network))
-    notes = {
-        "model": model,
-        "data": data,
-        "distortions": [asdict(distortion) for distortion in used],
+    return {
         "images_seen": history.images_seen,
         "training_seconds": round(history.seconds, 2),
         "epochs": len(history.epochs),
         "labels": labels,
-        "validation_mean_top1": best.score,
-        "cost": {
-            "multiply_adds": cost.multiply_adds - bare.multiply_adds,
-            "base_multiply_adds": bare.multiply_adds,
-            "base_parameters": bare.parameters,
-        },
+        "validation_mean_top1": history.epochs[history.best].score,
     }
-    adapted.save_pretrained(out, notes)
-    checkpoint.unlink(missing_ok=True)
-    if as_json:
-        trained = {"adapter": str(out), "trainable_parameters": cost.trainable_parameters}
-        print(json.dumps(trained | notes))
-    else:
-        print(f"adapter: {out} ({cost.trainable_parameters:,} parameters)")
 
 
-def _budget(budget: str | None) -> dict[str, float] | None:
-    """The budget that `parameters=0.2` says."""
-    if budget is None:
-        return None
-    kind, _, number = budget.partition("=")
-    try:
-        return {kind.strip(): float(number)}
-    except ValueError:
-        raise InputError(
-            f"--budget {budget!r} is not accepted: give parameters=X or multiply_adds=X"
-        ) from None
+def _added_cost(adapted: dc.AdaptedModel, network: dc.Classifier) -> dict[str, int]:
+    """The multiply-adds that the adapter adds, and the network's own cost."""
+    cost, bare = (dc.costs(system, network.preprocessing) for system in (adapted, network))
+    return {
+        "multiply_adds": cost.multiply_adds - bare.multiply_adds,
+        "base_multiply_adds": bare.multiply_adds,
+        "base_parameters": bare.parameters,
+    }
 
 
 def _weights(text: str) -> dict[str, float]:
@@ -191,5 +275,5 @@ def _weights(text: str) -> dict[str, float]:
     except ValueError:
         raise InputError(
             f"--objective {text!r} is not accepted: give NAME=WEIGHT,NAME=WEIGHT,... of "
-            f"{', '.join(OBJECTIVES)}"
+            f"{', '.join(_catalogue.entries('objectives'))}"
         ) from None

@@ -3,79 +3,85 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import typer
 
-from deepcorrect.cli._options import (
-    BatchSize,
-    Data,
-    Device,
-    Images,
-    Json,
-    Out,
-    Resize,
-    Seed,
-    Workers,
-)
-from deepcorrect.distortions import stored
-from deepcorrect.runtime import device_for
+from deepcorrect.cli._options import BatchSize, DataOptions, Device, Json, Out, Resize, Seed
+
+Format = Literal["folder", "parquet", "npy"]
 
 
-def distort(
-    data: Data,
-    out: Out,
-    distortion: Annotated[
-        list[str], typer.Option(help="NAME[:LEVEL,...], repeatable; see 'list distortions'.")
-    ],
-    format: Annotated[
-        stored.Format,
-        typer.Option(help="folder: ImageNet-C's layout; npy: CIFAR-C's; parquet: Hugging Face's."),
-    ] = "folder",
+@dataclass(frozen=True, kw_only=True)
+class DistortedData(DataOptions):
+    """The images to distort, and the size they are brought to."""
+
     input_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Resize and cut to this side first; default: sizes are kept."),
-    ] = None,
-    resize: Resize = None,
-    images: Images = None,
-    batch_size: BatchSize = 32,
-    workers: Workers = 0,
+        typer.Option(
+            min=1,
+            help="Resize and crop to this side first, in pixels. Default: each image keeps its "
+            "size.",
+        ),
+    ] = None
+    resize: Resize = None
+    batch_size: BatchSize = 32
+
+
+def command(
+    data: DistortedData,
+    out: Out,
+    distortion: Annotated[
+        list[str],
+        typer.Option(metavar="NAME[:LEVEL,...]", help="Repeatable; see 'list distortions'."),
+    ],
+    file_format: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="The layout of ImageNet-C (folder), of CIFAR-C (npy) or of Hugging Face data "
+            "sets (parquet).",
+        ),
+    ] = "folder",
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Write distorted copies of a set, once; 'evaluate' reads them as cifar_c: or imagenet_c:.
+    """Write distorted copies of a set; 'evaluate' reads them as cifar_c:DIR or imagenet_c:DIR.
 
-    A stopped writing goes on when the same command is given again.
+    If it is stopped, the same command continues where it was.
     """
+    from deepcorrect.distortions import stored
+    from deepcorrect.runtime import device_for
+
     done = stored.write_distorted(
-        data,
+        data.data,
         distortion,
         out,
-        format,
-        input_size=input_size,
-        resize=resize,
-        images=images,
+        file_format,
+        input_size=data.input_size,
+        resize=data.resize,
+        images=data.images,
         seed=seed,
-        batch_size=batch_size,
-        workers=workers,
+        batch_size=data.batch_size,
+        workers=data.workers,
         device=device_for(device),
     )
     done.images.warn_of_bad()
     good = len(done.images) - len(done.images.bad)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "out": str(out),
-                    "format": format,
-                    "images": good,
-                    "bad_images": len(done.images.bad),
-                    "written_files": done.written,
-                    "kept_files": done.kept,
-                    "distortions": {each.name: list(each.levels) for each in done.distortions},
-                }
-            )
-        )
+        record = {
+            "out": str(out),
+            "format": file_format,
+            "images": good,
+            "bad_images": len(done.images.bad),
+            "written_files": done.written,
+            "kept_files": done.kept,
+            "distortions": {each.name: list(each.levels) for each in done.distortions},
+        }
+        print(json.dumps(record))
         return
-    print(f"{out}: {good:,} images, {done.written:,} files written, {done.kept:,} were there")
+    print(
+        f"{out}: {good:,} images, {done.written:,} files written, {done.kept:,} were already there"
+    )

@@ -5,212 +5,271 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from torch import nn
 
-from deepcorrect import correction
-from deepcorrect import data as data_room
-from deepcorrect import distortions as distortion_room
+import deepcorrect as dc
 from deepcorrect.cli import _tables
 from deepcorrect.cli._options import (
     DEFAULT_DISTORTIONS,
-    Adapters,
-    BatchSize,
-    Classes,
-    Data,
-    Device,
+    DataOptions,
     Distortions,
-    Images,
-    InputSize,
     Json,
-    Mean,
-    Model,
+    ModelOptions,
     Precise,
-    Resize,
+    Precision,
     Seed,
-    Std,
-    Target,
-    Weights,
-    Workers,
-    images_of,
-    labelled,
-    model_of,
-    named_adapters,
+    open_images,
     with_labels,
 )
-from deepcorrect.correction import load_adapters
-from deepcorrect.distortions import stored
-from deepcorrect.evaluation import (
-    ALEXNET_REFERENCE,
-    COMMON,
-    EXTRA,
-    Grid,
-    Reference,
-    corruption_error,
-    evaluate,
-    evaluate_stored,
-    reference_for,
-    system_record,
-)
-from deepcorrect.networks import Classifier, costs
-from deepcorrect.runtime import InputError, Precision
+from deepcorrect.cli._records import record_of
+from deepcorrect.runtime import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from deepcorrect.data import Batches, ImageSet
+    from deepcorrect.distortions import stored
+    from deepcorrect.evaluation import Reference
+
+    Grids = dict[str, dc.Grid]  # the accuracies of each system, by its name
+
+Target = Literal["labels", "prediction"]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="ADAPTER",
+        help="An adapter for the network: its folder, hf:OWNER/NAME or hf:OWNER/NAME@REVISION. "
+        "Repeat it as NAME=ADAPTER to compare several with each other and with the untouched "
+        "network.",
+    ),
+]
+Clean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA", help="The undistorted images, where --data is a set of distorted copies."
+    ),
+]
+ReferenceNetwork = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        help="The network to whose errors the mean corruption error is relative: alexnet, none, or "
+        "a file that 'evaluate --json' wrote for another network. Default: alexnet for ImageNet-C, "
+        "otherwise none.",
+    ),
+]
+TargetOption = Annotated[
+    Target | None,
+    typer.Option(
+        "--target",
+        help="What counts as correct: the labels, or the untouched network's prediction for the "
+        "clean image. Default: labels, or prediction where images have none.",
+    ),
+]
 
 
-def evaluate_(
-    model: Model,
-    data: Data,
-    weights: Weights = None,
-    classes: Classes = None,
-    input_size: InputSize = None,
-    resize: Resize = None,
-    mean: Mean = None,
-    std: Std = None,
+def command(
+    model: ModelOptions,
+    data: DataOptions,
     distortion: Distortions = None,
     adapter: Adapters = None,
-    clean: Annotated[
-        str | None,
-        typer.Option(help="DATA of the undistorted images, where --data are distorted copies."),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="Whose errors the mean corruption error is relative to: alexnet, none, or a file "
-            "of another network's 'evaluate --json'; default: alexnet on ImageNet-C, else none."
-        ),
-    ] = None,
-    target: Target = None,
-    images: Images = None,
-    batch_size: BatchSize = 128,
-    workers: Workers = 0,
-    device: Device = "auto",
+    clean: Clean = None,
+    reference: ReferenceNetwork = None,
+    target: TargetOption = None,
     precision: Precise = "float32",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Accuracy of a network, with or without an adapter, over distortions and levels.
+    """Measure a network's accuracy, with or without an adapter, over distortions and levels.
 
-    They are computed, or read where --data is cifar_c:DIR or imagenet_c:DIR. Adapters with names
-    stand side by side with the bare network.
+    Distortions are computed, or read from distorted copies where --data is cifar_c:DIR or
+    imagenet_c:DIR.
     """
-    network = model_of(model, weights, classes, input_size, resize, mean, std, device)
+    is_stored = _is_stored(data.data, clean, target)
+    network = model.load()
     systems = _systems(network, named_adapters(adapter))
-    is_stored = stored.accepts(data)
-    if clean and not is_stored:
-        raise InputError(
-            "--clean goes with distorted copies (--data cifar_c:DIR or imagenet_c:DIR); "
-            f"{data} is itself taken as clean"
-        )
-    if is_stored and target == "prediction":
-        raise InputError(
-            f"--target prediction goes with clean images, which the network is asked about; {data} "
-            "holds distorted copies: give the clean images as --data, and --distortion"
-        )
     if is_stored:
-        copies = stored.open_corrupted(data, network.preprocessing)
-        copies = copies.only(distortion) if distortion else copies
-        other = reference_for(reference, ALEXNET_REFERENCE if copies.imagenet else None)
-        before = labelled(network, clean, images, seed) if clean else None
-        grids = {
-            name: _on_copies(
-                network, system, copies, before, images, seed, batch_size, workers, precision
-            )
-            for name, system in systems.items()
-        }
+        copies = _copies(network, data.data, distortion)
+        other = _reference(reference, imagenet=copies.imagenet)
+        grids = _on_copies(network, systems, copies, clean, data, precision, seed)
     else:
         specs = distortion or DEFAULT_DISTORTIONS
-        other = _computed_reference(reference, specs, network.preprocessing.input_size)
-        labels = None if target is None else target == "labels"
-        source = images_of(network, data, images, seed, labels=labels)
-        loader = data_room.loader(source, batch_size, workers=workers)
+        other = _reference(
+            reference, imagenet=_is_imagenet(specs, network.preprocessing.input_size)
+        )
+        images = data.open(network, seed, labels=None if target is None else target == "labels")
         grids = {
-            name: evaluate(
-                system, loader, specs, seed, precision, f"evaluating {name}", target=target
+            name: dc.evaluate(
+                system,
+                data.loader(images),
+                specs,
+                seed,
+                precision,
+                f"evaluating {name}",
+                target=target,
             )
             for name, system in systems.items()
         }
-        source.warn_of_bad()
+        images.warn_of_bad()
     records = {
-        name: _record(network, systems[name], grid, named=name != "baseline")
+        name: record_of(network, systems[name], grid, trained=name != "baseline")
         for name, grid in grids.items()
     }
-    first = next(iter(records.values()))
-    benchmark = is_stored or any(name in (*COMMON, *EXTRA) for name in first["distortions"])
-    if benchmark:
-        for record in records.values():
-            record["corruption_error"] = corruption_error(record["distortions"], other)
-    if as_json:
-        print(json.dumps(first if len(records) == 1 else {"systems": records}))
-        return
-    if not is_stored:
-        _tables.print_results({"systems": records})
-    if benchmark:
-        for name, record in records.items():
-            if len(records) > 1:
-                print(name)
-            _tables.print_corruption_error(record["corruption_error"])
+    has_errors = _add_corruption_errors(records, other, always=is_stored)
+    _print(records, as_json=as_json, accuracies=not is_stored, errors=has_errors)
 
 
-def _systems(network: Classifier, sources: Mapping[str, str]) -> dict[str, nn.Module]:
-    """The network, or with an adapter; with named ones it stands beside each of them."""
+def _is_stored(data: str, clean: str | None, target: Target | None) -> bool:
+    """Whether the data are distorted copies on disk.
+
+    Raises:
+        InputError: an option does not go with such data, or goes with no other.
+    """
+    from deepcorrect.distortions import stored
+
+    if not stored.accepts(data):
+        if clean:
+            raise InputError(
+                "--clean goes with distorted copies (--data cifar_c:DIR or imagenet_c:DIR), and "
+                f"{data} is itself taken as clean: leave --clean out"
+            )
+        return False
+    if target == "prediction":
+        raise InputError(
+            "--target prediction needs clean images, for which the network predicts a class, and "
+            f"{data} holds distorted copies: give the clean images as --data, and --distortion"
+        )
+    return True
+
+
+def named_adapters(given: list[str] | None) -> dict[str, str]:
+    """Adapters by name, from repeated `--adapter NAME=SOURCE`; a single one needs no name.
+
+    Raises:
+        InputError: one of several has no name, or two have the same.
+    """
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, equals, source = text.partition("=")
+        if not equals or "/" in name or Path(text).exists():
+            name, source = "", text
+        if name in found or (not name and len(given or ()) > 1):
+            raise InputError(
+                f"--adapter {text!r}: of several adapters each needs a name of its own, NAME=FOLDER"
+            )
+        found[name] = source
+    return found
+
+
+def _systems(network: dc.Classifier, sources: Mapping[str, str]) -> dict[str, nn.Module]:
+    """The network, or the network with an adapter; named adapters come with the bare network."""
     if not sources:
         return {"baseline": network}
     if "" in sources:
-        return {"deepcorrect": correction.load_adapter(network, sources[""])}
+        return {"deepcorrect": dc.load_adapter(network, sources[""])}
     if "baseline" in sources:
-        raise InputError("--adapter baseline=...: the untouched network has that name")
-    loaded = load_adapters(network, sources)
+        raise InputError(
+            "--adapter baseline=...: this is the name of the untouched network; give another one"
+        )
+    loaded = dc.load_adapters(network, sources)
     return {"baseline": network, **{name: loaded[name] for name in loaded}}
 
 
-def _record(network: Classifier, system: nn.Module, grid: Grid, *, named: bool) -> dict[str, Any]:
-    notes = system.config.notes if isinstance(system, correction.AdaptedModel) else {}
-    return system_record(
-        grid,
-        costs(system, network.preprocessing),
-        trained=named,
-        images_seen=notes.get("images_seen", 0),
-        seconds=notes.get("training_seconds", 0),
-    )
+def _copies(
+    network: dc.Classifier, data: str, distortions: Sequence[str] | None
+) -> stored.CorruptedSet:
+    """The distorted copies, all of them or those of some distortions."""
+    from deepcorrect.distortions import stored
+
+    copies = stored.open_corrupted(data, network.preprocessing)
+    return copies.only(distortions) if distortions else copies
 
 
 def _on_copies(
-    network: Classifier,
-    system: nn.Module,
+    network: dc.Classifier,
+    systems: Mapping[str, nn.Module],
     copies: stored.CorruptedSet,
-    clean: data_room.ImageSet | None,
-    count: int | None,
-    seed: int,
-    batch_size: int,
-    workers: int,
+    clean: str | None,
+    data: DataOptions,
     precision: Precision,
-) -> Grid:
-    """Accuracy on distorted copies, opened one level at a time."""
-    opened: list[data_room.ImageSet] = []
+    seed: int,
+) -> Grids:
+    """Each system's accuracy on distorted copies, which are opened one level at a time."""
+    from deepcorrect.evaluation import evaluate_stored
 
-    def batches(open_part: stored.Open) -> data_room.Batches:
+    opened: list[ImageSet] = []
+
+    def batches(open_part: stored.Open) -> Batches:
         for before in opened:
             before.warn_of_bad()
-        opened[:] = [with_labels(network, open_part()).sample(count, seed)]
-        return data_room.loader(opened[0], batch_size, workers=workers)
+        opened[:] = [with_labels(network, open_part()).sample(data.images, seed)]
+        return data.loader(opened[0])
 
     parts = {
         name: {level: functools.partial(batches, part) for level, part in by_level.items()}
         for name, by_level in copies.parts.items()
     }
-    loader = None
-    if clean is not None:
-        copies.check_clean(clean)
-        loader = data_room.loader(clean, batch_size, workers=workers)
-    grid = evaluate_stored(system, parts, loader, precision)
-    for before in (*opened, *([clean] if clean else [])):
-        before.warn_of_bad()
-    return grid
+    loader = undistorted = None
+    if clean:
+        undistorted = open_images(network, clean, data.images, seed, labels=True)
+        copies.check_clean(undistorted)
+        loader = data.loader(undistorted)
+    grids: Grids = {}
+    for name, system in systems.items():
+        grids[name] = evaluate_stored(system, parts, loader, precision)
+        for images in (*opened, *([undistorted] if undistorted else [])):
+            images.warn_of_bad()
+        opened.clear()
+    return grids
 
 
-def _computed_reference(name: str | None, specs: Sequence[str], pixels: int) -> Reference | None:
-    """AlexNet where ImageNet's severities are computed, unless another is named."""
-    known = [each for each in distortion_room.ungrouped(specs) if each.name in (*COMMON, *EXTRA)]
-    imagenet = bool(known) and all(each.parameters_at(pixels) == "imagenet" for each in known)
+def _is_imagenet(specs: Sequence[str], pixels: int) -> bool:
+    """Whether all corruptions among the distortions have ImageNet-C's severities at this size."""
+    from deepcorrect.distortions import ungrouped
+    from deepcorrect.evaluation import COMMON, EXTRA
+
+    corruptions = [each for each in ungrouped(specs) if each.name in (*COMMON, *EXTRA)]
+    return bool(corruptions) and all(
+        each.parameters_at(pixels) == "imagenet" for each in corruptions
+    )
+
+
+def _reference(name: str | None, *, imagenet: bool) -> Reference | None:
+    """The named reference; AlexNet for ImageNet's severities if none is named."""
+    from deepcorrect.evaluation import ALEXNET_REFERENCE, reference_for
+
     return reference_for(name, ALEXNET_REFERENCE if imagenet else None)
+
+
+def _add_corruption_errors(
+    records: Mapping[str, dict[str, Any]], reference: Reference | None, *, always: bool
+) -> bool:
+    """Adds the corruption errors where a corruption was measured, and says whether it did."""
+    from deepcorrect.evaluation import COMMON, EXTRA, corruption_error
+
+    measured = next(iter(records.values()))["distortions"]
+    if not always and not any(name in (*COMMON, *EXTRA) for name in measured):
+        return False
+    for record in records.values():
+        record["corruption_error"] = corruption_error(record["distortions"], reference)
+    return True
+
+
+def _print(
+    records: Mapping[str, dict[str, Any]], *, as_json: bool, accuracies: bool, errors: bool
+) -> None:
+    if as_json:
+        first = next(iter(records.values()))
+        print(json.dumps(first if len(records) == 1 else {"systems": records}))
+        return
+    if accuracies:
+        _tables.print_results({"systems": records})
+    if errors:
+        for name, record in records.items():
+            if len(records) > 1:
+                print(name)
+            _tables.print_corruption_error(record["corruption_error"])

@@ -2,126 +2,159 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
-from deepcorrect import data as data_room
-from deepcorrect import models
-from deepcorrect.models import output_classes
-from deepcorrect.networks import Classifier
-from deepcorrect.runtime import InputError, console, device_for
+import deepcorrect as dc
+from deepcorrect.cli._groups import OptionGroup
+from deepcorrect.runtime import InputError
+
+if TYPE_CHECKING:
+    from deepcorrect.data import Batches, ImageSet
 
 MODEL_HELP = (
-    "A built-in name, timm:NAME, torchvision:NAME, hf:REPO_OR_FOLDER or "
+    "The network: a built-in name, timm:NAME, torchvision:NAME, hf:REPO_OR_FOLDER or "
     "python:FILE_OR_MODULE:CALLABLE; see 'list models'."
 )
 DATA_HELP = "folder:DIR, parquet:GLOB, hf:NAME, webdataset:SHARDS, ...; see 'list datasets'."
-Model = Annotated[str, typer.Option(help=MODEL_HELP)]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="The network's weights: safetensors, or a PyTorch state dict; 'random' for none. "
-        "Default: the source's pretrained ones."
-    ),
-]
-Classes = Annotated[int | None, typer.Option(help="Number of classes, if not the usual one.")]
-InputSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
+IMAGES_HELP = "Use this many random images of the data. Default: all."
+NOT_GIVEN = ""
+"""The default of `--model` and `--data` in a command that can do without them."""
+
+Model = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
+Data = Annotated[str, typer.Option(metavar="DATA", help=f"The images: {DATA_HELP}")]
+Images = Annotated[int | None, typer.Option(min=1, help=IMAGES_HELP)]
 Resize = Annotated[
     int | None, typer.Option(help="Shorter side before the central crop, in pixels.")
 ]
-Mean = Annotated[str | None, typer.Option(help="Mean of images in [0, 1]: one number or R,G,B.")]
-Std = Annotated[str | None, typer.Option(help="Standard deviation, likewise.")]
-Data = Annotated[str, typer.Option(help=DATA_HELP)]
-Images = Annotated[
-    int | None, typer.Option(min=1, help="Use so many random images of the data; default all.")
-]
 Distortions = Annotated[
     list[str] | None,
-    typer.Option(help="NAME[:LEVEL,...[:clip,quantize]], repeatable; see 'list distortions'."),
+    typer.Option(
+        metavar="NAME[:LEVEL,...]",
+        help="Repeatable; see 'list distortions'. Without levels, the grid that suits the input "
+        "size. NAME:LEVEL,...:clip,quantize also clips and rounds as a stored image would.",
+    ),
 ]
 Adapter = Annotated[
     str | None,
-    typer.Option(help="An adapter put onto the network: its folder, or hf:OWNER/NAME[@REVISION]."),
-]
-Adapters = Annotated[
-    list[str] | None,
     typer.Option(
-        "--adapter",
-        help="As above; NAME=FOLDER, repeated, for several side by side with the bare network.",
+        metavar="ADAPTER",
+        help="An adapter for the network: its folder, hf:OWNER/NAME or hf:OWNER/NAME@REVISION.",
+    ),
+]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE",
+        help="Dotted name of the module whose output is used as the features. Default: the input "
+        "of the last linear layer.",
     ),
 ]
 Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA if it is there.")
+    str, typer.Option(help="cpu, cuda, cuda:1, ...; auto uses CUDA where it is available.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images a batch.")]
-Workers = Annotated[int, typer.Option(min=0, help="Decoding processes.")]
-Out = Annotated[Path, typer.Option(help="Folder to write; made if absent.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+Out = Annotated[Path, typer.Option(help="Folder to write; it is made if it does not exist.")]
+Precision = Literal["auto", "float32", "bfloat16"]
 Precise = Annotated[
-    Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the convolutions.")
-]
-Target = Annotated[
-    Literal["labels", "prediction"] | None,
+    Precision,
     typer.Option(
-        help="What is right: labels; or prediction, the untouched network's answer to the clean "
-        "image. Default: labels, or prediction where images have none."
+        help="Number format of the network's computation; auto uses bfloat16 where it is native."
     ),
 ]
 NoLabels = Annotated[
     bool,
     typer.Option(
         "--no-labels",
-        help="Take no label from the data: the untouched network's answers to the clean images "
-        "are the target, and classes need not be the network's. Assumed where images have none.",
+        help="Read no labels from the data: the untouched network's predictions for the clean "
+        "images are the target, and the data may be of other classes. This is the default where "
+        "images have no labels.",
     ),
 ]
 
 DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
 
 
-def named_adapters(given: list[str] | None) -> dict[str, str]:
-    """Adapters by name, of `--adapter NAME=SOURCE` repeated; one alone needs no name.
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(OptionGroup):
+    """The network a command works on."""
 
-    Raises:
-        InputError: several, and one has no name, or two have the same.
-    """
-    found: dict[str, str] = {}
-    for text in given or ():
-        name, equals, source = text.partition("=")
-        if not equals or "/" in name or Path(text).exists():
-            name, source = "", text
-        if name in found or (not name and len(given or ()) > 1):
-            raise InputError(
-                f"--adapter {text!r}: of several adapters each needs a name of its own, NAME=FOLDER"
-            )
-        found[name] = source
-    return found
+    panel: ClassVar[str] = "Network"
+
+    model: Model
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="The network's weights: a safetensors file or a PyTorch state dict; 'random' for "
+            "an untrained network. Default: the source's pretrained weights."
+        ),
+    ] = None
+    classes: Annotated[
+        int | None, typer.Option(help="Number of classes, if it is not the usual one.")
+    ] = None
+    input_size: Annotated[
+        int | None, typer.Option(help="Side of the network's input, in pixels.")
+    ] = None
+    resize: Resize = None
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean of images in [0, 1] for normalisation: one number or R,G,B."),
+    ] = None
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation, in the same form as --mean.")
+    ] = None
+    device: Device = "auto"
+
+    def load(self) -> dc.Classifier:
+        """The network, in inference mode and on its device.
+
+        Raises:
+            InputError: an option is not accepted.
+        """
+        from deepcorrect.runtime import device_for
+
+        device = device_for(self.device)
+        model = dc.load_model(
+            self.model,
+            self.weights,
+            classes=self.classes,
+            input_size=self.input_size,
+            resize=self.resize,
+            mean=_numbers("--mean", self.mean),
+            std=_numbers("--std", self.std),
+        )
+        return model.to(device)
 
 
-def model_of(
-    spec: str,
-    weights: str | None,
-    classes: int | None,
-    input_size: int | None,
-    resize: int | None,
-    mean: str | None,
-    std: str | None,
-    device: str,
-) -> Classifier:
-    place = device_for(device)
-    model = models.load_model(
-        spec,
-        weights,
-        classes=classes,
-        input_size=input_size,
-        resize=resize,
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
-    )
-    return model.to(place)
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions(OptionGroup):
+    """How images are read."""
+
+    panel: ClassVar[str] = "Images"
+
+    batch_size: BatchSize = 128
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")] = 0
+
+    def loader(self, images: ImageSet, *, shuffle: bool = False) -> Batches:
+        """Batches of the images."""
+        return dc.loader(images, self.batch_size, shuffle=shuffle, workers=self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(BatchOptions):
+    """The images a command works on."""
+
+    data: Data
+    images: Images = None
+
+    def open(self, network: dc.Classifier, seed: int, *, labels: bool | None = None) -> ImageSet:
+        """The images, see `open_images`."""
+        return open_images(network, self.data, self.images, seed, labels=labels)
 
 
 def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
@@ -130,46 +163,54 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{flag} {text!r} is not a number, or three between commas") from None
+        raise InputError(
+            f"{flag} {text!r} is not a number or three numbers with commas between them"
+        ) from None
 
 
-def labelled(network: Classifier, spec: str, count: int | None, seed: int) -> data_room.ImageSet:
-    """Images of a DATA spec whose labels are the network's classes."""
-    source = data_room.open_dataset(spec, network.preprocessing)
-    return with_labels(network, source).sample(count, seed)
-
-
-def with_labels(network: Classifier, source: data_room.ImageSet) -> data_room.ImageSet:
-    """The set with labels as the network's classes.
-
-    Raises:
-        InputError: it has none, or they are none of the network's.
-    """
-    classes = output_classes(network, network.preprocessing)
-    source = source.matched(classes, network.labels)
-    source.check_labels(classes)
-    return source
-
-
-def images_of(
-    network: Classifier, spec: str, count: int | None, seed: int, *, labels: bool | None = None
-) -> data_room.ImageSet:
-    """The images of a DATA spec, with labels that are the network's classes, or without any.
+def open_images(
+    network: dc.Classifier,
+    spec: str,
+    count: int | None,
+    seed: int,
+    *,
+    labels: bool | None = None,
+) -> ImageSet:
+    """The images of a DATA spec, with labels that are the network's classes, or without labels.
 
     Args:
-        network: whose classes and preprocessing they are for.
+        network: its classes and preprocessing are used.
         spec: the data.
-        count: so many random images; None takes all.
-        seed: of their choice.
-        labels: None takes them where every image has one. Where False, none is read.
+        count: how many random images to use; None uses all.
+        seed: seed of their choice.
+        labels: None reads labels if every image has one; False reads none.
+
+    Raises:
+        InputError: the data cannot be read, or labels are required and do not fit the network.
     """
-    source = data_room.open_dataset(spec, network.preprocessing)
+    from deepcorrect.runtime import console
+
+    source = dc.open_dataset(spec, network.preprocessing)
     if labels is None:
         labels = source.labelled
         if not labels:
             console().print(
-                f"{source.name} has images without labels: the network's own answers to the clean "
-                "images are the target"
+                f"{source.name} has images without labels: the network's own predictions for the "
+                "clean images are the target"
             )
     source = with_labels(network, source) if labels else source.without_labels()
     return source.sample(count, seed)
+
+
+def with_labels(network: dc.Classifier, source: ImageSet) -> ImageSet:
+    """The set with its labels expressed as the network's classes.
+
+    Raises:
+        InputError: it has no labels, or its classes are not the network's.
+    """
+    from deepcorrect.models import output_classes
+
+    classes = output_classes(network, network.preprocessing)
+    source = source.matched(classes, network.labels)
+    source.check_labels(classes)
+    return source

@@ -8,86 +8,71 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from torch import Tensor, nn
 
-from deepcorrect import correction
-from deepcorrect import data as data_room
-from deepcorrect.cli._options import (
-    Adapter,
-    BatchSize,
-    Classes,
-    Device,
-    InputSize,
-    Json,
-    Mean,
-    Model,
-    Resize,
-    Std,
-    Weights,
-    Workers,
-    model_of,
-)
-from deepcorrect.models import output_classes
-from deepcorrect.networks import Classifier
-from deepcorrect.runtime import InputError, console, device_of, inference, progress, to_device
+import deepcorrect as dc
+from deepcorrect.cli._options import Adapter, BatchOptions, BatchSize, Json, ModelOptions
+from deepcorrect.runtime import InputError, console, progress
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from deepcorrect.data import NamedBatch
 
 STANDARD_INPUT = Path("-")
 Write = Callable[[dict[str, Any]], None]
 
 
-def predict(
+@dataclass(frozen=True, kw_only=True)
+class PredictBatches(BatchOptions):
+    """How the files are read."""
+
+    batch_size: BatchSize = 32
+
+
+def command(
     paths: Annotated[
         list[Path],
         typer.Argument(help="Image files, folders of them, or - for a list on standard input."),
     ],
-    model: Model,
-    weights: Weights = None,
-    classes: Classes = None,
-    input_size: InputSize = None,
-    resize: Resize = None,
-    mean: Mean = None,
-    std: Std = None,
+    model: ModelOptions,
+    batches: PredictBatches,
     adapter: Adapter = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="With --adapter: the baseline's answers beside.")
+        bool, typer.Option("--compare", help="With --adapter: show the baseline's answers, too.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, help="Labels an image.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="Number of labels per image.")] = 1,
     null: Annotated[
-        bool, typer.Option("--null", "-0", help="The list ends names with NUL (find -print0).")
+        bool,
+        typer.Option("--null", "-0", help="Names in the list end with NUL (find -print0)."),
     ] = False,
-    batch_size: BatchSize = 32,
-    workers: Workers = 0,
-    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Labels for image files, most probable first, in the order of the files.
+    """Print labels for image files, most probable first, in the order of the files.
 
-    Answers are written as they come, so any number of files takes the same memory.
+    Each answer is written when it is known, so memory does not grow with the number of files.
     """
+    from deepcorrect.data import named_batches
+
     if compare and adapter is None:
         raise InputError("--compare shows the network with and without an adapter: give --adapter")
     total = _check_paths(paths)
-    network = model_of(model, weights, classes, input_size, resize, mean, std, device)
+    network = model.load()
     _check_names(network)
-    systems: dict[str, nn.Module] = {}
-    if compare or adapter is None:
-        systems["baseline"] = network
-    if adapter is not None:
-        systems["corrected"] = correction.load_adapter(network, adapter)
-    batches = data_room.named_batches(
-        _files(paths, b"\0" if null else b"\n"), network.preprocessing, batch_size, workers
-    )
+    systems = _systems(network, adapter, compare)
+    files = _files(paths, b"\0" if null else b"\n")
     count = _Count()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be Unicode
         sys.stdout.reconfigure(errors="surrogateescape")
     writing = _document() if as_json else contextlib.nullcontext(_print_line)
     with writing as write, _progress(total) as step:
-        for batch in batches:
+        for batch in named_batches(
+            files, network.preprocessing, batches.batch_size, batches.workers
+        ):
             for answer in _answers(systems, network.labels, batch, top):
                 write(answer)
                 count.add(answer)
@@ -97,37 +82,53 @@ def predict(
     count.report(compare)
 
 
+def _systems(network: dc.Classifier, adapter: str | None, compare: bool) -> dict[str, nn.Module]:
+    """The network, or with an adapter the corrected one, or both."""
+    systems: dict[str, nn.Module] = {}
+    if compare or adapter is None:
+        systems["baseline"] = network
+    if adapter is not None:
+        systems["corrected"] = dc.load_adapter(network, adapter)
+    return systems
+
+
 def _check_paths(paths: Sequence[Path]) -> int:
-    """The number of files, so that progress can say what is left; 0 for a list still to come.
+    """The number of files, so that progress can say what is left; 0 if a list is still to come.
 
     Raises:
-        InputError: one is not there, or has no images.
+        InputError: a path does not exist, or a folder has no images.
     """
+    from deepcorrect.data import images_in
+
     total = 0
     for path in paths:
         if path == STANDARD_INPUT:
             continue
-        inside = sum(1 for _ in data_room.images_in(path)) if path.is_dir() else 1
+        count = sum(1 for _ in images_in(path)) if path.is_dir() else 1
         if not path.exists():
             raise InputError(f"there is no file {path}")
-        if not inside:
+        if not count:
             raise InputError(f"{path} has no images")
-        total += inside
+        total += count
     return 0 if STANDARD_INPUT in paths else total
 
 
-def _check_names(network: Classifier) -> None:
+def _check_names(network: dc.Classifier) -> None:
+    from deepcorrect.models import output_classes
+
     count = output_classes(network, network.preprocessing)
     if network.labels is not None and len(network.labels) != count:
         raise InputError(f"the network has {count} classes and {len(network.labels)} class names")
 
 
 def _files(paths: Sequence[Path], end: bytes) -> Iterator[str]:
-    """The files, those of folders and of a list on standard input among them."""
+    """All files, including those in folders and those in a list on standard input."""
+    from deepcorrect.data import images_in
+
     for path in paths:
         for each in map(Path, _listed(end)) if path == STANDARD_INPUT else [path]:
             if each.is_dir():
-                yield from map(str, data_room.images_in(each))
+                yield from map(str, images_in(each))
             else:
                 yield str(each)
 
@@ -150,22 +151,27 @@ def _without_return(name: bytes) -> bytes:
 def _answers(
     systems: Mapping[str, nn.Module],
     labels: tuple[str, ...] | None,
-    batch: data_room.NamedBatch,
+    batch: NamedBatch,
     top: int,
 ) -> Iterator[dict[str, Any]]:
-    """Each file's name, with one system's labels and probabilities or those of each."""
+    """Each file's name with labels and probabilities; of several systems, with those of each."""
     if not batch.indices:
         return
     by_system = {name: _best(system, batch.images, labels, top) for name, system in systems.items()}
     for row, place in enumerate(batch.indices):
-        said = {name: answers[row] for name, answers in by_system.items()}
-        known = said if len(said) > 1 else next(iter(said.values()))
-        yield {"file": batch.names[place], **known}
+        answers = {name: rows[row] for name, rows in by_system.items()}
+        shown = answers if len(answers) > 1 else next(iter(answers.values()))
+        yield {"file": batch.names[place], **shown}
 
 
 def _best(
     system: nn.Module, images: Tensor, labels: tuple[str, ...] | None, top: int
 ) -> list[dict[str, Any]]:
+    """For each image the `top` most probable labels and their probabilities."""
+    import torch
+
+    from deepcorrect.runtime import device_of, inference, to_device
+
     with inference(system), torch.no_grad():
         shares = system(to_device(images, device_of(system))).softmax(1).cpu()
     best = shares.topk(min(top, shares.shape[1]), 1)
@@ -182,7 +188,7 @@ def _best(
 
 
 class _Count:
-    """How many files were answered, answered otherwise and left out."""
+    """How many files were answered, how many answers changed, and how many files were left out."""
 
     def __init__(self) -> None:
         self.good = self.bad = self.changed = 0
@@ -193,17 +199,17 @@ class _Count:
         if "corrected" in answer:
             self.changed += answer["baseline"]["labels"][0] != answer["corrected"]["labels"][0]
 
-    def leave_out(self, batch: data_room.NamedBatch) -> None:
+    def leave_out(self, batch: NamedBatch) -> None:
         for name in batch.bad:
             console().print(f"could not be read: {name}")
         self.bad += len(batch.bad)
         self.first_bad += batch.bad[: max(0, 3 - len(self.first_bad))]
 
     def report(self, compare: bool) -> None:
-        """Says it at the end.
+        """Prints the counts that matter at the end.
 
         Raises:
-            InputError: there was no image.
+            InputError: no image could be read.
         """
         if not self.good:
             raise InputError(
@@ -213,7 +219,7 @@ class _Count:
             )
         if compare:
             console().print(
-                f"the corrected network's first answer is another one on {self.changed:,} of "
+                f"the corrected network's first answer differs on {self.changed:,} of "
                 f"{self.good:,} images"
             )
         if self.bad:
@@ -227,7 +233,7 @@ class _Count:
 
 @contextlib.contextmanager
 def _document() -> Iterator[Write]:
-    """Writes one JSON list, an answer at a time."""
+    """Writes one JSON list, one answer at a time."""
     begun = False
 
     def write(answer: dict[str, Any]) -> None:
@@ -237,7 +243,7 @@ def _document() -> Iterator[Write]:
 
     try:
         yield write
-    finally:  # whole too where the command is stopped
+    finally:  # the list is closed even if the command is stopped
         if begun:
             print("]")
 
@@ -245,8 +251,8 @@ def _document() -> Iterator[Write]:
 def _print_line(answer: dict[str, Any]) -> None:
     systems = {name: answer[name] for name in ("baseline", "corrected") if name in answer}
     parts = [answer["file"]]
-    for name, said in systems.items() if systems else [("", answer)]:
-        pairs = zip(said["labels"], said["probabilities"], strict=True)
+    for name, known in systems.items() if systems else [("", answer)]:
+        pairs = zip(known["labels"], known["probabilities"], strict=True)
         shown = [f"{label} {share:.4f}" for label, share in pairs]
         parts += [f"{name}: {'; '.join(shown)}"] if name else shown
     print("\t".join(parts))
@@ -254,7 +260,7 @@ def _print_line(answer: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[float], None]]:
-    """On a terminal that the answers go to, they are the progress."""
+    """Shows progress, unless the answers go to a terminal and show it themselves."""
     if sys.stdout.isatty():
         yield lambda _: None
     else:

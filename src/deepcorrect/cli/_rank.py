@@ -2,149 +2,221 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from torch import nn
 
-from deepcorrect import correction, ranking
-from deepcorrect import data as data_room
-from deepcorrect.cli import _tables
+import deepcorrect as dc
+from deepcorrect.cli import _catalogue, _tables
 from deepcorrect.cli._options import (
     DATA_HELP,
     DEFAULT_DISTORTIONS,
+    IMAGES_HELP,
     MODEL_HELP,
+    NOT_GIVEN,
     Adapter,
-    BatchSize,
-    Classes,
-    Device,
+    DataOptions,
     Distortions,
-    Images,
-    InputSize,
     Json,
-    Mean,
+    ModelOptions,
     NoLabels,
     Precise,
-    Resize,
+    Precision,
     Seed,
-    Std,
-    Weights,
-    Workers,
-    images_of,
-    model_of,
 )
-from deepcorrect.runtime import InputError, Precision, console, files, is_main_process
+from deepcorrect.runtime import InputError, console, files, is_main_process
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from deepcorrect.data import Batches, ImageSet
+    from deepcorrect.ranking import Agreement, IdealCorrection
+
+DEFAULT_METHOD: str = _catalogue.default("ranking_method")
+Target = Literal["labels", "prediction", "kl"]
+MethodOption = Annotated[
+    str, typer.Option("--method", help="See 'list methods'; swap is the paper's.")
+]
+TargetOption = Annotated[
+    Target | None,
+    typer.Option(
+        "--target",
+        help="What the network's answers are measured against, see 'list targets'. Default: "
+        "labels, or prediction where images have none.",
+    ),
+]
+Sites = Annotated[
+    str | None,
+    typer.Option(
+        help="Dotted names of the sites, with commas between them. Default: all convolutions and "
+        "the MLPs of transformers."
+    ),
+]
+RankingFolder = Annotated[
+    Path | None, typer.Option("--out", help="Folder to write the ranking's files to.")
+]
+Compared = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        "--compare",
+        metavar="A B",
+        help="Compare the rankings in these two folders instead; with --model and --data, by ideal "
+        "correction too.",
+    ),
+]
+ComparedShare = Annotated[
+    float,
+    typer.Option(
+        "--beta", help="With --compare: the overlap of this share of each site's filters is shown."
+    ),
+]
 
 
-def rank(
-    model: Annotated[str | None, typer.Option(help=MODEL_HELP)] = None,
-    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
-    weights: Weights = None,
-    classes: Classes = None,
-    input_size: InputSize = None,
-    resize: Resize = None,
-    mean: Mean = None,
-    std: Std = None,
+@dataclass(frozen=True, kw_only=True)
+class RankedModel(ModelOptions):
+    """The network; two rankings can be compared without it."""
+
+    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP, show_default=False)] = (
+        NOT_GIVEN
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedData(DataOptions):
+    """The images; two rankings can be compared without them."""
+
+    data: Annotated[
+        str, typer.Option(metavar="DATA", help=f"The images: {DATA_HELP}", show_default=False)
+    ] = NOT_GIVEN
+    images: Annotated[int | None, typer.Option(min=1, help=IMAGES_HELP)] = 500
+
+
+def command(
+    model: RankedModel,
+    data: RankedData,
     distortion: Distortions = None,
     adapter: Adapter = None,
-    method: Annotated[
-        str, typer.Option(help="See 'list methods'; swap is the paper's.")
-    ] = ranking.DEFAULT_METHOD,
-    target: Annotated[
-        ranking.Target | None,
-        typer.Option(
-            help="What answers are measured against, see 'list targets'; default labels, or "
-            "prediction where images have none."
-        ),
-    ] = None,
+    method: MethodOption = DEFAULT_METHOD,
+    target: TargetOption = None,
     no_labels: NoLabels = False,
-    sites: Annotated[
-        str | None,
-        typer.Option(
-            help="Dotted names between commas; default all convolutions and transformers' MLPs."
-        ),
-    ] = None,
-    images: Images = 500,
-    out: Annotated[Path | None, typer.Option(help="Folder for the ranking's files.")] = None,
-    compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(
-            metavar="A B",
-            help="Compare two rankings' folders instead; with --model and --data, by ideal "
-            "correction too.",
-        ),
-    ] = None,
-    beta: Annotated[float, typer.Option(help="Share of filters whose overlap is compared.")] = 0.5,
-    batch_size: BatchSize = 128,
-    workers: Workers = 0,
-    device: Device = "auto",
+    sites: Sites = None,
+    out: RankingFolder = None,
+    compare: Compared = None,
+    beta: ComparedShare = 0.5,
     precision: Precise = "float32",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """A ranking of the network's filters by correction priority, or a comparison of two.
+    """Rank the network's filters by correction priority, or compare two rankings.
 
-    Started by `accelerate launch` or `torchrun -m deepcorrect rank ...`, several processes share
+    Several processes, started by `accelerate launch` or `torchrun -m deepcorrect rank ...`, share
     the images.
     """
     if out:
         files.check_folder(out)
-    network = loader = source = None
-    if model is not None and data is not None:
-        network = model_of(model, weights, classes, input_size, resize, mean, std, device)
-        if no_labels and target == "labels":
-            raise InputError("--target labels needs labels, and --no-labels takes none: drop one")
-        labels = None if target is None and not no_labels else target == "labels"
-        source = images_of(network, data, images, seed, labels=labels)
-        loader = data_room.loader(source, batch_size, workers=workers)
-        network = correction.load_adapter(network, adapter) if adapter else network
-    elif compare is None or (model, data) != (None, None):
+    subject = None
+    if model.model and data.data:
+        labels = _reads_labels(target, no_labels)
+        subject = _open(model, data, adapter, seed, labels)
+    elif compare is None or model.model or data.data:
         raise InputError("give --model and --data, both; or --compare A B alone")
     if compare is not None:
-        first, second = (ranking.load_ranking(folder) for folder in compare)
-        agreement = ranking.compare(first, second, beta)
-        areas = _ideal_areas(network, loader, (first, second), list(agreement.overlap), precision)
+        _compare(compare, beta, subject, precision, as_json)
+    elif subject is not None:
+        ranking = dc.rank(
+            subject.network,
+            subject.loader,
+            distortion or DEFAULT_DISTORTIONS,
+            method,
+            [name.strip() for name in sites.split(",")] if sites else None,
+            seed,
+            precision,
+            target,
+        )
+        subject.images.warn_of_bad()
         if is_main_process():
-            _tables.print_comparison(compare, agreement, areas, as_json)
-        return
-    if network is None or loader is None or source is None:
-        raise InputError("give --model and --data")
-    names = [name.strip() for name in sites.split(",")] if sites else None
-    specs = distortion or DEFAULT_DISTORTIONS
-    result = ranking.rank(network, loader, specs, method, names, seed, precision, target)
-    source.warn_of_bad()
-    if not is_main_process():
-        return
-    try:  # neither a full disk nor a closed stdout loses what was computed to the other
-        _tables.print_ranking(result, as_json)
+            _write(ranking, out, as_json)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A network, with its adapter if there is one, and images for it."""
+
+    network: nn.Module
+    images: ImageSet
+    loader: Batches
+
+
+def _reads_labels(target: Target | None, no_labels: bool) -> bool | None:
+    """Whether labels are read; None reads them if every image has one.
+
+    Raises:
+        InputError: the options contradict each other.
+    """
+    if no_labels and target == "labels":
+        raise InputError("--target labels needs labels, and --no-labels reads none: drop one")
+    return None if target is None and not no_labels else target == "labels"
+
+
+def _open(
+    model: ModelOptions, data: DataOptions, adapter: str | None, seed: int, labels: bool | None
+) -> _Subject:
+    network = model.load()
+    images = data.open(network, seed, labels=labels)
+    ranked = dc.load_adapter(network, adapter) if adapter else network
+    return _Subject(ranked, images, data.loader(images))
+
+
+def _write(ranking: dc.Ranking, out: Path | None, as_json: bool) -> None:
+    """Prints the ranking and writes its files; where one of the two fails, the other is done."""
+    try:
+        _tables.print_ranking(ranking, as_json)
     finally:
         if out:
-            from deepcorrect.experiments.report import write_ranking_figure  # noqa: PLC0415  (slow to import)
+            from deepcorrect.experiments.report import write_ranking_figure
 
-            result.save(out)
-            picture = write_ranking_figure(result, out / "ranking.png")
+            ranking.save(out)
+            picture = write_ranking_figure(ranking, out / "ranking.png")
             console().print(f"ranking: {out}\nheat maps: {picture}", markup=False)
 
 
-def _ideal_areas(
-    network: nn.Module | None,
-    loader: Any,
-    rankings: tuple[ranking.Ranking, ranking.Ranking],
-    sites: list[str],
+def _compare(
+    folders: tuple[Path, Path],
+    beta: float,
+    subject: _Subject | None,
     precision: Precision,
-) -> tuple[ranking.IdealCorrection, ranking.IdealCorrection] | None:
+    as_json: bool,
+) -> None:
+    """Prints how far two rankings agree; with a subject, by ideal correction too."""
+    from deepcorrect.ranking import compare
+
+    first, second = (dc.load_ranking(folder) for folder in folders)
+    agreement = compare(first, second, beta)
+    areas = None
+    if subject is not None:
+        areas = _ideal_corrections(subject, (first, second), agreement, precision)
+    if is_main_process():
+        _tables.print_comparison(folders, agreement, areas, as_json)
+
+
+def _ideal_corrections(
+    subject: _Subject,
+    rankings: Sequence[dc.Ranking],
+    agreement: Agreement,
+    precision: Precision,
+) -> tuple[IdealCorrection, IdealCorrection]:
     """Both rankings' ideal-correction curves on the same images and distortions."""
-    if network is None:
-        return None
     first, second = (
-        ranking.ideal_correction(
-            network,
-            loader,
-            each.only(sites),
+        dc.ideal_correction(
+            subject.network,
+            subject.loader,
+            ranking.only(list(agreement.overlap)),
             distortions=rankings[0].distortions,
             precision=precision,
         )
-        for each in rankings
+        for ranking in rankings
     )
     return first, second

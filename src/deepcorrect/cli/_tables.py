@@ -7,29 +7,31 @@ import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from deepcorrect import distortions as distortion_room
-from deepcorrect import ranking
+if TYPE_CHECKING:
+    from deepcorrect.ranking import Agreement, IdealCorrection, Lead, Ranking
 
 
 def print_results(results: dict[str, Any], measured: str = "top-1 accuracy") -> None:
-    """The accuracy table: a row a distortion and system, a column a level.
+    """Prints a table of accuracies per distortion, with a row per system and a column per level.
 
     Args:
-        results: with `systems`.
-        measured: what the shares are of.
+        results: the content of `results.json`, of which `systems` is used.
+        measured: what the accuracies are, for the title.
     """
+    from deepcorrect.distortions import kind_of
+
     screen = Console(width=None if sys.stdout.isatty() else 160)
     systems: dict[str, Any] = results["systems"]
     first = next(iter(systems.values()))
     if first.get("target") == "prediction":
-        measured = "agreement with the network's own answers to the clean images"
+        measured = "agreement with the network's own predictions for the clean images"
     for name, values in first["distortions"].items():
-        unit = distortion_room.kind_of(name).unit
+        unit = kind_of(name).unit
         table = Table(title=f"{name} ({unit}): {measured}", title_justify="left")
         table.add_column("system")
         for heading in (
@@ -53,7 +55,7 @@ def print_results(results: dict[str, Any], measured: str = "top-1 accuracy") -> 
 
 
 def print_transfer(results: dict[str, Any]) -> None:
-    """The accuracy table of an SVM on features, and what it was trained on."""
+    """Prints the accuracies of an SVM on features, and what it was trained on."""
     print_results(results, "accuracy of a linear SVM on features")
     for name, record in results["systems"].items():
         svm = record["svm"]
@@ -65,7 +67,7 @@ def print_transfer(results: dict[str, Any]) -> None:
 
 
 def print_analysis(found: dict[str, Any]) -> None:
-    """What the analyses of a run come to: a table of maps, of ideal correction, of features.
+    """Prints the analyses of a run: tables of maps, of ideal correction and of features.
 
     Args:
         found: the content of `analysis.json`.
@@ -111,7 +113,7 @@ def print_analysis(found: dict[str, Any]) -> None:
 
 
 def _by_system(title: str, headings: Iterable[str]) -> Table:
-    """A table with a row a system and distortion."""
+    """An empty table that shall have one row per system and distortion."""
     table = Table(title=title, title_justify="left")
     for heading in ("system", "distortion"):
         table.add_column(heading)
@@ -121,10 +123,12 @@ def _by_system(title: str, headings: Iterable[str]) -> Table:
 
 
 def print_corruption_error(found: dict[str, Any]) -> None:
-    """A row a corruption: its error by level, their mean, its CE; then the means over the fifteen.
+    """Prints a table with a row per corruption, and the means over the fifteen common ones.
+
+    A row has the corruption's error at each level, their mean, and its corruption error (CE).
 
     Args:
-        found: what `corruption_error` returned.
+        found: the result of `corruption_error`.
     """
     rows = found["by_corruption"]
     levels = sorted({level for one in rows.values() for level in one["levels"]})
@@ -165,57 +169,45 @@ def _corruption_lines(found: dict[str, Any]) -> Iterator[str]:
             f"{', '.join(found['missing'])}"
         )
     if name and any(one["ce"] is None for one in found["by_corruption"].values()):
-        yield f"where no CE stands, {name} was not measured at these levels"
+        yield f"where the CE is missing, {name} was not measured at these levels"
     extra = [kind for kind, one in found["by_corruption"].items() if one["group"] == "extra"]
     if extra:
-        yield f"not among the fifteen, and in no mean: {', '.join(extra)}"
+        yield f"not among the fifteen, and not in any mean: {', '.join(extra)}"
 
 
-def print_ranking(ranked: ranking.Ranking, as_json: bool) -> None:
-    """A row a site: its first filters, and the range of its priorities."""
-    priorities = ranked.priorities
+def print_ranking(ranking: Ranking, as_json: bool) -> None:
+    """Prints a table with a row per site: its first filters, and the range of its priorities."""
+    priorities = ranking.priorities
     if as_json:
         values = {site: scores.tolist() for site, scores in priorities.items()}
-        print(json.dumps(ranked.info() | {"priorities": values}))
+        print(json.dumps(ranking.info() | {"priorities": values}))
         return
     table = Table("site", "filters", "first filters", "highest priority", "lowest")
     for site, scores in priorities.items():
-        first = ", ".join(str(index) for index in ranked.order(site)[:8])
+        first = ", ".join(str(index) for index in ranking.order(site)[:8])
         table.add_row(site, str(len(scores)), first, f"{scores.max():.4f}", f"{scores.min():.4f}")
     Console().print(table)
 
 
 def print_comparison(
     folders: tuple[Path, Path],
-    agreement: ranking.Agreement,
-    areas: tuple[ranking.IdealCorrection, ranking.IdealCorrection] | None,
+    agreement: Agreement,
+    areas: tuple[IdealCorrection, IdealCorrection] | None,
     as_json: bool,
 ) -> None:
-    values: dict[str, Any] = {
-        "rankings": [str(folder) for folder in folders],
-        "beta": agreement.beta,
-        "spearman": agreement.spearman,
-        "overlap": agreement.overlap,
-        "mean_spearman": agreement.mean_spearman,
-        "mean_overlap": agreement.mean_overlap,
-    }
-    lead = ranking.lead(*areas) if areas is not None else None
-    if areas is not None and lead is not None:
-        values["ideal"] = {
-            "images": areas[0].images,
-            "areas": {s: [each.area(s) for each in areas] for s in agreement.overlap},
-            "mean_areas": [float(each.by_image.mean()) for each in areas],
-            "lead_of_first": lead.mean,
-            "lead_interval": [lead.low, lead.high],
-        }
-    if as_json:  # which has no word for what is not a number
-        values["spearman"] = {
-            site: None if math.isnan(value) else value for site, value in agreement.spearman.items()
-        }
-        values["mean_spearman"] = (
-            None if math.isnan(agreement.mean_spearman) else agreement.mean_spearman
-        )
-        print(json.dumps(values))
+    """Prints how far two rankings agree, and how much ideal correction of each restores.
+
+    Args:
+        folders: the rankings' folders, for the title.
+        agreement: rank correlation and overlap per site.
+        areas: both rankings' ideal-correction curves, if they were computed.
+        as_json: print one JSON document instead of a table.
+    """
+    from deepcorrect.ranking import lead
+
+    ahead = lead(*areas) if areas else None
+    if as_json:
+        print(json.dumps(_comparison_record(folders, agreement, areas, ahead)))
         return
     headings = ["site", "Spearman", f"overlap of the first {agreement.beta:.0%}"]
     headings += ["ideal area, A", "ideal area, B"] if areas else []
@@ -227,10 +219,40 @@ def print_comparison(
     table.add_section()
     table.add_row(*row, *(f"{float(each.by_image.mean()):.4f}" for each in areas or ()))
     Console().print(table)
-    if areas is None or lead is None:
+    if areas is None or ahead is None:
         print("Give --model and --data to compare them by ideal correction too.")
     else:
         print(
-            f"A's mean area minus B's: {lead.mean:+.4f}, 95 % interval {lead.low:+.4f} to "
-            f"{lead.high:+.4f} (resampling {areas[0].images:,} images)"
+            f"A's mean area minus B's: {ahead.mean:+.4f}, 95 % interval {ahead.low:+.4f} to "
+            f"{ahead.high:+.4f} (resampling {areas[0].images:,} images)"
         )
+
+
+def _comparison_record(
+    folders: tuple[Path, Path],
+    agreement: Agreement,
+    areas: tuple[IdealCorrection, IdealCorrection] | None,
+    ahead: Lead | None,
+) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "rankings": [str(folder) for folder in folders],
+        "beta": agreement.beta,
+        "spearman": {site: _number(value) for site, value in agreement.spearman.items()},
+        "overlap": agreement.overlap,
+        "mean_spearman": _number(agreement.mean_spearman),
+        "mean_overlap": agreement.mean_overlap,
+    }
+    if areas and ahead:
+        record["ideal"] = {
+            "images": areas[0].images,
+            "areas": {site: [each.area(site) for each in areas] for site in agreement.overlap},
+            "mean_areas": [float(each.by_image.mean()) for each in areas],
+            "lead_of_first": ahead.mean,
+            "lead_interval": [ahead.low, ahead.high],
+        }
+    return record
+
+
+def _number(value: float) -> float | None:
+    """The value; None instead of NaN, which JSON does not have."""
+    return None if math.isnan(value) else value

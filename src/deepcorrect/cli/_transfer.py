@@ -3,102 +3,108 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepcorrect import correction
-from deepcorrect import data as data_room
-from deepcorrect.cli import _tables
+import deepcorrect as dc
+from deepcorrect.cli import _catalogue, _tables
 from deepcorrect.cli._options import (
     DATA_HELP,
     DEFAULT_DISTORTIONS,
     Adapter,
+    BatchOptions,
     BatchSize,
-    Classes,
-    Device,
     Distortions,
-    InputSize,
+    Features,
     Json,
-    Mean,
-    Model,
+    ModelOptions,
     Precise,
-    Resize,
     Seed,
-    Std,
-    Weights,
-    Workers,
-    model_of,
 )
-from deepcorrect.evaluation import PENALTIES, FeatureTransfer, feature_transfer, system_record
-from deepcorrect.networks import costs
+from deepcorrect.cli._records import record_of
 from deepcorrect.runtime import InputError
 
+if TYPE_CHECKING:
+    from deepcorrect.data import ImageSet
 
-def transfer(
-    model: Model,
+PENALTIES: list[float] = _catalogue.default("svm_penalties")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferData(BatchOptions):
+    """The images that the SVM is trained on and tested on."""
+
     train: Annotated[
-        str, typer.Option(help=f"Undistorted images to train the SVM on. {DATA_HELP}")
-    ],
-    test: Annotated[str, typer.Option(help="Images of the same classes, which are distorted.")],
-    weights: Weights = None,
-    classes: Classes = None,
-    input_size: InputSize = None,
-    resize: Resize = None,
-    mean: Mean = None,
-    std: Std = None,
+        str,
+        typer.Option(metavar="DATA", help=f"Undistorted images to train the SVM on: {DATA_HELP}"),
+    ]
+    test: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA",
+            help="Undistorted images of the same classes to test it on; they are distorted here.",
+        ),
+    ]
+    train_images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use this many random training images. Default: all."),
+    ] = None
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Use this many random test images. Default: all.")
+    ] = None
+    batch_size: BatchSize = 64
+
+    def open_both(self, network: dc.Classifier, seed: int) -> tuple[ImageSet, ImageSet]:
+        """The training images and the test images, with the same classes.
+
+        Raises:
+            InputError: images have no labels, or test images are of further classes.
+        """
+        train, test = (
+            _labelled(dc.open_dataset(spec, network.preprocessing))
+            for spec in (self.train, self.test)
+        )
+        test = _with_classes_of(train, test)
+        return train.sample(self.train_images, seed), test.sample(self.images, seed)
+
+
+def command(
+    model: ModelOptions,
+    data: TransferData,
     distortion: Distortions = None,
     adapter: Adapter = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SITE",
-            help="Dotted name of the module whose output is the features; default: what the last "
-            "linear layer reads.",
-        ),
-    ] = None,
+    features: Features = None,
     penalty: Annotated[
         list[float] | None,
         typer.Option(
             "--c",
-            help="C of the SVM, repeatable: the best is chosen by cross-validation on the "
-            f"training images; default {', '.join(f'{c:g}' for c in PENALTIES)}.",
+            help="C of the SVM, repeatable: the best is chosen by cross-validation on the training "
+            f"images. Default: {', '.join(f'{c:g}' for c in PENALTIES)}.",
         ),
     ] = None,
-    train_images: Annotated[
-        int | None, typer.Option(min=1, help="Use so many random training images; default all.")
-    ] = None,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="Use so many random test images; default all.")
-    ] = None,
-    batch_size: BatchSize = 64,
-    workers: Workers = 0,
-    device: Device = "auto",
     precision: Precise = "float32",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Accuracy of a linear SVM on a network's features: trained on undistorted images, tested on
-    distorted ones.
+    """Train a linear SVM on a network's features of undistorted images, and test it on distorted
+    ones.
 
-    With --adapter, baseline and corrected side by side. Its classes need not be the network's.
+    Its classes need not be the network's. With --adapter, the untouched and the corrected network
+    are compared.
     """
-    network = model_of(model, weights, classes, input_size, resize, mean, std, device)
-    first = _labelled(data_room.open_dataset(train, network.preprocessing))
-    second = _labelled(data_room.open_dataset(test, network.preprocessing))
-    second = _with_classes_of(first, second)
-    first, second = first.sample(train_images, seed), second.sample(images, seed)
-    systems: dict[str, Any] = {}
-    for name in ("baseline", "deepcorrect") if adapter else ("baseline",):
-        system = (
-            correction.load_adapter(network, adapter)
-            if adapter and name == "deepcorrect"
-            else network
-        )
-        done = feature_transfer(
+    network = model.load()
+    train, test = data.open_both(network, seed)
+    systems: dict[str, Any] = {"baseline": network}
+    if adapter:
+        systems["deepcorrect"] = dc.load_adapter(network, adapter)
+    records: dict[str, Any] = {}
+    for name, system in systems.items():
+        found = dc.feature_transfer(
             system,
-            data_room.loader(first, batch_size, workers=workers),
-            data_room.loader(second, batch_size, workers=workers),
+            data.loader(train),
+            data.loader(test),
             distortion or DEFAULT_DISTORTIONS,
             features,
             seed,
@@ -106,33 +112,27 @@ def transfer(
             penalty or PENALTIES,
             name,
         )
-        notes = system.config.notes if isinstance(system, correction.AdaptedModel) else {}
-        systems[name] = system_record(
-            done.grid,
-            costs(system, network.preprocessing),
-            trained=name == "deepcorrect",
-            images_seen=notes.get("images_seen", 0),
-            seconds=notes.get("training_seconds", 0),
-        ) | {"svm": _svm_record(done)}
-    first.warn_of_bad()
-    second.warn_of_bad()
-    record = {
+        record = record_of(network, system, found.grid, trained=name == "deepcorrect")
+        records[name] = record | {"svm": _svm_record(found)}
+    train.warn_of_bad()
+    test.warn_of_bad()
+    result = {
         "schema": 1,
         "model": network.name,
-        "train": first.name,
-        "test": second.name,
+        "train": train.name,
+        "test": test.name,
         "features": features or "penultimate",
         "seed": seed,
-        "systems": systems,
+        "systems": records,
     }
     if as_json:
-        print(json.dumps(record))
+        print(json.dumps(result))
     else:
-        _tables.print_transfer(record)
+        _tables.print_transfer(result)
 
 
-def _svm_record(done: FeatureTransfer) -> dict[str, Any]:
-    svm = done.svm
+def _svm_record(found: dc.FeatureTransfer) -> dict[str, Any]:
+    svm = found.svm
     return {
         "features": svm.weight.shape[1],
         "classes": int(svm.bias.isfinite().sum()),
@@ -142,7 +142,7 @@ def _svm_record(done: FeatureTransfer) -> dict[str, Any]:
     }
 
 
-def _labelled(source: data_room.ImageSet) -> data_room.ImageSet:
+def _labelled(source: ImageSet) -> ImageSet:
     if not source.labelled:
         raise InputError(
             f"{source.name} has images without labels, and an SVM is trained and tested on "
@@ -151,15 +151,19 @@ def _labelled(source: data_room.ImageSet) -> data_room.ImageSet:
     return source
 
 
-def _with_classes_of(train: data_room.ImageSet, test: data_room.ImageSet) -> data_room.ImageSet:
-    """The test images, if their classes are those of the training images."""
+def _with_classes_of(train: ImageSet, test: ImageSet) -> ImageSet:
+    """The test images with their labels numbered as those of the training images.
+
+    Raises:
+        InputError: a class of the test images is not among those of the training images.
+    """
     if train.classes is None or test.classes is None or train.classes == test.classes:
         return test
     known = train.classes
-    odd = [name for name in test.classes if name not in known]
-    if odd:
+    missing = [name for name in test.classes if name not in known]
+    if missing:
         raise InputError(
-            f"{test.name} has classes that {train.name} does not have, such as {odd[0]!r}: "
-            "both need the same ones"
+            f"{test.name} has classes that {train.name} does not have, such as {missing[0]!r}: "
+            "both need the same classes"
         )
     return test.relabelled([known.index(name) for name in test.classes], known)

@@ -1,0 +1,182 @@
+"""How commands start: quickly, without PyTorch, from a catalogue that is true; and on Windows."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Annotated, ClassVar, get_args
+
+import pytest
+import typer
+from test_cli import command
+
+import deepcorrect as dc
+from deepcorrect import ranking
+from deepcorrect.cli import COMMANDS, _distort, _evaluate, _list, _options, _rank
+from deepcorrect.cli._groups import OptionGroup, with_groups
+from deepcorrect.distortions import stored
+from deepcorrect.evaluation import _results
+from deepcorrect.runtime import Precision
+
+ROOT = Path(__file__).parent.parent
+CATALOGUE = Path(dc.__file__).parent / "cli" / "catalogue.json"
+HEAVY = ("torch", "numpy", "matplotlib", "sklearn", "scipy", "datasets", "accelerate")
+"""Libraries that take long to import."""
+
+
+def run_python(code: str, *arguments: str) -> str:
+    """The stdout of a program that runs in a process of its own."""
+    call = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# --- nothing heavy is imported
+
+CALLS = """
+import contextlib, io, json, sys
+from deepcorrect.cli import main
+
+heavy = {}
+for call in json.loads(sys.argv[1]):
+    sys.argv = ["deepcorrect", *call]
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+        except SystemExit as ended:
+            assert not ended.code, (call, ended.code)
+    heavy[" ".join(call)] = [name for name in sys.modules if "." not in name]
+print(json.dumps(heavy))
+"""
+
+
+def test_help_version_and_list_import_no_heavy_library() -> None:
+    calls = [["--help"], ["--version"]]
+    calls += [["list", what] for what in get_args(_list.Listed)]
+    calls += [[name, "--help"] for name in COMMANDS]
+    imported = json.loads(run_python(CALLS, json.dumps(calls)))
+    assert len(imported) == len(calls)
+    for call, modules in imported.items():
+        assert not set(HEAVY) & set(modules), call
+
+
+def test_the_package_alone_imports_no_heavy_library() -> None:
+    imported = run_python("import deepcorrect, sys; print(*sys.modules)").split()
+    assert not set(HEAVY) & set(imported)
+
+
+# --- what stands in for the registries
+
+
+def test_the_catalogue_is_what_the_registries_say() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "write_catalogue.py"))
+    shipped = CATALOGUE.read_text(encoding="utf-8")
+    assert shipped == script["text"](), "a registry has changed: run `make catalogue`"
+
+
+def test_the_commands_choices_are_those_of_the_rooms() -> None:
+    listed = json.loads(CATALOGUE.read_text(encoding="utf-8"))["lists"]
+    assert get_args(_list.Listed) == tuple(listed)
+    assert get_args(_options.Precision) == get_args(Precision)
+    assert get_args(_rank.Target) == get_args(ranking.Target) == tuple(ranking.TARGETS)
+    assert get_args(_evaluate.Target) == get_args(_results.Target)
+    assert get_args(_distort.Format) == get_args(stored.Format)
+
+
+# --- option groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colours(OptionGroup):
+    """A group with one required option."""
+
+    panel: ClassVar[str] = "Colours"
+
+    shade: Annotated[int, typer.Option(help="How dark.")] = 3
+    name: Annotated[str, typer.Option(help="Which.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DarkColours(Colours):
+    """The same with another default."""
+
+    shade: Annotated[int, typer.Option(help="How dark.")] = 9
+
+
+def test_a_group_becomes_its_options_and_the_command_gets_one_object() -> None:
+    got: list[object] = []
+
+    def paint(
+        colours: DarkColours, coats: Annotated[int, typer.Option(help="How many.")] = 1
+    ) -> None:
+        got.extend((colours, coats))
+
+    expanded = with_groups(paint)
+    parameters = signature(expanded).parameters
+    assert list(parameters) == ["name", "shade", "coats"]  # required ones first
+    assert parameters["name"].default is Parameter.empty
+    assert [parameters[name].default for name in ("shade", "coats")] == [9, 1]
+    expanded(name="red", shade=4, coats=2)
+    assert got == [DarkColours(name="red", shade=4), 2]
+
+
+def test_two_options_of_one_name_are_refused() -> None:
+    def paint(first: Colours, second: DarkColours) -> None: ...
+
+    with pytest.raises(ValueError, match="duplicate parameter name"):
+        with_groups(paint)
+
+
+# --- help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_option(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    text = command(name, "--help").out
+    options = [line for line in text.splitlines() if line.strip(" │*").startswith("--")]
+    assert len(options) >= 2
+    for line in options:
+        assert any(word[:1].isupper() for word in line.strip(" │*").split()[2:]), line
+
+
+def test_help_hides_nothing_that_stands_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    assert "hf:OWNER/NAME@REVISION" in command("rank", "--help").out
+    assert "NAME[:LEVEL,...]" in command("rank", "--help").out
+    assert "[0, 1]" in command("rank", "--help").out
+    assert "[KEY=VALUE]..." in command("run", "--help").out
+
+
+# --- other systems
+
+EVERY_MODULE = """
+import importlib, os, pkgutil, sys
+import accelerate, datasets, torch  # whatever these need of a system is their own concern
+
+for name in ("register_at_fork", "fork", "getuid", "geteuid", "sched_getaffinity", "uname"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+
+import deepcorrect
+
+for module in pkgutil.walk_packages(deepcorrect.__path__, "deepcorrect."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+for name in deepcorrect.__all__:
+    getattr(deepcorrect, name)
+print("imported")
+"""
+
+
+def test_the_package_imports_where_there_is_no_fork() -> None:
+    """As on Windows, whose Python has none of these functions and modules."""
+    assert run_python(EVERY_MODULE) == "imported\n"
