@@ -15,8 +15,9 @@ from typing import Annotated, Any
 import typer
 
 import deepcorrect as dc
+from deepcorrect import runtime
 from deepcorrect.cli._groups import with_groups
-from deepcorrect.runtime import DeepCorrectError, console, files
+from deepcorrect.runtime import DeepCorrectError, files
 
 COMMANDS = {
     "run": "_run",
@@ -101,7 +102,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             if isinstance(error, BrokenPipeError):  # nobody reads the output any more
                 raise typer.Exit(1) from None
             message, status = _explain(error)
-            console().print(message, style="red", markup=False)
+            runtime.console().print(message, style="red", markup=False)
             raise typer.Exit(status) from None
 
     return guarded

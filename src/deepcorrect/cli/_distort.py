@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from deepcorrect import runtime
 from deepcorrect.cli._options import BatchSize, DataOptions, Device, Json, Out, Resize, Seed
 
 Format = Literal["folder", "parquet", "npy"]
@@ -53,7 +54,6 @@ def command(
     If it is stopped, the same command continues where it was.
     """
     from deepcorrect.distortions import stored
-    from deepcorrect.runtime import device_for
 
     done = stored.write_distorted(
         data.data,
@@ -66,7 +66,7 @@ def command(
         seed=seed,
         batch_size=data.batch_size,
         workers=data.workers,
-        device=device_for(device),
+        device=runtime.device_for(device),
     )
     done.images.warn_of_bad()
     good = len(done.images) - len(done.images.bad)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import typer
 
 import deepcorrect as dc
+from deepcorrect import runtime
 from deepcorrect.cli._groups import OptionGroup
 from deepcorrect.runtime import InputError
 
@@ -116,9 +117,7 @@ class ModelOptions(OptionGroup):
         Raises:
             InputError: an option is not accepted.
         """
-        from deepcorrect.runtime import device_for
-
-        device = device_for(self.device)
+        device = runtime.device_for(self.device)
         model = dc.load_model(
             self.model,
             self.weights,
@@ -188,13 +187,11 @@ def open_images(
     Raises:
         InputError: the data cannot be read, or labels are required and do not fit the network.
     """
-    from deepcorrect.runtime import console
-
     source = dc.open_dataset(spec, network.preprocessing)
     if labels is None:
         labels = source.labelled
         if not labels:
-            console().print(
+            runtime.console().print(
                 f"{source.name} has images without labels: the network's own predictions for the "
                 "clean images are the target"
             )

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import deepcorrect as dc
+from deepcorrect import runtime
 from deepcorrect.cli._options import Adapter, BatchOptions, BatchSize, Json, ModelOptions
-from deepcorrect.runtime import InputError, console, progress
+from deepcorrect.runtime import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -170,10 +171,8 @@ def _best(
     """For each image the `top` most probable labels and their probabilities."""
     import torch
 
-    from deepcorrect.runtime import device_of, inference, to_device
-
-    with inference(system), torch.no_grad():
-        shares = system(to_device(images, device_of(system))).softmax(1).cpu()
+    with runtime.inference(system), torch.no_grad():
+        shares = system(runtime.to_device(images, runtime.device_of(system))).softmax(1).cpu()
     best = shares.topk(min(top, shares.shape[1]), 1)
     return [
         {
@@ -201,7 +200,7 @@ class _Count:
 
     def leave_out(self, batch: NamedBatch) -> None:
         for name in batch.bad:
-            console().print(f"could not be read: {name}")
+            runtime.console().print(f"could not be read: {name}")
         self.bad += len(batch.bad)
         self.first_bad += batch.bad[: max(0, 3 - len(self.first_bad))]
 
@@ -218,13 +217,13 @@ class _Count:
                 else "there are no names of files on standard input"
             )
         if compare:
-            console().print(
+            runtime.console().print(
                 f"the corrected network's first answer differs on {self.changed:,} of "
                 f"{self.good:,} images"
             )
         if self.bad:
             more = ", ..." if self.bad > len(self.first_bad) else ""
-            console().print(
+            runtime.console().print(
                 f"warning: {self.bad} of {self.good + self.bad} images could not be read and were "
                 f"left out: {', '.join(self.first_bad)}{more}",
                 style="yellow",
@@ -264,5 +263,5 @@ def _progress(total: int) -> Iterator[Callable[[float], None]]:
     if sys.stdout.isatty():
         yield lambda _: None
     else:
-        with progress("predicting", total) as step:
+        with runtime.progress("predicting", total) as step:
             yield step

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import deepcorrect as dc
+from deepcorrect import runtime
 from deepcorrect.cli import _catalogue, _tables
 from deepcorrect.cli._options import (
     DATA_HELP,
@@ -27,7 +28,7 @@ from deepcorrect.cli._options import (
     Precision,
     Seed,
 )
-from deepcorrect.runtime import InputError, console, files, is_main_process
+from deepcorrect.runtime import InputError, files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,7 +138,7 @@ def command(
             target,
         )
         subject.images.warn_of_bad()
-        if is_main_process():
+        if runtime.is_main_process():
             _write(ranking, out, as_json)
 
 
@@ -180,7 +181,7 @@ def _write(ranking: dc.Ranking, out: Path | None, as_json: bool) -> None:
 
             ranking.save(out)
             picture = write_ranking_figure(ranking, out / "ranking.png")
-            console().print(f"ranking: {out}\nheat maps: {picture}", markup=False)
+            runtime.console().print(f"ranking: {out}\nheat maps: {picture}", markup=False)
 
 
 def _compare(
@@ -198,7 +199,7 @@ def _compare(
     areas = None
     if subject is not None:
         areas = _ideal_corrections(subject, (first, second), agreement, precision)
-    if is_main_process():
+    if runtime.is_main_process():
         _tables.print_comparison(folders, agreement, areas, as_json)
 
 
