@@ -16,7 +16,7 @@ import typer
 
 import deepcorrect as dc
 from deepcorrect import runtime
-from deepcorrect.cli._groups import with_groups
+from deepcorrect.cli._groups import CommandWithSections, with_groups
 from deepcorrect.runtime import DeepCorrectError, files
 
 COMMANDS = {
@@ -56,6 +56,8 @@ def _application(arguments: Sequence[str]) -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # drawing help with rich takes longer than all the rest
+        context_settings={"max_content_width": 100},
         help="Keep a trained image classifier accurate on distorted images without changing its "
         "weights.",
         epilog="Every command accepts --debug, which shows the traceback of an error.",
@@ -64,14 +66,14 @@ def _application(arguments: Sequence[str]) -> typer.Typer:
     called = next((each for each in arguments if not each.startswith("-")), None)
     for name in [called] if called in COMMANDS else COMMANDS:
         module = importlib.import_module(f"deepcorrect.cli.{COMMANDS[name]}")
-        app.command(name, help=_help_of(module.command))(_guarded(module.command))
+        text = inspect.getdoc(module.command) or ""
+        app.command(
+            name,
+            cls=CommandWithSections,
+            help=text,
+            short_help=" ".join(text.partition("\n\n")[0].splitlines()),
+        )(_guarded(module.command))
     return app
-
-
-def _help_of(command: Callable[..., None]) -> str:
-    """The command's docstring with each paragraph on one line, so that it is wrapped when shown."""
-    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
-    return "\n\n".join(" ".join(each.splitlines()) for each in paragraphs)
 
 
 def _leave_process_group() -> None:

@@ -14,8 +14,8 @@ import deepcorrect as dc
 from deepcorrect.cli import _catalogue
 from deepcorrect.cli._groups import OptionGroup
 from deepcorrect.cli._options import (
+    DISTORTION_HELP,
     DataOptions,
-    Distortions,
     Json,
     ModelOptions,
     NoLabels,
@@ -182,7 +182,12 @@ def command(
     units: UnitOptions,
     gate: GateOptions,
     training: TrainingOptions,
-    distortion: Distortions = None,
+    distortion: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:LEVEL,...]", help=f"{DISTORTION_HELP} Default: those of the ranking."
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

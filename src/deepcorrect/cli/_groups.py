@@ -10,6 +10,7 @@ from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
+from typer.core import TyperCommand
 from typer.models import ParameterInfo
 
 
@@ -57,6 +58,28 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     called_with_options.__dict__["__signature__"] = Signature(parameters)
     called_with_options.__annotations__ = {each.name: each.annotation for each in parameters}
     return called_with_options
+
+
+class CommandWithSections(TyperCommand):
+    """A command whose `--help` has one section for each group of options."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        rest: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx)
+            if row is None:
+                continue
+            if parameter.param_type_name == "argument":
+                sections["Arguments"].append(row)
+            elif panel := getattr(parameter, "rich_help_panel", None):
+                sections.setdefault(panel, []).append(row)
+            else:
+                rest.append(row)
+        for title, rows in {**sections, "Options": rest}.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 def _options_of(group: type[Any]) -> Iterator[Parameter]:

@@ -24,7 +24,7 @@ Listed = Literal[
 
 
 def command(
-    what: Annotated[Listed, typer.Argument(help="What to list.")],
+    what: Annotated[Listed, typer.Argument(metavar="WHAT", help="What to list.")],
     as_json: Json = False,
 ) -> None:
     """List the names that commands and recipes accept."""

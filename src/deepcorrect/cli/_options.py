@@ -21,13 +21,19 @@ MODEL_HELP = (
     "python:FILE_OR_MODULE:CALLABLE; see 'list models'."
 )
 DATA_HELP = "folder:DIR, parquet:GLOB, hf:NAME, webdataset:SHARDS, ...; see 'list datasets'."
-IMAGES_HELP = "Use this many random images of the data. Default: all."
+DISTORTION_HELP = (
+    "Repeatable; see 'list distortions'. Without levels, the grid that suits the input size. "
+    "NAME:LEVEL,...:clip,quantize also clips and rounds as a stored image would."
+)
+DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
 NOT_GIVEN = ""
 """The default of `--model` and `--data` in a command that can do without them."""
 
 Model = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
 Data = Annotated[str, typer.Option(metavar="DATA", help=f"The images: {DATA_HELP}")]
-Images = Annotated[int | None, typer.Option(min=1, help=IMAGES_HELP)]
+Images = Annotated[
+    int | None, typer.Option(min=1, help="Use this many random images of the data. Default: all.")
+]
 Resize = Annotated[
     int | None, typer.Option(help="Shorter side before the central crop, in pixels.")
 ]
@@ -35,8 +41,7 @@ Distortions = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME[:LEVEL,...]",
-        help="Repeatable; see 'list distortions'. Without levels, the grid that suits the input "
-        "size. NAME:LEVEL,...:clip,quantize also clips and rounds as a stored image would.",
+        help=f"{DISTORTION_HELP} Default: {' and '.join(DEFAULT_DISTORTIONS)}.",
     ),
 ]
 Adapter = Annotated[
@@ -77,8 +82,6 @@ NoLabels = Annotated[
         "images have no labels.",
     ),
 ]
-
-DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,9 @@ class PredictBatches(BatchOptions):
 def command(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Image files, folders of them, or - for a list on standard input."),
+        typer.Argument(
+            metavar="FILES", help="Image files, folders of them, or - for a list on standard input."
+        ),
     ],
     model: ModelOptions,
     batches: PredictBatches,

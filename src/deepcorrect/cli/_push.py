@@ -13,7 +13,7 @@ from deepcorrect.cli._options import Json
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="The adapter's folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The adapter's folder.")],
     repo: Annotated[
         str,
         typer.Argument(

@@ -15,7 +15,6 @@ from deepcorrect.cli import _catalogue, _tables
 from deepcorrect.cli._options import (
     DATA_HELP,
     DEFAULT_DISTORTIONS,
-    IMAGES_HELP,
     MODEL_HELP,
     NOT_GIVEN,
     Adapter,
@@ -92,7 +91,9 @@ class RankedData(DataOptions):
     data: Annotated[
         str, typer.Option(metavar="DATA", help=f"The images: {DATA_HELP}", show_default=False)
     ] = NOT_GIVEN
-    images: Annotated[int | None, typer.Option(min=1, help=IMAGES_HELP)] = 500
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Use this many random images of the data.")
+    ] = 500
 
 
 def command(

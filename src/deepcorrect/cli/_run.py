@@ -20,7 +20,7 @@ def command(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as seed=1."),
+        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as seed=1."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue a run that was stopped.")] = False,
