@@ -1,7 +1,8 @@
 """The one training loop: its settings, what it minimises, and how it augments images."""
 
 from deepcorrect.training._augmentation import Augmentation
-from deepcorrect.training._fit import History, fit
+from deepcorrect.training._fit import fit
+from deepcorrect.training._history import Epoch, History
 from deepcorrect.training._objectives import OBJECTIVES, needs_of
 from deepcorrect.training._settings import PAPER, TrainingConfig
 
@@ -9,6 +10,7 @@ __all__ = [
     "OBJECTIVES",
     "PAPER",
     "Augmentation",
+    "Epoch",
     "History",
     "TrainingConfig",
     "fit",

@@ -1,4 +1,8 @@
-"""Augmentation of a training batch: random flips, shifts, rotations and zooms, and AugMix."""
+"""Augmentation of a training batch: random flips, shifts, rotations and zooms, and AugMix.
+
+The affine part is computed here because every random number must come from a given generator, so
+that a resumed training sees the same images.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,24 @@ from deepcorrect.runtime import optional_import
 
 
 class Augmentation(BaseModel):
-    """How far training images are moved. All zero and no flip leaves them alone.
+    """How far training images are moved. By default they stay as they are.
+
+    The paper's values are rotation 20, shift 0.15, zoom 0.25, and flips; `PAPER` has them.
 
     Attributes:
-        rotation: at most so many degrees either way (the paper: 20).
-        shift: at most this share of the width and height, in whole pixels (the paper: 0.15).
-        zoom: a factor from 1 - zoom to 1 + zoom (the paper: 0.25).
-        flip: mirrors half of the images left to right.
+        rotation: the largest angle in either direction, in degrees, 0 to 180.
+        shift: the largest shift in either direction, as a share of the width and of the height,
+            0 to 0.5; images move by whole pixels.
+        zoom: images are scaled by a factor from 1 - zoom to 1 + zoom; 0 to 1, exclusive.
+        flip: whether a random half of the images is mirrored left to right.
+
+    Raises:
+        pydantic.ValidationError: a value is outside its range.
+
+    Example:
+        >>> import deepcorrect as dc
+        >>> dc.Augmentation(rotation=10, shift=0.1, zoom=0.2)
+        Augmentation(rotation=10.0, shift=0.1, zoom=0.2, flip=False)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,12 +44,12 @@ class Augmentation(BaseModel):
 
 
 def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Moves each image by its own random amounts; what comes in from outside is black.
+    """Moves each image by random amounts of its own; what enters from outside is black.
 
     Args:
         images: N x C x H x W.
         how: the limits.
-        generator: a CPU generator.
+        generator: the source of randomness, on the CPU.
 
     Returns:
         Images of the same shape, bilinearly sampled.
@@ -62,21 +77,22 @@ def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Te
 
 
 GROUP = 8
-"""Images that share the operations of their chains; each has mixing weights of its own."""
+"""The number of images that share the operations of their chains, not their mixing weights."""
 
 
 def augmix(images: Tensor, generator: torch.Generator, severity: int = 3, width: int = 3) -> Tensor:
-    """A view of each image: a random mixture of it and of `width` augmented copies.
+    """A view of each image: a random mixture of the image and of `width` augmented copies.
 
-    The operations are those of the paper that no corruption of ImageNet-C repeats: autocontrast,
-    equalize, posterize, rotate, solarize, shear and translate, in chains of one to three
-    (section 3 and its footnote); torchvision computes them.
+    The operations are those of AugMix (Hendrycks et al. 2020, section 3 and its footnote) that no
+    corruption of ImageNet-C repeats: autocontrast, equalize, posterize, rotate, solarize, shear and
+    translate, in chains of one to three. torchvision computes them.
 
     Args:
-        images: floats, N x C x H x W; what lies outside [0, 1] is clipped, as 8 bits hold it.
-        generator: a CPU generator.
-        severity: of the operations, 1 to 10.
-        width: number of chains.
+        images: floats, N x C x H x W; values outside [0, 1] are clipped, because the operations act
+            on 8-bit images.
+        generator: the source of randomness, on the CPU.
+        severity: the strength of the operations, 1 to 10.
+        width: the number of chains.
 
     Returns:
         Images of the same shape in [0, 1], in steps of 1/255.
@@ -87,7 +103,7 @@ def augmix(images: Tensor, generator: torch.Generator, severity: int = 3, width:
     transforms = optional_import("torchvision.transforms.v2", "torchvision")
     mix = transforms.AugMix(severity, width, all_ops=False)
     pixels = (images.clamp(0, 1) * 255).round().byte()
-    with torch.random.fork_rng(devices=[]):  # the library draws from the global generator
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         views = [mix(group) for group in pixels.split(GROUP)]
     return torch.cat(views).to(images.dtype) / 255

@@ -1,7 +1,7 @@
 """What training minimises: functions of one batch's answers, each with its source.
 
-A system is trained on a weighted sum of them (`Training.objective`); what a batch has to be run
-through for the sum is said by their `needs`, so that nothing else is computed.
+A system is trained on a weighted sum of objectives (`TrainingConfig.objective`). Each objective
+states what it needs of a batch, so that nothing else is computed.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Need = Literal["labels", "teacher", "features", "maps", "images", "clean", "view
 
 @dataclass(frozen=True)
 class Answers:
-    """What is known of one batch of N images, some of them distorted.
+    """The networks' answers to one batch of N images, some of which are distorted.
 
     Attributes:
-        labels: the true classes, N.
-        logits: the trained network's for the batch, N x classes.
+        labels: the true classes, of shape (N,).
+        logits: the trained network's logits for the batch, N x classes.
         teacher: the untouched network's logits for the clean images, N x classes.
-        features, teacher_features: what the trained network's last linear layer read for the
-            batch, and the untouched one's for the clean images, N x D.
-        maps, teacher_maps: by site, the outputs of the trained network for the batch and of the
-            untouched one for the clean images, N x C x H x W.
-        images, clean_images: what a front end made of the batch, and the clean images, in [0, 1],
-            N x C x H x W.
+        features: the input of the trained network's last linear layer for the batch, N x D.
+        teacher_features: the same of the untouched network for the clean images, N x D.
+        maps: the trained network's outputs at each site for the batch, N x C x H x W.
+        teacher_maps: the same of the untouched network for the clean images.
+        images: the batch as a front end restored it, in [0, 1], N x C x H x W.
+        clean_images: the clean images, in [0, 1], N x C x H x W.
         clean: the trained network's logits for the clean images, N x classes.
-        views: its logits for other views of the batch, each N x classes.
+        views: the trained network's logits for other views of the batch, each N x classes.
     """
 
     labels: Tensor
@@ -50,19 +50,19 @@ class Answers:
 
 @dataclass(frozen=True)
 class Objective:
-    """A number to make small, and what it needs of a batch."""
+    """A loss, and what it needs of a batch."""
 
     loss: Callable[[Answers], Tensor]
     needs: frozenset[Need]
 
     @property
     def summary(self) -> str:
-        """The first sentence of its docstring."""
+        """The first paragraph of the loss's docstring."""
         return (self.loss.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
 
 
 OBJECTIVES: dict[str, Objective] = {}
-"""By the name that recipes use."""
+"""All objectives, by the name that recipes use."""
 
 
 def _objective(
@@ -85,7 +85,7 @@ def labels(answers: Answers) -> Tensor:
 def logits(answers: Answers) -> Tensor:
     """Kullback-Leibler divergence from the untouched network's answer to the clean image.
 
-    Needs no label (Hinton et al. 2015, at temperature 1).
+    It needs no labels (Hinton et al. 2015, at temperature 1).
     """
     assert answers.teacher is not None
     return _divergence(answers.teacher, answers.logits)
@@ -95,8 +95,8 @@ def logits(answers: Answers) -> Tensor:
 def features(answers: Answers) -> Tensor:
     """Squared distance of the features from the untouched network's features of the clean image.
 
-    As a share of those features' variance. Features are what the last linear layer reads; no label
-    is needed, and what is learnt serves whatever is built on them.
+    The distance is a share of those features' variance. Features are the input of the last linear
+    layer. No labels are needed, and the result serves any task that is built on the features.
     """
     assert answers.features is not None
     assert answers.teacher_features is not None
@@ -107,8 +107,8 @@ def features(answers: Answers) -> Tensor:
 def activations(answers: Answers) -> Tensor:
     """Squared distance of each site's maps from the untouched network's maps of the clean image.
 
-    As a share of those maps' variance, averaged over sites, where one with constant clean maps
-    counts as 0. Needs no label (FitNets, Romero et al. 2015).
+    The distance is a share of those maps' variance, averaged over sites; a site with constant clean
+    maps counts as 0. It needs no labels (FitNets, Romero et al. 2015).
     """
     assert answers.maps is not None
     assert answers.teacher_maps is not None
@@ -118,9 +118,10 @@ def activations(answers: Answers) -> Tensor:
 
 @_objective("images")
 def images(answers: Answers) -> Tensor:
-    """Squared distance of the images that a front end mended from the clean ones.
+    """Squared distance of the images that a front end restored from the clean images.
 
-    As a share of the clean images' variance. Needs no label; for front ends alone.
+    The distance is a share of the clean images' variance. It needs no labels and is for front ends
+    only.
     """
     assert answers.images is not None
     assert answers.clean_images is not None
@@ -129,7 +130,7 @@ def images(answers: Answers) -> Tensor:
 
 @_objective("labels", "clean")
 def clean_labels(answers: Answers) -> Tensor:
-    """Cross-entropy with the true class, on the clean images alone.
+    """Cross-entropy with the true class, on the clean images only.
 
     The first half of stability training's loss (Zheng et al. 2016, equation 2).
     """
@@ -142,7 +143,7 @@ def stability(answers: Answers) -> Tensor:
     """Divergence of the answer to an image from the same network's answer to its clean copy.
 
     The second half of stability training's loss for classification: the cross-entropy between the
-    two answers, less the entropy of the clean one (Zheng et al. 2016, equation 6).
+    two answers, minus the entropy of the clean answer (Zheng et al. 2016, equation 6).
     """
     assert answers.clean is not None
     return _divergence(answers.clean, answers.logits)
@@ -152,7 +153,7 @@ def stability(answers: Answers) -> Tensor:
 def consistency(answers: Answers) -> Tensor:
     """Jensen-Shannon divergence of the answers to an image and to two AugMix views of it.
 
-    AugMix's loss beside the cross-entropy, to be weighted by 12 (Hendrycks et al. 2020,
+    AugMix adds this loss to the cross-entropy with a weight of 12 (Hendrycks et al. 2020,
     section 3).
     """
     shares = [each.softmax(1) for each in (answers.logits, *answers.views)]
@@ -161,7 +162,15 @@ def consistency(answers: Answers) -> Tensor:
 
 
 def needs_of(weights: Mapping[str, float]) -> frozenset[Need]:
-    """What a weighted sum of objectives needs of a batch; those of weight 0 need nothing."""
+    """What a weighted sum of objectives needs of a batch.
+
+    Objectives with weight 0 are left out, and need nothing.
+
+    Example:
+        >>> from deepcorrect.training import needs_of
+        >>> sorted(needs_of({"labels": 1.0, "logits": 0.5, "features": 0.0}))
+        ['labels', 'teacher']
+    """
     return frozenset(
         need for name, weight in weights.items() if weight > 0 for need in OBJECTIVES[name].needs
     )
@@ -175,16 +184,16 @@ def _divergence(truth: Tensor, answer: Tensor) -> Tensor:
 
 
 def _share(values: Tensor, clean: Tensor) -> Tensor:
-    """The mean squared error of `values` as a share of the variance of `clean`; 0 where that is
+    """The mean squared error of `values` as a share of the variance of `clean`; 0 if `clean` is
     constant."""
     error, square = _mean_square(values - clean), _mean_square(clean)
     variance = square - clean.float().mean().square()
-    varies = variance > 1e-6 * square  # less is rounding
+    varies = variance > 1e-6 * square  # a smaller variance is a rounding error
     variance = torch.where(varies, variance * clean.numel() / (clean.numel() - 1), 1)
     return torch.where(varies, error, 0) / variance
 
 
 def _mean_square(values: Tensor) -> Tensor:
-    """In float32 at least, without a copy of the values in it."""
+    """The mean square, accumulated in at least float32 without a copy of the values."""
     wide = torch.promote_types(values.dtype, torch.float32)
     return torch.linalg.vector_norm(values, dtype=wide).square() / values.numel()

@@ -1,4 +1,4 @@
-"""How a system is trained: the settings, and the optimizer and learning rates they stand for."""
+"""How a system is trained: the settings, and the optimizer and learning rates that they define."""
 
 from __future__ import annotations
 
@@ -16,27 +16,41 @@ from deepcorrect.training._objectives import OBJECTIVES
 
 
 class TrainingConfig(BaseModel):
-    """How a system is trained. The defaults are the modern recipe; `PAPER` is the paper's.
+    """How a system is trained. `PAPER` has the paper's settings instead of these defaults.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step (used by whoever builds the loader).
-        optimizer: `sgd` (Nesterov) or `adamw`.
-        learning_rate: its peak.
-        schedule: `one_cycle` (linear warm-up over the first `warm_up` of the steps, then a cosine
+        epochs: the number of passes over the training images, at least 1.
+        batch_size: images per step, at least 2. `fit` takes batches as the loader yields them, so
+            this is for the code that makes the loader.
+        optimizer: `sgd` (with Nesterov momentum) or `adamw`.
+        learning_rate: the peak of the learning rate, above 0.
+        schedule: `one_cycle` (a linear warm-up over the first `warm_up` of the steps, then a cosine
             to zero) or `step` (divided by 10 every `step_epochs`).
-        warm_up: share of the steps.
-        step_epochs: for `step`.
-        momentum: of SGD.
-        weight_decay: on weights, not on biases and norms.
-        l1: L1 penalty on trained weights, added to the objective (the paper: 1e-5).
-        clean_share: share of each batch left undistorted (the paper: half).
-        objective: weights of the `OBJECTIVES`: `labels` (cross-entropy with the true class),
-            `logits`, `features` and `activations` (the untouched network's on the clean image,
-            which need no label), and those of other methods.
-        augmentation: of the clean images, before they are distorted.
-        precision: `bfloat16` doubles to triples speed where the device has it; `auto` looks.
-        channels_last: memory layout of the images; faster nearly everywhere.
+        warm_up: the share of the steps for the warm-up of `one_cycle`, 0 to 1, exclusive.
+        step_epochs: the epochs per step of `step`, at least 1.
+        momentum: the momentum of SGD, 0 to 1, exclusive.
+        weight_decay: on weights, but not on biases and norms; 0 or more.
+        l1: the factor of an L1 penalty on trained weights, which is added to the objective.
+        clean_share: the share of each batch that stays undistorted, 0 to 1 (the paper: half).
+        objective: the weight of each objective in `OBJECTIVES`, 0 or more. `labels` is the
+            cross-entropy with the true class; `logits`, `features` and `activations` are distances
+            from the untouched network on the clean image, which need no labels; the others belong
+            to methods that correction is compared with.
+        augmentation: how clean images are moved before they are distorted.
+        precision: `float32`, `bfloat16`, which is two to three times as fast on devices that
+            support it, or `auto`, which takes `bfloat16` on such devices.
+        channels_last: whether images are laid out in memory with their channels last, which is
+            faster on nearly all devices.
+
+    Raises:
+        pydantic.ValidationError: a value is outside its range, or there is no such setting.
+
+    Example:
+        >>> import deepcorrect as dc
+        >>> dc.TrainingConfig(epochs=3, objective={"logits": 1.0}).schedule
+        'one_cycle'
+        >>> dc.PAPER.model_copy(update={"learning_rate": 0.01}).epochs
+        40
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -83,14 +97,17 @@ PAPER = TrainingConfig(
     precision="float32",
     channels_last=False,
 )
-"""The paper's CIFAR-100 recipe for correction units; fine-tuning takes a learning rate of 0.01."""
+"""The paper's settings for correction units on CIFAR-100.
+
+Fine-tuning takes a learning rate of 0.01.
+"""
 
 
 def changed(training: TrainingConfig, changes: Mapping[str, Any]) -> TrainingConfig:
-    """The settings with some of them changed.
+    """The settings with some values changed.
 
     Raises:
-        InputError: there is no such setting, or it cannot have that value.
+        InputError: there is no such setting, or it does not accept the value.
     """
     for name in changes:
         if name not in TrainingConfig.model_fields:
@@ -103,7 +120,18 @@ def changed(training: TrainingConfig, changes: Mapping[str, Any]) -> TrainingCon
 
 
 def learning_rate(training: TrainingConfig, step: int, steps: int, epoch: int) -> float:
-    """The learning rate at `step` of `steps`, in `epoch`, all from 0."""
+    """The learning rate at a step.
+
+    It is evaluated in the middle of each step, so that neither end of a cycle is zero.
+    `torch.optim.lr_scheduler` has no such schedule: `OneCycleLR` uses one curve for both phases and
+    starts at its lowest rate, and `SequentialLR` changes its curve at a whole step.
+
+    Args:
+        training: the settings.
+        step: the number of the step over all epochs, counted from 0.
+        steps: the number of steps in all epochs.
+        epoch: the number of the epoch, counted from 0.
+    """
     peak = training.learning_rate
     if training.schedule == "step":
         return peak / 10 ** (epoch // training.step_epochs)
@@ -118,7 +146,7 @@ def learning_rate(training: TrainingConfig, step: int, steps: int, epoch: int) -
 def optimizer_for(
     parameters: Iterable[nn.Parameter], training: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """The optimizer; biases and norms have no weight decay."""
+    """The optimizer of the settings, without weight decay on biases and norms."""
     parameters = list(parameters)
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},

@@ -1,0 +1,108 @@
+"""The forward pass of a training step: everything that the objectives need of a batch."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.alternatives import restored_images
+from deepcorrect.networks import Read, features, tap
+from deepcorrect.runtime import to_device
+from deepcorrect.training._augmentation import augmix
+from deepcorrect.training._objectives import Answers, Need
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The trained network, and the untouched network that it is compared with.
+
+    Attributes:
+        model: the trained network.
+        runner: the same network, as it is run in several processes.
+        teacher: the untouched network; None if no objective needs it.
+        sites: the modules whose maps are compared.
+        needs: what the objectives need of a batch.
+        device: where both networks are.
+        channels_last: whether images are laid out with their channels last.
+    """
+
+    model: nn.Module
+    runner: nn.Module
+    teacher: nn.Module | None
+    sites: tuple[str, ...]
+    needs: frozenset[Need]
+    device: torch.device
+    channels_last: bool
+
+
+def answers_for(
+    compared: Compared,
+    images: Tensor,
+    mixed: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+) -> Answers:
+    """Runs both networks and returns what the objectives need of a batch, and nothing else.
+
+    The trained network runs once, on the batch and on other copies of it together, so that its
+    batch norms see all of them.
+
+    Args:
+        compared: the networks.
+        images: the clean images, N x C x H x W in [0, 1].
+        mixed: the same images, some of them distorted.
+        labels: the true classes, of shape (N,).
+        generator: the source of randomness for AugMix views.
+    """
+    needs, count = compared.needs, len(mixed)
+    teacher, teacher_maps, teacher_features = None, {}, None
+    if compared.teacher is not None:
+        with (
+            torch.no_grad(),
+            tap(compared.teacher, compared.sites) as teacher_maps,
+            _features(compared.teacher, needs) as read,
+        ):
+            teacher = compared.teacher(_placed(compared, images)).float()
+            teacher_features = read() if read else None
+    copies = [mixed]
+    if "clean" in needs:
+        copies.append(images)
+    if "views" in needs:
+        copies += [augmix(mixed, generator) for _ in range(2)]
+    with (
+        tap(compared.model, compared.sites) as maps,
+        _features(compared.model, needs) as read,
+        _restored(compared.model, needs) as restored,
+    ):
+        logits = compared.runner(_placed(compared, torch.cat(copies))).float().split(count)
+        own_features = read()[:count] if read else None
+    return Answers(
+        labels=labels,
+        logits=logits[0],
+        teacher=teacher,
+        features=own_features,
+        teacher_features=teacher_features,
+        maps={site: each[:count] for site, each in maps.items()},
+        teacher_maps=teacher_maps,
+        images=restored[0][:count] if restored else None,
+        clean_images=images,
+        clean=logits[1] if "clean" in needs else None,
+        views=logits[-2:] if "views" in needs else (),
+    )
+
+
+def _features(model: nn.Module, needs: frozenset[Need]) -> AbstractContextManager[Read | None]:
+    return features(model) if "features" in needs else nullcontext()
+
+
+def _restored(
+    model: nn.Module, needs: frozenset[Need]
+) -> AbstractContextManager[list[Tensor] | None]:
+    return restored_images(model) if "images" in needs else nullcontext()
+
+
+def _placed(compared: Compared, images: Tensor) -> Tensor:
+    return to_device(images, compared.device, channels_last=compared.channels_last)
