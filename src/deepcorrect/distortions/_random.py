@@ -153,16 +153,36 @@ def _alias_table(most: float, device: torch.device) -> tuple[Tensor, int]:
     logarithms = torch.xlogy(counts, means) - means - torch.lgamma(counts + 1)
     share = logarithms.exp()
     share *= width / share.sum(1, keepdim=True)  # a full cell has 1
-    chances, aliases = torch.ones_like(share), counts.long().repeat(256, 1)
-    rows, open_ = torch.arange(256), torch.ones_like(share, dtype=torch.bool)
-    for _ in range(width - 1):  # each row settles its emptiest cell with what its fullest can spare
-        low = torch.where(open_, share, math.inf).argmin(1)
-        high = torch.where(open_, share, -math.inf).argmax(1)
-        chances[rows, low] = share[rows, low]
-        aliases[rows, low] = high
-        share[rows, high] -= 1 - share[rows, low]
-        open_[rows, low] = False
-    chances = torch.where(open_, 1.0, chances)  # these are their own aliases
+    chances, aliases = (torch.from_numpy(part) for part in _alias_method(share.numpy()))
     steps = 2**31 // width
     kept = (chances * steps).round().long().clamp(0, steps - 1)
     return (kept * width + aliases).int().flatten().to(device), width
+
+
+def _alias_method(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Walker's alias method, all rows at once: the emptiest cell is filled up from the fullest.
+
+    Args:
+        share: what each cell is worth, rows x width (a power of two); a row's mean is 1.
+
+    Returns:
+        With which chance each cell keeps its own number, and its alias otherwise, rows x width.
+    """
+    rows, (count, width) = np.arange(len(share)), share.shape
+    cells = 1 << width.bit_length() // 2  # per block: searching whole rows each time is slow
+    low = share.reshape(count, -1, cells).copy()  # infinite where a cell is settled
+    high = low.copy()  # likewise, minus infinity
+    least, most = low.min(2), high.max(2)
+    chances, aliases = np.ones_like(share), np.tile(np.arange(width), (count, 1))
+    for _ in range(width - 1):
+        poor, rich = least.argmin(1), most.argmax(1)  # blocks
+        emptiest, fullest = low[rows, poor].argmin(1), high[rows, rich].argmax(1)
+        chances[rows, poor * cells + emptiest] = value = low[rows, poor, emptiest]
+        aliases[rows, poor * cells + emptiest] = rich * cells + fullest
+        left = low[rows, rich, fullest] - (1 - value)
+        low[rows, rich, fullest] = high[rows, rich, fullest] = left
+        low[rows, poor, emptiest], high[rows, poor, emptiest] = np.inf, -np.inf
+        for block in (poor, rich):
+            least[rows, block] = low[rows, block].min(1)
+            most[rows, block] = high[rows, block].max(1)
+    return chances, aliases
