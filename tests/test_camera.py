@@ -182,7 +182,7 @@ def test_a_rolling_mixture_is_one_of_eight_pairs_with_the_second_a_step_weaker(
     for place, (image, ours) in enumerate(zip(images.split(1), mixed, strict=True)):
         candidates = []
         for first, second in WHEEL:
-            draws = Draws([place], CPU).of(0)
+            draws = Draws([place], CPU).for_image(0)
             result = image
             for name, step in ((first, severity), (second, max(1, severity - 1))):
                 kind = KINDS[name]

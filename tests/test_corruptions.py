@@ -21,7 +21,7 @@ from torch import Tensor
 from deepcorrect.distortions import KINDS, Distortion, Parameters
 from deepcorrect.distortions._frost import FREQUENCIES, SHARES, TEXTURES, texture
 from deepcorrect.distortions._random import Draws
-from deepcorrect.distortions._spatter import MUD, WATER, _distance, _equalised, _rims
+from deepcorrect.distortions._spatter import MUD, WATER, _canny_edges, _distance, _equalised
 from deepcorrect.distortions._weather import plasma
 
 CPU = torch.device("cpu")
@@ -577,7 +577,7 @@ def test_rims_of_drops_are_cannys_edges(seed: int) -> None:
     blots = gaussian_by_scipy(3)(noise(60, 50, seed=seed).double().numpy()) > 0.5
     depth = np.where(blots, 180, 0).astype(np.uint8)
     theirs = torch.tensor(cv2.Canny(depth, 50, 150)) > 0
-    ours = _rims(torch.tensor(depth, dtype=torch.float32)[None, None])[0, 0]
+    ours = _canny_edges(torch.tensor(depth, dtype=torch.float32)[None, None])[0, 0]
     assert torch.equal(ours, theirs)
 
 
@@ -586,7 +586,7 @@ def test_weak_rims_count_where_they_touch_strong_ones(seed: int) -> None:
     blots = gaussian_by_scipy(2)(noise(60, 50, seed=seed).double().numpy())
     depth = (255 * (blots - blots.min()) / (blots.max() - blots.min())).astype(np.uint8)
     theirs = torch.tensor(cv2.Canny(depth, 50, 150)) > 0
-    ours = _rims(torch.tensor(depth, dtype=torch.float32)[None, None])[0, 0]
+    ours = _canny_edges(torch.tensor(depth, dtype=torch.float32)[None, None])[0, 0]
     assert not torch.equal(theirs, torch.tensor(cv2.Canny(depth, 150, 150)) > 0)
     assert torch.equal(ours, theirs)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 import deepcorrect as dc
 from benchmarks.distortions.textures import FILES, SEEDS, theirs
 from benchmarks.subjects import SHARED, efficientnet_lite0
-from deepcorrect.distortions._frost import TEXTURES, drawn
+from deepcorrect.distortions._frost import TEXTURES, synthesised
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime._devices import autocast
 
@@ -72,7 +72,7 @@ def main() -> None:
         print(f"{file} theirs: {kept(network, images, answers, theirs(file), False):.3f}")
         others = [each.split(",") for each in options.needle]
         for length, density in [look.needle, *((int(a), float(b)) for a, b in others)]:
-            ice = drawn(replace(look, needle=(length, density)), number)
+            ice = synthesised(replace(look, needle=(length, density)), number)
             share = kept(network, images, answers, ice, True)
             print(f"{file} ours, needle {length},{density:g}: {share:.3f}", flush=True)
 

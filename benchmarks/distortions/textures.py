@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from deepcorrect.distortions._filters import gaussian
-from deepcorrect.distortions._frost import COARSE, FREQUENCIES, SHARES, Texture, drawn
+from deepcorrect.distortions._frost import COARSE, FREQUENCIES, SHARES, Texture, synthesised
 
 warnings.simplefilter("ignore")
 FILES = ("frost1.png", "frost2.png", "frost4.jpg", "frost5.jpg")  # the third is the second again
@@ -113,7 +113,7 @@ def fitted(file: str, needle: tuple[int, float], seed: int) -> Texture:
             (round(strength, 3), round(brightness, 3)),
             needle,
         )
-        found = measured(drawn(look, seed), wraps=True)
+        found = measured(synthesised(look, seed), wraps=True)
         off = wanted.power / found.power
         print(
             f"{file} {turn}: power {', '.join(f'{o:.3f}' for o in off.tolist())}; between "

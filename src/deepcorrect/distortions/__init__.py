@@ -30,7 +30,6 @@ from deepcorrect.distortions._distortion import (
     parse_all,
     ungrouped,
 )
-from deepcorrect.distortions._filters import constant
 from deepcorrect.distortions._registry import GROUPS, KINDS, SMALL_INPUT, Kind, Parameters, kind_of
 
 __all__ = [
@@ -47,7 +46,6 @@ __all__ = [
     "NumberedBatch",
     "Parameters",
     "cells_of",
-    "constant",
     "distort_some",
     "distorted_batches",
     "kind_of",

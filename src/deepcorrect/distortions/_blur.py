@@ -1,4 +1,4 @@
-"""Blur: the paper's, and ImageNet-C's five."""
+"""Blur: the paper's Gaussian blur, and the five blurs of ImageNet-C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepcorrect.distortions._filters import (
-    constant,
+    cached,
     convolve,
     gaussian,
     gaussian_taps,
@@ -29,9 +29,9 @@ from deepcorrect.distortions._registry import corruption, register
     source="Borkar and Karam 2019, section III",
 )
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur with a kernel of 4 sigma + 1 pixels (made odd) and a border of zeros.
+    """Gaussian blur with a kernel of 4 sigma + 1 pixels, rounded to odd, and zeros as the border.
 
-    Equal to OpenCV's `GaussianBlur` with `BORDER_CONSTANT`.
+    This equals OpenCV's `GaussianBlur` with `BORDER_CONSTANT`.
     """
     return separable(images, gaussian_taps(sigma, kernel_size(sigma) // 2), "zeros")
 
@@ -43,41 +43,44 @@ def kernel_size(sigma: float) -> int:
 
 @corruption()
 def gaussian_blur_c(images: Tensor, sigma: float) -> Tensor:
-    """ImageNet-C's Gaussian blur: taps up to 4 sigma, edge pixels drawn out."""
+    """ImageNet-C's Gaussian blur: taps up to 4 sigma, and edge pixels repeated as the border."""
     return gaussian(images, sigma)
 
 
 @corruption()
 def defocus_blur(images: Tensor, radius: float, smoothing: float) -> Tensor:
-    """Convolution with a disc, its rim smoothed, as by a lens out of focus."""
-    kernel = _disc(radius, smoothing, images.device)  # its sum is not quite 1, as theirs
+    """Convolution with a disc whose edge is smoothed, as with a lens out of focus."""
+    kernel = _disc(
+        radius, smoothing, images.device
+    )  # its sum is not exactly 1, as in the benchmark
     return convolve(images, kernel, "mirror").clamp(0, 1)
 
 
-@constant
+@cached
 def _disc(radius: float, smoothing: float, device: torch.device) -> Tensor:
-    """A disc on a square of 17 pixels, or 2 radius + 1 beyond, blurred over 3 or 5 pixels."""
+    """A slightly blurred disc on a square of 17 pixels, or 2 radius + 1 for a radius above 8."""
     half, reach = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
-    place = torch.arange(-half, half + 1, dtype=torch.float32)
-    disc = (place[:, None] ** 2 + place[None] ** 2 <= radius**2).float()
+    offset = torch.arange(-half, half + 1, dtype=torch.float32)
+    disc = (offset[:, None] ** 2 + offset[None] ** 2 <= radius**2).float()
     taps = gaussian_taps(smoothing, reach)
     return separable(disc / disc.sum(), taps, "mirror").to(device)
 
 
 @corruption()
 def motion_blur(images: Tensor, draws: Draws, radius: int, sigma: float) -> Tensor:
-    """A half Gaussian along a straight line, within 45 degrees of the horizontal."""
-    return along_lines(images, draws.uniform(low=-45, high=45), radius, sigma)
+    """Blur along a line within 45 degrees of the horizontal, weighted by half a Gaussian."""
+    return line_blur(images, draws.uniform(low=-45, high=45), radius, sigma)
 
 
-NEGLIGIBLE = 1e-6  # of a line's weight
+NEGLIGIBLE = 1e-6
+"""A fraction of a line's weight below which its pixels are left out."""
 
 
-def along_lines(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> Tensor:
-    """Blur along a line from every pixel, each image's at its own angle.
+def line_blur(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> Tensor:
+    """Blurs each image along a line that starts at every pixel, at the image's own angle.
 
-    The line has 2 radius + 1 pixels, weighed by a Gaussian of their distance and rounded to whole
-    pixels. What lies farther than the image is wide is left out.
+    The line has 2 radius + 1 pixels, which are rounded to whole pixels and weighted by a Gaussian
+    of their distance. Pixels that are farther away than the image's width are left out.
     """
     weights = gaussian_taps(sigma, 2 * radius)[2 * radius :]
     weights = [weight / sum(weights) for weight in weights]
@@ -86,8 +89,8 @@ def along_lines(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> T
     for image, angle in zip(images.split(1), degrees.tolist(), strict=True):
         down, right = math.sin(math.radians(angle)), math.cos(math.radians(angle))
         steps: defaultdict[tuple[int, int], float] = defaultdict(float)
-        for place, weight in enumerate(weights):
-            move = (-math.ceil(place * down - 0.5), -math.ceil(place * right - 0.5))
+        for distance, weight in enumerate(weights):
+            move = (-math.ceil(distance * down - 0.5), -math.ceil(distance * right - 0.5))
             if abs(move[0]) >= height or abs(move[1]) >= width or weight < NEGLIGIBLE:
                 break
             steps[move] += weight
@@ -97,24 +100,25 @@ def along_lines(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> T
 
 @corruption(at_once=16)
 def zoom_blur(images: Tensor, stop: float, step: float) -> Tensor:
-    """The mean of the image and of its centre, enlarged step by step, as by moving closer."""
+    """The mean of the image and its centre at growing magnifications, as with a moving camera."""
     factors = np.arange(1, stop, step)
     planes = images.flatten(0, 1)
     lanes = F.pad(planes, (0, 0, 0, 0, 0, -len(planes) % LANES))[None]
-    # channels last: all planes of a pixel are enlarged at once, three times as fast (measured)
+    # in channels last, all planes of a pixel are enlarged at once: three times as fast (measured)
     lanes = lanes.contiguous(memory_format=torch.channels_last)
     total = lanes.clone()
     for factor in factors.tolist():
-        total.add_(enlarged(lanes, factor))
+        total.add_(zoomed(lanes, factor))
     mean = total[0, : len(planes)].contiguous().div_(len(factors) + 1)
     return mean.view_as(images)
 
 
-LANES = 16  # full vectors, so that every plane goes through the same arithmetic
+LANES = 16
+"""Planes are padded to full vectors of this many, so that all go through the same arithmetic."""
 
 
-def enlarged(images: Tensor, factor: float) -> Tensor:
-    """The centre of the images, `factor` times as large, bilinear, cut to the images' size."""
+def zoomed(images: Tensor, factor: float) -> Tensor:
+    """The centre of the images, enlarged `factor` times (bilinear) and cropped to their size."""
     if factor == 1:
         return images
     height, width = images.shape[-2:]
@@ -129,16 +133,17 @@ def enlarged(images: Tensor, factor: float) -> Tensor:
     return large[..., top : top + height, left : left + width]
 
 
-DOUBLINGS = 6  # chains of 64 links; one link follows another with less than even chance
+DOUBLINGS = 6
+"""Chains of up to 64 links are followed; each further link has a probability below one half."""
 
 
 @corruption()
 def glass_blur(images: Tensor, draws: Draws, sigma: float, reach: int, rounds: int) -> Tensor:
-    """Blur, pixels taken from a little way off, blur again, as through frosted glass.
+    """Blur, random local shuffling of pixels, and blur again, as through frosted glass.
 
-    The benchmark's code goes through the pixels from the last to the first and gives each the
-    present value of one up to `reach` away; so a pixel copies one that may have been replaced
-    before. Such chains of copies are followed for all pixels at once, by doubling their links.
+    The benchmark's code visits the pixels from the last to the first and replaces each by the
+    current value of a pixel up to `reach` away, which may have been replaced before. These chains
+    of copies are followed for all pixels at once, by pointer doubling.
     """
     count, channels, height, width = images.shape
     places = torch.arange(height * width, device=images.device).view(height, width)

@@ -1,4 +1,4 @@
-"""What cameras and pipelines do beyond ImageNet-C."""
+"""Distortions of cameras and image pipelines beyond ImageNet-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GREY = 0.5
     weakest=1.0,
 )
 def resize(images: Tensor, factor: float) -> Tensor:
-    """Shrunk by a factor and enlarged to the old size again, bilinear with antialiasing."""
+    """Reduction by a factor and enlargement to the old size, bilinear with antialiasing."""
     height, width = images.shape[2:]
     small = [max(1, round(height / factor)), max(1, round(width / factor))]
     shrunk = F.interpolate(images, small, mode="bilinear", antialias=True)
@@ -37,7 +37,7 @@ def resize(images: Tensor, factor: float) -> Tensor:
     smooth=False,
 )
 def bit_depth(images: Tensor, lost: float) -> Tensor:
-    """Each value is rounded to the nearest of 2^(8 - lost) evenly spaced ones from 0 to 1."""
+    """Rounding of each value to the nearest of 2^(8 - lost) evenly spaced levels from 0 to 1."""
     steps = 2 ** (8 - lost) - 1
     return (images * steps).round_().clamp_(0, steps) / steps
 
@@ -49,13 +49,13 @@ def bit_depth(images: Tensor, lost: float) -> Tensor:
     strongest=1.0,
 )
 def occlusion(images: Tensor, draws: Draws, share: float) -> Tensor:
-    """A grey rectangle of the picture's shape covers that share of it, somewhere inside."""
+    """A grey rectangle with the picture's aspect ratio covers a share of it at a random place."""
     height, width = images.shape[2:]
     tall, wide = round(height * math.sqrt(share)), round(width * math.sqrt(share))
     covered = images.clone()
-    for place, (down, right) in enumerate(draws.uniform(2).tolist()):
+    for index, (down, right) in enumerate(draws.uniform(2).tolist()):
         top, left = int(down * (height - tall + 1)), int(right * (width - wide + 1))
-        covered[place, :, top : top + tall, left : left + wide] = GREY
+        covered[index, :, top : top + tall, left : left + wide] = GREY
     return covered
 
 
@@ -66,10 +66,10 @@ def occlusion(images: Tensor, draws: Draws, share: float) -> Tensor:
     colours=True,
 )
 def colour_cast(images: Tensor, draws: Draws, stops: float) -> Tensor:
-    """A wrong white balance: too warm or too cold, each as often, clipped.
+    """A wrong white balance, too warm or too cold with equal probability, clipped.
 
-    In linear light (gamma 2.2) one of red and blue gains half the stops and the other loses them.
-    Grey images stay as they are.
+    In linear light (gamma 2.2), red gains half of the stops and blue loses half of them, or the
+    other way round. Grey images are not changed.
     """
     side = draws.uniform(1).round() * 2 - 1
     if images.shape[1] == 1:
@@ -101,19 +101,17 @@ WHEEL = (
     smooth=False,
 )
 def rolling_mixture(images: Tensor, draws: Draws, severity: int, parameters: Parameters) -> Tensor:
-    """Two distortions, one after the other; each image draws its pair from a wheel of eight.
+    """Two distortions in a row, a pair that each image draws from eight pairs.
 
-    The first is at the severity, the second one step below it (at 1: at 1).
+    The first has the given severity, the second the severity below it (at least 1).
     """
     mixed = []
     picks = draws.uniform(1).flatten().tolist()
-    for place, (image, pick) in enumerate(zip(images.split(1), picks, strict=True)):
-        own = draws.of(place)
-        for name, place_in_grid in zip(
-            WHEEL[int(pick * len(WHEEL))], (severity, max(1, severity - 1)), strict=True
-        ):
-            kind = KINDS[name]
-            level = kind.levels(parameters)[place_in_grid - 1]
-            image = kind.apply(image, own, level, parameters)  # noqa: PLW2901
+    for index, (image, pick) in enumerate(zip(images.split(1), picks, strict=True)):
+        own = draws.for_image(index)
+        pair = WHEEL[int(pick * len(WHEEL))]
+        for name, step in zip(pair, (severity, max(1, severity - 1)), strict=True):
+            level = KINDS[name].levels(parameters)[step - 1]
+            image = KINDS[name].apply(image, own, level, parameters)  # noqa: PLW2901
         mixed.append(image)
     return torch.cat(mixed)

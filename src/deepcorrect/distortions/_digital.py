@@ -1,8 +1,7 @@
-"""Light, colour and what encoders do: ImageNet-C's other six."""
+"""Light, colour and encoding: six of ImageNet-C's corruptions."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,11 +9,11 @@ from torch import Tensor
 
 from deepcorrect.distortions._filters import (
     Banded,
-    along,
     banded,
-    constant,
+    cached,
     correlate,
     gaussian_taps,
+    multiplied,
 )
 from deepcorrect.distortions._random import Draws
 from deepcorrect.distortions._registry import corruption
@@ -23,9 +22,9 @@ from deepcorrect.runtime import parallel_map
 
 @corruption(colours=True)
 def brightness(images: Tensor, added: float) -> Tensor:
-    """The value of HSV is raised by `added`, hue and saturation kept.
+    """The value in HSV is raised, with the same hue and saturation.
 
-    All channels are proportional to the value, so they are multiplied by what it gains.
+    All channels are proportional to the value, so they are multiplied by its relative increase.
     """
     value = images.amax(1, keepdim=True)
     raised = (value + added).clamp(0, 1)
@@ -36,17 +35,18 @@ def brightness(images: Tensor, added: float) -> Tensor:
 
 @corruption()
 def contrast(images: Tensor, kept: float) -> Tensor:
-    """Differences from each channel's mean are multiplied by `kept`."""
+    """Each channel's differences from its mean are multiplied by a factor below 1."""
     mean = images.mean((2, 3), keepdim=True)
     return torch.lerp(mean, images, kept).clamp_(0, 1)
 
 
 @corruption(colours=True)
 def saturate(images: Tensor, factor: float, added: float) -> Tensor:
-    """The saturation s of HSV becomes factor s + added, hue and value kept.
+    """The saturation s in HSV becomes factor s + added, with the same hue and value.
 
-    Distances from the value are proportional to the saturation, so they are multiplied by its
-    ratio. Grey has the hue of red, as the benchmark's code has it; grey images stay as they are.
+    The channels' distances from the value are proportional to the saturation, so they are
+    multiplied by its ratio. Grey pixels have the hue of red, as in the benchmark's code. Grey
+    images are not changed.
     """
     if images.shape[1] == 1:
         return images
@@ -63,57 +63,58 @@ def saturate(images: Tensor, factor: float, added: float) -> Tensor:
 
 @corruption()
 def pixelate(images: Tensor, share: float) -> Tensor:
-    """Boxes of pixels become their mean: the picture is shrunk to `share` and enlarged again."""
+    """Reduction to a share of the size by box means, and enlargement by nearest neighbours."""
     height, width = images.shape[-2:]
-    shrunk = along(images, _boxes(height, share, False, images.device), -2)
-    pixelated = along(shrunk, _boxes(width, share, True, images.device), -1)
+    shrunk = multiplied(images, _boxes(height, share, False, images.device), -2)
+    pixelated = multiplied(shrunk, _boxes(width, share, True, images.device), -1)
     rows = _nearest(pixelated.shape[-2], height)
     return pixelated.index_select(-2, rows.to(images.device))
 
 
-@constant
+@cached
 def _nearest(pixels: int, count: int) -> Tensor:
-    """Which of `pixels` each of `count` takes, by Pillow's running sum."""
+    """The index, below `pixels`, of the nearest neighbour of each of `count` pixels (Pillow's)."""
     steps = torch.full((count,), pixels / count, dtype=torch.float64)
     steps[0] /= 2
     return steps.cumsum(0).long().clamp_max(pixels - 1)
 
 
-@constant
+@cached
 def _boxes(pixels: int, share: float, enlarged: bool, device: torch.device) -> Banded:
-    """The matrix that takes the means of boxes of an axis, and gives each pixel its box's.
+    """The matrix that reduces an axis to the means of boxes and, if `enlarged`, enlarges it again.
 
-    There are `share` as many boxes as pixels, and a box holds the pixels whose centres lie in it.
-    Pillow's arithmetic is followed, as it decides about centres between two boxes. Without
-    `enlarged` the matrix stops at the boxes.
+    The number of boxes is `share` times the number of pixels. A box contains the pixels whose
+    centres lie in it; Pillow's arithmetic decides about centres between two boxes.
     """
     count = max(1, int(pixels * share))
     scale = pixels / count
     centre = ((torch.arange(count, dtype=torch.float64) + 0.5) * scale)[:, None]
     first = (centre - scale * 0.5 + 0.5).floor().clamp_min(0)
     last = (centre + scale * 0.5 + 0.5).floor().clamp_max(pixels)
-    place = torch.arange(pixels, dtype=torch.float64)
-    offset = (place - centre + 0.5) * (1 / scale)
-    inside = (place >= first) & (place < last) & (offset > -0.5) & (offset <= 0.5)
-    matrix = (inside / inside.sum(1, keepdim=True)).float()
+    pixel = torch.arange(pixels, dtype=torch.float64)
+    offset = (pixel - centre + 0.5) * (1 / scale)
+    member = (pixel >= first) & (pixel < last) & (offset > -0.5) & (offset <= 0.5)
+    matrix = (member / member.sum(1, keepdim=True)).float()
     return banded(matrix[_nearest(count, pixels)] if enlarged else matrix, device)
 
 
 @corruption(colours=True, smooth=False, at_once=64)
 def jpeg_compression(images: Tensor, quality: int) -> Tensor:
-    """JPEG of that quality, by the real codec (libjpeg-turbo through OpenCV), 8 bits in and out."""
-    # no arithmetic of torch's, whose threads stay awake for a while and would take turns with these
+    """JPEG compression by a real codec (libjpeg-turbo through OpenCV), from and to 8 bits."""
+    import cv2  # noqa: PLC0415  (slow to import)
+
+    # PyTorch's own threads stay awake for a while and would compete with these: NumPy computes
     given = images.detach().cpu().numpy()
     result = torch.empty(images.shape)
     planes = result.numpy()
 
-    def encode(place: int) -> None:
-        pixels = cv2.merge(given[place][::-1])  # blue first, as OpenCV has it
+    def encode(index: int) -> None:
+        pixels = cv2.merge(given[index][::-1])  # OpenCV stores blue first
         pixels = cv2.convertScaleAbs(np.maximum(pixels, 0, out=pixels), alpha=255)
         _, file = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         decoded = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
         assert decoded is not None
-        cv2.split(np.divide(decoded, 255, dtype=np.float32), planes[place][::-1])
+        cv2.split(np.divide(decoded, 255, dtype=np.float32), planes[index][::-1])
 
     for _ in parallel_map(encode, range(len(images)), result.device):
         pass
@@ -124,10 +125,11 @@ def jpeg_compression(images: Tensor, quality: int) -> Tensor:
 def elastic_transform(
     images: Tensor, draws: Draws, strength: float, smoothness: float, slant: float
 ) -> Tensor:
-    """Pixels are moved by smooth random fields, after a random affine map where `slant` is given.
+    """Pixels are moved by a smooth random field, for CIFAR-C after a random affine map.
 
-    All lengths are shares of the image's side: the field is uniform noise of that strength, blurred
-    with a standard deviation of `smoothness`; the affine map moves three points by up to `slant`.
+    The field is uniform noise of the given strength, blurred with a standard deviation of
+    `smoothness`. The affine map moves three points by up to `slant`. All lengths are fractions of
+    the image's side.
     """
     height, width = images.shape[2:]
     if slant:
@@ -147,7 +149,12 @@ def elastic_transform(
 
 
 def _slanted(images: Tensor, moves: Tensor) -> Tensor:
-    """Three points of the images moved, N x 3 x (x, y) in shares of the side, by an affine map."""
+    """Applies the affine maps that move three points of the images.
+
+    Args:
+        images: N x C x H x W.
+        moves: N x 3 x (x, y), as fractions of the shorter side.
+    """
     height, width = images.shape[2:]
     side = min(height, width) // 3
     middle_y, middle_x = height // 2, width // 2
@@ -162,11 +169,11 @@ def _slanted(images: Tensor, moves: Tensor) -> Tensor:
     )
     moved = points + moves * min(height, width)
     ones = torch.ones(len(moves), 3, 1, device=images.device)
-    # the map from the result's places to the picture's: moved -> points
+    # the map from positions in the result to positions in the image: moved -> points
     backward = torch.linalg.solve(torch.cat([moved, ones], 2), points.expand(len(moves), 3, 2))
     rows = torch.arange(height, device=images.device, dtype=torch.float32)
     columns = torch.arange(width, device=images.device, dtype=torch.float32)
-    place = torch.stack(
+    position = torch.stack(
         [
             columns.expand(height, -1),
             rows[:, None].expand(-1, width),
@@ -174,7 +181,7 @@ def _slanted(images: Tensor, moves: Tensor) -> Tensor:
         ],
         2,
     )
-    source = place @ backward[:, None]
+    source = position @ backward[:, None]
     extent = torch.tensor([max(1, width - 1), max(1, height - 1)], device=images.device)
     grid = source * 2 / extent - 1
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)

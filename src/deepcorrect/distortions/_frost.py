@@ -9,25 +9,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcorrect.distortions._filters import constant
+from deepcorrect.distortions._filters import cached
 
-SIDE = 512
-FREQUENCIES = (0.44, 1, 2, 4, 8, 16, 32, 64, 112)  # cycles in 224 pixels
-SHARES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)  # of pixels that are darker
-COARSE = 4  # cycles in 224 pixels: slower changes are light and shade, faster ones crystals
+SIDE = 512  # pixels
+FREQUENCIES = (0.44, 1, 2, 4, 8, 16, 32, 64, 112)
+"""The frequencies, in cycles per 224 pixels, at which the power of a texture is known."""
+
+SHARES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+"""The quantiles at which the brightness of a texture is known."""
+
+COARSE = 4
+"""The frequency, in cycles per 224 pixels, that separates light and shade from crystals."""
+
 ROUNDS = 4
+"""How often the spectrum and the distribution of brightness are imposed in turn."""
 
 
 @dataclass(frozen=True)
 class Texture:
-    """What is known of a texture.
+    """The statistics of a texture.
 
     Attributes:
-        colours: red, green and blue, of 255, that the given `SHARES` of pixels stay below.
-        spectrum: radial power at `FREQUENCIES`, to any scale.
-        patches: how unevenly crystals are spread, as the standard deviation of their contrast's
-            logarithm, and its correlation with the brightness around them.
-        needle: length of its crystals in pixels, and how many begin in a hundred pixels.
+        colours: The quantiles of red, green and blue, from 0 to 255, at `SHARES`.
+        spectrum: The radial power at `FREQUENCIES`, up to a factor.
+        patches: How unevenly crystals are distributed: the standard deviation of the logarithm of
+            their contrast, and its correlation with the brightness around them.
+        needle: The length of the crystals in pixels, and how many of them start per 100 pixels.
     """
 
     colours: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
@@ -62,25 +69,25 @@ TEXTURES = (
             (0.484, -0.106), (22, 6)),
 )
 # fmt: on
-"""Made by `python -m benchmarks.distortions.textures` so that random cuts of 224 pixels have the
-colours, the radial power spectrum and the unevenness of cuts of the five images that the benchmark
-draws from (it has the second one twice), at the scale it uses them at. Then the fifth's slowest
-wave was halved, and some powers moved by up to 11 %, for what clipping leaves of them at the higher
-severities. How long and how many crystals are, `benchmarks.distortions.crystals` tells: as many as
-make a texture as hard for a network as the benchmark's. Those are measured facts; the pictures
-themselves are not used."""
+"""Fitted by `python -m benchmarks.distortions.textures`, so that random crops of 224 pixels have
+the colours, the radial power spectrum and the unevenness of crops of the five images that the
+benchmark draws from (the second one occurs twice there), at the benchmark's scale. Afterwards the
+power of the fifth one's lowest frequency was halved, and some powers were changed by up to 11 %,
+to allow for clipping at the higher severities. The length and the number of crystals come from
+`benchmarks.distortions.crystals`, which makes a texture as difficult for a network as the
+benchmark's. Only these measured statistics are used, not the pictures themselves."""
 
 
-@constant
+@cached
 def texture(number: int, scale: float, device: torch.device) -> Tensor:
-    """Texture `number`, 3 x S x S in [0, 1], which repeats without a seam.
+    """A texture, 3 x S x S in [0, 1], that repeats without a seam.
 
     Args:
-        number: its place in `TEXTURES`.
-        scale: of its pixels; the statistics are those at 1.1.
-        device: where it is wanted.
+        number: The texture's index in `TEXTURES`.
+        scale: The magnification, where 1.1 is the scale of the statistics.
+        device: The device of the result.
     """
-    picture = drawn(TEXTURES[number], number)
+    picture = synthesised(TEXTURES[number], number)
     if scale != 1.1:
         side = round(SIDE * scale / 1.1)
         wide = picture.repeat(1, 3, 3)[None]
@@ -89,11 +96,11 @@ def texture(number: int, scale: float, device: torch.device) -> Tensor:
     return picture.contiguous().to(device)
 
 
-@constant
-def wrapped_texture(
+@cached
+def tiled_texture(
     number: int, scale: float, height: int, width: int, device: torch.device
 ) -> Tensor:
-    """The texture, repeated so far that a cut of height x width fits wherever it begins in it."""
+    """The texture, extended so that a crop of height x width can start at each of its pixels."""
     ice = texture(number, scale, device)
     side = ice.shape[-1]
     rows = torch.arange(side + height - 1, device=device) % side
@@ -101,49 +108,49 @@ def wrapped_texture(
     return ice.index_select(1, rows).index_select(2, columns)
 
 
-def drawn(look: Texture, seed: int) -> Tensor:
-    """A texture of that look, 3 x SIDE x SIDE in [0, 1].
+def synthesised(statistics: Texture, seed: int) -> Tensor:
+    """A random texture with the given statistics, 3 x SIDE x SIDE in [0, 1].
 
-    Crystals get the spectrum, become stronger here and weaker there, and are given the spectrum
-    and the distribution of brightness in turns, as each step undoes a little of the other.
+    Crystals are given the spectrum and are made uneven. Then the spectrum and the distribution of
+    brightness are imposed in turn, because each of the two steps changes what the other imposed.
     """
-    drawing = torch.Generator().manual_seed(seed)
-    pattern = _with_spectrum(_needles(look, drawing), look.spectrum)
-    pattern = _in_patches(pattern, *look.patches, drawing)
-    grey = tuple(sum(channel) / 3 for channel in zip(*look.colours, strict=True))
+    generator = torch.Generator().manual_seed(seed)
+    pattern = _with_spectrum(_needles(statistics, generator), statistics.spectrum)
+    pattern = _in_patches(pattern, *statistics.patches, generator)
+    grey = tuple(sum(channel) / 3 for channel in zip(*statistics.colours, strict=True))
     for _ in range(ROUNDS):
-        pattern = _with_spectrum(_with_values(pattern, grey), look.spectrum)
-    return torch.stack([_with_values(pattern, channel) for channel in look.colours]) / 255
+        pattern = _with_spectrum(_with_values(pattern, grey), statistics.spectrum)
+    return torch.stack([_with_values(pattern, channel) for channel in statistics.colours]) / 255
 
 
-def _needles(look: Texture, drawing: torch.Generator) -> Tensor:
-    """Straight crystals of all directions, in sheaves, SIDE x SIDE."""
-    length, density = look.needle
+def _needles(statistics: Texture, generator: torch.Generator) -> Tensor:
+    """Straight crystals, SIDE x SIDE, in bundles of similar directions."""
+    length, density = statistics.needle
     count = int(density * SIDE * SIDE / 100)
-    places = torch.rand(count, 2, generator=drawing) * SIDE
-    grain = torch.randn(1, 1, 8, 8, generator=drawing)
+    centres = torch.rand(count, 2, generator=generator) * SIDE
+    grain = torch.randn(1, 1, 8, 8, generator=generator)
     field = F.interpolate(grain, (SIDE, SIDE), mode="bicubic")[0, 0]
-    cells = places.long()
+    cells = centres.long()
     angles = math.pi * field[cells[:, 0], cells[:, 1]]
-    angles = angles + (torch.randint(3, (count,), generator=drawing) - 1) * math.pi / 3
-    strength = torch.randn(count, generator=drawing)
-    reach = length * (0.3 + torch.rand(count, generator=drawing))
+    angles = angles + (torch.randint(3, (count,), generator=generator) - 1) * math.pi / 3
+    strength = torch.randn(count, generator=generator)
+    reach = length * (0.3 + torch.rand(count, generator=generator))
     pattern = torch.zeros(SIDE * SIDE)
     for step in torch.linspace(-0.5, 0.5, 2 * length):
-        rows = (places[:, 0] + step * reach * angles.sin()).round().long() % SIDE
-        columns = (places[:, 1] + step * reach * angles.cos()).round().long() % SIDE
+        rows = (centres[:, 0] + step * reach * angles.sin()).round().long() % SIDE
+        columns = (centres[:, 1] + step * reach * angles.cos()).round().long() % SIDE
         pattern.index_add_(0, rows * SIDE + columns, strength)
     return pattern.view(SIDE, SIDE)
 
 
 def _radius() -> Tensor:
-    """The frequency of each place of a spectrum, in cycles a SIDE."""
+    """The frequency of each element of a spectrum, in cycles per SIDE pixels."""
     axis = torch.fft.fftfreq(SIDE) * SIDE
     return torch.hypot(axis[:, None], axis[None])
 
 
 def _with_spectrum(pattern: Tensor, wanted: tuple[float, ...]) -> Tensor:
-    """The pattern with that radial power spectrum, mean 0 and deviation 1."""
+    """The pattern with the given radial power spectrum, mean 0 and standard deviation 1."""
     spectrum = torch.fft.fft2(pattern - pattern.mean())
     ring = _radius().round().long()
     count = torch.bincount(ring.flatten())
@@ -157,23 +164,23 @@ def _with_spectrum(pattern: Tensor, wanted: tuple[float, ...]) -> Tensor:
 
 
 def _in_patches(
-    pattern: Tensor, strength: float, brightness: float, drawing: torch.Generator
+    pattern: Tensor, strength: float, brightness: float, generator: torch.Generator
 ) -> Tensor:
-    """The pattern, its fine parts stronger in some places than in others."""
+    """The pattern with high frequencies that are stronger in some regions than in others."""
     slow = torch.exp(-((_radius() * 224 / SIDE / COARSE) ** 2))
 
     def coarse(maps: Tensor) -> Tensor:
         return torch.fft.ifft2(torch.fft.fft2(maps) * slow).real
 
     light = coarse(pattern)
-    chance = coarse(torch.randn(SIDE, SIDE, generator=drawing))
+    random = coarse(torch.randn(SIDE, SIDE, generator=generator))
     field = brightness * light / light.std()
-    field = field + math.sqrt(1 - brightness**2) * chance / chance.std()
+    field = field + math.sqrt(1 - brightness**2) * random / random.std()
     return light + (pattern - light) * torch.exp(strength * field)
 
 
 def _with_values(pattern: Tensor, values: tuple[float, ...]) -> Tensor:
-    """The pattern's ranks, with the values that `SHARES` of its pixels are to stay below."""
+    """The pattern with its values changed, in the same order, to these quantiles at `SHARES`."""
     order = pattern.flatten().argsort()
     share = (torch.arange(len(order), dtype=torch.float64) + 0.5) / len(order)
     knots = torch.special.ndtri(torch.tensor(SHARES, dtype=torch.float64)).tolist()
@@ -182,9 +189,9 @@ def _with_values(pattern: Tensor, values: tuple[float, ...]) -> Tensor:
     return result.view(pattern.shape)
 
 
-def _interpolated(at: Tensor, places: list[float], values: list[float]) -> Tensor:
-    """Values between known places, on straight lines; beyond them, those of the last ones."""
-    x, y = torch.tensor(places), torch.tensor(values)
-    right = torch.searchsorted(x, at).clamp(1, len(places) - 1)
+def _interpolated(at: Tensor, points: list[float], values: list[float]) -> Tensor:
+    """Linear interpolation between known points, constant beyond the first and the last."""
+    x, y = torch.tensor(points), torch.tensor(values)
+    right = torch.searchsorted(x, at).clamp(1, len(points) - 1)
     part = ((at - x[right - 1]) / (x[right] - x[right - 1])).clamp(0, 1)
     return y[right - 1] + part * (y[right] - y[right - 1])

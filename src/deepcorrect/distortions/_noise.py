@@ -1,4 +1,4 @@
-"""Noise: the paper's, ImageNet-C's four, and a camera's in low light."""
+"""Noise: the paper's, four kinds of ImageNet-C, and a camera's noise in low light."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def gaussian_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
 
 @corruption(smooth=False)
 def shot_noise(images: Tensor, draws: Draws, photons: float) -> Tensor:
-    """Poisson noise of so many photons in a white pixel, clipped."""
+    """Poisson noise with a given mean number of photons in a white pixel, clipped."""
     return draws.poisson(images, photons).div_(photons).clamp_(0, 1)
 
 
 @corruption()
 def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:
-    """Salt and pepper: a share of the values becomes 0 or 1, each as often.
+    """Salt-and-pepper noise: a share of the values becomes 0 or 1 with equal probability.
 
-    The share is a multiple of 2^-15.
+    The share is rounded to a multiple of 2^-15.
     """
     chance = draws.bits(16, *images.shape[1:]).float().add_(0.5)  # from -2^15 to 2^15
     return F.hardshrink(chance, 2**15 * (1 - share)).add_(images).clamp_(0, 1)
@@ -62,11 +62,11 @@ WHITE_ELECTRONS, READ_ELECTRONS, GAMMA = 2000.0, 4.0, 2.2
     source="photon transfer model: Janesick 2007; Foi et al. 2008",
 )
 def low_light(images: Tensor, draws: Draws, stops: float) -> Tensor:
-    """Too little light, made up for by gain: shot noise of the electrons left and read noise.
+    """Too little light, amplified: shot noise of fewer electrons, and read noise.
 
-    A white pixel holds 2000 electrons in full light and 2000 / 2^stops here, of which a Poisson
-    number is counted, plus Gaussian read noise of 4 electrons; gain restores the brightness.
-    Values are linear light inside (gamma 2.2), clipped at the end.
+    A white pixel has a mean of 2000 electrons in full light and of 2000 / 2^stops here. Their
+    number is Poisson distributed, Gaussian read noise of 4 electrons is added, and gain restores
+    the brightness. This is computed in linear light (gamma 2.2), and the result is clipped.
     """
     white = WHITE_ELECTRONS / 2**stops
     electrons = draws.poisson(images.clamp(0, 1) ** GAMMA, white)

@@ -1,4 +1,4 @@
-"""Random numbers for a batch in which every image has a stream of its own."""
+"""Random numbers for a batch in which each image has its own random stream."""
 
 from __future__ import annotations
 
@@ -11,19 +11,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcorrect.distortions._filters import constant
+from deepcorrect.distortions._filters import cached
 from deepcorrect.runtime import seed_of
 
 
 class Draws:
-    """Draws for a few images, each from a generator that its own seed starts.
+    """Random draws for the images of a batch, each from a generator with its own seed.
 
-    So what an image gets depends neither on its batch nor on its place in it. On a CPU bits come
-    from NumPy's SFC64, which takes a third of the time of torch's Mersenne twister (measured).
+    An image's numbers therefore depend neither on its batch nor on its index in it. On a CPU, bits
+    come from NumPy's SFC64, which takes a third of the time of PyTorch's Mersenne twister
+    (measured).
 
     Args:
-        seeds: one a image.
-        device: where numbers are drawn; another device gives other numbers.
+        seeds: One seed per image.
+        device: The device that draws; another kind of device draws other numbers.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.distortions._random import Draws
+        >>> first = Draws([7, 8], torch.device("cpu")).normal(3, 4)
+        >>> first.shape
+        torch.Size([2, 3, 4])
+        >>> first[1:].equal(Draws([8], torch.device("cpu")).normal(3, 4))
+        True
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
@@ -34,14 +44,15 @@ class Draws:
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, N x shape.
 
-        Two numbers that each take one of 65,536 equally likely values, (a, b), are turned by 45
-        degrees: (a + b, a - b) / sqrt 2 reach to 6 deviations, in steps that are finer by far.
+        Each pair comes from two independent numbers a and b with 65,536 equally likely values: the
+        pair (a + b, a - b) / sqrt(2) extends to 6 standard deviations, in much finer steps.
         """
         count = math.prod(shape)
         half = -(-count // 2)
         numbers = torch.empty(len(self.seeds), 2 * half, device=self.device)
         cells = torch.empty(2 * half, dtype=torch.int32, device=self.device)
-        for row, source in zip(numbers, self._sources, strict=True):  # one fits a core's cache
+        # one image at a time, which fits a core's cache
+        for row, source in zip(numbers, self._sources, strict=True):
             _fill_bits(cells, 16, source)
             drawn = _half_normals(self.device).index_select(0, cells.add_(2**15))
             torch.add(drawn[:half], drawn[half:], out=row[:half])
@@ -49,32 +60,35 @@ class Draws:
         return numbers[:, :count].reshape(len(numbers), *shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Uniform numbers of 24 bits from `low` up to `high`, N x shape."""
+        """Uniform numbers in [low, high) with a resolution of 24 bits, N x shape."""
         numbers = self.bits(32, *shape).bitwise_right_shift_(8).float()
         return numbers.mul_((high - low) / 2**24).add_((low + high) / 2)
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
-        """Whole numbers from `low` to `high` - 1, N x shape, int32; at most 256 different ones."""
+        """Uniform integers from `low` to `high` - 1, at most 256 values: N x shape, int32."""
         numbers = self.bits(16, *shape).add_(2**15).mul_(high - low)
         return numbers.bitwise_right_shift_(16).add_(low)
 
     def poisson(self, shares: Tensor, most: float) -> Tensor:
-        """Poisson counts whose means are `shares`, N x ..., in [0, 1], of `most`.
+        """Poisson counts with the means `shares` times `most`.
 
-        A mean is cut into the nearest of 256 evenly spaced ones below, whose counts come from
-        alias tables (Walker 1977), and the rest, whose few counts come from inverting their
-        distribution; the sum of both is Poisson. torch's own is ten times as slow.
+        A mean is split into the largest of 256 evenly spaced means below it, whose counts come
+        from alias tables (Walker 1977), and a small rest, whose counts come from inverting their
+        distribution. The sum of the two is Poisson distributed. PyTorch's own function takes ten
+        times as long.
+
+        Args:
+            shares: N x ..., in [0, 1].
+            most: The mean for a share of 1.
         """
         table, width = _alias_table(float(most), self.device)
         counts = torch.empty(shares.shape, device=self.device)
-        for place, share in enumerate(
-            shares.detach()
-        ):  # one fits a core's cache; neighbours change nothing
+        for index, share in enumerate(shares.detach()):  # one image fits a core's cache
             rest = (share * 255).clamp_(0, 255)
-            base = (rest + 1e-3).floor_()  # 8-bit images are all base
+            base = (rest + 1e-3).floor_()  # images of 8 bits have no rest
             rest.sub_(base).clamp_min_(0)
             bits = torch.empty(share.shape, dtype=torch.int32, device=self.device)
-            _fill_bits(bits, 32, self._sources[place])
+            _fill_bits(bits, 32, self._sources[index])
             bits.bitwise_and_(2**31 - 1)
             count = bits & (width - 1)
             cells = base.to(torch.int32).mul_(width).add_(count).flatten()
@@ -82,18 +96,18 @@ class Draws:
             other = torch.sub(entry, bits.bitwise_or_(width - 1)).sub_(1)
             alias = entry.bitwise_and_(width - 1)
             count.add_(alias.sub_(count).bitwise_and_(other.bitwise_right_shift_(31)))
-            counts[place] = count
+            counts[index] = count
             if float(rest.amax()) > 1e-3:
-                chance = self.of(place).uniform(*share.shape)[0]
-                counts[place] += _few(rest * (most / 255), most / 255, chance)
+                chance = self.for_image(index).uniform(*share.shape)[0]
+                counts[index] += _few(rest * (most / 255), most / 255, chance)
         return counts
 
-    def of(self, place: int) -> Draws:
-        """Fresh draws for the image at `place` alone, of another stream than this one's."""
-        return Draws([seed_of(self.seeds[place], "again")], self.device)
+    def for_image(self, index: int) -> Draws:
+        """New draws for one image alone, from a stream that is independent of this one."""
+        return Draws([seed_of(self.seeds[index], "again")], self.device)
 
     def bits(self, width: Literal[16, 32], *shape: int) -> Tensor:
-        """Whole numbers of so many bits, with a sign, all equally likely: N x shape, int32."""
+        """Uniform signed integers of `width` bits, N x shape, int32."""
         numbers = torch.empty(len(self.seeds), *shape, dtype=torch.int32, device=self.device)
         for row, source in zip(numbers, self._sources, strict=True):
             _fill_bits(row, width, source)
@@ -104,7 +118,7 @@ Source = np.random.SFC64 | torch.Generator
 
 
 def _fill_bits(row: Tensor, width: Literal[16, 32], source: Source) -> None:
-    """Fills an int32 tensor with numbers of so many bits, with a sign."""
+    """Fills an int32 tensor with uniform signed integers of `width` bits."""
     if isinstance(source, torch.Generator):
         row.random_(-(2 ** (width - 1)), 2 ** (width - 1), generator=source)
         return
@@ -119,9 +133,9 @@ def _source(seed: int, device: torch.device) -> Source:
     return torch.Generator(device).manual_seed(seed)
 
 
-@constant
+@cached
 def _half_normals(device: torch.device) -> Tensor:
-    """The means of 65,536 equally likely parts of a normal distribution of variance 1/2."""
+    """The means of 65,536 equally likely parts of a normal distribution with variance 1/2."""
     edges = torch.special.ndtri(torch.arange(1, 2**16, dtype=torch.float64) / 2**16)
     density = F.pad(torch.exp(-(edges**2) / 2), (1, 1))
     means = density[:-1] - density[1:]
@@ -129,7 +143,7 @@ def _half_normals(device: torch.device) -> Tensor:
 
 
 def _few(means: Tensor, most: float, chance: Tensor) -> Tensor:
-    """Poisson counts of small means, up to `most`, by inversion of chances."""
+    """Poisson counts with small means, up to `most`, by inversion of uniform numbers."""
     density = torch.exp(-means)
     below, counts = density.clone(), torch.zeros_like(means)
     for count in range(1, 12 + 4 * math.ceil(most)):
@@ -139,20 +153,21 @@ def _few(means: Tensor, most: float, chance: Tensor) -> Tensor:
     return counts
 
 
-@constant
+@cached
 def _alias_table(most: float, device: torch.device) -> tuple[Tensor, int]:
-    """Walker's alias table of Poisson counts with means k / 255 of `most`, k from 0 to 255.
+    """Walker's alias table of Poisson counts with the means `most` * k / 255, k from 0 to 255.
 
-    A row has `width` cells, a power of two. Cell c of a row keeps c with its chance, and gives its
-    alias otherwise. A cell is an int32: the alias in the low bits, the chance above them as a
-    share of all numbers that a draw of 31 bits has there. Returns it flattened, and the width.
+    A row has `width` cells, a power of two. Cell c stands for the count c with its probability, and
+    for its alias otherwise. A cell is an int32 with the alias in its low bits and the probability
+    in its high bits, as a fraction of the values that a draw of 31 bits has there. Returns the
+    flattened table and the width.
     """
     width = 1 << math.ceil(math.log2(most + 8 * math.sqrt(most) + 16))
     means = torch.arange(256, dtype=torch.float64)[:, None] * most / 255
     counts = torch.arange(width, dtype=torch.float64)
     logarithms = torch.xlogy(counts, means) - means - torch.lgamma(counts + 1)
     share = logarithms.exp()
-    share *= width / share.sum(1, keepdim=True)  # a full cell has 1
+    share *= width / share.sum(1, keepdim=True)  # 1 is a full cell
     chances, aliases = (torch.from_numpy(part) for part in _alias_method(share.numpy()))
     steps = 2**31 // width
     kept = (chances * steps).round().long().clamp(0, steps - 1)
@@ -160,18 +175,19 @@ def _alias_table(most: float, device: torch.device) -> tuple[Tensor, int]:
 
 
 def _alias_method(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Walker's alias method, all rows at once: the emptiest cell is filled up from the fullest.
+    """Walker's alias method for all rows at once: the fullest cell fills up the emptiest one.
 
     Args:
-        share: what each cell is worth, rows x width (a power of two); a row's mean is 1.
+        share: The content of each cell, rows x width (a power of two); the mean of a row is 1.
 
     Returns:
-        With which chance each cell keeps its own number, and its alias otherwise, rows x width.
+        The probability with which each cell stands for its own number, and its alias, which it
+        stands for otherwise; both rows x width.
     """
     rows, (count, width) = np.arange(len(share)), share.shape
-    cells = 1 << width.bit_length() // 2  # per block: searching whole rows each time is slow
-    low = share.reshape(count, -1, cells).copy()  # infinite where a cell is settled
-    high = low.copy()  # likewise, minus infinity
+    cells = 1 << width.bit_length() // 2  # per block, because searching whole rows is slow
+    low = share.reshape(count, -1, cells).copy()  # infinity for finished cells
+    high = low.copy()  # minus infinity for finished cells
     least, most = low.min(2), high.max(2)
     chances, aliases = np.ones_like(share), np.tile(np.arange(width), (count, 1))
     for _ in range(width - 1):

@@ -1,4 +1,4 @@
-"""Weather: ImageNet-C's snow, frost and fog; see `_spatter` for the fourth."""
+"""Weather: ImageNet-C's snow, frost and fog; `_spatter` has the fourth kind."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from deepcorrect.distortions._blur import along_lines, enlarged
-from deepcorrect.distortions._frost import TEXTURES, wrapped_texture
+from deepcorrect.distortions._blur import line_blur, zoomed
+from deepcorrect.distortions._frost import TEXTURES, tiled_texture
 from deepcorrect.distortions._random import Draws
 from deepcorrect.distortions._registry import corruption
 
@@ -16,7 +16,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def grey_of(images: Tensor) -> Tensor:
-    """Luma of grey or RGB images, N x 1 x H x W."""
+    """The luma of grey or RGB images, N x 1 x H x W."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, 1)
@@ -38,13 +38,14 @@ def snow(
 ) -> Tensor:
     """Streaks of falling snow over a whitened picture.
 
-    The flakes are noise of the given mean and deviation, enlarged, cut off below the threshold
-    and blurred along a steep line; they are added as they are and turned by 180 degrees.
+    The flakes are noise of the given mean and standard deviation that is enlarged, set to zero
+    below the threshold and blurred along a steep line. They are added twice, once rotated by 180
+    degrees.
     """
     flakes = draws.normal(1, *images.shape[2:]).mul_(deviation).add_(mean)
-    flakes = enlarged(flakes, size)
+    flakes = zoomed(flakes, size)
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp_(0, 1)
-    flakes = along_lines(flakes, draws.uniform(low=-135, high=-45), radius, sigma)
+    flakes = line_blur(flakes, draws.uniform(low=-135, high=-45), radius, sigma)
     white = torch.maximum(images, grey_of(images) * 1.5 + 0.5)
     falling = flakes + flakes.flip(-2, -1)
     return torch.lerp(images, white, 1 - kept).add_(falling).clamp_(0, 1)
@@ -52,17 +53,17 @@ def snow(
 
 @corruption(colours=True)
 def frost(images: Tensor, draws: Draws, kept: float, weight: float, scale: float) -> Tensor:
-    """Ice crystals over the picture: a weighted sum with a random cut of a texture.
+    """Ice crystals over the picture: a weighted sum with a random crop of a texture.
 
-    The textures are made here, by a procedure: no photograph of the benchmark's is used. Each of
-    five has the colour, contrast and radial power spectrum that was measured on one of them.
+    The textures are computed, and none of the benchmark's photographs is used. Each of the five has
+    the colours, the contrast and the radial power spectrum measured on one of these photographs.
     """
     height, width = images.shape[2:]
     frosted = []
     picks = draws.uniform(3).tolist()
     for image, (kind, *corner) in zip(images.split(1), picks, strict=True):
         number = int(kind * len(TEXTURES))
-        ice = wrapped_texture(number, scale, height, width, images.device)
+        ice = tiled_texture(number, scale, height, width, images.device)
         top = int(corner[0] * (ice.shape[1] - height + 1))
         left = int(corner[1] * (ice.shape[2] - width + 1))
         cut = ice[None, :, top : top + height, left : left + width]
@@ -73,7 +74,7 @@ def frost(images: Tensor, draws: Draws, kept: float, weight: float, scale: float
 
 @corruption()
 def fog(images: Tensor, draws: Draws, thickness: float, decay: float) -> Tensor:
-    """A cloud made by midpoint displacement is added, and the brightness brought back."""
+    """A cloud from midpoint displacement is added, and the brightness is restored."""
     height, width = images.shape[2:]
     cloud = plasma(draws, max(height, width), decay)[:, None, :height, :width]
     brightest = images.amax((1, 2, 3), keepdim=True)
@@ -84,9 +85,9 @@ def fog(images: Tensor, draws: Draws, thickness: float, decay: float) -> Tensor:
 def plasma(draws: Draws, pixels: int, decay: float) -> Tensor:
     """Fractal clouds in [0, 1], N x side x side, by the diamond-square algorithm.
 
-    The side is the next power of two. At every halving of the step, a point becomes the mean of
-    four neighbours plus uniform noise, whose reach falls by `decay`; edges wrap around. Fournier,
-    Fussell and Carpenter 1982.
+    The side is the next power of two from `pixels` on. Whenever the step is halved, a new point is
+    the mean of four neighbours plus uniform noise, whose amplitude is divided by `decay`. Edges
+    wrap around (Fournier, Fussell and Carpenter 1982).
     """
     side = 2 ** max(1, math.ceil(math.log2(pixels)))
     noise = draws.uniform(side * side, low=-1, high=1)
