@@ -693,6 +693,10 @@ def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Pa
         assert found[name]["multiply_adds"] == base["multiply_adds"], name
     clean = {name: found[name]["distortions"]["awgn"]["clean_top1"] for name in found}
     assert clean["restoration"] == clean["baseline"], "clean images are left alone"
+    shown = json.loads((tmp_path / "run" / "examples.json").read_text())["distortions"]["awgn"]
+    for row in shown["rows"]:
+        answers = row["cells"][0]["answers"]
+        assert answers["restoration"] == answers["baseline"], "examples tell it the level, too"
     own, main = (dc.load_ranking(tmp_path / "run" / part) for part in ("rankings/random", "."))
     assert (own.method, main.method) == ("random", recipe.ranking.method)
     config = read_config(tmp_path / "run" / "adapter-at_random")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deepcorrect.data import UNLABELLED
-from deepcorrect.distortions import LevelledDistortion
+from deepcorrect.distortions import CLEAN, Cell, cells_of, distorted_batches
+from deepcorrect.evaluation import TestTimeSystem
 from deepcorrect.experiments._setup import Setup
-from deepcorrect.runtime import autocast, generator_for, inference, to_device
+from deepcorrect.runtime import autocast, inference, to_device
 
 EXAMPLES = 3
 EXAMPLE_PIXELS = 128
@@ -22,43 +23,52 @@ EXAMPLE_PIXELS = 128
 
 def examples(setup: Setup, systems: Mapping[str, nn.Module]) -> dict[str, Any]:
     """The content of `examples.json`: images as PNGs and the systems' answers to them."""
-    chosen = setup.images.test.sample(EXAMPLES, setup.recipe.seed + 2)
-    batches = list(setup.batches(chosen))
-    images = torch.cat([batch for batch, _ in batches])
-    labels = [
-        "no label" if label == UNLABELLED else setup.class_name(label)
-        for _, batch_labels in batches
-        for label in batch_labels.tolist()
-    ]
-    shown = {
-        distortion.name: _by_level(setup, systems, distortion, images, labels)
-        for distortion in setup.test_distortions
+    cells = [CLEAN, *cells_of(setup.test_distortions)]
+    images, labels = _images(setup, cells)
+    answers = {
+        name: [_answers(setup, model, cell, images[cell]) for cell in cells]
+        for name, model in systems.items()
     }
+    shown: dict[str, Any] = {}
+    for kind in setup.test_distortions:
+        places = [place for place, cell in enumerate(cells) if cell.distortion in (None, kind)]
+        rows = [
+            {
+                "label": label,
+                "cells": [
+                    {
+                        "png": _png(images[cells[place]][number]),
+                        "answers": {name: each[place][number] for name, each in answers.items()},
+                    }
+                    for place in places
+                ],
+            }
+            for number, label in enumerate(labels)
+        ]
+        shown[kind.name] = {"levels": [cells[place].level for place in places], "rows": rows}
     return {"systems": list(systems), "distortions": shown}
 
 
-def _by_level(
-    setup: Setup,
-    systems: Mapping[str, nn.Module],
-    distortion: LevelledDistortion,
-    images: Tensor,
-    labels: list[str],
-) -> dict[str, Any]:
-    """One row per image, with one cell for the clean image and for each level."""
-    levels = [0.0, *distortion.levels]
-    rows: list[dict[str, Any]] = [{"label": label, "cells": []} for label in labels]
-    for level in levels:
-        generator = generator_for(setup.recipe.seed, "examples", distortion.name, level)
-        batch = distortion(images, level, generator) if level else images
-        answers = {name: _answers(setup, model, batch) for name, model in systems.items()}
-        for number, row in enumerate(rows):
-            own = {name: answer[number] for name, answer in answers.items()}
-            row["cells"].append({"png": _png(batch[number]), "answers": own})
-    return {"levels": levels, "rows": rows}
+def _images(setup: Setup, cells: Sequence[Cell]) -> tuple[dict[Cell, Tensor], list[str]]:
+    """A few random test images as they look in each cell, and the names of their classes."""
+    recipe = setup.recipe
+    chosen = setup.batches(setup.images.test.sample(EXAMPLES, recipe.seed + 2))
+    parts: dict[Cell, list[Tensor]] = {cell: [] for cell in cells}
+    names: list[str] = []
+    for batch in distorted_batches(chosen, cells, seed=recipe.seed, purpose="to show"):
+        parts[batch.cell].append(batch.images)
+        if batch.row == 0:
+            names += [
+                "no label" if label == UNLABELLED else setup.class_name(label)
+                for label in batch.labels.tolist()
+            ]
+    return {cell: torch.cat(images) for cell, images in parts.items()}, names
 
 
-def _answers(setup: Setup, model: nn.Module, images: Tensor) -> list[str]:
+def _answers(setup: Setup, model: nn.Module, cell: Cell, images: Tensor) -> list[str]:
     """The names of the classes that a system assigns to images."""
+    if isinstance(model, TestTimeSystem):
+        model.start_level(*cell)
     with inference(model), torch.no_grad(), autocast(setup.device, setup.recipe.precision):
         best = model(to_device(images, setup.device)).argmax(1).tolist()
     return [setup.class_name(index) for index in best]

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from deepcorrect.distortions import Cell, numbered_batches
 from deepcorrect.evaluation import TestTimeSystem, evaluate, system_record
 from deepcorrect.experiments._folder import CHECKPOINTS, log, once
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.networks import costs, throughput
-from deepcorrect.runtime import generator_for
 from deepcorrect.training import History
 
 
@@ -66,12 +66,12 @@ def _record(setup: Setup, name: str, model: nn.Module, history: History | None) 
 
 def _speed(setup: Setup, model: nn.Module) -> dict[str, float]:
     """Images per second, and their ratio to the baseline's, both measured in turns."""
-    batch, _ = next(iter(setup.batches(setup.images.test)))
+    batch = next(numbered_batches(setup.batches(setup.images.test), "to measure speed on"))
     kind = setup.test_distortions[0]
-    level = kind.levels[len(kind.levels) // 2]
-    shown = kind(batch, level, generator_for(setup.recipe.seed, "speed"))
+    cell = Cell(kind, kind.levels[len(kind.levels) // 2])
+    shown = cell.show(batch.images, setup.recipe.seed, range(len(batch.images)))
     if isinstance(model, TestTimeSystem):
-        model.start_level(kind, level)
+        model.start_level(*cell)
     own, baseline = throughput([model, setup.model], shown, setup.recipe.precision)
     return {
         "images_per_second": round(own, 1),

@@ -46,9 +46,10 @@ def fit(
 
     In each batch, `clean_share` of the images stay clean; every other image gets a random
     distortion at a random level. With validation images, the epoch with the best mean top-1
-    accuracy (over clean images and all levels) is kept, otherwise the last one. If the validation
-    images have no labels, epochs are judged by the mean agreement with the untouched network's
-    answers to the clean images. All randomness is a function of the seed and the step, so a
+    accuracy (over clean images and all levels) is kept, otherwise the last one. Unless the
+    validation images have labels (see `deepcorrect.data.target_for`), epochs are judged by the mean
+    agreement with the untouched network's answers to the clean images. Objectives that need labels
+    refuse images without one. All randomness is a function of the seed and the step, so a
     training that was killed and resumed ends like one that was not.
 
     Args:
@@ -200,5 +201,6 @@ def _validate(job: Job) -> tuple[float | None, str]:
         job.settings.precision,
         f"{job.task}, validation",
         reference=job.reference,
+        cache=job.validation_cache,
     )
     return grid.mean_top1, "mean top-1" if grid.target == "labels" else "mean agreement"

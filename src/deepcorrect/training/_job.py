@@ -13,8 +13,14 @@ from accelerate import Accelerator
 from torch import nn
 
 from deepcorrect.correction import AdaptedModel
-from deepcorrect.data import Batches, no_images
-from deepcorrect.distortions import Distortion, LevelledDistortion, parse_all
+from deepcorrect.data import Batches
+from deepcorrect.distortions import (
+    DistortedCache,
+    Distortion,
+    LevelledDistortion,
+    numbered_batches,
+    parse_all,
+)
 from deepcorrect.networks import find, preprocessing_of
 from deepcorrect.runtime import InputError, device_of
 from deepcorrect.training._forward import Compared
@@ -36,6 +42,7 @@ class Job:
         pixels: the side of the input images.
         grid: the distortions, with their levels.
         validation: the validation images.
+        validation_cache: keeps the distorted validation images, so that they are made only once.
         reference: the untouched network, for validation images without labels.
         seed, checkpoint, task: as `fit` got them.
         accelerator: the processes.
@@ -50,6 +57,7 @@ class Job:
     pixels: int
     grid: tuple[LevelledDistortion, ...]
     validation: Batches | None
+    validation_cache: DistortedCache
     reference: nn.Module | None
     seed: int
     checkpoint: Path | None
@@ -106,6 +114,7 @@ def open_job(
         pixels=pixels,
         grid=parse_all(distortions, pixels),
         validation=validation,
+        validation_cache=DistortedCache(),
         reference=untouched,
         seed=seed,
         checkpoint=checkpoint,
@@ -129,10 +138,7 @@ def _pixels(model: nn.Module, loader: Batches) -> int:
     if known is not None:
         return known.input_size
     with torch.random.fork_rng(devices=[]):
-        for images, _ in loader:
-            if len(images):
-                return min(images.shape[-2:])
-    raise no_images(loader, "to train on")
+        return min(next(numbered_batches(loader, "to train on")).images.shape[-2:])
 
 
 def _teacher(model: nn.Module) -> nn.Module:
