@@ -16,20 +16,17 @@ PARAMETERS: tuple[Parameters, ...] = ("cifar", "imagenet")
 
 Rows = Sequence[tuple[Any, ...]]
 
+
+def _single(imagenet: Sequence[float], cifar: Sequence[float]) -> dict[Parameters, Rows]:
+    """The rows of a corruption with a single parameter."""
+    return {"imagenet": [(value,) for value in imagenet], "cifar": [(value,) for value in cifar]}
+
+
 # fmt: off
 SEVERITY_PARAMETERS: dict[str, dict[Parameters, Rows]] = {
-    "gaussian_noise": {
-        "imagenet": [(0.08,), (0.12,), (0.18,), (0.26,), (0.38,)],
-        "cifar": [(0.04,), (0.06,), (0.08,), (0.09,), (0.10,)],
-    },
-    "shot_noise": {
-        "imagenet": [(60,), (25,), (12,), (5,), (3,)],
-        "cifar": [(500,), (250,), (100,), (75,), (50,)],
-    },
-    "impulse_noise": {
-        "imagenet": [(0.03,), (0.06,), (0.09,), (0.17,), (0.27,)],
-        "cifar": [(0.01,), (0.02,), (0.03,), (0.05,), (0.07,)],
-    },
+    "gaussian_noise": _single((0.08, 0.12, 0.18, 0.26, 0.38), (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "shot_noise": _single((60, 25, 12, 5, 3), (500, 250, 100, 75, 50)),
+    "impulse_noise": _single((0.03, 0.06, 0.09, 0.17, 0.27), (0.01, 0.02, 0.03, 0.05, 0.07)),
     "defocus_blur": {
         "imagenet": [(3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)],
         "cifar": [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)],
@@ -70,14 +67,8 @@ SEVERITY_PARAMETERS: dict[str, dict[Parameters, Rows]] = {
         "imagenet": [(1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)],
         "cifar": [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)],
     },
-    "brightness": {
-        "imagenet": [(0.1,), (0.2,), (0.3,), (0.4,), (0.5,)],
-        "cifar": [(0.05,), (0.1,), (0.15,), (0.2,), (0.3,)],
-    },
-    "contrast": {
-        "imagenet": [(0.4,), (0.3,), (0.2,), (0.1,), (0.05,)],
-        "cifar": [(0.75,), (0.5,), (0.4,), (0.3,), (0.15,)],
-    },
+    "brightness": _single((0.1, 0.2, 0.3, 0.4, 0.5), (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "contrast": _single((0.4, 0.3, 0.2, 0.1, 0.05), (0.75, 0.5, 0.4, 0.3, 0.15)),
     "elastic_transform": {
         "imagenet": [(part * 250 * 0.005, 0.01, 0.0) for part in (0.05, 0.065, 0.085, 0.1, 0.12)],
         "cifar": [
@@ -85,22 +76,10 @@ SEVERITY_PARAMETERS: dict[str, dict[Parameters, Rows]] = {
             (0.1, 0.03, 0.03),
         ],
     },
-    "pixelate": {
-        "imagenet": [(0.6,), (0.5,), (0.4,), (0.3,), (0.25,)],
-        "cifar": [(0.95,), (0.9,), (0.85,), (0.75,), (0.65,)],
-    },
-    "jpeg_compression": {
-        "imagenet": [(25,), (18,), (15,), (10,), (7,)],
-        "cifar": [(80,), (65,), (58,), (50,), (40,)],
-    },
-    "speckle_noise": {
-        "imagenet": [(0.15,), (0.2,), (0.35,), (0.45,), (0.6,)],
-        "cifar": [(0.06,), (0.1,), (0.12,), (0.16,), (0.2,)],
-    },
-    "gaussian_blur_c": {
-        "imagenet": [(1.0,), (2.0,), (3.0,), (4.0,), (6.0,)],
-        "cifar": [(0.4,), (0.6,), (0.7,), (0.8,), (1.0,)],
-    },
+    "pixelate": _single((0.6, 0.5, 0.4, 0.3, 0.25), (0.95, 0.9, 0.85, 0.75, 0.65)),
+    "jpeg_compression": _single((25, 18, 15, 10, 7), (80, 65, 58, 50, 40)),
+    "speckle_noise": _single((0.15, 0.2, 0.35, 0.45, 0.6), (0.06, 0.1, 0.12, 0.16, 0.2)),
+    "gaussian_blur_c": _single((1.0, 2.0, 3.0, 4.0, 6.0), (0.4, 0.6, 0.7, 0.8, 1.0)),
     "spatter": {
         "imagenet": [
             (0.65, 0.3, 4, 0.69, 0.6, False), (0.65, 0.3, 3, 0.68, 0.6, False),
