@@ -448,7 +448,7 @@ def test_weights_and_classes_of_a_built_in_network(tmp_path: Path, picture: Path
     assert said.status == 0
     assert said.err == ""
     assert sorted(said.json[0]["labels"]) == ["0", "1", "2", "3"]
-    assert "random ones" in command(*call).err
+    assert "weights are random" in command(*call).err
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,6 @@ WITHOUT_LABELS = {"features": 1.0, "logits": 1.0}
 class TrainingImages(DataOptions):
     """The images to train on."""
 
-    no_labels: NoLabels = False
     batch_size: Annotated[int, typer.Option(min=2, help="Images per training step.")] = 128
     validation: Annotated[
         str | None,
@@ -45,6 +44,7 @@ class TrainingImages(DataOptions):
             metavar="DATA", help="Images to choose the best epoch with. Default: the last is kept."
         ),
     ] = None
+    no_labels: NoLabels = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class UnitOptions(OptionGroup):
 
     panel: ClassVar[str] = "Correction units"
 
+    unit: Annotated[str, typer.Option(help="Kind of unit, see 'list units'.")] = "bottleneck"
     beta: Annotated[
         float | None,
         typer.Option(
@@ -68,7 +69,6 @@ class UnitOptions(OptionGroup):
             "filters of each site are corrected.",
         ),
     ] = None
-    unit: Annotated[str, typer.Option(help="Kind of unit, see 'list units'.")] = "bottleneck"
 
     def check(self) -> None:
         """Refuses options that exclude each other.

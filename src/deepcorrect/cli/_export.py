@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 import typer
 
 import deepcorrect as dc
-from deepcorrect.cli._options import Adapter, Device, Json, ModelOptions
+from deepcorrect.cli._options import AdaptedModelOptions, Device, Json
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportedModel(ModelOptions):
+class ExportedModel(AdaptedModelOptions):
     """The network to export, on the CPU unless another device is named."""
 
     device: Device = "cpu"
@@ -23,7 +23,6 @@ class ExportedModel(ModelOptions):
 def command(
     model: ExportedModel,
     out: Annotated[Path, typer.Option(help="File to write, such as network.onnx.")],
-    adapter: Adapter = None,
     file_format: Annotated[
         Literal["onnx", "torch"] | None,
         typer.Option(
@@ -48,8 +47,7 @@ def command(
     The file's network takes images in [0, 1]. It is compared with the original on sample images
     before it is kept.
     """
-    network = model.load()
-    system = dc.load_adapter(network, adapter) if adapter else network
+    system = model.corrected(model.load())
     done = dc.export(system, out, file_format, fused=fused, batch_size=batch_size)
     if as_json:
         record = {

@@ -14,6 +14,8 @@ from deepcorrect.cli._groups import OptionGroup
 from deepcorrect.runtime import InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from deepcorrect.data import Batches, ImageSet
 
 MODEL_HELP = (
@@ -42,13 +44,6 @@ Distortions = Annotated[
     typer.Option(
         metavar="NAME[:LEVEL,...]",
         help=f"{DISTORTION_HELP} Default: {' and '.join(DEFAULT_DISTORTIONS)}.",
-    ),
-]
-Adapter = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADAPTER",
-        help="An adapter for the network: its folder, hf:OWNER/NAME or hf:OWNER/NAME@REVISION.",
     ),
 ]
 Features = Annotated[
@@ -131,6 +126,27 @@ class ModelOptions(OptionGroup):
             std=_numbers("--std", self.std),
         )
         return model.to(device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptedModelOptions(ModelOptions):
+    """The network a command works on, corrected if an adapter is given."""
+
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADAPTER",
+            help="An adapter for the network: its folder, hf:OWNER/NAME or hf:OWNER/NAME@REVISION.",
+        ),
+    ] = None
+
+    def corrected(self, network: dc.Classifier) -> nn.Module:
+        """The loaded network with the adapter; the network itself if there is none.
+
+        Raises:
+            InputError: the adapter cannot be read, or was made for another network.
+        """
+        return network if self.adapter is None else dc.load_adapter(network, self.adapter)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import typer
 
 import deepcorrect as dc
 from deepcorrect import runtime
-from deepcorrect.cli._options import Adapter, BatchOptions, BatchSize, Json, ModelOptions
+from deepcorrect.cli._options import AdaptedModelOptions, BatchOptions, BatchSize, Json
 from deepcorrect.runtime import InputError
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ def command(
             metavar="FILES", help="Image files, folders of them, or - for a list on standard input."
         ),
     ],
-    model: ModelOptions,
+    model: AdaptedModelOptions,
     batches: PredictBatches,
-    adapter: Adapter = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="With --adapter: show the baseline's answers, too.")
     ] = False,
@@ -61,12 +60,16 @@ def command(
     """
     from deepcorrect.data import named_batches
 
-    if compare and adapter is None:
+    if compare and model.adapter is None:
         raise InputError("--compare shows the network with and without an adapter: give --adapter")
     total = _check_paths(paths)
     network = model.load()
     _check_names(network)
-    systems = _systems(network, adapter, compare)
+    systems: dict[str, nn.Module] = {}
+    if compare or model.adapter is None:
+        systems["baseline"] = network
+    if model.adapter is not None:
+        systems["corrected"] = model.corrected(network)
     files = _files(paths, b"\0" if null else b"\n")
     count = _Count()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be Unicode
@@ -83,16 +86,6 @@ def command(
             count.leave_out(batch)
             step(len(batch.names))
     count.report(compare)
-
-
-def _systems(network: dc.Classifier, adapter: str | None, compare: bool) -> dict[str, nn.Module]:
-    """The network, or with an adapter the corrected one, or both."""
-    systems: dict[str, nn.Module] = {}
-    if compare or adapter is None:
-        systems["baseline"] = network
-    if adapter is not None:
-        systems["corrected"] = dc.load_adapter(network, adapter)
-    return systems
 
 
 def _check_paths(paths: Sequence[Path]) -> int:

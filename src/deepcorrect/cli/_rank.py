@@ -17,11 +17,10 @@ from deepcorrect.cli._options import (
     DEFAULT_DISTORTIONS,
     MODEL_HELP,
     NOT_GIVEN,
-    Adapter,
+    AdaptedModelOptions,
     DataOptions,
     Distortions,
     Json,
-    ModelOptions,
     NoLabels,
     Precise,
     Precision,
@@ -76,7 +75,7 @@ ComparedShare = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankedModel(ModelOptions):
+class RankedModel(AdaptedModelOptions):
     """The network; two rankings can be compared without it."""
 
     model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP, show_default=False)] = (
@@ -100,7 +99,6 @@ def command(
     model: RankedModel,
     data: RankedData,
     distortion: Distortions = None,
-    adapter: Adapter = None,
     method: MethodOption = DEFAULT_METHOD,
     target: TargetOption = None,
     no_labels: NoLabels = False,
@@ -122,7 +120,7 @@ def command(
     subject = None
     if model.model and data.data:
         labels = _reads_labels(target, no_labels)
-        subject = _open(model, data, adapter, seed, labels)
+        subject = _open(model, data, seed, labels)
     elif compare is None or model.model or data.data:
         raise InputError("give --model and --data, both; or --compare A B alone")
     if compare is not None:
@@ -163,13 +161,10 @@ def _reads_labels(target: Target | None, no_labels: bool) -> bool | None:
     return None if target is None and not no_labels else target == "labels"
 
 
-def _open(
-    model: ModelOptions, data: DataOptions, adapter: str | None, seed: int, labels: bool | None
-) -> _Subject:
+def _open(model: RankedModel, data: RankedData, seed: int, labels: bool | None) -> _Subject:
     network = model.load()
     images = data.open(network, seed, labels=labels)
-    ranked = dc.load_adapter(network, adapter) if adapter else network
-    return _Subject(ranked, images, data.loader(images))
+    return _Subject(model.corrected(network), images, data.loader(images))
 
 
 def _write(ranking: dc.Ranking, out: Path | None, as_json: bool) -> None:

@@ -13,13 +13,12 @@ from deepcorrect.cli import _catalogue, _tables
 from deepcorrect.cli._options import (
     DATA_HELP,
     DEFAULT_DISTORTIONS,
-    Adapter,
+    AdaptedModelOptions,
     BatchOptions,
     BatchSize,
     Distortions,
     Features,
     Json,
-    ModelOptions,
     Precise,
     Seed,
 )
@@ -71,10 +70,9 @@ class TransferData(BatchOptions):
 
 
 def command(
-    model: ModelOptions,
+    model: AdaptedModelOptions,
     data: TransferData,
     distortion: Distortions = None,
-    adapter: Adapter = None,
     features: Features = None,
     penalty: Annotated[
         list[float] | None,
@@ -97,8 +95,8 @@ def command(
     network = model.load()
     train, test = data.open_both(network, seed)
     systems: dict[str, Any] = {"baseline": network}
-    if adapter:
-        systems["deepcorrect"] = dc.load_adapter(network, adapter)
+    if model.adapter:
+        systems["deepcorrect"] = model.corrected(network)
     records: dict[str, Any] = {}
     for name, system in systems.items():
         found = dc.feature_transfer(
