@@ -1,7 +1,14 @@
 """Correction priorities: which filters give most accuracy back when they are corrected."""
 
 from deepcorrect.ranking._agreement import Agreement, compare
-from deepcorrect.ranking._clean_distorted import TARGETS, Pair, Step, Target, for_each_pair
+from deepcorrect.ranking._clean_distorted import (
+    TARGETS,
+    LevelSums,
+    Pair,
+    Step,
+    Target,
+    for_each_pair,
+)
 from deepcorrect.ranking._ideal_correction import (
     BETAS,
     IdealCorrection,
@@ -22,6 +29,7 @@ __all__ = [
     "Agreement",
     "IdealCorrection",
     "Lead",
+    "LevelSums",
     "Method",
     "NetworkSize",
     "Pair",

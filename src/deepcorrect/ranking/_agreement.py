@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from deepcorrect.ranking._ranking import Ranking, count_for
 from deepcorrect.runtime import InputError
@@ -50,6 +49,8 @@ def compare(first: Ranking, second: Ranking, beta: float = 0.5) -> Agreement:
     Raises:
         InputError: they share no site, a site has another number of filters, or beta is no share.
     """
+    from scipy.stats import rankdata  # noqa: PLC0415  (slow to import)
+
     shared = [site for site in first.sites if site in second.by_level]
     if not shared:
         raise InputError(

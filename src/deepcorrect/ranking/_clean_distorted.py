@@ -1,9 +1,10 @@
-"""Streaming pairs of clean and distorted images, block by block, level by level."""
+"""Streams pairs of clean and distorted images, block by block and level by level."""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,25 +14,33 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from deepcorrect import networks
-from deepcorrect.data import UNLABELLED, Batches, check_labels, count_of, no_images
-from deepcorrect.distortions import Distortion, LevelledDistortion, parse_all
+from deepcorrect.data import Batches, check_labels, count_of, target_for
+from deepcorrect.distortions import (
+    Cell,
+    Distortion,
+    LevelledDistortion,
+    NumberedBatch,
+    cells_of,
+    numbered_batches,
+    parse_all,
+)
 from deepcorrect.networks import input_size_of, multiply_adds, patching
 from deepcorrect.networks.patching import Pass, Recorder
 from deepcorrect.ranking._ranking import NetworkSize
 from deepcorrect.runtime import (
+    Advance,
     Precision,
     autocast,
     device_of,
     inference,
     progress,
-    seeds_for,
     to_device,
 )
 
 TARGETS = {
     "labels": "the true classes",
-    "prediction": "the class that the network gives the clean image",
-    "kl": "all the probabilities that the network gives the clean image",
+    "prediction": "the class that the network assigns to the clean image",
+    "kl": "all the probabilities that the network assigns to the clean image",
 }
 Target = Literal["labels", "prediction", "kl"]
 """What answers are measured against, one of `TARGETS`; the last two need no labels."""
@@ -40,11 +49,11 @@ BLOCK_IMAGES, BLOCK_VALUES = 64, 64 * 3 * 64 * 64
 
 
 class Clean:
-    """A block of undistorted images and what the network makes of them.
+    """A block of undistorted images, and the network's outputs for them.
 
     Args:
         model: the network.
-        sites: names of the sites that are looked at.
+        sites: names of the sites whose outputs are recorded.
         images: N x C x H x W, on the model's device.
         labels: true classes, (N,).
         target: what answers are measured against.
@@ -71,18 +80,21 @@ class Clean:
         self.target = logits.softmax(1) if target == "kl" else one_hot
 
     def gain(self, logits: Tensor, images: Tensor | None = None) -> Tensor:
-        """How well answers fit the target: sum of t log p over the classes, a row.
-
-        `images` says whose answers the rows of `logits` are; None: the block's, in order.
+        """How well answers fit the target: the sum of t log p over the classes, one per row.
 
         For one-hot targets this is the log-probability of that class; for probabilities it is the
-        negative Kullback-Leibler divergence from them, but for a constant.
+        negative Kullback-Leibler divergence from them, up to a constant.
+
+        Args:
+            logits: rows x classes.
+            images: for each row the place of its image in the block, (rows,); None if the rows are
+                the block's images in order.
         """
         target = self.target if images is None else self.target[images]
         return (target * logits.float().log_softmax(1)).sum(1)
 
-    def slopes(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Every site's output on these images, and the gain's gradient there."""
+    def gradients_on(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every site's output on these images, and the gradient of the gain with respect to it."""
         return networks.gradients(
             self.model, images, self.sites, lambda logits: self.gain(logits).sum()
         )
@@ -90,18 +102,18 @@ class Clean:
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
         """The gain's gradients at the clean outputs."""
-        return self.slopes(self.images)[1]
+        return self.gradients_on(self.images)[1]
 
 
 @dataclass
 class Pair:
-    """A block of images seen clean and distorted.
+    """A block of images, clean and at one level of a distortion.
 
     Attributes:
         clean: the block.
-        images: distorted, N x C x H x W.
-        recorder: how passes that are re-run from sites are recorded.
-        seed: for methods that draw.
+        images: the distorted images, N x C x H x W.
+        recorder: records a pass so that it can be re-run from a site.
+        seed: for methods that draw random numbers.
     """
 
     clean: Clean
@@ -122,19 +134,20 @@ class Pair:
         return maps
 
 
-Step = Callable[[float], None]
+Step = Advance
+"""Takes the finished share of the work on one pair."""
 
 
 @dataclass(frozen=True)
-class Walk:
-    """What `visit_pairs` went through.
+class Coverage:
+    """What `for_each_pair` covered.
 
     Attributes:
-        images: how many, those of other processes included.
+        images: their number, including those of other processes.
         distortions: with their levels.
         target: what answers were measured against.
         maps: each site's channels, height and width.
-        network: what it costs.
+        network: the network's size.
         state: the processes that shared the work; None where there is one.
     """
 
@@ -154,33 +167,60 @@ class Walk:
         return shared.cpu()
 
 
+class LevelSums:
+    """Sums over blocks, one for each level; all processes' together give the whole.
+
+    Args:
+        *shape: of each level's sum.
+        dtype: of the sums.
+    """
+
+    def __init__(self, *shape: int, dtype: torch.dtype = torch.float64) -> None:
+        self._nothing = torch.zeros(shape, dtype=dtype)
+        self._sums: dict[int, Tensor] = {}
+
+    def add(self, level: int, values: Tensor) -> None:
+        """Adds what was found on one block at a level."""
+        self._sums[level] = self._sums.get(level, self._nothing) + values.cpu()
+
+    def total(self, coverage: Coverage) -> Tensor:
+        """The sums of all processes, levels x shape."""
+        levels = range(len(cells_of(coverage.distortions)))
+        rows = [self._sums.get(level, self._nothing) for level in levels]
+        return coverage.total(torch.stack(rows))
+
+
+Visit = Callable[[int, int, Pair, Step], None]
+"""Called with the level's number, the number of the block's first image, the pair, and a function
+that takes the finished share of the work on this pair."""
+
+
 def for_each_pair(
     model: nn.Module,
     loader: Batches,
     distortions: Sequence[str | Distortion] | str,
     sites: Sequence[str] | None,
-    visit: Callable[[int, int, Pair, Step], None],
+    visit: Visit,
     task: str,
     seed: int,
     precision: Precision,
     target: Target | None = None,
-) -> Walk:
-    """Calls `visit(level number, number of the first image, pair, step)` for each block and level.
+) -> Coverage:
+    """Calls `visit` for each block of images at each level of each distortion.
 
-    Both numbers count from 0; `visit` reports with `step` what share of itself it has done. Of
-    several processes (`accelerate launch`), each visits every so many-th block. Noise depends on
+    With several processes (`accelerate launch`), each visits every n-th block. Noise depends on
     the seed, the level and the image's number alone, so neither batches nor processes change it.
 
     Args:
-        model: takes images in [0, 1]; runs in inference mode where it is.
+        model: takes images in [0, 1]; runs in inference mode, on the device that it is on.
         loader: batches of (clean images, labels), the same in every process.
         distortions: specs; without levels, the grid for the input size.
-        sites: dotted names; None takes those that `sites.choose` finds with the first image.
-        visit: what to do.
-        task: what the progress line says.
+        sites: dotted names; None takes those that `networks.choose` finds with the first image.
+        visit: see `Visit`.
+        task: the name of this work in the progress line.
         seed: of the noise.
         precision: of the network.
-        target: None takes the labels, or the prediction where the first block has none.
+        target: what answers are measured against; None follows `deepcorrect.data.target_for`.
 
     Raises:
         InputError: a distortion or a label is not accepted, or there is no image.
@@ -188,64 +228,87 @@ def for_each_pair(
     device = device_of(model)
     state = _processes(device)
     index, count = (state.process_index, state.num_processes) if state else (0, 1)
-    seen = blocks = rows = 0
-    levels: list[tuple[LevelledDistortion, float]] = []
-    grid: tuple[LevelledDistortion, ...] = ()
-    maps: dict[str, tuple[int, int, int]] = {}
-    record: Recorder | None = None
-    chosen: tuple[str, ...] = ()
-    first = torch.zeros(0)
-    network = NetworkSize(0, 0)
-
-    def recorder(images: Tensor) -> Pass:  # made when a method first asks for it
-        nonlocal record
-        if record is None:
-            with autocast(device, "float32"):
-                record = patching.recorder(model, _filled(first, rows), chosen)
-        return record(images)
-
+    images_seen = 0
     with (
         inference(model),
         torch.no_grad(),
         autocast(device, precision),
         progress(task, count_of(loader)) as advance,
     ):
-        for batch, truth in loader:
-            if not len(batch):
+        batches = numbered_batches(loader, "to rank with")
+        head = next(batches)
+        setup = _setup(model, head, distortions, sites, target)
+        blocks = _blocks(itertools.chain([head], batches), setup.block_size)
+        for number, (images, labels, first) in enumerate(blocks):
+            images_seen = first + len(images)
+            if number % count != index:
+                advance(len(images))
                 continue
-            rows = rows or _block_size(batch, device)
-            for images, labels in zip(batch.split(rows), truth.split(rows), strict=True):
-                start, number = seen, blocks
-                seen, blocks = seen + len(images), blocks + 1
-                if number and number % count != index:
-                    advance(len(images))
-                    continue
-                if target is None:
-                    target = "prediction" if bool((labels == UNLABELLED).any()) else "labels"
-                here = to_device(images, device)
-                if not number:
-                    chosen = tuple(networks.choose(model, here[:1], sites))
-                clean = Clean(model, chosen, here, labels.to(device), target)
-                if not number:
-                    first = clean.images
-                    grid = parse_all(distortions, input_size_of(model, images))
-                    levels = [(kind, level) for kind in grid for level in kind.levels]
-                    maps = {name: _shape(value) for name, value in clean.maps.items()}
-                    parameters = sum(p.numel() for p in model.parameters())
-                    network = NetworkSize(parameters, multiply_adds(model, clean.images[:1]))
-                    if index:
-                        continue
-                share = len(images) / len(levels)
-                for row, (kind, level) in enumerate(levels):
-                    seeds = seeds_for(
-                        seed, "rank", kind.name, level, first=start, count=len(images)
-                    )
-                    distorted = to_device(kind(here, level, seeds), device)
-                    pair = Pair(clean, distorted, recorder, seed)
-                    visit(row, start, pair, lambda done, share=share: advance(done * share))
-    if not seen:
-        raise no_images(loader, "to rank with")
-    return Walk(seen, grid, target or "labels", maps, network, state)
+            here = to_device(images, device)
+            clean = Clean(model, setup.sites, here, labels.to(device), setup.target)
+            share = len(images) / len(setup.cells)
+            for row, cell in enumerate(setup.cells):
+                distorted = cell.show(here, seed, range(first, images_seen))
+                pair = Pair(clean, distorted, setup.recorder, seed)
+                visit(row, first, pair, lambda done, share=share: advance(done * share))
+    return Coverage(images_seen, setup.distortions, setup.target, setup.maps, setup.network, state)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What the first batch settles for all blocks."""
+
+    block_size: int
+    sites: tuple[str, ...]
+    target: Target
+    distortions: tuple[LevelledDistortion, ...]
+    cells: list[Cell]
+    maps: dict[str, tuple[int, int, int]]
+    network: NetworkSize
+    recorder: Recorder
+
+
+def _setup(
+    model: nn.Module,
+    batch: NumberedBatch,
+    distortions: Sequence[str | Distortion] | str,
+    sites: Sequence[str] | None,
+    target: Target | None,
+) -> _Setup:
+    device = device_of(model)
+    block_size = _block_size(batch.images, device)
+    block = to_device(batch.images[:block_size], device)
+    target = target or target_for(batch.labels)
+    chosen = tuple(networks.choose(model, block[:1], sites))
+    grid = parse_all(distortions, input_size_of(model, batch.images))
+    with networks.tap(model, chosen) as outputs:
+        model(block[:1])
+    maps = {site: _shape(outputs[site]) for site in chosen}
+    parameters = sum(p.numel() for p in model.parameters())
+    network = NetworkSize(parameters, multiply_adds(model, block[:1]))
+    recorder = _recorder(model, _example(block, block_size), chosen)
+    return _Setup(block_size, chosen, target, grid, cells_of(grid), maps, network, recorder)
+
+
+def _recorder(model: nn.Module, example: Tensor, sites: Sequence[str]) -> Recorder:
+    """Records passes; it is made when a method first asks, as that exports the network's graph."""
+    made: list[Recorder] = []
+
+    def record(images: Tensor) -> Pass:
+        if not made:
+            with autocast(device_of(model), "float32"):
+                made.append(patching.recorder(model, example, sites))
+        return made[0](images)
+
+    return record
+
+
+def _blocks(batches: Iterable[NumberedBatch], size: int) -> Iterator[NumberedBatch]:
+    """The batches in blocks of at most `size` images."""
+    for images, labels, first in batches:
+        for place in range(0, len(images), size):
+            rows = slice(place, place + size)
+            yield NumberedBatch(images[rows], labels[rows], first + place)
 
 
 def _shape(maps: Tensor) -> tuple[int, int, int]:
@@ -254,18 +317,18 @@ def _shape(maps: Tensor) -> tuple[int, int, int]:
 
 
 def _block_size(images: Tensor, device: torch.device) -> int:
-    """Images a block: the batch's, but on a CPU so few that a block's activations stay small."""
+    """Images per block: on a CPU at most as many as keep a block's activations small."""
     if device.type != "cpu":
         return len(images)
     fitting = max(4, BLOCK_VALUES // max(1, images[0].numel()))
     return min(len(images), BLOCK_IMAGES, fitting)
 
 
-def _filled(images: Tensor, rows: int) -> Tensor:
-    """`rows` images, repeated where there are fewer."""
-    repeats = -(-max(2, rows) // len(images))
-    filled = images.repeat(repeats, 1, 1, 1)[: max(2, rows)]
-    return filled.contiguous(memory_format=torch.channels_last)
+def _example(images: Tensor, rows: int) -> Tensor:
+    """At least two images, and `rows` of them, repeated where there are fewer."""
+    rows = max(2, rows)
+    repeats = -(-rows // len(images))
+    return to_device(images.repeat(repeats, 1, 1, 1)[:rows], images.device)
 
 
 def _processes(device: torch.device) -> PartialState | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import Batches
-from deepcorrect.distortions import Distortion, LevelledDistortion
+from deepcorrect.distortions import Distortion, LevelledDistortion, cells_of, level_rows
 from deepcorrect.ranking._clean_distorted import Pair, Step, for_each_pair
 from deepcorrect.ranking._ranking import Ranking, count_for
 from deepcorrect.runtime import Precision
@@ -21,13 +21,15 @@ BETAS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True)
 class IdealCorrection:
-    """The yardstick of a ranking (paper, section III-B): higher curves, better choices.
+    """What a ranking could give back: accuracy by corrected share (paper, section III-B).
+
+    The higher the curves of a ranking, the better its choice of filters.
 
     Attributes:
         betas: corrected shares.
         distortions: with their levels.
-        right: for each site, which images are answered rightly, bool (levels, betas, images);
-            levels of all distortions in a row.
+        right: for each site, whether each image is classified correctly, bool (levels, betas,
+            images); the levels are those of all distortions, one after the other.
         distorted_right: the same without correction, bool (levels, images).
     """
 
@@ -57,26 +59,23 @@ class IdealCorrection:
 
     @property
     def by_image(self) -> Tensor:
-        """Each image's mean over all sites, betas and levels, (images,): what to resample for an
+        """Each image's mean over all sites, betas and levels, (images,): these are resampled for an
         interval of the mean area, or of the difference of two."""
         return torch.stack([right.double().mean((0, 1)) for right in self.right.values()]).mean(0)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: top1 by site and distortion, a row a level, a column a beta."""
-        sections: list[tuple[str, slice]] = []
-        start = 0
-        for distortion in self.distortions:
-            end = start + len(distortion.levels)
-            sections.append((distortion.name, slice(start, end)))
-            start = end
+        """Plain values: top1 by site and distortion, one row per level, one column per beta."""
+        sections = level_rows(self.distortions)
         return {
             "schema": 1,
             "betas": list(self.betas),
             "images": self.images,
-            "levels": {d.name: list(d.levels) for d in self.distortions},
-            "distorted_top1": {n: self.distorted_top1[rows].tolist() for n, rows in sections},
+            "levels": {kind.name: list(kind.levels) for kind in self.distortions},
+            "distorted_top1": {
+                name: self.distorted_top1[rows].tolist() for name, rows in sections.items()
+            },
             "top1": {
-                site: {name: values[rows].tolist() for name, rows in sections}
+                site: {name: values[rows].tolist() for name, rows in sections.items()}
                 for site, values in self.top1.items()
             },
             "area": {site: self.area(site) for site in self.top1},
@@ -85,7 +84,7 @@ class IdealCorrection:
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much one ranking's mean area is above another's.
+    """By how much one ranking's mean area exceeds another's.
 
     Attributes:
         mean: the difference.
@@ -117,19 +116,33 @@ def ideal_correction(
     seed: int = 1,
     precision: Precision = "float32",
 ) -> IdealCorrection:
-    """Measures a ranking's ideal-correction curves, one site at a time.
+    """Measures accuracy against the share of ideally corrected filters, one site at a time.
+
+    The outputs of a site's first filters on the distorted image are replaced by those on the clean
+    one (paper, section III-B).
 
     Args:
-        model: takes images in [0, 1].
-        loader: batches of (clean images, labels), best others than the ranking's.
-        ranking: whose first filters are swapped.
-        betas: shares of a site's filters, each above 0 and up to 1.
-        distortions: None takes the ranking's.
+        model: takes images in [0, 1]; runs in inference mode, on the device that it is on.
+        loader: batches of (clean images, labels), preferably not those of the ranking.
+        ranking: its first filters are swapped.
+        betas: shares of a site's filters, each above 0 and at most 1.
+        distortions: None takes those of the ranking.
         seed: of the noise.
         precision: `bfloat16` runs faster and less exactly.
 
     Raises:
         InputError: beta, a distortion or a label is not accepted, or there is no image.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        ...     torch.nn.Linear(4, 10))
+        >>> images = [(torch.rand(4, 3, 16, 16), torch.arange(4))]
+        >>> ranking = dc.rank(network, images, "gaussian_blur:2")
+        >>> curves = dc.ideal_correction(network, images, ranking, betas=[0.5, 1.0])
+        >>> tuple(curves.top1["0"].shape)  # (levels, betas)
+        (1, 2)
     """
     chosen = {
         site: [ranking.order(site)[: count_for(beta, values.shape[1])] for beta in betas]
@@ -137,32 +150,32 @@ def ideal_correction(
     }
     found: dict[tuple[int, str, int], Tensor] = {}  # level, site ('' for none), first image
 
-    def visit(level: int, start: int, pair: Pair, step: Step) -> None:
+    def visit(level: int, first: int, pair: Pair, step: Step) -> None:
         classes = pair.clean.classes
-        found[level, "", start] = (pair.distorted.logits.argmax(1) == classes).cpu()
+        found[level, "", first] = (pair.distorted.logits.argmax(1) == classes).cpu()
         for site, choices in chosen.items():
             rows = []
             for filters in choices:
                 maps = pair.distorted.maps[site].clone()
                 maps[:, filters] = pair.clean.maps[site][:, filters]
                 rows.append(pair.distorted.from_site(site, maps).argmax(1) == classes)
-            found[level, site, start] = torch.stack(rows).cpu()
+            found[level, site, first] = torch.stack(rows).cpu()
             step(1 / len(chosen))
 
     grid = ranking.distortions if distortions is None else distortions
     target = "labels" if ranking.target == "labels" else "prediction"
-    walk = for_each_pair(
+    coverage = for_each_pair(
         model, loader, grid, ranking.sites, visit, "ideal correction", seed, precision, target
     )
-    levels = sum(len(kind.levels) for kind in walk.distortions)
-    right = {site: torch.zeros(levels, len(betas), walk.images).byte() for site in chosen}
-    before = torch.zeros(levels, walk.images).byte()
-    for (level, site, start), values in found.items():
+    levels = len(cells_of(coverage.distortions))
+    right = {site: torch.zeros(levels, len(betas), coverage.images).byte() for site in chosen}
+    before = torch.zeros(levels, coverage.images).byte()
+    for (level, site, first), values in found.items():
         rows = right[site][level] if site else before[level]
-        rows[..., start : start + values.shape[-1]] = values
+        rows[..., first : first + values.shape[-1]] = values
     return IdealCorrection(
         tuple(betas),
-        walk.distortions,
-        {site: walk.total(values).bool() for site, values in right.items()},
-        walk.total(before).bool(),
+        coverage.distortions,
+        {site: coverage.total(values).bool() for site, values in right.items()},
+        coverage.total(before).bool(),
     )

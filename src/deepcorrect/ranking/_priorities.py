@@ -84,9 +84,9 @@ def _swapped(
 @register("gradient", "first order: the gradient at the distorted output times the difference")
 def gradient(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     """Attribution patching: the inner product of c_i - d_i with dG/dd_i, for all sites at once."""
-    maps, slopes = pair.clean.slopes(pair.images)
+    maps, gradients = pair.clean.gradients_on(pair.images)
     for site, clean in pair.clean.maps.items():
-        yield site, _inner(slopes[site], clean - maps[site])
+        yield site, _inner(gradients[site], clean - maps[site])
 
 
 @register("conductance", "one path in input space, from the distorted to the clean images, 4 steps")
@@ -97,13 +97,13 @@ def conductance(pair: Pair, steps: int = 4) -> Iterator[tuple[str, Tensor]]:
     inner product of a filter's change with the mean of the gradients at the step's two ends.
     """
     ends = [pair.images + step / steps * (pair.clean.images - pair.images) for step in range(steps)]
-    passes = [pair.clean.slopes(images) for images in ends]
+    passes = [pair.clean.gradients_on(images) for images in ends]
     passes.append((pair.clean.maps, pair.clean.gradients))
     for site in pair.clean.sites:
         total = torch.zeros(pair.clean.maps[site].shape[1], dtype=torch.float64)
         total = total.to(pair.images.device)
-        for (before, slope), (after, next_slope) in itertools.pairwise(passes):
-            mean = (slope[site] + next_slope[site]) / 2
+        for (before, gradients), (after, next_gradients) in itertools.pairwise(passes):
+            mean = (gradients[site] + next_gradients[site]) / 2
             total += _inner(mean, after[site] - before[site])
         yield site, total
 
@@ -114,9 +114,9 @@ def input_path(pair: Pair, steps: int = 2) -> Iterator[tuple[str, Tensor]]:
     path from the distorted to the clean images, for all sites at once."""
     difference = pair.clean.images - pair.images
     points = [pair.images + (step + 0.5) / steps * difference for step in range(steps)]
-    slopes = [pair.clean.slopes(images)[1] for images in points]
+    gradients = [pair.clean.gradients_on(images)[1] for images in points]
     for site, clean in pair.clean.maps.items():
-        mean = torch.stack([slope[site] for slope in slopes]).mean(0)
+        mean = torch.stack([each[site] for each in gradients]).mean(0)
         yield site, _inner(mean, clean - pair.maps[site])
 
 
@@ -172,6 +172,6 @@ def random(pair: Pair) -> Iterator[tuple[str, Tensor]]:
         yield site, numbers * len(clean)
 
 
-def _inner(slope: Tensor, difference: Tensor) -> Tensor:
+def _inner(gradient: Tensor, difference: Tensor) -> Tensor:
     """The inner product of each filter's maps, summed over the images: (filters,)."""
-    return (slope.float() * difference.float()).sum((2, 3)).double().sum(0)
+    return (gradient.float() * difference.float()).sum((2, 3)).double().sum(0)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deepcorrect import networks
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
-from deepcorrect.ranking._clean_distorted import Pair, Step, Target, for_each_pair
+from deepcorrect.ranking._clean_distorted import LevelSums, Pair, Step, Target, for_each_pair
 from deepcorrect.ranking._priorities import METHODS
 from deepcorrect.ranking._ranking import Ranking
 from deepcorrect.runtime import Precision, unknown
@@ -32,27 +30,45 @@ def rank(
 ) -> Ranking:
     """Scores every filter of the sites by its correction priority.
 
-    Streams: memory is bounded by one block of images, nothing is kept of the others. In a program
-    that `accelerate launch` started on several processes, all of them call this together, with the
-    same loader; they share the images, and all get the whole ranking.
+    The priority of a filter is what the network gains when the filter's output on the distorted
+    image is replaced by its output on the clean one (paper, section III), or an estimate of that
+    gain (see `deepcorrect.ranking.METHODS`).
+
+    Images are streamed: memory holds one block of them at a time. In a program that `accelerate
+    launch` started as several processes, all of them call this function together with the same
+    loader; they share the images, and each returns the whole ranking.
 
     Args:
-        model: takes images in [0, 1]; runs in inference mode where it is.
+        model: takes images in [0, 1]; runs in inference mode, on the device that it is on.
         loader: batches of (clean images, labels). The paper takes 1,000 to 5,000 images.
         distortions: specs such as `gaussian_blur` or `awgn:10,20`; without levels, the paper's
             grid for the input size.
         method: one of `deepcorrect.ranking.METHODS`; `swap` is the paper's.
         sites: dotted names of modules whose outputs are scored; None takes every convolution and
-            every transformer's MLP, but those that do not serve (see `sites.choose`).
+            every transformer's MLP, except those that cannot be corrected (see `networks.choose`).
         seed: of the noise.
         precision: `bfloat16` runs the network faster and less exactly.
         target: what answers are measured against: `labels`; `prediction`, the class that the
-            network gives the clean image; or `kl`, all the probabilities that it gives the clean
-            image. None takes the labels where there are any, else the prediction.
+            network assigns to the clean image; or `kl`, all the probabilities that it assigns to
+            it. None takes the labels where every image of the first batch has one, else the
+            prediction (see `deepcorrect.data.target_for`).
+
+    Returns:
+        The priorities of every filter at every level of every distortion.
 
     Raises:
         InputError: an argument is not accepted, a label is outside the network's classes, or
             there is no image.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        ...     torch.nn.Linear(4, 10))
+        >>> images = [(torch.rand(4, 3, 16, 16), torch.arange(4))]
+        >>> ranking = dc.rank(network, images, ["gaussian_blur:1,2", "awgn:20"])
+        >>> ranking.sites, tuple(ranking.by_level["0"].shape)  # (levels, filters)
+        (('0',), (3, 4))
     """
     if method not in METHODS:
         raise unknown("ranking method", method, METHODS)
@@ -60,33 +76,30 @@ def rank(
     found = list(networks.find(model, sites))  # an unknown name is an error at once
     names = None if sites is None else found
     started = time.monotonic()
-    sums: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    sums: dict[str, LevelSums] = {}
 
-    def visit(level: int, start: int, pair: Pair, step: Step) -> None:
-        del start
+    def visit(level: int, first: int, pair: Pair, step: Step) -> None:
+        del first
         for site, gains in score(pair):
-            before = sums[site].get(level)
-            sums[site][level] = gains.cpu() if before is None else before + gains.cpu()
+            sums.setdefault(site, LevelSums(len(gains))).add(level, gains)
             step(1 / len(pair.clean.sites))
 
-    walk = for_each_pair(
+    coverage = for_each_pair(
         model, loader, distortions, names, visit, f"ranking ({method})", seed, precision, target
     )
-    rows = range(sum(len(kind.levels) for kind in walk.distortions))
-    by_level = {}
-    for name, shape in walk.maps.items():
-        nothing = torch.zeros(shape[0], dtype=torch.float64)
-        total = walk.total(torch.stack([sums[name].get(row, nothing) for row in rows]))
-        by_level[name] = total / walk.images
+    by_level = {
+        site: sums.get(site, LevelSums(channels)).total(coverage) / coverage.images
+        for site, (channels, _, _) in coverage.maps.items()
+    }
     return Ranking(
         by_level,
         method,
-        walk.distortions,
-        walk.images,
+        coverage.distortions,
+        coverage.images,
         time.monotonic() - started,
         seed,
-        walk.target,
-        {name: (height, width) for name, (_, height, width) in walk.maps.items()},
-        walk.network,
+        coverage.target,
+        {name: (height, width) for name, (_, height, width) in coverage.maps.items()},
+        coverage.network,
         METHODS[method].gains,
     )
