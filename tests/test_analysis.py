@@ -47,7 +47,7 @@ def adapted(classifier: Classifier) -> AdaptedModel:
 
 def distorted(images: Tensor, kind: LevelledDistortion, level: float, seed: int = 0) -> Tensor:
     """As the analyses of maps distort the images, all in one batch."""
-    seeds = seeds_for(seed, "rank", kind.name, level, first=0, count=len(images))
+    seeds = seeds_for(seed, kind.name, level, first=0, count=len(images))
     return kind(images, level, seeds)
 
 
@@ -208,7 +208,7 @@ def test_what_is_recovered_is_the_learned_share_of_the_ideal_gain() -> None:
 
 
 def test_neighbour_accuracy_is_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepcorrect.analysis._embedding.ROWS", 16)
+    monkeypatch.setattr("deepcorrect.analysis._feature_space.ROWS", 16)
     drawing = torch.Generator().manual_seed(0)
     labels = torch.randint(3, (50,), generator=drawing)
     reference = torch.randn(50, 4, generator=drawing) + labels[:, None]
@@ -242,7 +242,7 @@ def test_neighbours_are_of_the_features_that_the_last_layer_reads(
     clean = {name: by_hand(model, images) for name, model in systems.items()}
     for kind, strength in LEVELS:
         place = kind.levels.index(strength)
-        seeds = seeds_for(0, "features", kind.name, strength, first=0, count=len(images))
+        seeds = seeds_for(0, kind.name, strength, first=0, count=len(images))
         shown = kind(images, strength, seeds)
         for name, model in systems.items():
             queries = by_hand(model, shown)

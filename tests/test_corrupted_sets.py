@@ -200,7 +200,7 @@ def test_kinds_and_levels_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_other_commands_say_who_reads_such_a_set(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="only 'deepcorrect evaluate --data' reads all of it"):
+    with pytest.raises(InputError, match="only 'deepcorrect evaluate --data' reads all of them"):
         open_dataset(f"imagenet_c:{tmp_path}", COLOUR)
 
 

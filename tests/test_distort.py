@@ -38,7 +38,7 @@ SPECS = ["gaussian_noise:1,3", "jpeg_compression:5", "awgn:20"]
 
 def expected(image: Tensor, kind: str, level: float, number: int, seed: int = 0) -> Tensor:
     """One image in [0, 1] distorted alone, as 8-bit values, C x H x W."""
-    seeds = seeds_for(seed, "distort", kind, level, first=number, count=1)
+    seeds = seeds_for(seed, kind, level, first=number, count=1)
     distorted = Distortion(kind, parameters="cifar")(image[None], level, seeds)[0]
     return (distorted.clamp(0, 1) * 255).round().to(torch.uint8)
 
@@ -373,13 +373,18 @@ def test_digits_from_distort_to_evaluate(tmp_path: Path, digits_model: Classifie
     clean = dc.evaluate(
         digits_model,
         dc.loader(dc.open_dataset("digits:test", digits_model.preprocessing).sample(60, 2)),
-        ["gaussian_blur_c::quantize"],
+        ["gaussian_blur_c::quantize", "gaussian_noise::quantize"],
+        seed=2,
     )
     found = command(*call)
     assert found.status == 0
     blur = found.json["distortions"]["gaussian_blur_c"]
-    assert blur["top1"] == pytest.approx(clean.curves["gaussian_blur_c"].top1)
-    assert blur["top5"] == pytest.approx(clean.curves["gaussian_blur_c"].top5)
+    for name, curve in clean.curves.items():
+        assert found.json["distortions"][name]["top1"] == pytest.approx(curve.top1)
+        assert found.json["distortions"][name]["top5"] == pytest.approx(curve.top5)
+        assert found.json["distortions"][name]["ece"] == pytest.approx(
+            [cell.ece for cell in curve.cells]
+        )
     assert (blur["clean_top1"], blur["clean_top5"]) == (None, None)
     assert blur["mean_top1"] == pytest.approx(sum(blur["top1"]) / 5)
     assert found.json["test_images"] == 60

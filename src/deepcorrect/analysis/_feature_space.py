@@ -1,4 +1,4 @@
-"""Features of clean, distorted and corrected images: nearest neighbours, and t-SNE."""
+"""The features of clean, distorted and corrected images: nearest neighbours, and t-SNE."""
 
 from __future__ import annotations
 
@@ -11,25 +11,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.data import Batches, count_of, no_images
-from deepcorrect.distortions import Distortion, LevelledDistortion, parse_all
+from deepcorrect.data import Batches, count_of
+from deepcorrect.distortions import (
+    CLEAN,
+    Cell,
+    Distortion,
+    LevelledDistortion,
+    cells_of,
+    distorted_batches,
+    numbered_batches,
+    parse_all,
+)
 from deepcorrect.networks import features, input_size_of
-from deepcorrect.runtime import InputError, device_of, inference, progress, seeds_for, to_device
+from deepcorrect.runtime import InputError, device_of, inference, progress
 
 PERPLEXITY = 30.0  # the usual one of t-SNE
-ROWS = 512  # whose distances are held at once
+ROWS = 512  # queries whose distances to all references are held at once
+PURPOSE = "to compare the features of"
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Nearest-neighbour accuracy in feature space. Shares of the images.
+    """Nearest-neighbour accuracy in feature space, as shares of the images.
 
     Attributes:
         distortions: with their levels.
-        images: how many.
-        clean: by system, of its features of the clean images among the untouched network's.
-        untouched: by distortion and system, at each level, of its features of the distorted images
-            among the untouched network's features of the clean ones.
+        images: their number.
+        clean: by system, the accuracy of its features of the clean images among the untouched
+            network's features of them.
+        untouched: by distortion and system, at each level, the accuracy of its features of the
+            distorted images among the untouched network's features of the clean ones.
         own: the same among the system's own features of the clean images.
     """
 
@@ -56,7 +67,7 @@ class Neighbours:
 
 
 def neighbour_accuracy(reference: Tensor, queries: Tensor, labels: Tensor) -> float:
-    """Share of the queries whose nearest reference, by Euclidean distance, has their label.
+    """The share of queries whose nearest reference, by Euclidean distance, has the same label.
 
     Args:
         reference: features N x D of N images.
@@ -65,6 +76,13 @@ def neighbour_accuracy(reference: Tensor, queries: Tensor, labels: Tensor) -> fl
 
     Raises:
         InputError: there are fewer than two images.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.analysis import neighbour_accuracy
+        >>> features = torch.tensor([[0.0], [1.0], [5.0], [6.0]])
+        >>> neighbour_accuracy(features, features, torch.tensor([0, 0, 1, 1]))
+        1.0
     """
     if len(labels) < 2:
         raise InputError(f"{len(labels)} image has no neighbour: at least 2 are needed")
@@ -86,7 +104,7 @@ def neighbours(
     seed: int = 0,
     site: str | None = None,
 ) -> Neighbours:
-    """Measures nearest-neighbour accuracy for several systems, a level at a time.
+    """Measures nearest-neighbour accuracy for several systems, one level at a time.
 
     Args:
         untouched: the network whose features of the clean images are the first reference.
@@ -105,20 +123,18 @@ def neighbours(
     total = count_of(loader)
     with progress("features", total) as advance:
         clean, labels = gather(everyone, loader, site=site)
-        grid = parse_all(distortions, input_size_of(untouched, next(iter(loader))[0]))
-        levels = sum(len(kind.levels) for kind in grid)
+        images = next(numbered_batches(loader, PURPOSE)).images
+        grid = parse_all(distortions, input_size_of(untouched, images))
         reference = clean[""]
-        among: dict[str, dict[str, list[float]]] = {}
-        own: dict[str, dict[str, list[float]]] = {}
-        for kind in grid:
-            among[kind.name] = {name: [] for name in systems}
-            own[kind.name] = {name: [] for name in systems}
-            for level in kind.levels:
-                found, _ = gather(systems, loader, kind, level, seed, site)
-                for name, queries in found.items():
-                    among[kind.name][name].append(neighbour_accuracy(reference, queries, labels))
-                    own[kind.name][name].append(neighbour_accuracy(clean[name], queries, labels))
-                advance(total / levels)
+        among = {kind.name: {name: list[float]() for name in systems} for kind in grid}
+        own = {kind.name: {name: list[float]() for name in systems} for kind in grid}
+        cells = [(kind.name, cell) for kind in grid for cell in cells_of([kind])]
+        for kind, cell in cells:
+            found, _ = gather(systems, loader, cell, seed, site)
+            for name, queries in found.items():
+                among[kind][name].append(neighbour_accuracy(reference, queries, labels))
+                own[kind][name].append(neighbour_accuracy(clean[name], queries, labels))
+            advance(total / len(cells))
     at_first = {name: neighbour_accuracy(reference, clean[name], labels) for name in systems}
     return Neighbours(grid, len(labels), at_first, among, own)
 
@@ -126,48 +142,46 @@ def neighbours(
 def gather(
     systems: Mapping[str, nn.Module],
     loader: Batches,
-    kind: Distortion | None = None,
-    level: float = 0.0,
+    cell: Cell = CLEAN,
     seed: int = 0,
     site: str | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Each system's features of the images at one level, N x D, and the labels, (N,), on the CPU.
+    """Each system's features of the images as they look in one cell.
 
-    Without a distortion, of the clean images. The systems are on one device.
+    Args:
+        systems: networks on the same device.
+        loader: batches of (clean images, labels).
+        cell: a distortion at one level, or the clean images.
+        seed: of the noise.
+        site: dotted name of the module whose output the features are; None takes the input of the
+            last linear layer.
+
+    Returns:
+        The features by system, N x D, and the labels, (N,), on the CPU.
 
     Raises:
         InputError: the features cannot be read, or there is no image.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in systems}
     truth: list[Tensor] = []
-    seen = 0
+    device = device_of(next(iter(systems.values())))
     with torch.no_grad(), ExitStack() as stack:
         for model in systems.values():
             stack.enter_context(inference(model))
-        device = device_of(next(iter(systems.values())))
-        for images, labels in loader:
-            if not len(images):
-                continue
-            shown = to_device(images, device)
-            if kind is not None:
-                name = ("features", kind.name, level)
-                seeds = seeds_for(seed, *name, first=seen, count=len(images))
-                shown = to_device(kind(shown, level, seeds), device)
+        for batch in distorted_batches(loader, [cell], seed=seed, device=device, purpose=PURPOSE):
             for system, model in systems.items():
                 with features(model, site) as read:
-                    model(shown)
+                    model(batch.images)
                     parts[system].append(read().float().cpu())
-            truth.append(labels.cpu())
-            seen += len(images)
-    if not truth:
-        raise no_images(loader, "to compare the features of")
+            truth.append(batch.labels.cpu())
     return {name: torch.cat(some) for name, some in parts.items()}, torch.cat(truth)
 
 
 def embed(groups: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
-    """Features of several groups in one plane by t-SNE (van der Maaten and Hinton, JMLR 9, 2008).
+    """Puts the features of several groups into one plane by t-SNE.
 
-    Distances in the picture mean little beyond neighbourhood; the groups share it.
+    L. van der Maaten and G. Hinton, "Visualizing Data using t-SNE", JMLR 9, 2008. In the plane,
+    distances mean little beyond neighbourhood.
 
     Args:
         groups: features, each N x D with the same D.
@@ -177,7 +191,7 @@ def embed(groups: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
         The same groups, each N x 2.
 
     Raises:
-        InputError: there are fewer than four points in all.
+        InputError: there are fewer than four points in total.
     """
     from sklearn.manifold import TSNE  # noqa: PLC0415  (slow to import)
 

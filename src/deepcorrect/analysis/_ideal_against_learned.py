@@ -11,28 +11,29 @@ from torch import Tensor
 from deepcorrect import networks
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches
-from deepcorrect.distortions import LevelledDistortion
-from deepcorrect.ranking import Pair, Step, for_each_pair
+from deepcorrect.distortions import LevelledDistortion, level_rows
+from deepcorrect.ranking import LevelSums, Pair, Step, for_each_pair
 from deepcorrect.runtime import inference
 
-RIVALS = ("baseline", "learned", "ideal")
+CORRECTIONS = ("baseline", "learned", "ideal")
 
 
 @dataclass(frozen=True)
 class IdealAgainstLearned:
-    """What the corrected filters could give back, and what their units do. Shares of the images.
+    """Accuracy under ideal correction of the corrected filters, and under the learned one.
 
-    The ideal is an upper yardstick, not a bound: units may move maps to where the rest of the
-    network, which stays distorted, makes more of them than of the clean ones.
+    Accuracies are shares of the images. Ideal correction is a reference, not an upper bound: the
+    rest of the network still sees a distorted image, and units may produce outputs that serve it
+    better than the clean ones.
 
     Attributes:
         distortions: with their levels.
-        images: how many.
+        images: their number.
         clean_top1: the untouched network's accuracy on the clean images.
-        learned_clean_top1: the corrected network's.
-        top1: by distortion, then `baseline`, `learned` and `ideal`, accuracies by level: the
-            untouched network's; the corrected one's; and the untouched network's with the clean
-            outputs of the corrected filters swapped in at all corrected sites together.
+        learned_clean_top1: the corrected network's accuracy on the clean images.
+        top1: by distortion, then `baseline`, `learned` and `ideal`, accuracies by level: those of
+            the untouched network, of the corrected one, and of the untouched one with the clean
+            outputs of the corrected filters swapped in at all corrected sites at once.
     """
 
     distortions: tuple[LevelledDistortion, ...]
@@ -42,9 +43,9 @@ class IdealAgainstLearned:
     top1: dict[str, dict[str, list[float]]]
 
     def recovered(self, distortion: str) -> float | None:
-        """Share of the ideal correction's gain, averaged over the levels, that is learned; None
-        where there is no such gain."""
-        before, learned, ideal = (sum(self.top1[distortion][name]) for name in RIVALS)
+        """The learned share of the ideal correction's gain, averaged over the levels; None if there
+        is no such gain."""
+        before, learned, ideal = (sum(self.top1[distortion][name]) for name in CORRECTIONS)
         return (learned - before) / (ideal - before) if ideal > before else None
 
     def to_json(self) -> dict[str, Any]:
@@ -71,25 +72,25 @@ def ideal_against_learned(
     seed: int = 0,
     task: str = "ideal against learned",
 ) -> IdealAgainstLearned:
-    """Measures the three accuracies on the same distorted images.
+    """Measures the baseline, the learned and the ideal correction on the same distorted images.
 
     Args:
-        adapted: its sites and filters are those that are swapped.
+        adapted: its corrected filters are those that are swapped.
         loader: batches of (clean images, labels).
         distortions: without levels, the grid for the input size.
         seed: of the noise.
-        task: what the progress line says.
+        task: the name of this analysis in the progress line.
 
     Raises:
         InputError: a distortion or a label is not accepted, or there is no image.
     """
     network = adapted.network
     chosen = {site: list(config.filters) for site, config in adapted.config.sites.items()}
-    right: dict[int, Tensor] = {}
+    right = LevelSums(len(CORRECTIONS), dtype=torch.long)
     clean_right = torch.zeros(2, dtype=torch.long)
 
-    def visit(level: int, start: int, pair: Pair, step: Step) -> None:
-        del start
+    def visit(level: int, first: int, pair: Pair, step: Step) -> None:
+        del first
 
         def swap(site: str, output: Tensor) -> Tensor:
             swapped = output.clone()
@@ -105,25 +106,19 @@ def ideal_against_learned(
         baseline, learned = hits(network(pair.images)), hits(adapted(pair.images))
         with networks.tap(network, chosen, swap):
             ideal = hits(network(pair.images))
-        counts = torch.stack([baseline, learned, ideal])
-        right[level] = right[level] + counts if level in right else counts
+        right.add(level, torch.stack([baseline, learned, ideal]))
         step(1)
 
     with inference(adapted):
-        walk = for_each_pair(
+        coverage = for_each_pair(
             network, loader, distortions, list(chosen), visit, task, seed, "float32", "labels"
         )
-    levels = range(sum(len(kind.levels) for kind in walk.distortions))
-    nothing = torch.zeros(len(RIVALS), dtype=torch.long)
-    counts = walk.total(torch.stack([right.get(level, nothing) for level in levels]))
-    shares = (counts.double() / walk.images).T.tolist()
-    top1: dict[str, dict[str, list[float]]] = {}
-    start = 0
-    for kind in walk.distortions:
-        end = start + len(kind.levels)
-        top1[kind.name] = {
-            name: values[start:end] for name, values in zip(RIVALS, shares, strict=True)
+    shares = (right.total(coverage).double() / coverage.images).T.tolist()
+    top1 = {
+        name: {
+            correction: values[rows] for correction, values in zip(CORRECTIONS, shares, strict=True)
         }
-        start = end
-    clean, learned_clean = (walk.total(clean_right).double() / walk.images).tolist()
-    return IdealAgainstLearned(walk.distortions, walk.images, clean, learned_clean, top1)
+        for name, rows in level_rows(coverage.distortions).items()
+    }
+    clean, learned_clean = (coverage.total(clean_right).double() / coverage.images).tolist()
+    return IdealAgainstLearned(coverage.distortions, coverage.images, clean, learned_clean, top1)

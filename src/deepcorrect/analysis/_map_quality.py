@@ -1,4 +1,4 @@
-"""How near every corrected filter's map comes to the clean one, before and after correction."""
+"""How close every corrected filter's map is to the clean one, before and after correction."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from deepcorrect import networks, ranking
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches
-from deepcorrect.distortions import LevelledDistortion
-from deepcorrect.ranking import Pair, Step, for_each_pair
+from deepcorrect.distortions import LevelledDistortion, level_rows
+from deepcorrect.ranking import LevelSums, Pair, Step, for_each_pair
 from deepcorrect.runtime import inference
 
 MEASURES = {"psnr": ranking.psnr, "ssim": ranking.ssim}
@@ -20,11 +20,11 @@ MEASURES = {"psnr": ranking.psnr, "ssim": ranking.ssim}
 
 @dataclass(frozen=True)
 class Spread:
-    """Many filters in four numbers; None where none of them can be measured.
+    """A summary of many filters; None where no filter can be measured.
 
     Attributes:
         before, after: medians over the filters.
-        gain: median of each filter's after less before.
+        gain: median over the filters of after minus before.
         improved: share of the filters with a gain above 0.
     """
 
@@ -35,7 +35,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Tensor) -> Spread:
-        """Of (2, filters): before and after. Filters that are not a number are left out."""
+        """Summarises (2, filters), before and after; filters with a NaN are left out."""
         before, after = values[:, values.isfinite().all(0)]
         if not len(before):
             return cls(None, None, None, None)
@@ -50,15 +50,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class MapQuality:
-    """PSNR and SSIM of the corrected filters' maps against the clean network's of the clean image.
+    """PSNR and SSIM of the corrected filters' maps against the untouched network's clean ones.
 
     Attributes:
         distortions: with their levels.
-        images: how many.
-        values: by measure and site, means over the images, (levels, 2, filters) in float64: the
-            untouched network's and the corrected one's maps of the distorted image. Levels of all
-            distortions in a row. Images whose clean map is constant are left out of a filter's
-            mean; not a number where all are, or where the map is too small for SSIM.
+        images: their number.
+        values: by measure and site, means over the images, (levels, 2, filters) in float64: of the
+            untouched and of the corrected network's maps of the distorted image. The levels are
+            those of all distortions, one after the other. Images whose clean map is constant are
+            left out of a filter's mean; NaN where all are, or where the map is too small for SSIM.
     """
 
     distortions: tuple[LevelledDistortion, ...]
@@ -67,16 +67,10 @@ class MapQuality:
 
     def rows(self, distortion: str) -> slice:
         """Which rows of `values` are a distortion's levels."""
-        start = 0
-        for kind in self.distortions:
-            end = start + len(kind.levels)
-            if kind.name == distortion:
-                return slice(start, end)
-            start = end
-        raise KeyError(distortion)
+        return level_rows(self.distortions)[distortion]
 
     def of(self, measure: str, distortion: str, site: str | None = None) -> Tensor:
-        """Means over a distortion's levels, (2, filters): of one site, or of all in a row."""
+        """Means over a distortion's levels, (2, filters): of one site, or of all sites."""
         by_site = self.values[measure]
         chosen = by_site.values() if site is None else [by_site[site]]
         return torch.cat([values[self.rows(distortion)].mean(0) for values in chosen], 1)
@@ -89,10 +83,10 @@ class MapQuality:
             rows = self.rows(kind.name)
             found[kind.name] = {"levels": list(kind.levels)}
             for measure, by_site in self.values.items():
-                together = torch.cat(list(by_site.values()), 2)[rows]
+                all_filters = torch.cat(list(by_site.values()), 2)[rows]
                 found[kind.name][measure] = {
                     "all": vars(Spread.of(self.of(measure, kind.name))),
-                    "by_level": [vars(Spread.of(values)) for values in together],
+                    "by_level": [vars(Spread.of(values)) for values in all_filters],
                     "sites": {
                         site: {
                             "all": vars(Spread.of(self.of(measure, kind.name, site))),
@@ -111,26 +105,28 @@ def map_quality(
     seed: int = 0,
     task: str = "maps",
 ) -> MapQuality:
-    """Measures every corrected filter's map, one block of images at a time.
+    """Measures the map of every corrected filter, one block of images at a time.
 
-    A map is a site's output at one of its filters. Corrections of earlier sites act too, so a
-    map after correction is what the corrected network computes, all in all.
+    A map is the output of a site at one of its filters. The corrections of earlier sites act too,
+    so a map after correction is what the whole corrected network computes there.
 
     Args:
-        adapted: its sites and filters are measured.
-        loader: batches of (clean images, labels).
-        distortions: without levels, the grid for the input size.
+        adapted: its corrected filters are measured.
+        loader: batches of (clean images, labels); labels are not read.
+        distortions: with their levels.
         seed: of the noise.
-        task: what the progress line says.
+        task: the name of this analysis in the progress line.
 
     Raises:
-        InputError: a distortion or a label is not accepted, or there is no image.
+        InputError: a distortion is not accepted, or there is no image.
     """
     chosen = {site: list(config.filters) for site, config in adapted.config.sites.items()}
-    sums: dict[tuple[int, str], Tensor] = {}  # totals and counts, (2, measures, 2, filters)
+    sums = {  # of values, and how many they are
+        site: LevelSums(2, len(MEASURES), 2, len(filters)) for site, filters in chosen.items()
+    }
 
-    def visit(level: int, start: int, pair: Pair, step: Step) -> None:
-        del start
+    def visit(level: int, first: int, pair: Pair, step: Step) -> None:
+        del first
         with networks.tap(adapted, chosen) as corrected:
             adapted(pair.images)
         for site, filters in chosen.items():
@@ -142,20 +138,26 @@ def map_quality(
                     for measure in MEASURES.values()
                 ]
             ).double()
-            found = torch.stack([values.nansum(2), (~values.isnan()).double().sum(2)]).cpu()
-            sums[level, site] = sums[level, site] + found if (level, site) in sums else found
+            found = torch.stack([values.nansum(2), (~values.isnan()).double().sum(2)])
+            sums[site].add(level, found)
         step(1)
 
     with inference(adapted):
-        walk = for_each_pair(
-            adapted.network, loader, distortions, list(chosen), visit, task, seed, "float32"
+        coverage = for_each_pair(
+            adapted.network,
+            loader,
+            distortions,
+            list(chosen),
+            visit,
+            task,
+            seed,
+            "float32",
+            "prediction",
         )
-    levels = range(sum(len(kind.levels) for kind in walk.distortions))
     values: dict[str, dict[str, Tensor]] = {measure: {} for measure in MEASURES}
-    for site, filters in chosen.items():
-        nothing = torch.zeros(2, len(MEASURES), 2, len(filters), dtype=torch.float64)
-        totals = walk.total(torch.stack([sums.get((level, site), nothing) for level in levels]))
+    for site in chosen:
+        totals = sums[site].total(coverage)
         means = totals[:, 0] / totals[:, 1]
         for place, measure in enumerate(MEASURES):
             values[measure][site] = means[:, place]
-    return MapQuality(walk.distortions, walk.images, values)
+    return MapQuality(coverage.distortions, coverage.images, values)

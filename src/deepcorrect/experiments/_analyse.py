@@ -14,6 +14,7 @@ from torch import nn
 
 from deepcorrect import analysis
 from deepcorrect.data import ImageSet
+from deepcorrect.distortions import Cell
 from deepcorrect.experiments._finished_run import FinishedRun, open_run, systems_by_beta
 from deepcorrect.experiments.report import (
     Plane,
@@ -157,7 +158,7 @@ def _features(
         levels = kind.levels
         level = levels[len(levels) // 2]
         console().print(f"t-SNE, {kind.name} at level {level:g}")
-        distorted, _ = analysis.gather(pair, batches, kind, level, seed, site)
+        distorted, _ = analysis.gather(pair, batches, Cell(kind, level), seed, site)
         groups = [clean[""], distorted["baseline"], distorted[subject]]
         first, second, third = analysis.embed(groups, seed)
         planes[kind.name] = Plane(level, labels, (first, second, third))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -238,7 +237,8 @@ def for_each_pair(
         batches = numbered_batches(loader, "to rank with")
         head = next(batches)
         setup = _setup(model, head, distortions, sites, target)
-        blocks = _blocks(itertools.chain([head], batches), setup.block_size)
+        blocks = _blocks(head, batches, setup.block_size)
+        del head  # so that its images are freed as those of the other batches are
         for number, (images, labels, first) in enumerate(blocks):
             images_seen = first + len(images)
             if number % count != index:
@@ -303,12 +303,16 @@ def _recorder(model: nn.Module, example: Tensor, sites: Sequence[str]) -> Record
     return record
 
 
-def _blocks(batches: Iterable[NumberedBatch], size: int) -> Iterator[NumberedBatch]:
-    """The batches in blocks of at most `size` images."""
-    for images, labels, first in batches:
+def _blocks(
+    batch: NumberedBatch | None, others: Iterator[NumberedBatch], size: int
+) -> Iterator[NumberedBatch]:
+    """A batch, and then the others, in blocks of at most `size` images."""
+    while batch is not None:
+        images, labels, first = batch
         for place in range(0, len(images), size):
             rows = slice(place, place + size)
             yield NumberedBatch(images[rows], labels[rows], first + place)
+        batch = next(others, None)
 
 
 def _shape(maps: Tensor) -> tuple[int, int, int]:

@@ -23,7 +23,7 @@ from deepcorrect.data import (
     resize_and_crop,
     to_uint8,
 )
-from deepcorrect.distortions import Distortion, LevelledDistortion, parse_all
+from deepcorrect.distortions import Cell, Distortion, LevelledDistortion, parse_all
 from deepcorrect.distortions.stored._layouts import (
     Array,
     Block,
@@ -34,7 +34,7 @@ from deepcorrect.distortions.stored._layouts import (
     write_labels,
 )
 from deepcorrect.distortions.stored._read import INFO_FILE
-from deepcorrect.runtime import Advance, InputError, files, progress, seeds_for
+from deepcorrect.runtime import Advance, InputError, files, progress
 
 Format = Literal["folder", "parquet", "npy"]
 BLOCK_VALUES = 1 << 24
@@ -288,7 +288,7 @@ class _Source:
 def _fill(
     store: Store,
     source: _Source,
-    kind: Distortion,
+    kind: LevelledDistortion,
     seed: int,
     batch_size: int,
     device: torch.device,
@@ -302,7 +302,7 @@ def _fill(
 
 
 def _distorted(
-    kind: Distortion,
+    kind: LevelledDistortion,
     level: float,
     numbers: Sequence[int],
     pixels: Sequence[Tensor],
@@ -316,13 +316,8 @@ def _distorted(
     found: dict[int, np.ndarray] = {}
     for places in by_shape.values():
         batch = torch.stack([pixels[place] for place in places]).to(device).float() / 255
-        seeds = torch.cat(
-            [
-                seeds_for(seed, "distort", kind.name, level, first=numbers[place], count=1)
-                for place in places
-            ]
-        )
-        rounded = kind(batch, level, seeds).clamp(0, 1).mul(255).round().to(torch.uint8)
+        shown = Cell(kind, level).show(batch, seed, [numbers[place] for place in places])
+        rounded = shown.clamp(0, 1).mul(255).round().to(torch.uint8)
         values = rounded.permute(0, 2, 3, 1).cpu().contiguous().numpy()
         found |= dict(zip(places, values, strict=True))
     return [(number, found[place]) for place, number in enumerate(numbers)]
