@@ -1,4 +1,4 @@
-"""What cameras and pipelines do: against Pillow, closed forms and the photon transfer model."""
+"""Camera distortions, compared with Pillow, closed forms and the photon transfer model."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_bit_depth_takes_the_nearest_value() -> None:
 @pytest.mark.parametrize("stops", [1, 2, 3])
 @pytest.mark.parametrize("value", [0.35, 0.55, 0.7])
 def test_low_light_has_the_noise_of_photons_and_of_reading(stops: int, value: float) -> None:
-    """In electrons the mean is the light's and the variance that mean plus the read noise's."""
+    """In electrons, the mean is the light's; the variance is the mean plus the read noise's."""
     result = Distortion("low_light")(
         torch.full((4, 3, 100, 100), value), stops, torch.arange(4)
     ).double()
@@ -79,14 +79,14 @@ def test_low_light_has_the_noise_of_photons_and_of_reading(stops: int, value: fl
     electrons = result**GAMMA * white
     mean = value**GAMMA * white
     deviation = math.sqrt(mean + READ_ELECTRONS**2)
-    assert 3.5 * deviation < mean < white - 3.5 * deviation  # hardly a value is clipped
+    assert 3.5 * deviation < mean < white - 3.5 * deviation  # almost no value is clipped
     assert float(electrons.mean()) == pytest.approx(mean, abs=4 * deviation / 120_000**0.5)
     assert float(electrons.std()) == pytest.approx(deviation, rel=0.02)
 
 
 @pytest.mark.parametrize("stops", [1, 4, 6])
 def test_without_light_half_of_the_read_noise_remains(stops: int) -> None:
-    """Below zero is black: the other half is a half-normal number of electrons."""
+    """Negative numbers become black; the other half is a half-normal number of electrons."""
     black = Distortion("low_light")(torch.zeros(2, 3, 100, 100), stops, torch.arange(2)).double()
     electrons = black**GAMMA * WHITE_ELECTRONS / 2**stops
     assert float((electrons == 0).double().mean()) == pytest.approx(0.5, abs=0.01)

@@ -1,4 +1,4 @@
-"""Labels by name: what a set calls its classes, and what the network does."""
+"""Labels by name: the classes of a data set are matched with those of a network."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def test_only_classes_that_occur_need_a_match() -> None:
 def test_numbers_are_classes(capsys: pytest.CaptureFixture[str]) -> None:
     assert places(["0", "1", "10", "2"], None, 11) == [0, 1, 10, 2]
     assert places(["0003", "0007"], ["ant"] * 8) == [3, 7]
-    assert places(["1", "10", "2", "3"], None, 4) == [0, 3, 1, 2]  # from 1, all of them
-    assert places(["5", "7"], ["7", "6", "5"]) == [2, 0]  # the names come first
+    assert places(["1", "10", "2", "3"], None, 4) == [0, 3, 1, 2]  # all numbers from 1 on
+    assert places(["5", "7"], ["7", "6", "5"]) == [2, 0]  # names take precedence
     assert capsys.readouterr().err == ""
 
 

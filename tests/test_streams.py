@@ -1,4 +1,4 @@
-"""Sets read in order: shards and streams of `datasets`; their orders, ends and memory."""
+"""Sets that are read in order, from shards or by `datasets`: their orders, ends and memory."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_tar(path: Path, parts: dict[str, bytes]) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> str:
-    """Three shards of 7 samples, the image number in the pixels and, modulo 5, in the label."""
+    """Three shards of 7 samples; an image's number is its pixel value and, modulo 5, its label."""
     for shard in range(3):
         parts: dict[str, bytes] = {}
         for number in range(shard * 7, shard * 7 + 7):
@@ -73,7 +73,7 @@ def contents(images: ImageSet, **how: Any) -> tuple[Tensor, list[int]]:
 
 
 def numbers(images: ImageSet, **how: Any) -> list[int]:
-    """Which images came, in their order."""
+    """The numbers of the images that were read, in their order."""
     known = torch.stack([expected(number) for number in range(21)])
     found, labels = contents(images, **how)
     order = [int((known == image).flatten(1).all(1).nonzero()) for image in found]
@@ -172,7 +172,7 @@ def test_bad_images_and_cut_shards_are_counted_and_named(
     write_tar(tmp_path / "b.tar", {f"{n}.png": encoded(n) for n in range(3, 6)})
     whole = (tmp_path / "b.tar").read_bytes()
     first = 512 + -(-len(encoded(3)) // 512) * 512
-    (tmp_path / "b.tar").write_bytes(whole[: first + 512 + 600])  # within its second image
+    (tmp_path / "b.tar").write_bytes(whole[: first + 512 + 600])  # within the second image
     write_tar(tmp_path / "c.tar", {"6.png": encoded(6)})
     images = open_dataset(f"webdataset:{tmp_path}/*.tar", COLOUR)
     found, _ = contents(images, batch_size=2, workers=workers)
@@ -182,7 +182,7 @@ def test_bad_images_and_cut_shards_are_counted_and_named(
     assert cut_off.startswith("b.tar after its sample 1 (")
     images.warn_of_bad()
     assert "3 of 6 images of *.tar could not be read" in capsys.readouterr().err
-    assert len(images) == 6  # counted from the heads of the files
+    assert len(images) == 6  # counted from the headers of the tar files
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -324,7 +324,7 @@ def test_a_stream_is_evaluated_ranked_and_trained_on_as_the_images_in_memory(
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of two splits in every form: saved, as Parquet files and as a folder of images."""
+    """A data set with two splits in every form: saved, as Parquet files, and as image folders."""
     import datasets
 
     folder = tmp_path_factory.mktemp("hub")
@@ -407,7 +407,7 @@ def test_a_name_that_the_hub_cannot_be_asked_for_is_said(monkeypatch: pytest.Mon
 def test_a_hub_data_set_is_asked_for_by_name_and_configuration(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hub's place is taken by a folder: what is asked of `load_dataset` is what is given."""
+    """A folder stands in for the Hub: `load_dataset` receives the arguments of the spec."""
     import datasets
 
     asked: list[Any] = []
@@ -444,7 +444,7 @@ def test_bad_rows_of_a_stream_are_counted(tmp_path: Path) -> None:
 def test_a_recipe_runs_on_streams_without_labels(
     digits_test: ImageSet, tmp_path: Path, digits_model: Classifier
 ) -> None:
-    """The clean network's answers take the labels' place; one part has them, and is not asked."""
+    """The clean network's predictions replace the labels, also for the part that has labels."""
     from test_pipeline import tiny_recipe
 
     from deepcorrect.experiments._recipe import Recipe
