@@ -188,11 +188,11 @@ def test_an_images_seed_depends_on_its_number_and_not_on_the_batch() -> None:
     assert torch.equal(whole[4:], seeds_for(0, "fog", 3, first=4, count=6))
 
 
-# Sequences of levels along which the error grows, for kinds whose error does not grow over all five:
+# Sequences of levels along which the error grows, for kinds for which not all five do so:
 # `saturate` first removes colour and then adds it; `spatter` is first water and then mud; `frost`
 # reduces the picture's weight from the fourth level on and raises that of the ice, which darkens
-# some pictures less; `glass_blur` changes the reach, the rounds and the blur, so that only the first
-# and the last level compare; CIFAR's `elastic_transform` has ever smaller affine maps.
+# some pictures less; `glass_blur` changes the reach, the rounds and the blur, so that only the
+# first and the last level compare; CIFAR's `elastic_transform` has ever smaller affine maps.
 RISING: dict[tuple[str, Parameters], tuple[tuple[int, ...], ...]] = {
     ("saturate", "cifar"): ((1, 2), (3, 4, 5)),
     ("saturate", "imagenet"): ((1, 2), (3, 4, 5)),
