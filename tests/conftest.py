@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported, and for the processes that tests start. One thread per process: the
 # tensors here are tiny, a second thread saves nothing, and waiting for it on a busy machine was
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 
@@ -34,6 +36,7 @@ torch.set_num_threads(1)
 
 SIZE = 16
 CLASSES = 5
+TRAIN, VALIDATION, TEST = 8, 4, 4  # digits per class
 Batch = tuple[Tensor, Tensor]
 
 
@@ -161,6 +164,75 @@ def digits_batch(digits_test: ImageSet) -> Batch:
     some = digits_test.sample(48, seed=3)
     samples = [sample for sample in (some[index] for index in range(len(some))) if sample]
     return torch.stack([image for image, _ in samples]), torch.tensor([k for _, k in samples])
+
+
+def write_digits(images: ImageSet, folder: Path) -> None:
+    """Folders of PNGs that the shipped network was not trained on: train, validation, test."""
+    counts = dict.fromkeys(range(10), 0)
+    groups = ["train"] * TRAIN + ["validation"] * VALIDATION + ["test"] * TEST
+    for index in range(len(images)):
+        sample = images[index]
+        assert sample is not None
+        pixels, label = sample
+        if counts[label] < len(groups):
+            place = folder / groups[counts[label]] / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray((pixels[0] * 255).round().byte().numpy())
+            picture.save(place / f"{index}.png")
+            counts[label] += 1
+
+
+def tiny_recipe(folder: Path) -> dict[str, Any]:
+    """The whole pipeline in about two seconds, on what `write_digits` wrote."""
+    training = {"epochs": 2, "batch_size": 20, "precision": "float32"}
+    return {
+        "name": "tiny",
+        "model": {"spec": "digits_cnn"},
+        "data": {
+            "train": f"folder:{folder / 'train'}",
+            "validation": f"folder:{folder / 'validation'}",
+            "test": f"folder:{folder / 'test'}",
+            "train_images": 60,
+            "batch_size": 20,
+        },
+        "distortions": {"gaussian_blur": {"levels": [1.5]}, "awgn": {"levels": [40, 80]}},
+        "ranking": {"images": 12, "sites": ["features.0.0", "features.3.0"]},
+        "ideal": {"images": 10, "betas": [0.5]},
+        "selection": {"images": 18},
+        "systems": {
+            "finetuned": {"method": "finetune", "training": training},
+            "deepcorrect": {
+                "method": "deepcorrect",
+                "beta": 0.25,
+                "unit": {"kind": "bottleneck", "dilations": [1]},
+                "gate": 0.1,
+                "training": training,
+            },
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def digits_folder(digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders train, validation and test, one sub-folder per class, and `tiny.yaml`, a recipe.
+
+    Tests must not change it.
+    """
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(digits_test, folder)
+    text = yaml.safe_dump(tiny_recipe(folder), sort_keys=False)
+    (folder / "tiny.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `tiny.yaml`. Tests must not change it."""
+    from deepcorrect.experiments import load_recipe, run  # not for processes that need no run
+
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert run(load_recipe(digits_folder / "tiny.yaml"), folder) == folder / "results.json"
+    return folder
 
 
 def random_pixels(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from conftest import TEST, tiny_recipe, write_digits
 from PIL import Image
 from test_cli import Said, command
-from test_pipeline import TEST, tiny_recipe, write_digits
 
 import deepcorrect as dc
 from deepcorrect import analysis

@@ -17,25 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from test_cli import COMMAND, Said, command, script, spawn
-from test_pipeline import figures, leftovers, tiny_recipe, write_digits
+from test_pipeline import figures, leftovers
 from torch import nn
 
 import deepcorrect as dc
-from deepcorrect.data import ImageSet
 from deepcorrect.runtime import files
 
 SMALL_DISK_KIB = 700  # the fine-tuned network's checkpoint alone is a megabyte
 
 
 @pytest.fixture(scope="module")
-def digits(digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    write_digits(digits_test, folder)
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_recipe(folder), sort_keys=False))
-    return folder
+def digits(digits_folder: Path) -> Path:
+    return digits_folder
 
 
 @pytest.fixture(scope="module")
@@ -358,11 +353,9 @@ def run_tiny(digits: Path, folder: Path, *more: object) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(finished_run: Path) -> Path:
     """A run that nothing stopped."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    assert command(*run_tiny(digits, folder)).status == 0
-    return folder
+    return finished_run
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import random_pixels
+from conftest import random_pixels, tiny_recipe, write_digits
 from PIL import Image
-from test_pipeline import tiny_recipe, write_digits
 
 import deepcorrect as dc
 from deepcorrect import cli

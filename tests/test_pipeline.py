@@ -16,79 +16,26 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import CLASSES, SIZE, cut, tiny_cnn
-from PIL import Image
+from conftest import CLASSES, SIZE, TEST, cut, tiny_cnn
 from torch import Tensor
 
 import deepcorrect as dc
 from deepcorrect.correction._checkpoint import read_config
-from deepcorrect.data import ImageSet, Preprocessing, loader, open_dataset
+from deepcorrect.data import Preprocessing, loader, open_dataset
 from deepcorrect.experiments._recipe import Recipe, load_recipe
 from deepcorrect.experiments._run import run
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError, files
 
-TRAIN, VALIDATION, TEST = 8, 4, 4  # images a class
 SPEEDS = {"images_per_second", "relative_speed"}
 TIMES = {"seconds", "training_seconds", "measuring_seconds", *SPEEDS}
 OVERALL_SECONDS = 120
 Start = Callable[..., ForkServerProcess]
 
 
-def write_digits(images: ImageSet, folder: Path) -> None:
-    """Folders of PNGs that the shipped network was not trained on: train, validation, test."""
-    counts = dict.fromkeys(range(10), 0)
-    groups = ["train"] * TRAIN + ["validation"] * VALIDATION + ["test"] * TEST
-    for index in range(len(images)):
-        sample = images[index]
-        assert sample is not None
-        pixels, label = sample
-        if counts[label] < len(groups):
-            place = folder / groups[counts[label]] / str(label)
-            place.mkdir(parents=True, exist_ok=True)
-            picture = Image.fromarray((pixels[0] * 255).round().byte().numpy())
-            picture.save(place / f"{index}.png")
-            counts[label] += 1
-
-
-def tiny_recipe(folder: Path) -> dict[str, Any]:
-    """The whole pipeline in about two seconds, on what `write_digits` wrote."""
-    training = {"epochs": 2, "batch_size": 20, "precision": "float32"}
-    return {
-        "name": "tiny",
-        "model": {"spec": "digits_cnn"},
-        "data": {
-            "train": f"folder:{folder / 'train'}",
-            "validation": f"folder:{folder / 'validation'}",
-            "test": f"folder:{folder / 'test'}",
-            "train_images": 60,
-            "batch_size": 20,
-        },
-        "distortions": {"gaussian_blur": {"levels": [1.5]}, "awgn": {"levels": [40, 80]}},
-        "ranking": {"images": 12, "sites": ["features.0.0", "features.3.0"]},
-        "ideal": {"images": 10, "betas": [0.5]},
-        "selection": {"images": 18},
-        "systems": {
-            "finetuned": {"method": "finetune", "training": training},
-            "deepcorrect": {
-                "method": "deepcorrect",
-                "beta": 0.25,
-                "unit": {"kind": "bottleneck", "dilations": [1]},
-                "gate": 0.1,
-                "training": training,
-            },
-        },
-    }
-
-
 @pytest.fixture(scope="module")
-def recipe_file(digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    write_digits(digits_test, folder)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny_recipe(folder), sort_keys=False), encoding="utf-8")
-    return path
+def recipe_file(digits_folder: Path) -> Path:
+    return digits_folder / "tiny.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +44,9 @@ def recipe(recipe_file: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(finished_run: Path) -> Path:
     """The folder of a run that nothing interrupted. Tests must not change it."""
-    folder = tmp_path_factory.mktemp("runs") / "finished"
-    assert run(recipe, folder) == folder / "results.json"
-    return folder
+    return finished_run
 
 
 @pytest.fixture(scope="module")

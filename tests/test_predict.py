@@ -16,19 +16,16 @@ import torch
 from conftest import random_pixels
 from PIL import Image
 from test_cli import Said, command
-from test_pipeline import write_digits
 
 import deepcorrect as dc
 from deepcorrect import cli
-from deepcorrect.data import ImageSet, Preprocessing, named_batches, open_dataset
+from deepcorrect.data import Preprocessing, named_batches, open_dataset
 from deepcorrect.networks import Classifier
 
 
 @pytest.fixture(scope="module")
-def digits(digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    write_digits(digits_test, folder)
-    return folder / "test"
+def digits(digits_folder: Path) -> Path:
+    return digits_folder / "test"
 
 
 @pytest.fixture(scope="module")

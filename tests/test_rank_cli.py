@@ -10,12 +10,10 @@ import torch
 from conftest import random_pixels
 from PIL import Image
 from test_cli import Said, command, on
-from test_pipeline import write_digits
 
 import deepcorrect as dc
 from deepcorrect import ranking as room
 from deepcorrect.correction._budget import filters_within
-from deepcorrect.data import ImageSet
 from deepcorrect.distortions import LevelledDistortion
 
 SITES = ("features.0.0", "features.1.0")
@@ -29,11 +27,8 @@ def rank_call(folder: Path, *more: object) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def digits(digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders train, validation and test of digits, a class a sub-folder."""
-    folder = tmp_path_factory.mktemp("digits")
-    write_digits(digits_test, folder)
-    return folder
+def digits(digits_folder: Path) -> Path:
+    return digits_folder
 
 
 @pytest.fixture(scope="module")

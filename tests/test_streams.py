@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import cut, random_pixels, tiny_cnn
+from conftest import cut, random_pixels, tiny_cnn, tiny_recipe
 from PIL import Image
 from torch import Tensor
 
@@ -445,8 +445,6 @@ def test_a_recipe_runs_on_streams_without_labels(
     digits_test: ImageSet, tmp_path: Path, digits_model: Classifier
 ) -> None:
     """The clean network's predictions replace the labels, also for the part that has labels."""
-    from test_pipeline import tiny_recipe
-
     from deepcorrect.experiments._recipe import Recipe
     from deepcorrect.experiments._run import run
 
