@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from deepcorrect.alternatives import finetune
 from deepcorrect.correction import AdaptedModel, correct
 from deepcorrect.data import Preprocessing
-from deepcorrect.distortions import Distortion, LevelledDistortion, distort_some
+from deepcorrect.distortions import Cell, Distortion, LevelledDistortion, distort_some
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import DeepCorrectError, InputError
@@ -358,6 +358,27 @@ def test_validation_keeps_the_best_epoch(lessons: list[Batch]) -> None:
     assert all(score is not None for score in scores)
     assert history.best == scores.index(max(s for s in scores if s is not None))
     assert evaluate(adapted, lessons, GRID).mean_top1 == pytest.approx(scores[history.best])
+
+
+def test_validation_images_are_distorted_once_and_a_missing_label_is_noted_once(
+    lessons: list[Batch], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = lessons[0]
+    partly = [(images, labels.index_fill(0, torch.tensor([1]), -1)), *lessons[1:]]
+    shown: list[float] = []
+    show = Cell.show
+
+    def counted(cell: Cell, *arguments: Any) -> Tensor:
+        if cell.distortion is not None:
+            shown.append(cell.level)
+        return show(cell, *arguments)
+
+    monkeypatch.setattr(Cell, "show", counted)
+    history = fit(adapted_classifier(), lessons, GRID, epochs=3, validation=partly, **FAST)
+    assert sorted(shown) == sorted([1, 2, 40] * len(lessons))
+    said = capsys.readouterr().err
+    assert said.count("images have no label") == 1
+    assert said.count("validation mean agreement") == len(history.epochs) == 3
 
 
 def test_validation_can_keep_an_epoch_before_the_last(lessons: list[Batch]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.data import Batches, check_labels, count_of, no_images
+from deepcorrect.data import Batches, Target, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, distort_some
 from deepcorrect.evaluation import evaluate
 from deepcorrect.runtime import (
@@ -29,6 +29,8 @@ from deepcorrect.training._history import Epoch, History
 from deepcorrect.training._job import Job, open_job
 from deepcorrect.training._objectives import OBJECTIVES
 from deepcorrect.training._settings import TrainingConfig, changed, learning_rate
+
+SCORES: dict[Target, str] = {"labels": "mean top-1", "prediction": "mean agreement"}
 
 
 def fit(
@@ -90,13 +92,14 @@ def fit(
     history, best = resume(job)
     first = len(history.epochs)
     total = (settings.epochs - first) * count_of(job.loader)
+    target: Target | None = None
     with torch.random.fork_rng(devices=[]), progress(task, total) as advance:
         for epoch in range(first, settings.epochs):
             torch.manual_seed(generator_for(seed, "epoch", epoch).initial_seed())
             started = time.monotonic()
             loss, images_seen = _train_epoch(job, epoch, advance)
             _share_statistics(job)
-            score, judged_by = _validate(job)
+            score, target = _validate(job, target)
             if score is None or score > best.score:
                 best = Best(epoch, -math.inf if score is None else score, state_on_cpu(model))
             entry = Epoch(epoch, loss, score, time.monotonic() - started)
@@ -104,7 +107,7 @@ def fit(
                 (*history.epochs, entry), best.epoch, history.images_seen + images_seen
             )
             if job.accelerator.is_main_process:
-                shown = "" if score is None else f", validation {judged_by} {score:.4f}"
+                shown = f", validation {SCORES[target]} {score:.4f}" if target else ""
                 console().print(
                     f"{task}: epoch {epoch + 1} of {settings.epochs}, loss {loss:.4f}{shown}"
                 )
@@ -189,10 +192,10 @@ def _share_statistics(job: Job) -> None:
                 buffer.copy_(mean)
 
 
-def _validate(job: Job) -> tuple[float | None, str]:
-    """The score of the current weights, and the name of that score."""
+def _validate(job: Job, target: Target | None) -> tuple[float | None, Target | None]:
+    """The score of the current weights, and its target, which the first epoch settles."""
     if job.validation is None:
-        return None, ""
+        return None, None
     grid = evaluate(
         job.model,
         job.validation,
@@ -200,7 +203,8 @@ def _validate(job: Job) -> tuple[float | None, str]:
         job.seed,
         job.settings.precision,
         f"{job.task}, validation",
+        target=target,
         reference=job.reference,
         cache=job.validation_cache,
     )
-    return grid.mean_top1, "mean top-1" if grid.target == "labels" else "mean agreement"
+    return grid.mean_top1, grid.target
