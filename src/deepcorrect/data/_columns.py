@@ -59,6 +59,11 @@ class IntegerColumn(Column[int]):
 
     Args:
         values: Integers that fit into 32 bits.
+
+    Example:
+        >>> from deepcorrect.data import IntegerColumn
+        >>> IntegerColumn([3, 1, 2])[::2] == [3, 2]
+        True
     """
 
     def __init__(self, values: Iterable[int] | np.ndarray) -> None:
@@ -88,6 +93,12 @@ class StringColumn(Column[str]):
 
     Args:
         values: Any strings, including file names that are not valid Unicode (surrogate escapes).
+
+    Example:
+        >>> from deepcorrect.data import StringColumn
+        >>> names = StringColumn(f"image_{number}.png" for number in range(1000))
+        >>> names[7], names[998:]
+        ('image_7.png', ['image_998.png', 'image_999.png'])
     """
 
     def __init__(self, values: Iterable[str]) -> None:
@@ -119,6 +130,11 @@ class NumberedNames(Column[str]):
         before: The text before the number.
         count: How many names to number from 0; or an array of the numbers.
         after: The text after the number.
+
+    Example:
+        >>> from deepcorrect.data import NumberedNames
+        >>> NumberedNames("row ", 3, " of digits")[2]
+        'row 2 of digits'
     """
 
     def __init__(self, before: str, count: int | np.ndarray, after: str = "") -> None:

@@ -28,7 +28,16 @@ class Files:
 
 
 def open_files(paths: Sequence[Path], preprocessing: Preprocessing) -> ImageSet:
-    """Opens the image files at `paths` as a set without labels, in that order."""
+    """Opens the image files at `paths` as a set without labels, in that order.
+
+    Example:
+        >>> import pathlib
+        >>> import deepcorrect as dc
+        >>> from deepcorrect.data import open_files
+        >>> paths = [pathlib.Path("a.png"), pathlib.Path("b.png")]
+        >>> open_files(paths, dc.Preprocessing(28, (0.5,), (0.25,))).labels
+        [-1, -1]
+    """
     names = StringColumn(map(str, paths))
     labels = IntegerColumn(np.full(len(names), UNLABELLED))
     return ImageSet("files", Files("", names), labels, names, preprocessing)
@@ -87,6 +96,20 @@ def open_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
     Raises:
         InputError: The folder does not exist, contains no images, or contains both images and
             sub-folders of images.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import deepcorrect as dc
+        >>> from PIL import Image
+        >>> from deepcorrect.data import open_folder
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for label in ("cat", "dog"):
+        ...         folder = pathlib.Path(name, label)
+        ...         folder.mkdir()
+        ...         Image.new("RGB", (40, 30)).save(folder / "1.png")
+        ...     pictures = open_folder(pathlib.Path(name), dc.Preprocessing(28, (0.5,), (0.25,)))
+        >>> pictures.classes, pictures.names
+        (('cat', 'dog'), ['cat/1.png', 'dog/1.png'])
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")

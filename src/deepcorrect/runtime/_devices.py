@@ -70,7 +70,15 @@ def resolve_precision(device: torch.device, precision: Precision) -> Precision:
 
 @contextmanager
 def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Runs the block's convolutions and matrix products at the given precision."""
+    """Runs the block's convolutions and matrix products at the given precision.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import autocast
+        >>> with autocast(torch.device("cpu"), "bfloat16"):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.bfloat16
+    """
     enabled = resolve_precision(device, precision) == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
         yield
@@ -107,6 +115,13 @@ def to_device(images: Tensor, device: torch.device, *, channels_last: bool = Tru
         device: The device that the network is on.
         channels_last: Whether to store channels last, the layout in which convolutions are
             fastest.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import to_device
+        >>> images = to_device(torch.zeros(2, 3, 8, 8), torch.device("cpu"))
+        >>> images.is_contiguous(memory_format=torch.channels_last)
+        True
     """
     images = images.to(device, non_blocking=True)
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images

@@ -13,7 +13,14 @@ from deepcorrect.runtime._devices import resolve_precision
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """The versions, the machine and the device that a run's figures depend on, ready for JSON."""
+    """The versions, the machine and the device that a run's figures depend on, ready for JSON.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import environment
+        >>> environment(torch.device("cpu"))["device"]
+        'cpu'
+    """
     packages = (
         "deepcorrect-torch",
         "torch",

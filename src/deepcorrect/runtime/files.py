@@ -38,6 +38,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: The file cannot be written; if the disk is full, with `errno.ENOSPC`.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from deepcorrect.runtime import files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "log.txt")
+        ...     with files.replacing(path) as temporary:
+        ...         _ = temporary.write_text("complete")
+        ...     path.read_text()
+        'complete'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
