@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from deepcorrect.ranking import Agreement, IdealCorrection, Lead, Ranking
 
 
@@ -25,23 +24,15 @@ def print_results(results: dict[str, Any], measured: str = "top-1 accuracy") -> 
     """
     from deepcorrect.distortions import kind_of
 
-    screen = Console(width=None if sys.stdout.isatty() else 160)
     systems: dict[str, Any] = results["systems"]
     first = next(iter(systems.values()))
     if first.get("target") == "prediction":
         measured = "agreement with the network's own predictions for the clean images"
     for name, values in first["distortions"].items():
         unit = kind_of(name).unit
-        table = Table(title=f"{name} ({unit}): {measured}", title_justify="left")
-        table.add_column("system")
-        for heading in (
-            "clean",
-            *(f"{v:g}" for v in values["levels"]),
-            "mean",
-            "trained",
-            "M mult-adds",
-        ):
-            table.add_column(heading, justify="right")
+        levels = (f"{level:g}" for level in values["levels"])
+        headings = ("clean", *levels, "mean", "trained", "M mult-adds")
+        table = _table(f"{name} ({unit}): {measured}", ("system",), headings)
         for system, record in systems.items():
             curve = record["distortions"][name]
             shares = (curve["clean_top1"], *curve["top1"], curve["mean_top1"])
@@ -51,7 +42,7 @@ def print_results(results: dict[str, Any], measured: str = "top-1 accuracy") -> 
                 f"{record['trainable_parameters']:,}",
                 f"{record['multiply_adds'] / 1e6:.1f}",
             )
-        screen.print(table)
+        _print(table)
 
 
 def print_transfer(results: dict[str, Any]) -> None:
@@ -72,17 +63,18 @@ def print_analysis(found: dict[str, Any]) -> None:
     Args:
         found: the content of `analysis.json`.
     """
-    screen = Console(width=None if sys.stdout.isatty() else 160)
-    maps = _by_system(
+    _print(_maps(found["maps"]), _ideal(found["ideal"]), _features(found["features"]))
+
+
+def _maps(systems: dict[str, Any]) -> Table:
+    """How much closer correction brings the filters' maps to those of the clean image."""
+    table = _table(
         "maps of the corrected filters: medians",
+        ("system", "distortion"),
         ("PSNR, dB", "gain", "improved", "SSIM", "gain", "improved"),
     )
-    ideal = _by_system(
-        "top-1 accuracy, averaged over the levels",
-        ("baseline", "learned", "ideal", "learned of ideal gain"),
-    )
-    for system, one in found["maps"].items():
-        for name, by_measure in one["distortions"].items():
+    for system, record in systems.items():
+        for name, by_measure in record["distortions"].items():
             cells: list[str] = []
             for measure, digits in (("psnr", 1), ("ssim", 3)):
                 before, after, gain, improved = by_measure[measure]["all"].values()
@@ -91,35 +83,60 @@ def print_analysis(found: dict[str, Any]) -> None:
                     continue
                 cells.append(f"{before:.{digits}f} -> {after:.{digits}f}")
                 cells += [f"{gain:+.{digits}f}", f"{100 * improved:.0f} %"]
-            maps.add_row(system, name, *cells)
-    for system, one in found["ideal"].items():
-        for name, curves in one["distortions"].items():
-            rivals = (curves[key] for key in ("baseline", "learned", "ideal"))
-            cells = [f"{sum(top1) / len(top1):.3f}" for top1 in rivals]
-            share = curves["recovered"]
-            ideal.add_row(system, name, *cells, "-" if share is None else f"{100 * share:.0f} %")
-    near = found["features"]
-    levels = max(len(one["levels"]) for one in near["distortions"].values())
-    features = _by_system(
-        f"nearest clean feature is of the same class ({len(near['classes'])} classes), by level",
-        ("clean", *(f"level {place + 1}" for place in range(levels))),
+            table.add_row(system, name, *cells)
+    return table
+
+
+def _ideal(systems: dict[str, Any]) -> Table:
+    """How much of the gain of ideal correction learned correction reaches."""
+    table = _table(
+        "top-1 accuracy, averaged over the levels",
+        ("system", "distortion"),
+        ("baseline", "learned", "ideal", "learned of ideal gain"),
     )
-    for system, clean in near["clean"].items():
-        for name, one in near["distortions"].items():
-            shares = (clean, *one["untouched"][system])
-            features.add_row(system, name, *(f"{share:.3f}" for share in shares))
-    for table in (maps, ideal, features):
-        screen.print(table)
+    for system, record in systems.items():
+        for name, curves in record["distortions"].items():
+            accuracies = (curves[key] for key in ("baseline", "learned", "ideal"))
+            means = (f"{sum(top1) / len(top1):.3f}" for top1 in accuracies)
+            share = curves["recovered"]
+            table.add_row(system, name, *means, "-" if share is None else f"{100 * share:.0f} %")
+    return table
 
 
-def _by_system(title: str, headings: Iterable[str]) -> Table:
-    """An empty table that shall have one row per system and distortion."""
+def _features(record: dict[str, Any]) -> Table:
+    """How often the nearest feature of a clean image is of the same class."""
+    levels = max(len(each["levels"]) for each in record["distortions"].values())
+    table = _table(
+        f"nearest clean feature is of the same class ({len(record['classes'])} classes), by level",
+        ("system", "distortion"),
+        ("clean", *(f"level {number + 1}" for number in range(levels))),
+    )
+    for system, clean in record["clean"].items():
+        for name, each in record["distortions"].items():
+            shares = (clean, *each["untouched"][system])
+            table.add_row(system, name, *(f"{share:.3f}" for share in shares))
+    return table
+
+
+def _table(title: str | None, names: Iterable[str], numbers: Iterable[str]) -> Table:
+    """An empty table: the columns of names are aligned left, those of numbers right."""
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
-    for heading in ("system", "distortion"):
+    for heading in names:
         table.add_column(heading)
-    for heading in headings:
+    for heading in numbers:
         table.add_column(heading, justify="right")
     return table
+
+
+def _print(*tables: Table) -> None:
+    """Prints tables as wide as the terminal; wide enough for all columns where there is none."""
+    from rich.console import Console
+
+    screen = Console(width=None if sys.stdout.isatty() else 160)
+    for table in tables:
+        screen.print(table)
 
 
 def print_corruption_error(found: dict[str, Any]) -> None:
@@ -131,30 +148,27 @@ def print_corruption_error(found: dict[str, Any]) -> None:
         found: the result of `corruption_error`.
     """
     rows = found["by_corruption"]
-    levels = sorted({level for one in rows.values() for level in one["levels"]})
-    table = Table(title="top-1 error by level", title_justify="left")
-    table.add_column("corruption")
-    for heading in (*(f"{level:g}" for level in levels), "mean"):
-        table.add_column(heading, justify="right")
-    if found["reference"]:
-        table.add_column("CE", justify="right")
-    table.add_column("relative CE" if found["reference"] else "above clean", justify="right")
+    levels = sorted({level for row in rows.values() for level in row["levels"]})
+    headings = [*(f"{level:g}" for level in levels), "mean"]
+    headings += ["CE", "relative CE"] if found["reference"] else ["above clean"]
+    table = _table("top-1 error by level", ("corruption",), headings)
     for group in ("common", "extra", "other"):
-        for name, one in rows.items():
-            if one["group"] != group:
+        for name, row in rows.items():
+            if row["group"] != group:
                 continue
-            errors = dict(zip(one["levels"], one["errors"], strict=True))
-            shown = [errors.get(level) for level in levels] + [one["mean"]]
-            shown += [one["ce"]] if found["reference"] else []
-            shown.append(one["relative_ce"])
+            errors = dict(zip(row["levels"], row["errors"], strict=True))
+            shown = [errors.get(level) for level in levels] + [row["mean"]]
+            shown += [row["ce"]] if found["reference"] else []
+            shown.append(row["relative_ce"])
             table.add_row(name, *("" if value is None else f"{value:.3f}" for value in shown))
         table.add_section()
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    _print(table)
     for line in _corruption_lines(found):
         print(line)
 
 
 def _corruption_lines(found: dict[str, Any]) -> Iterator[str]:
+    """What is said below the table: the means, and what is missing from them."""
     name = found["reference"]
     over = {None: "not normalised", "alexnet": "over AlexNet"}.get(name, f"over {name}")
     if found["mean"] is not None:
@@ -168,9 +182,9 @@ def _corruption_lines(found: dict[str, Any]) -> Iterator[str]:
             f"{found['in_mce']} of the 15 common corruptions are in the mCE, without "
             f"{', '.join(found['missing'])}"
         )
-    if name and any(one["ce"] is None for one in found["by_corruption"].values()):
+    if name and any(row["ce"] is None for row in found["by_corruption"].values()):
         yield f"where the CE is missing, {name} was not measured at these levels"
-    extra = [kind for kind, one in found["by_corruption"].items() if one["group"] == "extra"]
+    extra = [kind for kind, row in found["by_corruption"].items() if row["group"] == "extra"]
     if extra:
         yield f"not among the fifteen, and not in any mean: {', '.join(extra)}"
 
@@ -182,11 +196,12 @@ def print_ranking(ranking: Ranking, as_json: bool) -> None:
         values = {site: scores.tolist() for site, scores in priorities.items()}
         print(json.dumps(ranking.info() | {"priorities": values}))
         return
-    table = Table("site", "filters", "first filters", "highest priority", "lowest")
+    names, numbers = ("site", "filters", "first filters"), ("highest priority", "lowest")
+    table = _table(None, names, numbers)
     for site, scores in priorities.items():
         first = ", ".join(str(index) for index in ranking.order(site)[:8])
         table.add_row(site, str(len(scores)), first, f"{scores.max():.4f}", f"{scores.min():.4f}")
-    Console().print(table)
+    _print(table)
 
 
 def print_comparison(
@@ -209,16 +224,16 @@ def print_comparison(
     if as_json:
         print(json.dumps(_comparison_record(folders, agreement, areas, ahead)))
         return
-    headings = ["site", "Spearman", f"overlap of the first {agreement.beta:.0%}"]
+    headings = ["Spearman", f"overlap of the first {agreement.beta:.0%}"]
     headings += ["ideal area, A", "ideal area, B"] if areas else []
-    table = Table(*headings, title=f"A: {folders[0]}\nB: {folders[1]}", title_justify="left")
+    table = _table(f"A: {folders[0]}\nB: {folders[1]}", ("site",), headings)
     for site, overlap in agreement.overlap.items():
         row = [site, f"{agreement.spearman[site]:.3f}", f"{overlap:.3f}"]
         table.add_row(*row, *(f"{each.area(site):.4f}" for each in areas or ()))
     row = ["mean", f"{agreement.mean_spearman:.3f}", f"{agreement.mean_overlap:.3f}"]
     table.add_section()
     table.add_row(*row, *(f"{float(each.by_image.mean()):.4f}" for each in areas or ()))
-    Console().print(table)
+    _print(table)
     if areas is None or ahead is None:
         print("Give --model and --data to compare them by ideal correction too.")
     else:
