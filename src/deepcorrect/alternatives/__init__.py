@@ -1,9 +1,10 @@
-"""What correction is compared with: systems with the same face, one method a file.
+"""The methods that correction is compared with, one file per method.
 
-A trained system is a module whose trainable parameters require gradients; the training loop and
-the evaluation are everybody's. Stability training and AugMix are `finetune` with objectives of
-their own (`objectives.py`). A system that does something at test time has a `begin`, which the
-evaluation calls before each distortion and level.
+A system that is trained is a module whose trainable parameters require gradients; it uses the same
+training loop and the same evaluation as corrected networks. Stability training and AugMix are
+`finetune` with objectives of their own (`deepcorrect.training.OBJECTIVES`). A system that adapts
+at test time has a method `start_level`, which the evaluation calls before each distortion and
+level.
 """
 
 from deepcorrect.alternatives._finetune import Trains, finetune

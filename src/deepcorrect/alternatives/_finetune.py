@@ -1,4 +1,4 @@
-"""Fine-tuning: a copy of the network, all of its weights trained or a part of them."""
+"""Fine-tuning: a copy of the network with all or some of its weights trained."""
 
 from __future__ import annotations
 
@@ -18,20 +18,31 @@ Trains = Literal["all", "first", "last", "norms"]
 def finetune(
     model: nn.Module, trains: Trains = "all", parameters: float | None = None
 ) -> nn.Module:
-    """A copy of the network to fine-tune. Batch-norm statistics follow the training batches.
+    """A copy of the network to fine-tune, whose batch-norm statistics follow the training batches.
 
-    The paper's alternative trains all weights, or as many as the correction units have (section
-    V). The network passed in is not changed.
+    The paper compares correction with fine-tuning all weights, and with fine-tuning as many weights
+    as the correction units have (section V).
 
     Args:
-        model: the baseline.
-        trains: `all`; `first` or `last`: whole layers from that end, as many as `parameters`
-            allows; `norms`: the weights and biases of the batch norms alone.
-        parameters: how many numbers `first` or `last` may train; up to 1 it is a share of the
-            network's.
+        model: the baseline. It is not changed.
+        trains: `all` trains all parameters. `first` and `last` train whole layers, starting at that
+            end, as many as `parameters` allows. `norms` trains the weights and biases of the batch
+            norms.
+        parameters: the largest number of trained parameters for `first` and `last`; a value up to 1
+            is a share of the network's parameters.
+
+    Returns:
+        The copy. The parameters to train require gradients; `deepcorrect.fit` trains them.
 
     Raises:
-        InputError: `parameters` is missing, not wanted or too small, or there is no batch norm.
+        InputError: `parameters` is missing, not accepted or too small, or there is no batch norm.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+        >>> copy = dc.finetune(network, trains="norms")
+        >>> [name for name, parameter in copy.named_parameters() if parameter.requires_grad]
+        ['1.weight', '1.bias']
     """
     tuned = copy.deepcopy(model)
     if (parameters is None) != (trains in ("all", "norms")):

@@ -1,40 +1,40 @@
-"""A learned front end: a small residual network that mends the image before the frozen network."""
+"""A learned front end: a small residual network that restores the image for the frozen network."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepcorrect.alternatives._parameter_budget import parameter_budget
-from deepcorrect.networks import Wrapper, preprocessing_of
+from deepcorrect.networks import Wrapper, preprocessing_of, tap
 from deepcorrect.runtime import InputError
 
 SCALE = 2
-"""The front end works at half the resolution, at a quarter of the pixels."""
+"""The front end works at half the resolution, which is a quarter of the pixels."""
 RESIDUAL = 0.1
-"""Of the last stage's output so much is added to the image, whose range is small beside what one
-step of training moves that output by (Lim et al. 2017, section 3.2, scale residuals by as much)."""
+"""The factor of the residual. Without it, one step of training changes the image by more than its
+range; Lim et al. (2017, section 3.2) scale residuals by the same factor."""
 
 
 class FrontEnd(nn.Module):
-    """Images to images: a residual of `depth` 3 x 3 stages, each with batch norm and ReLU.
+    """Restores images by a residual of `depth` 3 x 3 stages, each with batch norm and ReLU.
 
-    In the spirit of URIE (Son et al. 2020), which is trained like this for the classifier behind
-    it, at half the resolution, where an image is its four Haar bands (Liu et al. 2018, MWCNN). Each
-    band is normalised: the details, where noise and blur show, are small beside the averages. From
-    the second on, a stage adds to its input. It starts as the identity.
+    As in URIE (Son et al. 2020), the front end is trained for the classifier behind it. It works at
+    half the resolution, where an image consists of its four Haar bands (MWCNN, Liu et al. 2018).
+    Each band is normalised, because the detail bands, in which noise and blur are visible, have
+    much smaller values than the average band. Every stage but the first adds to its input. The
+    front end starts as the identity.
 
     Args:
-        channels: of the images.
-        width: of the stages.
-        depth: number of stages.
-        generator: draws the He-initialised weights.
+        channels: the channels of the images.
+        width: the channels of the stages.
+        depth: the number of stages.
+        generator: the source of randomness for the He-initialised weights.
     """
 
     haar: Tensor
@@ -65,7 +65,7 @@ class FrontEnd(nn.Module):
         nn.init.zeros_(self.last.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Mended images, N x C x H x W; H and W are even."""
+        """The restored images, N x C x H x W; H and W must be even."""
         channels = images.shape[1]
         bands = F.conv2d(images, self.haar, stride=SCALE, groups=channels)
         first, *others = self.stages
@@ -99,16 +99,25 @@ class WithFrontEnd(Wrapper):
 def front_end(
     model: nn.Module, parameters: float = 0.25, depth: int = 4, seed: int = 0
 ) -> WithFrontEnd:
-    """A copy of the network, frozen, behind the widest front end of so many parameters.
+    """A frozen copy of the network behind the widest front end that the budget allows.
 
     Args:
-        model: the baseline, a `Classifier` (or wrapped around one).
-        parameters: at most so many numbers are trained; up to 1 it is a share of the network's.
-        depth: stages of the front end.
-        seed: draws its initial weights.
+        model: the baseline, a `Classifier` or a wrapper around one.
+        parameters: the largest number of trained parameters; a value up to 1 is a share of the
+            network's parameters.
+        depth: the number of stages of the front end.
+        seed: the seed of its initial weights.
 
     Raises:
-        InputError: the model's images are not known or of odd size, or the budget is too small.
+        InputError: the model's input is unknown or of odd size, or the budget is too small.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> from deepcorrect.alternatives import front_end
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+        >>> model = dc.Classifier(network, dc.Preprocessing(32, (0.5,) * 3, (0.25,) * 3))
+        >>> front_end(model, parameters=5000, depth=2).front.width
+        14
     """
     known = preprocessing_of(model)
     if known is None:
@@ -127,34 +136,26 @@ def front_end(
 
 
 @contextmanager
-def restored_images(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Keeps what a front end made of the last batch, N x C x H x W, while the block runs.
+def restored_images(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
+    """Keeps the images that a front end restored in the last batch while the block runs.
 
     Yields:
-        A list, which has those images as its one item.
+        A mapping whose key `front` holds those images, N x C x H x W, after each forward pass.
 
     Raises:
         InputError: the model has no front end.
     """
     if not isinstance(model, WithFrontEnd):
         raise InputError(
-            "the objective 'images' compares mended images with clean ones, and this model mends "
-            "none: it is for systems of the method 'front_end'; use logits or activations"
+            "the objective 'images' compares restored images with clean ones, and this model "
+            "restores none: it is for systems of the method 'front_end'; use logits or activations"
         )
-    last: list[Tensor] = []
-
-    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
-        del module, args
-        last[:] = [output]
-
-    handle = model.front.register_forward_hook(keep)
-    try:
-        yield last
-    finally:
-        handle.remove()
+    with tap(nn.ModuleDict({"front": model.front}), ["front"]) as images:
+        yield images
 
 
 def _size(channels: int, width: int, depth: int) -> int:
+    """The number of parameters of a front end."""
     bands = channels * SCALE**2
     stages = 9 * width * (bands + (depth - 1) * width) + 2 * width * depth
     return stages + 9 * width * bands + bands

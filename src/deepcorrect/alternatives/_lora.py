@@ -16,16 +16,18 @@ from deepcorrect.runtime import InputError, optional_import
 def lora(model: nn.Module, parameters: float = 0.25, alpha: float = 1.0) -> nn.Module:
     """A copy of the network with a trainable low-rank addition to each convolution's weights.
 
-    Convolutions in groups are left as they are: PEFT has no low-rank form of them. The rank is one
-    for all, the largest that the budget allows. Batch-norm statistics follow the training batches.
+    Grouped convolutions stay as they are, because PEFT has no low-rank form of them. All additions
+    have the same rank, the largest that the budget allows. Batch-norm statistics follow the
+    training batches.
 
     Args:
-        model: the baseline.
-        parameters: at most so many numbers are trained; up to 1 it is a share of the network's.
-        alpha: the additions are scaled by `alpha` (PEFT's `lora_alpha` over the rank).
+        model: the baseline. It is not changed.
+        parameters: the largest number of trained parameters; a value up to 1 is a share of the
+            network's parameters.
+        alpha: the scale of the additions (PEFT's `lora_alpha` divided by the rank).
 
     Raises:
-        InputError: the network has no plain convolution, or the budget is below rank 1.
+        InputError: the network has no convolution without groups, or the budget is below rank 1.
         MissingExtraError: PEFT is not installed.
     """
     peft = optional_import("peft", "alternatives")
@@ -45,7 +47,7 @@ def lora(model: nn.Module, parameters: float = 0.25, alpha: float = 1.0) -> nn.M
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Adds the trained low-rank parts into the convolutions, so that they cost nothing to run."""
+    """Adds the trained low-rank parts to the weights, so that they cost nothing to run."""
     for module in model.modules():
         merge_layer: Any = getattr(module, "merge", None)
         if callable(merge_layer) and hasattr(module, "lora_A"):

@@ -12,7 +12,7 @@ from deepcorrect.runtime import InputError
 
 
 class _BatchStatistics(nn.Module):
-    """A batch norm whose statistics are mixed with those of the batch that it is given."""
+    """A batch norm whose statistics are mixed with those of its input."""
 
     def __init__(self, norm: nn.BatchNorm2d, prior: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _BatchStatistics(nn.Module):
 class NormAdaptation(Wrapper):
     """A network whose batch norms follow each test batch. Nothing is trained.
 
-    Each batch has to be of one distortion, and large: answers depend on the batch.
+    The answers depend on the batch, so a batch should be large and of one distortion.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -50,28 +50,36 @@ class NormAdaptation(Wrapper):
 
 
 def norm_adaptation(model: nn.Module, prior: float = 0.0) -> NormAdaptation:
-    """A copy of the network that normalises by the statistics of the batch it is given.
+    """A copy of the network that normalises by the statistics of each test batch.
 
     Args:
-        model: the baseline.
-        prior: the trained statistics count as those of so many images (Schneider et al., equation
-            2: N); 0 leaves them out (Nado et al.).
+        model: the baseline. It is not changed.
+        prior: the number of images that the trained statistics count as (N in equation 2 of
+            Schneider et al.); 0 leaves the trained statistics out (Nado et al.).
 
     Raises:
-        InputError: the network has no batch norm with statistics, or the prior is below zero.
+        InputError: the network has no batch norm with statistics, or the prior is below 0.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.alternatives import norm_adaptation
+        >>> network = torch.nn.Sequential(torch.nn.BatchNorm2d(3, affine=False))
+        >>> adapted = norm_adaptation(network)
+        >>> round(float(adapted(torch.rand(8, 3, 4, 4) + 5).mean().abs()), 3)
+        0.0
     """
     if prior < 0:
-        raise InputError(f"prior={prior:g} is below 0: it counts images")
+        raise InputError(f"prior={prior:g} is below 0: it is a number of images, 0 or more")
     adapted = copy.deepcopy(model).requires_grad_(False).eval()
     replace_norms(adapted, prior)
     return NormAdaptation(adapted)
 
 
 def replace_norms(model: nn.Module, prior: float) -> list[nn.BatchNorm2d]:
-    """Puts the batch's statistics into every batch norm of a network, which is changed.
+    """Makes every batch norm of a network use the batch's statistics. The network is changed.
 
     Returns:
-        The batch norms, whose weights and biases stay in use.
+        The original batch norms, whose weights and biases stay in use.
     """
     network = network_of(model)
     norms = {n: m for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}

@@ -1,4 +1,4 @@
-"""How many parameters a system may train: what its `parameters` means, in one place."""
+"""How many parameters a system may train: the meaning of `parameters` for all methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def parameter_budget(model: nn.Module, parameters: float) -> float:
-    """So many numbers; a value up to 1 is a share of the model's."""
-    return (
-        parameters * sum(p.numel() for p in model.parameters()) if parameters <= 1 else parameters
-    )
+    """A budget as a number of parameters; a value up to 1 is a share of the model's parameters."""
+    if parameters > 1:
+        return parameters
+    return parameters * sum(p.numel() for p in model.parameters())

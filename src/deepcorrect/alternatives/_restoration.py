@@ -1,4 +1,4 @@
-"""Restoring the image first: denoising and deblurring by scikit-image, told the true strength."""
+"""Restoring the image first: denoising and deblurring with the true strength of the distortion."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ KINDS = ("awgn", "gaussian_blur")
 
 
 class Restoration(Wrapper):
-    """The untouched network behind a classical restoration. It is not blind: `begin` tells it
-    which distortion is coming, and how strong.
+    """The untouched network behind a classical restoration of the image.
 
-    Noise: non-local means (Buades et al. 2005) with the true sigma. Blur: Wiener deconvolution
-    with the true kernel and the blur's own black border: the blur is B_h X B_w^T, so in the
-    singular vectors of both matrices each coefficient is divided by its own gain.
+    The restoration is not blind: it must be notified of the distortion and its level by
+    `start_level`. Noise is removed by non-local means (Buades et al. 2005, from scikit-image) with
+    the true sigma. Blur is removed by Wiener deconvolution with the true kernel and the black
+    border of our blur. That blur is B_h X B_w^T, so each coefficient in the singular vectors of the
+    two matrices is divided by its own gain.
 
     Args:
         network: the baseline.
-        smoothing: non-local means' h, in sigmas.
-        patch: side of non-local means' patches, in pixels.
-        balance: noise power over signal power that Wiener's filter assumes.
+        smoothing: the parameter h of non-local means, in sigmas.
+        patch: the side of the patches of non-local means, in pixels.
+        balance: the ratio of noise power to signal power that the Wiener filter assumes.
     """
 
     def __init__(
@@ -35,17 +36,17 @@ class Restoration(Wrapper):
     ) -> None:
         super().__init__()
         self.network = network
-        self.smoothing = smoothing
-        self.patch = patch
-        self.balance = balance
+        self.smoothing, self.patch, self.balance = smoothing, patch, balance
         self._restoration: Any = optional_import("skimage.restoration", "alternatives")
         self._kind, self._level = "", 0.0
 
     def start_level(self, distortion: Distortion | None, level: float) -> None:
-        """Says what the next images went through; None for clean ones, which are left alone.
+        """Sets the distortion and level of the next images; None stands for clean images.
+
+        Clean images are not changed.
 
         Raises:
-            InputError: there is no restoration of that distortion here.
+            InputError: there is no restoration for that distortion.
         """
         self._kind, self._level = (distortion.name, level) if distortion else ("", 0.0)
         if distortion is not None and distortion.name not in KINDS:
@@ -67,7 +68,7 @@ class Restoration(Wrapper):
 
     def _denoised(self, images: Tensor) -> Tensor:
         sigma = self._level / 255
-        mended = [
+        restored = [
             self._restoration.denoise_nl_means(
                 image,
                 patch_size=self.patch,
@@ -79,8 +80,8 @@ class Restoration(Wrapper):
             )
             for image in images.float().cpu().numpy()
         ]
-        # of a grey image it drops the channel
-        return torch.from_numpy(np.stack(mended)).view(images.shape).to(images)
+        # scikit-image drops the channel of a grey image
+        return torch.from_numpy(np.stack(restored)).view(images.shape).to(images)
 
     def _deblurred(self, images: Tensor) -> Tensor:
         rows, columns = (_blur_matrix(self._level, side).to(images) for side in images.shape[-2:])
@@ -91,7 +92,7 @@ class Restoration(Wrapper):
 
 
 def _blur_matrix(sigma: float, side: int) -> Tensor:
-    """The matrix, side x side, by which `gaussian_blur` blurs one axis."""
+    """The matrix, side x side, that blurs one axis as `gaussian_blur` does."""
     point = torch.zeros(1, 1, 2 * side - 1, 2 * side - 1)
     point[0, 0, side - 1, side - 1] = 1
     taps = Distortion("gaussian_blur")(point, sigma, generator_for(0))[0, 0].sum(0)
@@ -102,7 +103,7 @@ def _blur_matrix(sigma: float, side: int) -> Tensor:
 def restoration(
     model: nn.Module, smoothing: float = 0.8, patch: int = 5, balance: float = 1e-4
 ) -> Restoration:
-    """The network behind a restoration of its images; see `Restoration`.
+    """The network behind a restoration of its images; see `Restoration` for the arguments.
 
     Raises:
         MissingExtraError: scikit-image is not installed.

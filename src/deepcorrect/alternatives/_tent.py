@@ -13,15 +13,16 @@ from deepcorrect.networks import Wrapper
 
 
 class Tent(Wrapper):
-    """A network that sharpens its answers while it is tested.
+    """A network that minimises the entropy of its own answers while it is tested.
 
-    Batch norms take the batch's statistics; after each batch their weights and biases make one
-    step down the mean entropy of its answers. A batch is answered before its own step, as in the
-    authors' code. Batches have to be of one distortion, in a row: `begin` starts anew.
+    Batch norms use the statistics of each batch. After each batch, their weights and biases make
+    one step that lowers the mean entropy of the answers; the batch itself is answered before that
+    step, as in the authors' code. Successive batches must be of one distortion: `start_level` goes
+    back to the trained weights.
 
     Args:
-        network: whose batch norms are replaced and trained.
-        learning_rate: of Adam.
+        network: the network, whose batch norms are replaced and trained.
+        learning_rate: the learning rate of Adam.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float) -> None:
@@ -34,7 +35,7 @@ class Tent(Wrapper):
         self.start_level(None, 0.0)
 
     def start_level(self, distortion: Distortion | None, level: float) -> None:
-        """Forgets what was learnt from the batches so far."""
+        """Goes back to the trained weights, whatever the distortion."""
         del distortion, level
         with torch.no_grad():
             for parameter, value in zip(self._trained, self._start, strict=True):
@@ -42,7 +43,7 @@ class Tent(Wrapper):
         self._optimizer = torch.optim.Adam(self._trained, lr=self._learning_rate)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, N x classes, of images in [0, 1], N x C x H x W; then one step is made."""
+        """Logits, N x classes, of images in [0, 1], N x C x H x W; afterwards one step is made."""
         for parameter in self._trained:
             parameter.requires_grad_(True)
         with torch.enable_grad():
@@ -52,19 +53,28 @@ class Tent(Wrapper):
             self._optimizer.zero_grad()
             entropy.backward()
         self._optimizer.step()
-        for parameter in self._trained:  # nothing here is trained beforehand
+        for parameter in self._trained:  # `fit` must find nothing to train here
             parameter.requires_grad_(False)
         return logits.detach()
 
 
 def tent(model: nn.Module, learning_rate: float = 1e-3) -> Tent:
-    """A copy of the network that adapts its batch norms to what it is tested on.
+    """A copy of the network that adapts its batch norms to the test batches.
 
     Args:
-        model: the baseline.
-        learning_rate: of Adam (the authors', on CIFAR: 1e-3).
+        model: the baseline. It is not changed.
+        learning_rate: the learning rate of Adam; the authors use 1e-3 on CIFAR.
 
     Raises:
-        InputError: the network has no batch norm.
+        InputError: the network has no batch norm with statistics.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.alternatives import tent
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.BatchNorm2d(3), torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10)
+        ... )
+        >>> tent(network)(torch.rand(16, 3, 8, 8)).shape
+        torch.Size([16, 10])
     """
     return Tent(copy.deepcopy(model), learning_rate)

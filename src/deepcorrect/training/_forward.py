@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -87,7 +88,7 @@ def answers_for(
         teacher_features=teacher_features,
         maps={site: each[:count] for site, each in maps.items()},
         teacher_maps=teacher_maps,
-        images=restored[0][:count] if restored else None,
+        images=restored["front"][:count] if restored else None,
         clean_images=images,
         clean=logits[1] if "clean" in needs else None,
         views=logits[-2:] if "views" in needs else (),
@@ -100,7 +101,7 @@ def _features(model: nn.Module, needs: frozenset[Need]) -> AbstractContextManage
 
 def _restored(
     model: nn.Module, needs: frozenset[Need]
-) -> AbstractContextManager[list[Tensor] | None]:
+) -> AbstractContextManager[Mapping[str, Tensor] | None]:
     return restored_images(model) if "images" in needs else nullcontext()
 
 
