@@ -251,7 +251,10 @@ def test_what_is_no_override_is_said(write: Write, override: str, message: str) 
         ("distortions.awgn.level=3", ["'distortions.awgn.level'", "levels, clip, quantize"]),
         (
             "systems.deepcorrect.bta=0.5",
-            ["unknown key 'systems.deepcorrect.bta' (given 0.5)", "method, training, beta, unit"],
+            [
+                "unknown key 'systems.deepcorrect.bta' (given 0.5)",
+                "method, training, beta, budget, unit",
+            ],
         ),
         ("systems.tuned.beta=0.5", ["unknown key 'systems.tuned.beta'", "method, training"]),
         (

@@ -15,17 +15,8 @@ from torch import nn
 from deepcorrect import analysis
 from deepcorrect.data import ImageSet
 from deepcorrect.distortions import Cell
+from deepcorrect.experiments import report
 from deepcorrect.experiments._finished_run import FinishedRun, open_run, systems_by_beta
-from deepcorrect.experiments.report import (
-    Plane,
-    beta_figure,
-    features_figure,
-    ideal_against_learned_figure,
-    learning_figure,
-    maps_figure,
-    write_png,
-    write_report,
-)
 from deepcorrect.networks import features
 from deepcorrect.runtime import InputError, console, files, generator_for
 
@@ -99,19 +90,19 @@ folder of a run, or the run has not finished (deepcorrect run ... --resume)
     curves = analysis.learning_curves(run.history)
     found["learning"] = {name: curve.to_json() for name, curve in curves.items()}
     if curves:
-        figures["learning"] = learning_figure(curves)
+        figures["learning"] = report.learning_figure(curves)
     betas = systems_by_beta(run.recipe)
     if len(betas) > 1:
         points = analysis.beta_points(dict.fromkeys(betas, run.results), betas)
         found["beta"] = [vars(point) for point in points]
-        figures["beta"] = beta_figure(points)
+        figures["beta"] = report.beta_figure(points)
     found["figures"] = [f"{FOLDER}/{name}.png" for name in figures]
     for figure, file in zip(figures.values(), found["figures"], strict=True):
-        write_png(figure, run.folder / file)
+        report.write_png(figure, run.folder / file)
     shown.warn_of_bad()
     found["seconds"] = round(time.monotonic() - started, 1)
     files.write_json(run.folder / ANALYSIS_FILE, found)
-    write_report(run.folder)
+    report.write_report(run.folder)
     return found
 
 
@@ -126,7 +117,7 @@ def _maps(run: FinishedRun, name: str, shown: ImageSet, seed: int) -> tuple[dict
         for site, values in by_site.items()
     }
     files.write_tensors(run.folder / FOLDER / f"maps-{name}.safetensors", tensors)
-    return maps.to_json(), maps_figure(maps, name)
+    return maps.to_json(), report.maps_figure(maps, name)
 
 
 def _ideal(
@@ -136,7 +127,7 @@ def _ideal(
     against = analysis.ideal_against_learned(
         run.corrected[name], run.batches(shown), run.distortions, seed, f"ideal, {name}"
     )
-    return against.to_json(), ideal_against_learned_figure(against, name)
+    return against.to_json(), report.ideal_against_learned_figure(against, name)
 
 
 def _features(
@@ -153,7 +144,7 @@ def _features(
     near = analysis.neighbours(run.model, systems, batches, run.distortions, seed, site)
     clean, labels = analysis.gather({"": run.model}, batches, site=site)
     pair = {"baseline": run.model, subject: run.corrected[subject]}
-    planes: dict[str, Plane] = {}
+    planes: dict[str, report.Plane] = {}
     for kind in run.distortions:
         levels = kind.levels
         level = levels[len(levels) // 2]
@@ -161,10 +152,10 @@ def _features(
         distorted, _ = analysis.gather(pair, batches, Cell(kind, level), seed, site)
         groups = [clean[""], distorted["baseline"], distorted[subject]]
         first, second, third = analysis.embed(groups, seed)
-        planes[kind.name] = Plane(level, labels, (first, second, third))
+        planes[kind.name] = report.Plane(level, labels, (first, second, third))
     values = {"classes": list(classes.values()), **near.to_json()}
     values["levels_shown"] = {name: plane.level for name, plane in planes.items()}
-    return values, features_figure(near, planes, subject, classes)
+    return values, report.features_figure(near, planes, subject, classes)
 
 
 def _some_classes(

@@ -1,4 +1,8 @@
-"""Recipes: one experiment as a YAML file, checked before anything runs."""
+"""Recipes: one experiment as a YAML file, checked before anything runs.
+
+Merging is done here rather than by OmegaConf because `null` must take a section out, an override
+must replace a section rather than merge into it, and a path may contain `${`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ModelSection(Section):
-    """The network: a MODEL spec and what the source does not tell; see `models.resolve`."""
+    """The network: a MODEL spec, and what its source does not state; see `models.load_model`."""
 
     spec: str
     weights: str | None = None
@@ -42,17 +46,20 @@ class ModelSection(Section):
 
 
 class DataSection(Section):
-    """The images: DATA specs, and how many to use of each.
+    """The images: DATA specs, and how many images of each to use.
 
     Attributes:
-        train: for correction and fine-tuning.
-        test: for the figures alone; read once a system.
-        validation: for ranking and for choosing the best epoch; without it, rows of `train`.
+        train: the images for correction and fine-tuning.
+        test: the images for the figures, which nothing else reads.
+        validation: the images for ranking and for choosing the best epoch; without it, they are
+            rows of `train`.
         validation_rows: a JSON file with rows of `train` (a list, or `{"rows": [...]}`).
-        validation_images: without the two above, so many random rows of `train`.
-        train_images, test_images: random subsets; null takes all.
-        batch_size: for everything but training.
-        workers: decoding processes.
+        validation_images: the number of random rows of `train`, if neither of the two above is
+            given.
+        train_images: the size of a random subset of `train`; null takes all images.
+        test_images: the size of a random subset of `test`; null takes all images.
+        batch_size: images per batch for everything but training.
+        workers: the number of decoding processes; 0 decodes in the main process.
     """
 
     train: str
@@ -81,8 +88,10 @@ DistortionName = Annotated[str, AfterValidator(_known_distortion)]
 
 
 class DistortionSection(Section):
-    """Levels of one distortion (null takes the grid for the input size), how its output is stored,
-    and whose parameters apply (null: the input size says)."""
+    """One distortion: its levels, how its output is stored, and whose parameters apply.
+
+    Null levels stand for the grid for the input size; null parameters depend on the input size.
+    """
 
     levels: Annotated[tuple[Level, ...], Field(min_length=1)] | None = None
     clip: bool = False
@@ -91,9 +100,9 @@ class DistortionSection(Section):
 
 
 class RankingSection(Section):
-    """How filters are ranked: on `images` of the validation images, at `sites` (null: all).
+    """How filters are ranked: on so many validation images, at `sites` (null: all sites).
 
-    `target` is what answers are measured against: `labels`, `prediction` or `kl`.
+    `target` is what answers are compared with: `labels`, `prediction` or `kl`.
     """
 
     method: str = DEFAULT_METHOD
@@ -109,14 +118,14 @@ class RankingSection(Section):
 
 
 class IdealSection(Section):
-    """Ideal-correction curves, on validation images that the ranking did not see; 0 skips them."""
+    """Ideal-correction curves, on validation images that were not ranked on; 0 skips them."""
 
     images: int = Field(default=200, ge=0)
     betas: tuple[Share, ...] = BETAS
 
 
 class SelectionSection(Section):
-    """Choosing the best epoch, on so many validation images that the ranking did not see."""
+    """Choosing the best epoch, on so many validation images that were not ranked on."""
 
     images: int = Field(default=500, ge=0)
 
@@ -124,8 +133,9 @@ class SelectionSection(Section):
 class Recipe(Section):
     """One experiment: measure, rank, correct, measure, report.
 
-    `distortions` are trained, ranked and selected on; systems are measured on `test_distortions`
-    where there are some, kinds or groups such as `imagenet_c`, otherwise on the same.
+    Filters are ranked, and systems trained and selected, on `distortions`. Systems are measured on
+    `test_distortions`, which may name groups such as `imagenet_c`, and on `distortions` without
+    them.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -161,7 +171,7 @@ class Recipe(Section):
 
     @property
     def distortion_list(self) -> tuple[Distortion, ...]:
-        """The distortions that are trained on, as objects."""
+        """The distortions that systems are trained on."""
         return _as_distortions(self.distortions)
 
     @property
@@ -170,12 +180,12 @@ class Recipe(Section):
         return _as_distortions(self.test_distortions or self.distortions)
 
     def to_yaml(self) -> str:
-        """The resolved recipe, every default written out."""
+        """The resolved recipe, with every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
 
 
 def _as_distortions(sections: Mapping[str, DistortionSection]) -> tuple[Distortion, ...]:
-    """Sections as objects, one for each kind of a group."""
+    """The distortions of sections, one for each kind of a group."""
     return tuple(
         Distortion(kind, **section.model_dump())
         for name, section in sections.items()
@@ -184,7 +194,13 @@ def _as_distortions(sections: Mapping[str, DistortionSection]) -> tuple[Distorti
 
 
 def shipped() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """The names of the recipes that come with the package.
+
+    Example:
+        >>> from deepcorrect.experiments import shipped
+        >>> "demo" in shipped()
+        True
+    """
     folder = resources.files("deepcorrect.experiments") / "recipes"
     return sorted(
         item.name.removesuffix(".yaml") for item in folder.iterdir() if ".yaml" in item.name
@@ -192,7 +208,13 @@ def shipped() -> list[str]:
 
 
 def load_summary(name: str) -> str:
-    """The first comment line of a shipped recipe."""
+    """What a shipped recipe is for: its first comment line.
+
+    Example:
+        >>> from deepcorrect.experiments import load_summary
+        >>> load_summary("demo").endswith(".")
+        True
+    """
     text = (resources.files("deepcorrect.experiments") / "recipes" / f"{name}.yaml").read_text(
         "utf-8"
     )
@@ -203,14 +225,20 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe, applies `KEY=VALUE` overrides, and checks every key and value.
 
     Args:
-        source: a YAML file, or the name of a shipped recipe. `based_on` in it names another one,
-            whose values it changes.
+        source: a YAML file, or the name of a shipped recipe. Its key `based_on` may name another
+            recipe, whose values it changes.
         overrides: dotted keys and YAML values, such as `ranking.images=100` or
             `distortions.awgn.levels=[10,20]`; null takes a section out.
 
     Raises:
-        InputError: the file cannot be read, a key is unknown, or a value is not accepted; it names
-            the key, the value and what is accepted.
+        InputError: the file cannot be read, a key is unknown, or a value is not accepted. The
+            message names the key, the value and what is accepted.
+
+    Example:
+        >>> from deepcorrect.experiments import load_recipe
+        >>> recipe = load_recipe("demo", ["ranking.images=100", "systems.finetuned=null"])
+        >>> recipe.ranking.images, list(recipe.systems)
+        (100, ['deepcorrect'])
     """
     values = _read(str(source), [])
     for override in overrides:
@@ -253,8 +281,10 @@ def _read(source: str, chain: list[str]) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, section by section; null takes a section out. Sections that YAML
-    anchors share are copied."""
+    """`base` with `changes`, section by section; null takes a section out.
+
+    Sections that YAML anchors share are copied, so that a change affects only one of them.
+    """
     result = dict(base)
     for key, value in changes.items():
         if isinstance(value, Mapping):
@@ -266,7 +296,7 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _put(section: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a key of a section; null takes a section below it out."""
+    """Sets a key of a section; null takes a section under that key out."""
     if value is None and isinstance(section.get(key), dict):
         del section[key]
     else:
@@ -281,7 +311,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise InputError(f"the value of {override!r} is not YAML") from None
-    if value == text.strip() and text[-1:].isdigit():  # YAML 1.1 takes 1e-3 for a string
+    if value == text.strip() and text[-1:].isdigit():  # YAML 1.1 reads 1e-3 as a string
         with contextlib.suppress(ValueError):
             value = float(value)
     *parents, last = key.split(".")
@@ -297,7 +327,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """Every problem, with its key, the value given and what is accepted."""
+    """All problems, each with its key, the value that was given and what is accepted."""
     lines: list[str] = []
     methods = ", ".join(repr(method) for method in SECTIONS)
     for problem in error.errors():
@@ -338,12 +368,12 @@ def _accepted_keys(place: Sequence[str]) -> str:
         section = _inner(section, part)
         if section is None:
             return "see docs/recipes.md"
-    # a base class's fields come first: the method says more
+    # the fields of the base class come first, but the method is more important
     return ", ".join(sorted(section.model_fields, key=lambda name: name != "method"))
 
 
 def _inner(section: Any, part: str) -> Any:
-    """The section under key `part` of a section, a mapping of sections, or a union of them."""
+    """The section under the key `part` of a section, of a mapping of sections, or of a union."""
     if isinstance(section, type) and issubclass(section, BaseModel):
         fields = section.model_fields
         found = fields[part].annotation if part in fields else None

@@ -1,4 +1,4 @@
-"""The systems that a recipe can name, each a section of it and a way to make the module."""
+"""The systems of a recipe: each is a section that checks its keys and builds the module."""
 
 from __future__ import annotations
 
@@ -24,22 +24,26 @@ from deepcorrect.ranking import METHODS, Ranking
 from deepcorrect.training import TrainingConfig, needs_of
 
 Rank = Callable[[str | None], Ranking]
-"""Gives the ranking of a method, None standing for the recipe's own."""
+"""Returns the ranking of a method; None stands for the recipe's own method."""
+
+
+DEFAULT_BETA = 0.5
+"""The corrected share of each site's filters if a recipe gives neither a beta nor a budget."""
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused."""
+    """A part of a recipe, which refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TrainedSystem(Section):
-    """A system that is trained: `training` begins with the method's own objective."""
+    """A system that is trained; the method may have an objective of its own."""
 
     objective: ClassVar[dict[str, float]] = {}
-    """What the method minimises unless `training.objective` says otherwise; empty: the default."""
-    mends: ClassVar[bool] = False
-    """Whether it mends images before the network reads them, which the objective `images` needs."""
+    """The method's default for `training.objective`; empty stands for the general default."""
+    restores: ClassVar[bool] = False
+    """Whether it restores images before the network reads them, as the objective `images` needs."""
 
     training: TrainingConfig = TrainingConfig()
 
@@ -53,30 +57,32 @@ class TrainedSystem(Section):
         return values
 
     @model_validator(mode="after")
-    def _images_are_mended(self) -> TrainedSystem:
-        if "images" in needs_of(self.training.objective) and not self.mends:
+    def _restores_images(self) -> TrainedSystem:
+        if "images" in needs_of(self.training.objective) and not self.restores:
             raise ValueError(
-                "the objective 'images' is for the method front_end: nothing else "
-                "mends images; use logits or activations"
+                "the objective 'images' is for the method front_end, the only one that "
+                "restores images; use logits or activations"
             )
         return self
 
     @abstractmethod
     def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
-        """The module to train; what of it requires gradients is trained."""
+        """The module to train. The parameters that require gradients are trained."""
 
     def finished(self, model: nn.Module) -> nn.Module:
-        """The trained module, as it is used."""
+        """The trained module in the form in which it is used."""
         return model
 
 
 class CorrectionSystem(TrainedSystem):
-    """Correction units behind the first `beta` of each site's filters: a share, or one per site.
-    Or a `budget` for all sites together, `{parameters: X}` or `{multiply_adds: X}`.
+    """Correction units behind each site's filters of highest priority.
 
-    `ranking` is a method; null takes the recipe's. `gate` is the share of clean images that may be
-    corrected, which a gate keeps to; null corrects every image. `gate_scale` below 1 prepares the
-    gate for pictures of other sources than the training images (`fit_gate`'s `scale`).
+    `beta` is the share of each site's filters to correct, one for all sites or one per site.
+    `budget` limits all sites together instead: `{parameters: X}` or `{multiply_adds: X}`. Without
+    either, beta is 0.5.
+    `ranking` is a method; null takes the recipe's method. `gate` is the share of clean images that
+    a gate lets through to be corrected; null corrects every image. `gate_scale` below 1 prepares
+    the gate for pictures from other sources than the training images (`fit_gate`'s `scale`).
     """
 
     method: Literal["deepcorrect"]
@@ -86,6 +92,15 @@ class CorrectionSystem(TrainedSystem):
     ranking: str | None = None
     gate: float | None = Field(default=None, gt=0, lt=1)
     gate_scale: float = Field(default=1.0, gt=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_beta(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and all(
+            values.get(key) is None for key in ("beta", "budget")
+        ):
+            return {**values, "beta": DEFAULT_BETA}
+        return values
 
     @field_validator("beta", mode="before")
     @classmethod
@@ -127,7 +142,7 @@ class CorrectionSystem(TrainedSystem):
         return self
 
     def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
-        """The network with its units, which start as the identity."""
+        """The network with its correction units, which start as the identity."""
         return correction.correct(
             model, rank(self.ranking), self.beta, self.unit, seed, budget=self.budget
         )
@@ -141,8 +156,11 @@ def known_ranking(name: str) -> str:
 
 
 class FinetuneSystem(TrainedSystem):
-    """A copy of the network with its parameters trained: `all`, whole layers from the `first` or
-    the `last` on, as many as `parameters` (a share up to 1) allows, or the batch `norms`."""
+    """Fine-tuning of a copy of the network.
+
+    `trains` is `all` parameters; whole layers from the `first` or the `last` on, as many as
+    `parameters` allows (a value up to 1 is a share); or the batch `norms`.
+    """
 
     method: Literal["finetune"]
     trains: alternatives.Trains = "all"
@@ -160,36 +178,38 @@ class FinetuneSystem(TrainedSystem):
         return alternatives.finetune(model, self.trains, self.parameters)
 
 
-class StabilitySystem(TrainedSystem):
-    """Stability training (Zheng et al. 2016): every weight, on clean images, with the distorted
-    copy's answer drawn to the clean one's. `training.objective` weighs both."""
+class _WholeNetworkSystem(TrainedSystem):
+    """Trains every weight of a copy of the network."""
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """A copy of the network."""
+        del rank, seed
+        return alternatives.finetune(model)
+
+
+class StabilitySystem(_WholeNetworkSystem):
+    """Stability training of every weight (Zheng et al. 2016).
+
+    The loss is computed on clean images, and draws the answer to the distorted copy to the clean
+    one's. `training.objective` weighs both parts.
+    """
 
     objective: ClassVar[dict[str, float]] = {"clean_labels": 1.0, "stability": 1.0}
 
     method: Literal["stability"]
 
-    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
-        """A copy of the network."""
-        del rank, seed
-        return alternatives.finetune(model)
 
-
-class AugMixSystem(TrainedSystem):
-    """AugMix fine-tuning (Hendrycks et al. 2020): every weight, with answers that agree on AugMix
-    views. With `training.clean_share: 1` it sees no distortion, as its authors have it."""
+class AugMixSystem(_WholeNetworkSystem):
+    """AugMix fine-tuning of every weight, with answers that agree on AugMix views (Hendrycks et al.
+    2020). With `training.clean_share: 1` it sees no distortion, as in the paper."""
 
     objective: ClassVar[dict[str, float]] = {"labels": 1.0, "consistency": 12.0}
 
     method: Literal["augmix"]
 
-    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
-        """A copy of the network."""
-        del rank, seed
-        return alternatives.finetune(model)
-
 
 class LoraSystem(TrainedSystem):
-    """Low-rank adaptation of the convolutions, of so many parameters, merged when trained."""
+    """Low-rank adaptation of the convolutions, merged into their weights after training."""
 
     method: Literal["lora"]
     parameters: float = Field(default=0.25, gt=0)
@@ -201,14 +221,14 @@ class LoraSystem(TrainedSystem):
         return alternatives.lora(model, self.parameters, self.alpha)
 
     def finished(self, model: nn.Module) -> nn.Module:
-        """The copy, its low-rank parts added into the weights."""
+        """The copy with its low-rank parts added to the weights."""
         return alternatives.merge(model)
 
 
 class FrontEndSystem(TrainedSystem):
-    """A learned residual network of so many parameters before the frozen network."""
+    """A learned residual network that restores the image for the frozen network."""
 
-    mends: ClassVar[bool] = True
+    restores: ClassVar[bool] = True
 
     method: Literal["front_end"]
     parameters: float = Field(default=0.25, gt=0)
@@ -221,10 +241,10 @@ class FrontEndSystem(TrainedSystem):
 
 
 class TestTimeSection(Section):
-    """A system that is not trained beforehand, and needs to be told something at test time."""
+    """A system that is not trained beforehand, and needs something to be known at test time."""
 
     needs: ClassVar[str]
-    """What it needs, for tables."""
+    """What must be known, for tables."""
 
     @abstractmethod
     def build(self, model: Classifier) -> nn.Module:
@@ -232,8 +252,10 @@ class TestTimeSection(Section):
 
 
 class NormAdaptationSystem(TestTimeSection):
-    """Batch norms that follow the test batch (Nado et al. 2020; with a `prior` in images, Schneider
-    et al. 2020)."""
+    """Batch norms that follow the test batch (Nado et al. 2020).
+
+    With a `prior`, the trained statistics count as that many images (Schneider et al. 2020).
+    """
 
     needs: ClassVar[str] = "batches of one distortion"
 
@@ -246,7 +268,7 @@ class NormAdaptationSystem(TestTimeSection):
 
 
 class TentSystem(TestTimeSection):
-    """TENT (Wang et al. 2021): batch norms are trained on the test batches' entropy."""
+    """TENT (Wang et al. 2021): batch norms are trained to lower the test batches' entropy."""
 
     needs: ClassVar[str] = "batches of one distortion"
 
@@ -259,7 +281,7 @@ class TentSystem(TestTimeSection):
 
 
 class RestorationSystem(TestTimeSection):
-    """Restoring the image first, by non-local means or Wiener deconvolution: not blind."""
+    """Restoration of the image first, by non-local means or Wiener deconvolution; not blind."""
 
     needs: ClassVar[str] = "the true sigma or kernel"
 
@@ -297,10 +319,16 @@ SECTIONS: dict[str, type[Section]] = {
     "tent": TentSystem,
     "restoration": RestorationSystem,
 }
-"""By the `method` that recipes name."""
+"""All systems, by the `method` in recipes."""
 
 
 def summary(method: str) -> str:
-    """What a method is, in a sentence."""
+    """What a method is, in one sentence.
+
+    Example:
+        >>> from deepcorrect.experiments import summary
+        >>> summary("tent")
+        "TENT (Wang et al. 2021): batch norms are trained to lower the test batches' entropy."
+    """
     text = " ".join((SECTIONS[method].__doc__ or "").split())
     return re.split(r"\.\s+(?=[A-Z`])", text)[0].rstrip(".") + "."  # "et al. 2016" goes on

@@ -17,22 +17,15 @@ from deepcorrect.analysis import (
     MapQuality,
     Neighbours,
 )
+from deepcorrect.experiments.report import _drawing as draw
 from deepcorrect.experiments.report._looks import (
-    COLUMNS,
     INK,
     KNOWN_SYSTEMS,
     MUTED,
     RULE,
     Look,
     distortion_looks,
-    drawing,
-    legend_lines,
-    level_axis,
-    new_figure,
-    panels,
-    percents,
     system_looks,
-    title,
 )
 from deepcorrect.experiments.report._numbers import (
     compact,
@@ -71,7 +64,7 @@ class Plane:
 
 def write_png(figure: Figure, path: Path) -> Path:
     """Writes a figure as a PNG, whole or not at all."""
-    with drawing():
+    with draw.settings():
         files.write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DPI))
     return path
 
@@ -84,8 +77,8 @@ def maps_figure(maps: MapQuality, system: str) -> Figure:
     """
     sites = list(maps.values["psnr"])
     rows, width = len(maps.distortions), max(4.6, 0.36 * min(len(sites), 40) + 1.2)
-    with drawing():
-        figure = new_figure(2 * width, 2.9 * rows + 0.5)
+    with draw.settings():
+        figure = draw.new_figure(2 * width, 2.9 * rows + 0.5)
         grid = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey="col")
         for line, kind in zip(grid, maps.distortions, strict=True):
             for panel, (measure, label) in zip(line, MEASURE_NAMES.items(), strict=True):
@@ -99,7 +92,7 @@ def maps_figure(maps: MapQuality, system: str) -> Figure:
                 panel.set_ylabel(label)
                 panel.grid(axis="x", visible=False)
                 panel.set_xlim(-0.6, len(sites) - 0.4)
-            title(line[0], distortion_name(kind.name))
+            draw.title(line[0], distortion_name(kind.name))
         every = -(-len(sites) // SITE_LABELS)
         for panel in grid[-1]:
             panel.set_xticks(range(0, len(sites), every), sites[::every])
@@ -131,17 +124,17 @@ def ideal_against_learned_figure(against: IdealAgainstLearned, system: str) -> F
     """
     looks = {"baseline": BEFORE, "learned": AFTER, "ideal": IDEAL}
     clean = dict.fromkeys(looks, against.clean_top1) | {"learned": against.learned_clean_top1}
-    with drawing():
-        figure, drawn = panels(len(against.distortions))
+    with draw.settings():
+        figure, drawn = draw.panels(len(against.distortions))
         for place, (panel, kind) in enumerate(zip(drawn, against.distortions, strict=True)):
             levels = (0.0, *kind.levels)
             for name, look in looks.items():
                 top1 = (clean[name], *against.top1[kind.name][name])
                 curve = sorted(zip(levels, top1, strict=True))
                 panel.plot(*zip(*curve, strict=True), clip_on=False, **look.line())
-            level_axis(panel, kind.name, levels)
-            title(panel, distortion_name(kind.name))
-            panel.set_ylabel("" if place % COLUMNS else "top-1 accuracy")
+            draw.level_axis(panel, kind.name, levels)
+            draw.title(panel, distortion_name(kind.name))
+            panel.set_ylabel("" if place % draw.COLUMNS else "top-1 accuracy")
             panel.set_ylim(0, 1)
         names = {"learned": f"learned ({system_name(system)})", "ideal": "ideal: clean outputs"}
         _legend(figure, {names.get(name, system_name(name)): look for name, look in looks.items()})
@@ -161,8 +154,8 @@ def features_figure(
     """
     looks = system_looks([*near.clean])
     rows = len(planes)
-    with drawing():
-        figure = new_figure(14.4, 3.6 * rows + 0.5)
+    with draw.settings():
+        figure = draw.new_figure(14.4, 3.6 * rows + 0.5)
         grid = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 1, 1, 1.15))
         for line, (name, plane) in zip(grid, planes.items(), strict=True):
             kind = next(kind for kind in near.distortions if kind.name == name)
@@ -182,7 +175,7 @@ def features_figure(
                 line[3].plot(
                     *zip(*curve, strict=True), clip_on=False, zorder=front, **looks[system].line()
                 )
-            level_axis(line[3], name, (0.0, *levels))
+            draw.level_axis(line[3], name, (0.0, *levels))
             line[3].set_ylim(0, 1)
             line[3].set_ylabel("nearest clean feature of same class")
         _legend(figure, {system_name(name): look for name, look in looks.items()})
@@ -247,8 +240,8 @@ def learning_figure(curves: Mapping[str, LearningCurve]) -> Figure:
     from matplotlib.ticker import FuncFormatter
 
     looks = system_looks([*curves])
-    with drawing():
-        figure = new_figure(6.4, 4.2)
+    with draw.settings():
+        figure = draw.new_figure(6.4, 4.2)
         panel = figure.add_subplot()
         for name, curve in curves.items():
             line = looks[name].line(markersize=5, markeredgewidth=0)
@@ -258,7 +251,7 @@ def learning_figure(curves: Mapping[str, LearningCurve]) -> Figure:
             panel.plot([best], [curve.best], zorder=front, **looks[name].ring())
         panel.set_xlim(left=0)
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _compact(value)))
-        panel.yaxis.set_major_formatter(percents())
+        panel.yaxis.set_major_formatter(draw.percents())
         panel.set_xlabel("training images seen")
         panel.set_ylabel("mean top-1 accuracy (validation)")
         _legend(figure, {system_name(name): looks[name] for name in curves})
@@ -270,8 +263,8 @@ def beta_figure(points: Sequence[BetaPoint]) -> Figure:
     names = list(dict.fromkeys(point.distortion for point in points))
     looks = distortion_looks(names)
     clean = Look(MUTED, "s", "--")
-    with drawing():
-        figure = new_figure(6.4, 4.2)
+    with draw.settings():
+        figure = draw.new_figure(6.4, 4.2)
         panel = figure.add_subplot()
         for name in names:
             own = [point for point in points if point.distortion == name]
@@ -281,8 +274,8 @@ def beta_figure(points: Sequence[BetaPoint]) -> Figure:
         line = clean.line(linewidth=1.4, markersize=5)
         panel.plot([p.beta for p in own], [p.clean_top1 for p in own], clip_on=False, **line)
         panel.set_xlim(0, 1)
-        panel.xaxis.set_major_formatter(percents())
-        panel.yaxis.set_major_formatter(percents())
+        panel.xaxis.set_major_formatter(draw.percents())
+        panel.yaxis.set_major_formatter(draw.percents())
         panel.set_xlabel("beta: corrected share of each site's filters")
         panel.set_ylabel("top-1 accuracy")
         keys = {f"mean, {distortion_name(name)}": look for name, look in looks.items()}
@@ -291,7 +284,7 @@ def beta_figure(points: Sequence[BetaPoint]) -> Figure:
 
 
 def _legend(figure: Figure, looks: Mapping[str, Look]) -> None:
-    handles, names = legend_lines(looks.items())
+    handles, names = draw.legend_lines(looks.items())
     widest = 0.6 + 0.09 * max(map(len, names))  # inches
     columns = max(1, int(figure.get_figwidth() // max(2, widest)))
     more_rows = -(-len(names) // columns) - 1

@@ -13,22 +13,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from deepcorrect.experiments.report._looks import (
-    COLUMNS,
-    CORRECTED,
-    MUTED,
-    UNTOUCHED,
-    Look,
-    drawing,
-    in_percent,
-    legend_lines,
-    level_axis,
-    new_figure,
-    panels,
-    percents,
-    system_looks,
-    title,
-)
+from deepcorrect.experiments.report import _drawing as draw
+from deepcorrect.experiments.report._looks import CORRECTED, MUTED, UNTOUCHED, Look, system_looks
 from deepcorrect.experiments.report._numbers import (
     AccuracyRow,
     accuracy_table,
@@ -60,15 +46,15 @@ def accuracy_figure(results: dict[str, Any]) -> Figure:
     rows = accuracy_table(results)
     names = list(dict.fromkeys(row.distortion for row in rows))
     looks = system_looks(results["systems"])
-    with drawing():
-        figure, drawn = panels(len(names))
+    with draw.settings():
+        figure, drawn = draw.panels(len(names))
         for place, (panel, name) in enumerate(zip(drawn, names, strict=True)):
             _accuracy_lines(panel, [row for row in rows if row.distortion == name], looks)
-            title(panel, distortion_name(name))
-            if place % COLUMNS:
+            draw.title(panel, distortion_name(name))
+            if place % draw.COLUMNS:
                 panel.set_ylabel("")
-        lines, labels = legend_lines((system_name(name), look) for name, look in looks.items())
-        columns = min(3 * min(COLUMNS, max(1, len(names))), len(looks))
+        lines, labels = draw.legend_lines((system_name(name), look) for name, look in looks.items())
+        columns = min(3 * min(draw.COLUMNS, max(1, len(names))), len(looks))
         figure.legend(lines, labels, loc="outside upper left", ncols=columns, frameon=False)
         return figure
 
@@ -76,7 +62,7 @@ def accuracy_figure(results: dict[str, Any]) -> Figure:
 def accuracy_panel(rows: Sequence[AccuracyRow], looks: Mapping[str, Look]) -> Figure:
     """One distortion's panel of `accuracy_figure`, for the page."""
     figure, panel = _panel(WIDE)
-    with drawing():
+    with draw.settings():
         _accuracy_lines(panel, rows, looks)
     return figure
 
@@ -87,7 +73,7 @@ def _accuracy_lines(panel: Axes, rows: Sequence[AccuracyRow], looks: Mapping[str
         levels, top1 = zip(*curve, strict=True)
         front = 3 if row.system == "deepcorrect" else 2
         panel.plot(levels, top1, zorder=front, clip_on=False, **looks[row.system].line())
-    level_axis(
+    draw.level_axis(
         panel,
         rows[0].distortion if rows else None,
         {0.0}.union(*(row.levels for row in rows)),
@@ -115,7 +101,7 @@ def ideal_panel(
     from matplotlib.ticker import MaxNLocator
 
     figure, panel = _panel(SMALL)
-    with drawing():
+    with draw.settings():
         for name, rows in ideal["top1"][site].items():
             line = looks[name].line(linewidth=1.7, markersize=5, markeredgewidth=0)
             panel.plot(ideal["betas"], level_mean(rows), **line)
@@ -123,10 +109,10 @@ def ideal_panel(
             panel.axhline(before, color=looks[name].color, linestyle="--", linewidth=1)
         panel.set_xlim(0, 1)
         panel.set_ylim(*limits)
-        panel.set_xticks([0, 0.5, 1], [in_percent(share) for share in (0, 0.5, 1)])
+        panel.set_xticks([0, 0.5, 1], [draw.in_percent(share) for share in (0, 0.5, 1)])
         panel.set_xlabel("beta")
         panel.yaxis.set_major_locator(MaxNLocator(4))
-        panel.yaxis.set_major_formatter(percents())
+        panel.yaxis.set_major_formatter(draw.percents())
     return figure
 
 
@@ -146,7 +132,7 @@ def priority_panel(
     gap = 0.12 if len(order) <= 64 else 0.0
     starts = np.arange(len(order))
     edges = np.append(np.stack([starts + gap, starts + 1 - gap], 1).flatten(), len(order))
-    with drawing():
+    with draw.settings():
         for color, wanted in ((CORRECTED, True), (UNTOUCHED, False)):
             heights = np.array([priorities[i] if (i in chosen) == wanted else 0.0 for i in order])
             bars = np.stack([heights, np.zeros_like(heights)], 1).flatten()  # a gap behind each
@@ -171,7 +157,7 @@ def history_panel(
     from matplotlib.ticker import MaxNLocator
 
     figure, panel = _panel(WIDE)
-    with drawing():
+    with draw.settings():
         for name, curve in curves.items():
             epochs, values = zip(*curve, strict=True)
             panel.plot(epochs, values, **looks[name].line(markersize=5, markeredgewidth=0))
@@ -180,7 +166,7 @@ def history_panel(
                     panel.plot([epoch], [value], **looks[name].ring())
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if share:
-            panel.yaxis.set_major_formatter(percents())
+            panel.yaxis.set_major_formatter(draw.percents())
         panel.set_xlabel("epoch")
         panel.set_ylabel(label)
     return figure
@@ -190,7 +176,7 @@ def swatch(look: Look) -> Figure:
     """A piece of a line, for legends in HTML."""
     from matplotlib.figure import Figure
 
-    with drawing():
+    with draw.settings():
         figure = Figure(figsize=(0.5, 0.2))
         panel = figure.add_axes((0, 0, 1, 1))
         panel.plot([0.05, 0.5, 0.95], [0.5] * 3, **look.line(markevery=[1]))
@@ -212,7 +198,7 @@ def svg(figure: Figure, prefix: str, label: str) -> Markup:
     """
     buffer = io.StringIO()
     nowhere = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with drawing():
+    with draw.settings():
         figure.savefig(buffer, format="svg", transparent=True, metadata=nowhere)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -252,6 +238,6 @@ def strip_image(priorities: Sequence[float], corrected: Sequence[bool], largest:
 
 
 def _panel(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    with drawing():
-        figure = new_figure(*size)
+    with draw.settings():
+        figure = draw.new_figure(*size)
         return figure, figure.add_subplot()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from deepcorrect.experiments.report._looks import drawing, new_figure
+from deepcorrect.experiments.report import _drawing as draw
 from deepcorrect.experiments.report._numbers import distortion_name
 from deepcorrect.ranking import Ranking
 from deepcorrect.runtime import files
@@ -35,8 +35,8 @@ def ranking_figure(ranking: Ranking) -> Figure:
         for level in kind.levels
     ]
     height = max(PANEL[1], 0.35 + 0.115 * len(labels))
-    with drawing(**{"font.size": 8, "axes.grid": False}):
-        figure = new_figure(PANEL[0] * columns + 0.9, height * rows + 0.5)
+    with draw.settings(**{"font.size": 8, "axes.grid": False}):
+        figure = draw.new_figure(PANEL[0] * columns + 0.9, height * rows + 0.5)
         for place, site in enumerate(names):
             panel = figure.add_subplot(rows, columns, place + 1)
             values = ranking.by_level[site][:, ranking.order(site)]
