@@ -7,6 +7,7 @@ import copy
 import itertools
 import json
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,15 +20,25 @@ from conftest import TINY_SITES, Batch, TinyCNN, tiny_cnn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from deepcorrect.correction import AdaptedModel, CorrectionUnit, correct, load_adapter
+from deepcorrect.correction import (
+    AdaptedModel,
+    CorrectionUnit,
+    correct,
+    fit_gate,
+    load_adapter,
+)
 from deepcorrect.correction._checkpoint import config_sha256
+from deepcorrect.deployment import fuse
 from deepcorrect.distortions import LevelledDistortion
+from deepcorrect.evaluation import evaluate
 from deepcorrect.models import CifarAllCNN, CifarResNet20
 from deepcorrect.networks import Classifier, convolutions, tap
 from deepcorrect.networks._fingerprint import fingerprint
 from deepcorrect.ranking import Ranking
 from deepcorrect.runtime import InputError
+from deepcorrect.training import fit
 
 FILTERS = {"stem": [1, 4, 6], "depthwise": [0, 7], "pointwise": [2, 3, 11]}
 
@@ -99,7 +110,7 @@ def test_the_other_filters_of_a_site_pass_untouched(
         with tap(network, [site]) as before:
             network(images)
         adapted = correct(network, {site: FILTERS[site]}, unit={"kind": "full", "start": "he"})
-        with tap(network, [site]) as after:
+        with tap(adapted, [site]) as after:
             adapted(images)
     others = [i for i in range(before[site].shape[1]) if i not in FILTERS[site]]
     assert torch.equal(after[site][:, others], before[site][:, others])
@@ -136,7 +147,8 @@ def test_disabled_is_bit_identical_to_the_untouched_network(
 
 
 class Strided(nn.Module):
-    """A linear layer over transposed tokens: frozen, torch multiplies it in another order."""
+    """A linear layer over transposed tokens: torch multiplies it in another order where its weights
+    require no gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +159,7 @@ class Strided(nn.Module):
         return self.proj(self.stem(images).flatten(2).transpose(1, 2)).mean(1)
 
 
-def test_disabled_the_network_multiplies_as_it_did_unfrozen() -> None:
+def test_disabled_it_is_the_network_itself() -> None:
     torch.manual_seed(0)
     network, images = Strided().eval(), torch.rand(4, 3, 8, 8)
     network.stem.bias.requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
@@ -157,13 +169,6 @@ def test_disabled_the_network_multiplies_as_it_did_unfrozen() -> None:
         adapted = correct(network, {"stem": [0, 3]})
         with adapted.disable_adapter(), adapted.disable_adapter():
             assert torch.equal(adapted(images), baseline)
-        with adapted.disable_adapter():
-            with adapted.disable_adapter():
-                pass
-            assert {name: p.requires_grad for name, p in network.named_parameters()} == required
-        assert not any(p.requires_grad for p in network.parameters())
-        with adapted.disable_adapter():
-            adapted.remove()
     assert {name: p.requires_grad for name, p in network.named_parameters()} == required
 
 
@@ -198,39 +203,142 @@ def test_a_deep_copy_is_corrected_by_its_own_units(network: TinyCNN, images: Ten
             parameter.zero_()
         assert not torch.equal(twin(images), corrected)
         assert torch.equal(adapted(images), corrected)
-        twin.remove()
-        assert torch.equal(twin(images), network(images))
+        assert twin.network is not network
+        with twin.disable_adapter():
+            assert torch.equal(twin(images), network(images))
 
 
-def test_remove_restores_the_network(classifier: Classifier, images: Tensor) -> None:
-    classifier.train()
-    norm = classifier.network.get_submodule("norm").eval()  # one layer frozen by its owner
-    head = classifier.network.get_submodule("head").requires_grad_(False)
-    modes = {name: module.training for name, module in classifier.named_modules()}
-    required = {name: p.requires_grad for name, p in classifier.named_parameters()}
-    state = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+def state_of(network: nn.Module) -> list[Any]:
+    """All that an adapter must not change of a network, but its tensors' values."""
+    return [
+        [(name, module, module.training) for name, module in network.named_modules()],
+        [(name, p, p.requires_grad, p.grad) for name, p in network.named_parameters()],
+        [dict(module._forward_hooks) for module in network.modules()],
+        [dict(module._forward_pre_hooks) for module in network.modules()],
+        [dict(vars(module)) for module in network.modules()],
+    ]
 
+
+def test_the_network_is_never_changed(
+    classifier: Classifier, images: Tensor, batches: list[Batch], tmp_path: Path
+) -> None:
+    classifier.train()  # its owner trains it, but one layer is frozen and one in inference mode
+    classifier.network.get_submodule("norm").eval()
+    classifier.network.get_submodule("head").requires_grad_(False)
+    before, tensors = state_of(classifier), copy.deepcopy(classifier.state_dict())
     adapted = adapted_tiny(classifier)
-    assert not any(module.training for module in classifier.modules())
-    assert not any(p.requires_grad for p in classifier.parameters())
-    assert adapted.remove() is classifier
+    assert str(state_of(classifier)) == str(before)
+    adapted.train()
+    fit(adapted, batches, "awgn:20", validation=batches, epochs=1, precision="float32")
+    evaluate(adapted, batches, "awgn:20", target="prediction")
+    fit_gate(adapted, [(torch.rand(40, 3, 16, 16), torch.zeros(40))] * 2, "awgn:20")
+    answers(adapted, images)
+    adapted.save_pretrained(tmp_path)
+    fuse(adapted)
+    adapted.eval()
+    assert str(state_of(classifier)) == str(before)
+    assert all(torch.equal(tensors[name], t) for name, t in classifier.state_dict().items())
+    assert adapted.network is classifier
 
-    assert {name: module.training for name, module in classifier.named_modules()} == modes
-    assert {name: p.requires_grad for name, p in classifier.named_parameters()} == required
-    assert not norm.training
-    assert not any(p.requires_grad for p in head.parameters())
-    assert not any(module._forward_hooks for module in classifier.modules())
-    assert all(torch.equal(state[name], t) for name, t in classifier.state_dict().items())
+
+def test_the_copy_follows_the_network(network: TinyCNN, images: Tensor) -> None:
+    """Through steps of an optimiser, load_state_dict, a new parameter, .to and its way back."""
+    adapted = adapted_tiny(network)
+
+    def follows() -> bool:
+        expected = by_hand(network, adapted, images.to(network.head.weight.dtype))
+        found = answers(adapted, images.to(network.head.weight.dtype))
+        return torch.allclose(found, expected, atol=1e-4)
+
     with torch.no_grad():
-        classifier.eval()
-        assert torch.equal(adapted(images), classifier(images))
+        network.stem.weight.mul_(1.5)
+    assert follows()
+    network.load_state_dict(tiny_cnn(seed=5).state_dict())
+    assert follows()
+    network.head.weight = nn.Parameter(network.head.weight.detach() * 2)
+    assert follows()
+    network.to(torch.float64)
+    adapted.units.to(torch.float64)
+    assert follows()
+    adapted.to(torch.float32)
+    assert network.stem.weight.dtype == torch.float32
+    assert follows()
+    held = {t.data_ptr() for t in (*network.parameters(), *network.buffers())}
+    own = {t.data_ptr() for t in (*adapted.units.parameters(), *adapted.units.buffers())}
+    extra = {adapted.unit_at(site)[1].data_ptr() for site in FILTERS}
+    assert {t.data_ptr() for t in (*adapted.parameters(), *adapted.buffers())} <= held | own | extra
+
+
+def test_stacked_adapters_come_off_in_any_order(classifier: Classifier, images: Tensor) -> None:
+    baseline = answers(classifier, images)
+    first = adapted_tiny(classifier, seed=1)
+    second = adapted_tiny(first, seed=2)
+    other = correct(classifier, {"grouped": [0, 3]}, unit={"start": "he"})
+    third = correct(first, {"grouped": [0, 3]}, unit={"start": "he"})
+    both = answers(third, images)
+    with first.disable_adapter():  # the lower one off: the upper one's units alone
+        assert torch.equal(answers(third, images), answers(other, images))
+        with third.disable_adapter():
+            assert torch.equal(answers(third, images), baseline)
+    with third.disable_adapter():
+        assert torch.equal(answers(third, images), answers(first, images))
+        with first.disable_adapter():
+            assert torch.equal(answers(third, images), baseline)
+    assert torch.equal(answers(third, images), both)
+    assert not torch.allclose(both, answers(first, images), atol=1e-3)
+    assert not torch.allclose(both, answers(other, images), atol=1e-3)
+    assert not torch.allclose(answers(second, images), answers(first, images), atol=1e-3)
+    del first, third
+    assert torch.equal(answers(second.network.network, images), baseline)  # pyright: ignore
+    assert second.trainable_parameters() == list(second.units.parameters())
+
+
+class Checkpointed(nn.Module):
+    """The tiny network with its parts under activation checkpointing."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.inner, self.reentrant = tiny_cnn(), reentrant
+
+    def part(self, call: Callable[..., Tensor], *args: Tensor) -> Tensor:
+        if self.reentrant is None:
+            return call(*args)
+        out: Any = checkpoint(call, *args, use_reentrant=self.reentrant)
+        return out
+
+    def forward(self, images: Tensor) -> Tensor:
+        net = self.inner
+        maps = self.part(lambda x: F.relu(net.norm(net.stem(x))), images)
+        out = self.part(lambda x: F.relu(net.depthwise(F.relu(net.grouped(x))) + x), maps)
+        out = F.avg_pool2d(out, 2)
+        out = self.part(lambda x: F.hardswish(net.out_norm(net.pointwise(x))), out)
+        return net.head(out.mean((2, 3)))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_networks_train_units_to_the_same(
+    reentrant: bool, batches: list[Batch]
+) -> None:
+    found = []
+    for how in (None, reentrant):
+        filters = {f"inner.{site}": some for site, some in FILTERS.items()}
+        unit = {"kind": "bottleneck", "modulation": 4}
+        adapted = correct(Checkpointed(how), filters, unit=unit)
+        start = copy.deepcopy(adapted.state_dict())
+        fit(adapted, batches, "awgn:20", epochs=2, learning_rate=0.01, precision="float32")
+        found.append(copy.deepcopy(adapted.state_dict()))
+        weights = [name for name in start if name.endswith("residual.0.weight")]
+        assert weights
+        assert not any(torch.equal(start[name], found[-1][name]) for name in weights)
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_training_changes_units_alone(classifier: Classifier, batches: list[Batch]) -> None:
     state = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     adapted = adapted_tiny(classifier).train()
     units = [p.detach().clone() for p in adapted.units.parameters()]
-    trainable = [p for p in adapted.parameters() if p.requires_grad]
+    trainable = adapted.trainable_parameters()
     assert {id(p) for p in trainable} == {id(p) for p in adapted.units.parameters()}
     optimizer = torch.optim.SGD(trainable, lr=0.1)
     for images, labels in batches:
@@ -240,6 +348,23 @@ def test_training_changes_units_alone(classifier: Classifier, batches: list[Batc
     assert all(torch.equal(state[name], t) for name, t in classifier.state_dict().items())
     after = list(adapted.units.parameters())
     assert all(not torch.equal(a, b) for a, b in zip(units, after, strict=True) if a.dim() == 4)
+
+
+def test_a_checkpointed_network_of_timm_trains_units_to_the_same() -> None:
+    timm = pytest.importorskip("timm")
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        network = timm.create_model("resnet10t", num_classes=4).eval()
+        network.set_grad_checkpointing(checkpointed)
+        filters = {"layer1.0.conv1": [0, 3], "layer4.0.conv2": [1, 2, 9]}
+        adapted = correct(network, filters, unit={"kind": "bottleneck", "dilations": [1]})
+        images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        batches = [(images, torch.tensor([0, 1, 2, 3]))] * 2
+        fit(adapted, batches, "awgn:20", epochs=1, learning_rate=0.01, precision="float32")
+        found.append(adapted.state_dict())
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, atol=1e-5, rtol=1e-4, msg=name)
 
 
 @settings(max_examples=15, deadline=None)
@@ -268,15 +393,15 @@ def test_permuting_a_convolutions_filters_permutes_the_correction(order: list[in
     moved = correct(renumbered, {"stem": range(8)}, unit=unit)
     with torch.no_grad():
         renumbered.stem.weight.copy_(network.stem.weight[place])
-        tensors = dict(original.adapter_tensors())
+        tensors = dict(original.state_dict())
         last = max(int(n.split(".")[1]) for n in (k.split("/")[1] for k in tensors) if "res" in n)
         tensors["stem/residual.0.weight"] = tensors["stem/residual.0.weight"][:, place]
         for name in (f"stem/residual.{last}.weight", f"stem/residual.{last}.bias"):
             tensors[name] = tensors[name][place]
-        moved.load_adapter_tensors(tensors)
-        with tap(network, ["stem"]) as a:
+        moved.load_state_dict(tensors)
+        with tap(original, ["stem"]) as a:
             original(images)
-        with tap(renumbered, ["stem"]) as b:
+        with tap(moved, ["stem"]) as b:
             moved(images)
     assert torch.allclose(a["stem"][:, place], b["stem"], atol=1e-5)
 
@@ -400,7 +525,7 @@ def test_an_adapter_on_whole_blocks_loads_onto_the_network_in_a_wrapper(
     adapted.save_pretrained(tmp_path)
     with torch.no_grad():
         expected = adapted(images)
-        loaded = load_adapter(Own(copy.deepcopy(adapted.remove())), tmp_path)
+        loaded = load_adapter(Own(copy.deepcopy(adapted.network)), tmp_path)
         assert torch.equal(loaded(images), expected)
     assert list(loaded.config.sites) == ["inner.conv1", "inner.layer1.0"]
 
@@ -408,8 +533,8 @@ def test_an_adapter_on_whole_blocks_loads_onto_the_network_in_a_wrapper(
 def test_the_network_is_not_in_the_adapters_file(tmp_path: Path, network: TinyCNN) -> None:
     adapted = adapted_tiny(network)
     adapted.save_pretrained(tmp_path)
-    assert {name.split("/")[0] for name in adapted.adapter_tensors()} == set(FILTERS)
-    held = sum(tensor.numel() for tensor in adapted.adapter_tensors().values())
+    assert {name.split("/")[0] for name in adapted.state_dict()} == set(FILTERS)
+    held = sum(tensor.numel() for tensor in adapted.state_dict().values())
     assert (tmp_path / "adapter_model.safetensors").stat().st_size < 4 * held + 10_000
 
 
@@ -546,6 +671,49 @@ class Meeting(nn.Module):
         with contextlib.suppress(threading.BrokenBarrierError):
             self.barrier.wait(5)
         return images
+
+
+class Awkward(nn.Module):
+    """A network with what is hard to copy or to replace: a lock, a list that refers to a layer, a
+    bound method, weight norm, TorchScript, a tensor that is not registered, an in-place layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.first = nn.Conv2d(3, 6, 3)
+        self.by_list = [self.first]
+        self.second = nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 6, 3))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.third = nn.utils.weight_norm(nn.Conv2d(6, 6, 1))
+            self.scripted = torch.jit.script(nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU()))
+        self.call = self.second.forward
+        self.offset = torch.rand(1, 6, 1, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self.lock:
+            maps = self.relu(self.by_list[0](images))
+        maps = self.third(self.second(maps)) + self.offset
+        return self.scripted(maps).mean((2, 3)) + self.call(maps).mean((2, 3))
+
+
+def test_networks_that_are_hard_to_copy_are_corrected(images: Tensor) -> None:
+    network = Awkward().eval()
+    baseline = answers(network, images)
+    filters = {"first": [0, 2], "third": [1]}
+    unit = {"kind": "full", "start": "he"}
+    adapted = correct(network, filters, unit=unit)
+
+    def edit(site: str, maps: Tensor) -> Tensor:
+        unit, chosen = adapted.unit_at(site)
+        return unit(maps, chosen)
+
+    with tap(network, filters, edit), torch.no_grad():
+        expected = network(images)
+    torch.testing.assert_close(answers(adapted, images), expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(expected, baseline, atol=1e-3)
+    assert torch.equal(answers(network, images), baseline)
 
 
 def test_threads_that_call_it_at_once_get_their_own_answers() -> None:

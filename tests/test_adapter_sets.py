@@ -18,7 +18,7 @@ from deepcorrect.correction import correct, load_adapter
 from deepcorrect.correction._checkpoint import config_sha256
 from deepcorrect.data import Preprocessing
 from deepcorrect.deployment import fuse
-from deepcorrect.networks import Classifier, convolutions
+from deepcorrect.networks import Classifier, convolutions, tap
 from deepcorrect.networks._fingerprint import fingerprint, fingerprint_by_names
 from deepcorrect.runtime import InputError
 
@@ -59,15 +59,39 @@ def test_adapters_are_chosen_by_name_and_none_is_the_baseline(
     assert len(adapters) == 2
 
 
-def test_taking_them_off_restores_the_network(
-    folders: dict[str, str | Path], classifier: Classifier
+def test_the_network_stays_as_it_is(
+    folders: dict[str, str | Path], classifier: Classifier, images: Tensor
 ) -> None:
     classifier.train()
     adapters = dc.load_adapters(classifier, folders)
-    assert adapters.train().remove() is classifier
+    adapters.use("blur")
+    adapters.train()(images)
+    assert adapters.network is classifier
     assert all(module.training for module in classifier.modules())
     assert all(p.requires_grad for p in classifier.parameters())
     assert not any(module._forward_hooks for module in classifier.modules())
+
+
+def test_a_set_stands_for_the_adapter_in_use(
+    folders: dict[str, str | Path], classifier: Classifier, images: Tensor
+) -> None:
+    """Where maps are read, costs counted, and accuracy measured."""
+    adapters = dc.load_adapters(classifier, folders)
+    blur = adapters["blur"]
+    bare = dc.costs(adapters, classifier.preprocessing)
+    assert bare.multiply_adds == dc.costs(classifier, classifier.preprocessing).multiply_adds
+    assert bare.trainable_parameters == 0
+    with adapters.use("blur"), torch.no_grad():
+        with tap(adapters, ["stem"]) as maps, tap(blur, ["stem"]) as expected:
+            adapters(images)
+        assert torch.equal(maps["stem"], expected["stem"])
+        used = dc.costs(adapters, classifier.preprocessing)
+        own = dc.costs(blur, classifier.preprocessing)
+        assert used.trainable_parameters == own.trainable_parameters
+        assert used.multiply_adds == own.multiply_adds > bare.multiply_adds
+        agreement = dc.evaluate(adapters, [(images, torch.full((12,), -1))], "awgn:20")
+        same = dc.evaluate(blur, [(images, torch.full((12,), -1))], "awgn:20")
+        assert agreement.mean_top1 == same.mean_top1
 
 
 def test_one_that_does_not_fit_leaves_none_on(
@@ -201,7 +225,7 @@ def test_sites_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
             return x.mean((2, 3))
 
     correct(Twins("abc"), {"b": [0]}).save_pretrained(tmp_path)
-    load_adapter(Twins("abc"), tmp_path).remove()
+    load_adapter(Twins("abc"), tmp_path)
     with pytest.raises(InputError, match="its site 'b' cannot be told"):
         load_adapter(Twins("xyz"), tmp_path)
 

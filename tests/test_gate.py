@@ -21,7 +21,8 @@ from deepcorrect.correction import AdaptedModel, GateConfig
 from deepcorrect.correction._checkpoint import read_config
 from deepcorrect.correction._gate import Gate, statistics
 from deepcorrect.data import Preprocessing
-from deepcorrect.networks import Classifier
+from deepcorrect.deployment._gated import Verdict
+from deepcorrect.networks import Classifier, features
 from deepcorrect.runtime import InputError
 from deepcorrect.runtime._devices import Precision, autocast
 
@@ -318,7 +319,6 @@ def test_adapters_on_one_network_have_gates_of_their_own(
         assert torch.equal(answers(both, images), expected)
     with both.use("all"):
         assert torch.equal(answers(both, images), answers(other, images))
-    assert adapted.remove() is not None
     assert torch.equal(answers(adapted.network, images), answers(tiny(adapted), images))
 
 
@@ -384,14 +384,70 @@ def test_too_few_images_are_refused(adapted: AdaptedModel, loader: list[Batch]) 
 
 
 def test_maps_of_other_images_than_were_read_are_refused() -> None:
-    gate = Gate(SOME)
-    gate.read(torch.rand(4, 3, SIZE, SIZE))
+    verdict = Verdict()
+    verdict.set(Gate(SOME)(torch.rand(4, 3, SIZE, SIZE)))
     maps = torch.rand(8, 2, 3, 3)
     with pytest.raises(InputError, match=r"read 4 images, a site gives maps of 8"):
-        gate.choose(maps, maps)
-    gate.forget()
+        verdict.choose(maps, maps)
+    verdict.clear()
     with pytest.raises(InputError, match="shown no images"):
-        gate.choose(maps, maps)
+        verdict.choose(maps, maps)
+
+
+def test_a_network_that_cuts_its_images_up_is_refused_with_a_gate(clean: Tensor) -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_cnn()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(images)[:1]  # one row for all images
+
+    images, distorted = half_distorted(clean)
+    adapted = dc.correct(Halves(), {"inner.stem": [1]}, unit=UNIT)
+    dc.fit_gate(adapted, cut(clean, torch.zeros(120), 24), KINDS)
+    assert distorted.any()
+    answers(adapted, images)  # the gate stands at the network inside, which gives all rows
+
+    class Fewer(TinyCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images)[:1]
+
+    adapted = dc.correct(Fewer().eval(), {"stem": [1]}, unit=UNIT)
+    dc.fit_gate(adapted, cut(clean, torch.zeros(120), 24), KINDS)
+    with pytest.raises(InputError, match="one row per image"):
+        answers(adapted, images)
+
+
+def test_features_of_a_gated_network_come_from_the_one_that_answered(
+    adapted: AdaptedModel, classifier: Classifier, clean: Tensor
+) -> None:
+    images, _ = half_distorted(clean)
+    chosen = dc.looks_distorted(adapted, images)
+    for site in (None, "pointwise"):
+        found = []
+        with torch.no_grad():
+            with features(adapted, site) as read:
+                adapted(images)
+                gated = read()
+            with features(adapted, site) as read, adapted.ungated():
+                adapted(images)
+                found.append(read())
+            with features(classifier, site) as read:
+                classifier(images)
+                found.append(read())
+        expected = torch.where(chosen[:, None], *found)
+        torch.testing.assert_close(gated, expected, atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(found[0], found[1], atol=1e-2)
+
+
+def test_a_network_in_training_mode_answers_as_in_inference_mode(
+    adapted: AdaptedModel, clean: Tensor
+) -> None:
+    images, _ = half_distorted(clean)
+    expected = answers(adapted, images)
+    adapted.network.train()
+    assert torch.equal(answers(adapted, images), expected)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from deepcorrect.correction._config import AdapterConfig
 from deepcorrect.correction._correct import correct, load_adapter
 from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._fit_gate import fit_gate, looks_distorted
-from deepcorrect.correction._gate import Gate, GateConfig, Gated
+from deepcorrect.correction._gate import Gate, GateConfig
 from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
 from deepcorrect.correction._units import (
@@ -29,7 +29,6 @@ __all__ = [
     "CorrectionUnit",
     "Gate",
     "GateConfig",
-    "Gated",
     "UnitChoice",
     "UnitConfig",
     "correct",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from deepcorrect.correction._correct import load_adapter
 from deepcorrect.correction._corrected_model import AdaptedModel
-from deepcorrect.networks import Wrapper, network_of
+from deepcorrect.networks import Branches, Wrapper, network_of
 from deepcorrect.runtime import InputError, unknown
 
 
@@ -82,18 +83,31 @@ class AdapterSet(Wrapper):
         model = self.network if self._active is None else self[self._active]
         return model(*args, **kwargs)
 
-    def train(self, mode: bool = True) -> AdapterSet:
-        """Sets the units' mode. The network stays in inference mode."""
-        super().train(mode)
-        self.network.train(False)
-        return self
-
-    def remove(self) -> nn.Module:
-        """Takes all adapters off and returns the network as it was before them."""
-        for name in reversed(self.names):  # each restores what it found
-            self[name].remove()
-        self._active = None
+    def untouched(self) -> nn.Module:
+        """The network without any adapter."""
         return self.network
+
+    def running_modules(self) -> dict[str, nn.Module] | None:
+        """Those of the adapter in use."""
+        return None if self._active is None else self[self._active].running_modules()
+
+    def branches(self) -> Branches | None:
+        """Those of the adapter in use."""
+        return None if self._active is None else self[self._active].branches()
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Those of the adapter in use."""
+        return [] if self._active is None else self[self._active].trainable_parameters()
+
+    def ungated(self) -> AbstractContextManager[None]:
+        """While the block runs, the adapter in use corrects every image."""
+        return nullcontext() if self._active is None else self[self._active].ungated()
+
+    def train(self, mode: bool = True) -> AdapterSet:
+        """Sets the units' mode. The network stays in the mode that it is in."""
+        self.training = mode
+        self.adapters.train(mode)
+        return self
 
 
 class _Chosen:
@@ -117,17 +131,9 @@ def load_adapters(model: nn.Module, sources: Mapping[str, str | Path]) -> Adapte
         sources: by name, a folder or `hf:OWNER/NAME[@REVISION]`.
 
     Raises:
-        InputError: one of them does not fit; then none is put on.
+        InputError: one of them does not fit.
     """
-    loaded: dict[str, AdaptedModel] = {}
-    try:
-        for name, source in sources.items():
-            loaded[name] = load_adapter(model, source)
-        return AdapterSet(loaded)
-    except BaseException:
-        for adapted in reversed(list(loaded.values())):
-            adapted.remove()
-        raise
+    return AdapterSet({name: load_adapter(model, source) for name, source in sources.items()})
 
 
 def _key(name: str) -> str:

@@ -49,7 +49,7 @@ def correct(
     """Puts a correction unit behind the worst filters of each ranked site.
 
     Args:
-        model: the network to correct. It is frozen while it is adapted, and never changed.
+        model: the network to correct. It is never changed.
         ranking: whose first filters are corrected; or the filters themselves, by site.
         beta: the corrected share of each site's filters, above 0 and up to 1; one for all sites,
             or one per site (sites left out are not corrected). Without a budget, 0.5 is the
@@ -102,34 +102,26 @@ def correct(
 def load_adapter(model: nn.Module, source: str | Path) -> AdaptedModel:
     """Puts a saved adapter onto the network it was made for.
 
-    The network is told by what its layers hold: it may be bare or wrapped in whatever way, and come
-    from another library under other names.
+    The network is recognised by what its layers hold. It may be bare or wrapped in any way, and it
+    may come from another library under other names.
 
     Args:
         model: the network, with the weights it had when the adapter was trained.
-        source: the folder that `AdaptedModel.save` wrote, or `hf:OWNER/NAME[@REVISION]`.
+        source: the folder that `AdaptedModel.save_pretrained` wrote, or `hf:OWNER/NAME[@REVISION]`.
 
     Raises:
         InputError: a file is missing or not whole, or the network is another one.
     """
     folder = folder_of(source)
     config = read_whole(folder)
-    inside, names = _names_here(model, config, folder)
+    subnetwork, names = _names_here(model, config, folder)
     here = {names[name]: site for name, site in config.sites.items()}
-    adapted = AdaptedModel(model, config.model_copy(update={"sites": here}), inside=inside)
+    adapted = AdaptedModel(model, config.model_copy(update={"sites": here}), subnetwork=subnetwork)
     tensors = files.read_tensors(folder / WEIGHTS_FILE)
-    try:
-        adapted.load_adapter_tensors(
-            {
-                f"{names.get(site, site)}/{name}": tensor
-                for (site, _, name), tensor in (
-                    (key.partition("/"), tensor) for key, tensor in tensors.items()
-                )
-            }
-        )
-    except InputError:
-        adapted.remove()
-        raise
+    split = ((key.partition("/"), tensor) for key, tensor in tensors.items())
+    adapted.load_state_dict(
+        {f"{names.get(site, site)}/{name}": tensor for (site, _, name), tensor in split}
+    )
     return adapted
 
 

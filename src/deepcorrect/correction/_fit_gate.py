@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from deepcorrect.correction._corrected_model import AdaptedModel
+from deepcorrect.correction._gate import LEAST_PIXELS, GateConfig, statistics
 from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import Distortion, distort_some, parse_all
-from deepcorrect.networks import input_size_of
-from deepcorrect.runtime import InputError, device_of, progress
-
-if TYPE_CHECKING:  # adapter.py puts gates on
-    from deepcorrect.correction._corrected_model import AdaptedModel
-from deepcorrect.correction._gate import LEAST_PIXELS, GateConfig, input_images, statistics
+from deepcorrect.networks import arguments_of, input_images, input_size_of
+from deepcorrect.runtime import InputError, device_of, inference, progress
 
 AT_ONE_SCALE = 8
 
@@ -78,10 +75,10 @@ def fit_gate(
             some = batch[: images - count]
             grid = grid or parse_all(distortions, input_size_of(adapted, some))
             for shown in _at_scales(some, scale, generator):
-                clean.append(_statistics_inside(adapted, shown))
+                clean.append(_statistics_read(adapted, shown))
                 for kind in grid:
                     mixed = distort_some(shown, [kind], 0.0, generator)
-                    found = _statistics_inside(adapted, mixed)
+                    found = _statistics_read(adapted, mixed)
                     distorted.setdefault(kind.name, []).append(found)
             count += len(some)
             advance(len(some))
@@ -93,7 +90,7 @@ def fit_gate(
             f"a gate with a share of {false_alarms} needs {least} images at least, not {count}"
         )
     known = torch.cat(clean).double().numpy()
-    # the odd ones say where the limit is: of those that a classifier has seen it knows too much
+    # the threshold is set on held-out (odd) images: on those it was fitted to, it errs too rarely
     fitted = [
         _classifier(known[::2], torch.cat(each).double().numpy()[::2])
         for each in distorted.values()
@@ -153,49 +150,32 @@ def looks_distorted(adapted: AdaptedModel, images: Tensor) -> Tensor:
     if adapted.gate is None:
         raise InputError("this correction has no gate: it corrects all images (see fit_gate)")
     with torch.no_grad():
-        return adapted.gate(_images_inside(adapted, images)).cpu()
+        return adapted.gate(_images_read(adapted, images)).cpu()
 
 
-class _Read(Exception):  # noqa: N818
-    """The network's input was seen: nothing else of it is needed."""
-
-
-def _statistics_inside(adapted: AdaptedModel, images: Tensor) -> Tensor:
+def _statistics_read(adapted: AdaptedModel, images: Tensor) -> Tensor:
     """The statistics of images as the network inside reads them, on the CPU.
 
     Raises:
         InputError: it reads none, or some hold what is no number.
     """
-    found = statistics(_images_inside(adapted, images)).cpu()
+    found = statistics(_images_read(adapted, images)).cpu()
     if not found.isfinite().all():
         raise InputError("some of the images that a gate is to be fitted to hold no numbers (NaN)")
     return found
 
 
-def _images_inside(adapted: AdaptedModel, images: Tensor) -> Tensor:
-    """Images as the network inside reads them.
+def _images_read(adapted: AdaptedModel, images: Tensor) -> Tensor:
+    """Images as the gated module of the network reads them.
 
     Raises:
         InputError: it reads none.
     """
-    found: list[Tensor] = []
-
-    def read(module: nn.Module, args: Any, kwargs: Any) -> None:
-        del module
-        found.append(input_images(args, kwargs))
-        raise _Read
-
-    handle = adapted.gated_module.register_forward_pre_hook(read, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            adapted.network(images.to(device_of(adapted)))
-    except _Read:
-        pass
-    finally:
-        handle.remove()
-    if not found:
+    with inference(adapted.network):
+        given = arguments_of(adapted.network, adapted.gated_module, images.to(device_of(adapted)))
+    if given is None:
         raise InputError(
             "the network's part that should read the images is never called as a module: "
             "a gate cannot be fitted to it"
         )
-    return found[0]
+    return input_images(*given)

@@ -1,25 +1,18 @@
-"""A gate: whether an image is distorted, told from the image alone, so that clean ones are left be.
+"""A gate: whether an image is distorted, judged from the image alone.
 
-A correction helps distorted images and costs clean ones a little. The base is untouched, so each
-image can have the better of both: those whose fine detail looks distorted are corrected, the others
-get exactly the baseline's answer. The paper's units have no gate.
+A correction helps distorted images and costs clean ones a little. The base network is untouched, so
+each image can have the better of the two: images whose fine detail looks distorted are corrected,
+the others get the baseline's answer. The paper's units have no gate.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from deepcorrect.networks import Wrapper
-from deepcorrect.runtime import InputError, PerThread
-
-if TYPE_CHECKING:  # adapter.py puts gates on
-    pass
+from deepcorrect.runtime import InputError
 
 SCALES = 3
 LEAST_PIXELS = 8
@@ -28,14 +21,15 @@ FLAT = 1e-5
 
 
 class GateConfig(BaseModel):
-    """Linear classifiers of `statistics`, one a kind of distortion. An image is distorted where the
-    largest of their products, each with its bias, exceeds 0.
+    """Linear classifiers of `statistics`, one per kind of distortion. An image counts as distorted
+    where the largest of their outputs exceeds 0.
 
     Attributes:
-        kinds: what each tells from clean images.
-        weights: of each, one a statistic.
-        biases: of each; chosen so that `false_alarms` of the clean images are taken for distorted.
-        false_alarms: that share.
+        kinds: the kind of distortion that each classifier separates from clean images.
+        weights: for each classifier, one weight per statistic.
+        biases: one per classifier, chosen so that `false_alarms` of the clean images count as
+            distorted.
+        false_alarms: that share, above 0 and below 1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -56,12 +50,13 @@ class GateConfig(BaseModel):
 def statistics(images: Tensor) -> Tensor:
     """How much fine detail images have: N x 38 for colour, N x 19 for grey, of N x C x H x W.
 
-    Of brightness, and apart from it of the differences between neighbouring colours, which natural
-    images have little fine detail in and a sensor's noise as much as anywhere. At each of three
-    scales, halved from one to the next, neighbours are subtracted across, down and both, the last
-    of which noise raises most (Immerkaer 1996); the logarithms of the mean square and of the mean
-    size are what counts. Blur takes the finest detail first, noise adds to it, and edges, which are
-    few and high, tell themselves from noise by the two means. Last the variance of the coarsest.
+    Computed on luminance and on channel differences, where natural images have little fine detail
+    but sensor noise remains. At each of three scales, each half as large as the one before,
+    neighbours are subtracted across, down and in both directions, the last of which responds most
+    to noise (Immerkaer 1996); the statistics are the logarithms of the mean square and of the mean
+    magnitude. Blur removes the finest detail first, and noise adds to it. Comparing the mean square
+    with the mean magnitude separates edges, which are few and high, from noise. The last statistic
+    is the variance of the coarsest scale.
 
     Raises:
         InputError: the images are smaller than 8 pixels.
@@ -89,7 +84,7 @@ def statistics(images: Tensor) -> Tensor:
 
 
 class Gate(nn.Module):
-    """Says of each image whether it is to be corrected, and leaves the maps of the others be.
+    """Says of each image whether it is to be corrected.
 
     Args:
         config: its classifiers.
@@ -102,10 +97,9 @@ class Gate(nn.Module):
         with torch.no_grad():
             self.classifiers.weight.copy_(weights)
             self.classifiers.bias.copy_(torch.tensor(config.biases))
-        self._distorted: PerThread[Tensor] = PerThread()
 
     def forward(self, images: Tensor) -> Tensor:
-        """N truth values of images as the network reads them, N x C x H x W.
+        """Which images look distorted, (N,) bool; images as the network reads them, N x C x H x W.
 
         Raises:
             InputError: the gate was fitted to images of other channels.
@@ -119,71 +113,3 @@ class Gate(nn.Module):
                     f"{images.shape[1]} channels have {found.shape[1]}: fit one to such images"
                 )
             return F.linear(found, weights, biases).amax(1) > 0
-
-    def read(self, images: Tensor) -> None:
-        """Looks at a batch: `choose` goes by it until `forget`."""
-        self._distorted.set(self(images))
-
-    def forget(self) -> None:
-        """Ends what `read` began."""
-        self._distorted.clear()
-
-    def choose(self, corrected: Tensor, maps: Tensor) -> Tensor:
-        """The corrected maps of the images that looked distorted, the others' own, N x C x H x W.
-
-        Raises:
-            InputError: no images were read, or the maps are of another number of them.
-        """
-        distorted = self._distorted.get()
-        if distorted is None:
-            raise InputError(
-                "the gate was shown no images: the module that should read them is never called "
-                "as one in this network; correct it without a gate"
-            )
-        if distorted.shape[0] != maps.shape[0]:
-            raise InputError(
-                f"a gate read {distorted.shape[0]} images, a site gives maps of {maps.shape[0]}: "
-                "this network cuts its images up, correct it without a gate"
-            )
-        return torch.where(distorted[:, None, None, None], corrected, maps)
-
-
-class Gated(Wrapper):
-    """A network some of whose sites ask a gate, which looks at the network's input first.
-
-    Args:
-        network: with the gate at its corrected sites.
-        gate: theirs.
-    """
-
-    def __init__(self, network: nn.Module, gate: Gate) -> None:
-        super().__init__()
-        self.network = network
-        self.gate = gate
-
-    def __getattr__(self, name: str) -> Any:
-        """The network's, where this has none: what is around it may look at its parts."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("network"), name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's output for images as it reads them, N x C x H x W."""
-        self.gate.read(input_images(args, kwargs))
-        try:
-            return self.network(*args, **kwargs)
-        finally:
-            self.gate.forget()
-
-
-def input_images(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The images, N x C x H x W, among what a network is called with.
-
-    Raises:
-        InputError: there are none.
-    """
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor) and value.dim() == 4:
-            return value
-    raise InputError("a gate reads images N x C x H x W: the network was called with none")

@@ -186,6 +186,36 @@ def unit_costs(config: UnitConfig, filters: int) -> UnitCosts:
     return UnitCosts(weights + norms + ends + modulation, weights, (2 * filters + answers) * hidden)
 
 
+class _RecomputedOnce(nn.Module):
+    """A batch norm whose statistics follow each batch once.
+
+    Activation checkpointing runs a forward pass again in the backward pass; there the statistics
+    stay, so that a checkpointed network trains as it would without.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As the batch norm."""
+        in_backward = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+        if not (self.training and in_backward):
+            return super().forward(input)
+        mean, variance = self.running_mean.clone(), self.running_var.clone()
+        return F.batch_norm(input, mean, variance, self.weight, self.bias, True, 0.0, self.eps)
+
+
+class UnitNorm1d(_RecomputedOnce, nn.BatchNorm1d):
+    """The batch norm of a modulation."""
+
+
+class UnitNorm2d(_RecomputedOnce, nn.BatchNorm2d):
+    """The batch norm of a unit."""
+
+
 class Modulation(nn.Module):
     """A scale and a shift for each map of each image, and gains for a unit's hidden channels.
 
@@ -206,7 +236,7 @@ class Modulation(nn.Module):
     ) -> None:
         super().__init__()
         self.answers = [filters, filters, *([gains] if gains else [])]
-        self.norm = nn.BatchNorm1d(2 * filters, affine=False)
+        self.norm = UnitNorm1d(2 * filters, affine=False)
         self.hidden = nn.Linear(2 * filters, hidden)
         self.last = nn.Linear(hidden, sum(self.answers))
         nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu", generator=generator)
@@ -281,8 +311,8 @@ class CorrectionUnit(nn.Module):
         super().__init__()
         self.filters = filters
         width = hidden_width(config, filters)
-        layers: list[nn.Module] = [nn.BatchNorm2d(filters)] if config.norm_first else []
-        layers += [nn.Conv2d(filters, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers: list[nn.Module] = [UnitNorm2d(filters)] if config.norm_first else []
+        layers += [nn.Conv2d(filters, width, 1, bias=False), UnitNorm2d(width), nn.ReLU()]
         k = config.kernel_size
         for dilation in config.dilations:
             shapes = [(1, k), (k, 1)] if config.separable else [(k, k)]
@@ -290,7 +320,7 @@ class CorrectionUnit(nn.Module):
                 padding = ((shape[0] - 1) // 2 * dilation, (shape[1] - 1) // 2 * dilation)
                 kind, groups = (Depthwise, width) if config.depthwise else (nn.Conv2d, 1)
                 layers.append(kind(width, width, shape, 1, padding, dilation, groups, bias=False))
-            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [UnitNorm2d(width), nn.ReLU()]
         last = nn.Conv2d(width, filters, 1)
         self.residual = nn.Sequential(*layers, last)
         for module in self.residual.modules():

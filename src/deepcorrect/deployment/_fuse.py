@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel, CorrectionUnit, Gate, Gated
+from deepcorrect.correction import AdaptedModel, CorrectionUnit, Gate
 from deepcorrect.deployment._fused_layers import (
     Affine,
     FollowedSite,
@@ -19,8 +19,9 @@ from deepcorrect.deployment._fused_layers import (
     fused_site,
     scaled,
 )
+from deepcorrect.deployment._gated import GatedNetwork, Verdict
 from deepcorrect.deployment._trace import Trace, trace
-from deepcorrect.networks import network_of, preprocessing_of
+from deepcorrect.networks import innermost, network_of, preprocessing_of, ungated
 from deepcorrect.runtime import InputError, device_of, inference
 
 First = Literal["cheaper", "always"]
@@ -40,8 +41,8 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
     Args:
         model: a corrected network, or any network (whose batch norms alone are folded). It stays as
             it is: the result is a copy.
-        images: a batch to find what stands behind what, and to check the result with. A
-            `Classifier` knows its input and needs none.
+        images: a batch, to trace which batch norm consumes which convolution, and to check the
+            result with. A `Classifier` knows its input and needs none.
         first: a unit's first 1x1 convolution goes into the site's convolution where that is
             `cheaper`; or `always` where it is exact, which takes more multiply-adds behind a k x k
             convolution and one layer less.
@@ -55,27 +56,27 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
     """
     if images is None:
         images = example_images(model)
-    twin = copy.deepcopy(model).eval()
+    corrected = model if isinstance(model, AdaptedModel) else None
+    twin = copy.deepcopy(corrected.network if corrected else model).eval()
+    if any(isinstance(module, AdaptedModel) for module in twin.modules()):
+        raise InputError("there is an adapter inside the network: fuse that corrected network")
     units: dict[str, tuple[CorrectionUnit, Tensor]] = {}
     gate = read = None
+    if corrected is not None:
+        units = {name: corrected.unit_at(name) for name in corrected.config.sites}
+        gate = copy.deepcopy(corrected.gate)
+        read = innermost(network_of(twin).get_submodule(corrected.subnetwork))
     with torch.no_grad():
-        if isinstance(twin, AdaptedModel):
-            for name in twin.config.sites:
-                units[name] = twin.unit_at(name)
-            gate, read = twin.gate, twin.gated_module
-            twin = twin.remove().eval()
-        _drop_adapters_hooks(twin)
-        if any(isinstance(module, AdaptedModel) for module in twin.modules()):
-            raise InputError("there is an adapter inside the network: fuse that corrected network")
         seen = trace(twin, images)
         folding = _Folding(network_of(twin), seen, first == "always", set(units), bool(gate))
         folding.fold_other_norms()
         # inner modules first: what stands in a site's place has other names inside
         for name in sorted(units, key=lambda name: name.count("."), reverse=True):
-            folding.correct(name, *units[name])
+            unit, filters = units[name]
+            folding.correct(name, copy.deepcopy(unit).eval(), filters.clone())
         with inference(model):
-            if gate is not None and read is not None and isinstance(model, AdaptedModel):
-                with model.ungated():  # the gate may leave these images as they are
+            if gate is not None and read is not None:
+                with ungated(model):  # the gate may leave these images as they are
                     check_same(model, images, twin(images), "the fused network")
                 twin = _with_gate(twin, read, gate)
             twin.requires_grad_(False)
@@ -85,10 +86,11 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
 
 def _with_gate(model: nn.Module, read: nn.Module, gate: Gate) -> nn.Module:
     """The model with a gate at its corrected sites, which looks at what `read` is called with."""
+    verdict = Verdict()
     for module in model.modules():
         if isinstance(module, FollowedSite):
-            module.gates.append(gate)
-    gated = Gated(read, gate)
+            module.verdict = verdict
+    gated = GatedNetwork(read, gate, verdict)
     if read is model:
         return gated
     _exchange(model, read, gated)
@@ -101,18 +103,6 @@ def _exchange(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for child, known in parent._modules.items():
             if known is old:
                 parent._modules[child] = new
-
-
-def _drop_adapters_hooks(network: nn.Module) -> None:
-    """Takes off the copied hooks of other adapters that live on the network."""
-    for module in network.modules():
-        for number, hook in list(module._forward_hooks.items()):
-            if isinstance(getattr(getattr(hook, "func", None), "__self__", None), AdaptedModel):
-                del module._forward_hooks[number]
-        for number, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(getattr(hook, "__self__", None), AdaptedModel):
-                del module._forward_pre_hooks[number]
-                module._forward_pre_hooks_with_kwargs.pop(number, None)
 
 
 def example_images(model: nn.Module, count: int = 2) -> Tensor:

@@ -8,13 +8,14 @@ scaled by s too, and if whatever reads y reads (z - t) / s instead. All of it is
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.correction import CorrectionUnit, Gate, spread_out
-from deepcorrect.networks import layout_of
+from deepcorrect.correction import CorrectionUnit, spread_out
+from deepcorrect.deployment._gated import Verdict
+from deepcorrect.networks import Replacement, layout_of
 
 LEAST_SCALE = 1e-2
 """A filter whose scale is below this share of the largest is not read behind its batch norm: to
@@ -91,39 +92,33 @@ class FusedSite(nn.Module):
         return self.last(self.stages(self.first(maps)), maps)
 
 
-class FollowedSite(nn.Module):
+class FollowedSite(Replacement):
     """A module that cannot take a unit in, with the unit behind it.
 
     Args:
-        name: the site's.
-        module: its module.
+        name: the site's dotted name, for messages.
+        site: the module.
         unit: its unit, batch norms folded.
         filters: the filters it corrects, ascending.
     """
 
     filters: Tensor
 
-    def __init__(self, name: str, module: nn.Module, unit: CorrectionUnit, filters: Tensor) -> None:
-        super().__init__()
-        self.gates: list[Gate] = []
-        """One that says which images are corrected, or none; its tensors are `Gated`'s."""
+    def __init__(self, name: str, site: nn.Module, unit: CorrectionUnit, filters: Tensor) -> None:
+        super().__init__(site)
+        self.verdict: Verdict | None = None
+        """Which images are corrected; None corrects all."""
         self.name = name
-        self.module = module
         self.unit = unit
         self.register_buffer("filters", filters, persistent=False)
 
-    @property
-    def weight(self) -> Any:
-        """The module's, for networks that look at its type."""
-        return self.module.weight
-
     def forward(self, *args: object, **kwargs: object) -> Tensor:
-        output = self.module(*args, **kwargs)
-        layout = layout_of(self.name, self.module, output)
+        output = self.site(*args, **kwargs)
+        layout = layout_of(self.name, self.site, output)
         maps = layout.maps(output)
         corrected = self.unit(maps, self.filters)
-        for gate in self.gates:
-            corrected = gate.choose(corrected, maps)
+        if self.verdict is not None:
+            corrected = self.verdict.choose(corrected, maps)
         return layout.output(corrected, output)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from deepcorrect.networks import network_of
+from deepcorrect.networks import forward_hooks, forward_pre_hooks, network_of
 
 LOOKS = frozenset({"__get__", "dim", "size", "stride", "numel", "is_contiguous"})
 """Functions that look at a tensor's shape or kind, where they give no tensor."""
@@ -65,8 +65,8 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
     reads, shapes, runs = _Reads(), {}, dict.fromkeys(names.values(), 0)
     behind: dict[str, set[str | None]] = {}
 
-    def made(module: nn.Module, args: Any, output: Any) -> None:
-        name = names[module]
+    def made(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        del module
         runs[name] += 1
         if isinstance(output, Tensor) and isinstance(args[0], Tensor):
             shapes[name] = args[0].shape
@@ -74,32 +74,30 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
             reads.alive.append(output)
             reads.readers.setdefault(name, set())
 
-    def enter(module: nn.Module, args: Any) -> None:
-        name = names[module]
+    def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        del module, kwargs
         runs[name] += 1
         reads.inside = name
         given = reads.made.get(id(args[0])) if args else None
         behind.setdefault(name, set()).add(given)
 
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        del module, args, output
+    def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        del name, module, args, output
         reads.inside = None
 
-    handles = []
-    for module in names:
-        if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(made))
-        elif isinstance(module, nn.BatchNorm2d):
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(leave))
-    try:
-        with torch.no_grad(), reads:
-            output = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = {name: module for module, name in names.items()}
+    convolutions = {n: each for n, each in modules.items() if isinstance(each, nn.Conv2d)}
+    norms = {n: each for n, each in modules.items() if isinstance(each, nn.BatchNorm2d)}
+    with (
+        forward_hooks(convolutions, made),
+        forward_pre_hooks(norms, enter),
+        forward_hooks(norms, leave),
+        torch.no_grad(),
+        reads,
+    ):
+        output = model(images)
     given_out = {reads.made.get(id(tensor)) for tensor in _tensors(output)}
-    norms = {
+    consumed = {
         conv: norm
         for norm, convs in behind.items()
         for conv in convs
@@ -109,7 +107,7 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
         and runs[conv] == runs[norm] == 1
         and conv not in given_out
     }
-    return Trace(norms, shapes)
+    return Trace(consumed, shapes)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

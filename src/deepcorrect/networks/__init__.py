@@ -1,13 +1,18 @@
 """A classifier and its layers: fingerprint, features, cost, sites and hooks."""
 
+from deepcorrect.networks._branches import Branches, input_images
 from deepcorrect.networks._choose_layers import choose
 from deepcorrect.networks._classifier import (
     Classifier,
     Wrapper,
+    frozen,
     input_size_of,
     network_of,
     preprocessing_of,
+    running_modules,
+    trainable_parameters,
     uncompiled,
+    ungated,
 )
 from deepcorrect.networks._cost import Costs, costs, multiply_adds, throughput
 from deepcorrect.networks._features import Read, features
@@ -19,17 +24,30 @@ from deepcorrect.networks._fingerprint import (
     innermost,
     same_sites,
 )
-from deepcorrect.networks._hooks import Edit, gradients, refuse_unless_once, tap
+from deepcorrect.networks._hooks import (
+    Edit,
+    arguments_of,
+    forward_hooks,
+    forward_pre_hooks,
+    gradients,
+    refuse_unless_once,
+    tap,
+)
 from deepcorrect.networks._layers import convolutions, filter_count, find, mlp_channels
 from deepcorrect.networks._layout import Layout, layout_of
+from deepcorrect.networks._sharing import Replace, Replacement, original, shared_copy
 
 __all__ = [
+    "Branches",
     "Classifier",
     "Costs",
     "Edit",
     "Layout",
     "Read",
+    "Replace",
+    "Replacement",
     "Wrapper",
+    "arguments_of",
     "choose",
     "contents",
     "convolutions",
@@ -40,17 +58,26 @@ __all__ = [
     "find_inside",
     "fingerprint",
     "fingerprint_by_names",
+    "forward_hooks",
+    "forward_pre_hooks",
+    "frozen",
     "gradients",
     "innermost",
+    "input_images",
     "input_size_of",
     "layout_of",
     "mlp_channels",
     "multiply_adds",
     "network_of",
+    "original",
     "preprocessing_of",
     "refuse_unless_once",
+    "running_modules",
     "same_sites",
+    "shared_copy",
     "tap",
     "throughput",
+    "trainable_parameters",
     "uncompiled",
+    "ungated",
 ]

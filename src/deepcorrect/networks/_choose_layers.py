@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks._hooks import gradients, refuse_unless_once
+from deepcorrect.networks._classifier import ungated
+from deepcorrect.networks._hooks import forward_hooks, gradients, refuse_unless_once
 from deepcorrect.networks._layers import find
 from deepcorrect.networks._layout import layout_of
+from deepcorrect.networks._sharing import original
 from deepcorrect.runtime import InputError, console
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A module's output in one forward pass: its rows, and how many pixels a map has, and one that
-    it read. `refused` says why it gives no maps."""
+    """A module's output in one forward pass: its batch size, the pixels per output map, and the
+    pixels per input map. `refused` says why it gives no maps."""
 
     rows: int
     pixels: int
@@ -68,7 +70,7 @@ def choose(
             left_out["only gate larger maps"].append(name)
     dropped = {name for group in left_out.values() for name in group}
     kept = [name for name in found if name not in dropped]
-    unread = _unread(model, images, [n for n in kept if isinstance(found[n], nn.Linear)])
+    unread = _unread(model, images, [n for n in kept if isinstance(original(found[n]), nn.Linear)])
     left_out["give tokens that no later layer reads"] += unread
     chosen = {name: found[name] for name in kept if name not in unread}
     reasons = [f"{len(group)} {why} ({_some(group)})" for why, group in left_out.items() if group]
@@ -85,24 +87,16 @@ def _outputs(
     """What each module gave, for each time it ran, in the order in which they ran first."""
     seen: dict[str, list[_Seen]] = defaultdict(list)
 
-    def hook_for(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            read = args[0].shape[2:].numel() if args and isinstance(args[0], Tensor) else 0
-            try:
-                maps = layout_of(name, module, output).maps(output)
-                seen[name].append(_Seen(len(maps), maps.shape[2:].numel(), read, None))
-            except InputError as error:
-                seen[name].append(_Seen(0, 0, read, error))
+    def hook(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        read = args[0].shape[2:].numel() if args and isinstance(args[0], Tensor) else 0
+        try:
+            maps = layout_of(name, module, output).maps(output)
+            seen[name].append(_Seen(len(maps), maps.shape[2:].numel(), read, None))
+        except InputError as error:
+            seen[name].append(_Seen(0, 0, read, error))
 
-        return hook
-
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in modules.items()]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), ungated(model), forward_hooks(modules, hook):
+        model(images)
     return seen
 
 
@@ -121,8 +115,8 @@ def _unread(model: nn.Module, images: Tensor, names: list[str]) -> list[str]:
     as in a network whose last layer is still zero."""
     if not names:
         return []
-    _, slopes = gradients(model, images, names, lambda logits: logits.float().exp().sum())
-    unread = [name for name in names if not bool(slopes[name].any())]
+    _, found = gradients(model, images, names, lambda logits: logits.float().exp().sum())
+    unread = [name for name in names if not bool(found[name].any())]
     return unread if len(unread) < len(names) else []
 
 

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import Preprocessing
+from deepcorrect.networks._branches import Branches
 from deepcorrect.runtime import InputError
 
 
 class Wrapper(nn.Module):
-    """A module around a `network`. Site names are always those of the network inside."""
+    """A module around a `network`. Site names are always those of the network inside.
+
+    What differs from wrapper to wrapper is said by these methods, so that evaluation, training and
+    rankings need not know the wrappers.
+    """
 
     network: nn.Module
 
     def untouched(self) -> nn.Module:
         """The network without what this wrapper corrects, on images in the same form."""
         return self
+
+    def running_modules(self) -> dict[str, nn.Module] | None:
+        """The modules that run, by their names in the network inside, where these are not that
+        network's own; otherwise None."""
+        return None
+
+    def branches(self) -> Branches | None:
+        """The choice between two networks that is made for each image now, if there is one."""
+        return None
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The parameters that training changes."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def ungated(self) -> AbstractContextManager[None]:
+        """While the block runs, nothing is chosen image by image."""
+        return nullcontext()
 
 
 class Classifier(Wrapper):
@@ -53,8 +78,9 @@ class Classifier(Wrapper):
         return self.network((images - self.mean) / self.std)
 
 
-def inside(model: nn.Module) -> nn.Module | None:
-    """What `model` only wraps, as ours, DataParallel and torch.compile do; None for others."""
+def unwrapped(model: nn.Module) -> nn.Module | None:
+    """The module that `model` only wraps, as our wrappers, DataParallel and `torch.compile` do;
+    None where it is no wrapper."""
     if isinstance(model, Wrapper):
         return model.network
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -62,11 +88,63 @@ def inside(model: nn.Module) -> nn.Module | None:
     return model._modules.get("_orig_mod")  # of torch.compile's wrapper, slow to import
 
 
+def wrappers(model: nn.Module) -> Iterator[Wrapper]:
+    """The wrappers of ours around a network, the outermost first."""
+    within: nn.Module | None = model
+    while within is not None:
+        if isinstance(within, Wrapper):
+            yield within
+        within = unwrapped(within)
+
+
 def network_of(model: nn.Module) -> nn.Module:
     """The network inside `model`, whatever it is wrapped in."""
-    while (wrapped := inside(model)) is not None:
+    while (wrapped := unwrapped(model)) is not None:
         model = wrapped
     return model
+
+
+def running_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that run when `model` is called, by their names in the network inside."""
+    for wrapper in wrappers(model):
+        found = wrapper.running_modules()
+        if found is not None:
+            return found
+    return dict(network_of(model).named_modules())
+
+
+def branches_of(model: nn.Module) -> Branches | None:
+    """The choice between two networks that is made for each image now, if there is one."""
+    return next((found for each in wrappers(model) if (found := each.branches())), None)
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training changes: of a corrected network its correction units' alone."""
+    if isinstance(model, Wrapper):
+        return model.trainable_parameters()
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def ungated(model: nn.Module) -> Iterator[None]:
+    """While the block runs, a corrected network corrects every image, whatever its gate says."""
+    with ExitStack() as stack:
+        for wrapper in wrappers(model):
+            stack.enter_context(wrapper.ungated())
+        yield
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """While the block runs, these parameters require no gradient; afterwards as before."""
+    required = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in required:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in required:
+            parameter.requires_grad_(True)
 
 
 def input_size_of(model: nn.Module, images: Tensor) -> int:
@@ -77,24 +155,22 @@ def input_size_of(model: nn.Module, images: Tensor) -> int:
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
     """The preprocessing that comes with `model`, or None for a bare network."""
-    within: nn.Module | None = model
-    while within is not None:
-        if isinstance(within, Classifier):
-            return within.preprocessing
-        within = inside(within)
+    for wrapper in wrappers(model):
+        if isinstance(wrapper, Classifier):
+            return wrapper.preprocessing
     return None
 
 
 def uncompiled(network: nn.Module) -> nn.Module:
-    """The network that torch.compile was given: what is compiled does not see later hooks.
+    """The network that `torch.compile` was given.
 
     Raises:
-        InputError: a part of the network is compiled.
+        InputError: a part of the network is compiled, which cannot be copied and corrected.
     """
     whole = network._modules.get("_orig_mod") or network
     if any("_orig_mod" in module._modules for module in whole.modules()):
         raise InputError(
-            "a part of the network is compiled, and would not see its corrections: put the adapter "
-            "on the network as it was, and compile what you get"
+            "a part of the network is compiled, and would not be corrected: put the adapter on "
+            "the network before it is compiled, and compile the corrected network"
         )
     return whole

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import Preprocessing
+from deepcorrect.networks._classifier import trainable_parameters, ungated
+from deepcorrect.networks._hooks import forward_hooks
 from deepcorrect.runtime import Precision, autocast, device_of, inference, to_device
 
 
@@ -35,10 +37,9 @@ def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
     """Counts parameters, and multiply-adds by running one black image."""
     size = preprocessing.input_size
     image = torch.zeros(1, preprocessing.channels, size, size, device=device_of(model))
-    parameters = list(model.parameters())
     return Costs(
-        parameters=sum(p.numel() for p in parameters),
-        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        parameters=sum(p.numel() for p in model.parameters()),
+        trainable_parameters=sum(p.numel() for p in trainable_parameters(model)),
         multiply_adds=multiply_adds(model, image),
     )
 
@@ -46,34 +47,28 @@ def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
 def multiply_adds(model: nn.Module, image: Tensor) -> int:
     """Multiply-adds of the convolutions and linear layers for one image, 1 x C x H x W.
 
-    A module with a method `multiply_adds(output)`, such as a correction unit, says its own.
+    A module whose class has a method `multiply_adds(output)`, such as a correction unit, counts
+    its own. A corrected network is counted as it is for an image that is corrected.
     """
     total = 0
-    telling = [module for module in model.modules() if hasattr(module, "multiply_adds")]
-    told = {part for module in telling for part in module.modules() if part is not module}
+    describing = [module for module in model.modules() if hasattr(type(module), "multiply_adds")]
+    described = {part for module in describing for part in module.modules() if part is not module}
 
-    def count(module: nn.Module, args: Any, output: Tensor) -> None:
+    def count(name: str, module: nn.Module, args: Any, output: Tensor) -> None:
         nonlocal total
-        del args
-        own: Any = getattr(module, "multiply_adds", None)
+        del name, args
+        own: Any = getattr(type(module), "multiply_adds", None)
         if own is not None:
-            total += own(output)
+            total += own(module, output)
         elif isinstance(module, nn.Conv2d):
             total += output[0].numel() * module.weight[0].numel()
         elif isinstance(module, nn.Linear):
             total += output[0].numel() * module.in_features
 
-    handles = [
-        module.register_forward_hook(count, prepend=True)
-        for module in model.modules()
-        if module not in told
-    ]
-    try:
-        with inference(model), torch.no_grad():
-            model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    counted = {str(at): each for at, each in enumerate(model.modules()) if each not in described}
+    hooks = forward_hooks(counted, count, prepend=True)
+    with ungated(model), inference(model), torch.no_grad(), hooks:
+        model(image)
     return total
 
 

@@ -1,4 +1,4 @@
-"""Finding sites, and reading or replacing their outputs."""
+"""Finding the layers of a network that can be sites."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from deepcorrect.networks._classifier import network_of
+from deepcorrect.networks._classifier import network_of, running_modules
 from deepcorrect.runtime import InputError, unknown
 
 
@@ -67,10 +67,13 @@ def candidates(model: nn.Module) -> dict[str, nn.Module]:
 def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.Module]:
     """The modules at the named sites, in the order of the network's modules.
 
+    Of a corrected network these are the modules that run when it is called: a corrected site gives
+    corrected maps.
+
     Args:
         model: a network, wrapped or bare.
         names: dotted names; None takes all `candidates`, of which `choose` leaves out those that
-            do not serve.
+            cannot serve.
 
     Raises:
         InputError: a name is not a module of the network, or there is no candidate at all.
@@ -82,8 +85,9 @@ def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.M
                 "the network has no 2-D convolution and no transformer's MLP: name the sites "
                 "yourself (modules whose output is N x C x H x W)"
             )
-        return found
-    modules = dict(network_of(model).named_modules())
+        running = running_modules(model)
+        return {name: running[name] for name in found}
+    modules = running_modules(model)
     wanted = set(names)
     for name in wanted:
         if name not in modules or name == "":

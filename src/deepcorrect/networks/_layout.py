@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deepcorrect.networks._sharing import original
 from deepcorrect.runtime import InputError
 
 OTHER_TOKENS = 8
@@ -68,7 +69,7 @@ def layout_of(name: str, module: nn.Module, output: Any) -> Layout:
     """
     if not isinstance(output, Tensor):
         raise InputError(f"site {name!r} gives {type(output).__name__}: {_ACCEPTED}")
-    if not isinstance(module, nn.Linear):
+    if not isinstance(original(module), nn.Linear):
         if output.dim() != 4:
             raise InputError(f"site {name!r} gives {tuple(output.shape)}: {_ACCEPTED}")
         return Layout()

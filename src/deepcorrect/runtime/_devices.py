@@ -100,6 +100,8 @@ def inference(model: nn.Module) -> Iterator[None]:
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
+    for module in modes:  # a corrected network leaves the mode of the network it holds alone
+        module.training = False
     try:
         yield
     finally:

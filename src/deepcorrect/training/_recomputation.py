@@ -1,0 +1,48 @@
+"""Activation checkpointing in the trained network, and what it asks of its input."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def needs_image_gradients(
+    model: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]
+) -> bool:
+    """Whether parameters get gradients only where the images require gradients, too.
+
+    `torch.utils.checkpoint` with `use_reentrant=True` (the default of older code) passes gradients
+    on only where an input of the checkpointed part requires them. Parameters before which nothing
+    else is trained would be left as they are, without an error. One small pass tells; the model is
+    afterwards as before.
+
+    Args:
+        model: in training mode.
+        images: a batch, N x C x H x W, on the model's device; two of its images are used.
+        parameters: those that are trained.
+    """
+    state = copy.deepcopy(model.state_dict())
+    without = _reached(model, images[:2], parameters)
+    through = without < len(parameters) and without < _reached(
+        model, images[:2].clone().requires_grad_(), parameters
+    )
+    model.load_state_dict(state)
+    return through
+
+
+def _reached(model: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> int:
+    """How many of the parameters get a gradient."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, that gradients will be None
+        output = model(images)
+        if not output.requires_grad:
+            return 0
+        output.float().sum().backward()
+    count = sum(parameter.grad is not None for parameter in parameters)
+    for parameter in parameters:
+        parameter.grad = None
+    return count
