@@ -33,7 +33,7 @@ from deepcorrect.correction._checkpoint import config_sha256
 from deepcorrect.deployment import fuse
 from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.evaluation import evaluate
-from deepcorrect.models import CifarAllCNN, CifarResNet20
+from deepcorrect.models import CifarAllCNN, CifarResNet20, load_model
 from deepcorrect.networks import Classifier, convolutions, tap
 from deepcorrect.networks._fingerprint import fingerprint
 from deepcorrect.ranking import Ranking
@@ -351,11 +351,11 @@ def test_training_changes_units_alone(classifier: Classifier, batches: list[Batc
 
 
 def test_a_checkpointed_network_of_timm_trains_units_to_the_same() -> None:
-    timm = pytest.importorskip("timm")
+    pytest.importorskip("timm")
     found = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
-        network = timm.create_model("resnet10t", num_classes=4).eval()
+        network: Any = load_model("timm:resnet10t", "random", classes=4).network
         network.set_grad_checkpointing(checkpointed)
         filters = {"layer1.0.conv1": [0, 3], "layer4.0.conv2": [1, 2, 9]}
         adapted = correct(network, filters, unit={"kind": "bottleneck", "dilations": [1]})
@@ -714,6 +714,8 @@ def test_networks_that_are_hard_to_copy_are_corrected(images: Tensor) -> None:
     torch.testing.assert_close(answers(adapted, images), expected, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(expected, baseline, atol=1e-3)
     assert torch.equal(answers(network, images), baseline)
+    with pytest.raises(InputError, match="inside a TorchScript module"):
+        correct(network, {"scripted.0": [0]})
 
 
 def test_threads_that_call_it_at_once_get_their_own_answers() -> None:

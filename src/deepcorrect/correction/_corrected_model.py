@@ -161,7 +161,14 @@ class AdaptedModel(Wrapper):
             site = replace.get(module)
             replace[module] = partial(_branching, base=base, base_modules=names, site=site)
         self.corrected, places = shared_copy(network, replace)
-        self._running = {name: places[module] for name, module in running.items()}
+        for name in config.sites:
+            if own[name] not in places:
+                raise InputError(
+                    f"site {name!r} is inside a TorchScript module, which runs without Python: "
+                    "correct the network that was scripted, and script or export the result"
+                )
+        # what is inside TorchScript modules is shared as it is
+        self._running = {name: places.get(module, module) for name, module in running.items()}
         self.gate: Gate | None = None
         self.set_gate(config.gate)
         self.train(False)
