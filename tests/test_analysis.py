@@ -34,7 +34,7 @@ def disturbed(model: nn.Module, seed: int = 5) -> AdaptedModel:
     adapted = dc.correct(model, CHOSEN, unit={"kind": "bottleneck", "dilations": [1]})
     drawing = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in adapted.adapter_tensors().values():
+        for tensor in adapted.state_dict().values():
             if tensor.is_floating_point():
                 tensor.add_(0.3 * torch.rand(tensor.shape, generator=drawing))
     return adapted

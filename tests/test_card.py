@@ -57,7 +57,7 @@ def test_a_saved_adapter_has_a_card_that_the_hubs_own_reader_takes(
         "8 filters of 3 sites",
         "`gaussian_blur:1,2.5`, `awgn:20`, on folder:photos",
         "12,000 images",
-        f'dc.load(model, "{tmp_path.name}")',
+        f'dc.load_adapter(model, "{tmp_path.name}")',
         "The adapter's weights: apache-2.0",
     ):
         assert said in text
@@ -92,7 +92,7 @@ def test_accuracies_and_costs_are_those_that_were_measured(
     )
     assert row in text
     assert f"| parameters | {units:,} | {before.parameters:,} |" in text
-    assert f"| multiply-adds an image | {added:,} | {before.multiply_adds:,} |" in text
+    assert f"| multiply-adds per image | {added:,} | {before.multiply_adds:,} |" in text
     size = (tmp_path / "adapter_model.safetensors").stat().st_size
     assert f"| file | {size / 1e6:.2f} MB | |" in text
 

@@ -176,7 +176,7 @@ def test_an_adapter_is_pushed_and_pulled_back(server: Hub, tmp_path: Path, image
     assert set(held) == FILES
     text = held["README.md"].decode()
     assert "license: mit" in text
-    assert f'dc.load(model, "hf:{REPO}")' in text
+    assert f'dc.load_adapter(model, "hf:{REPO}")' in text
     pulled = dc.load_adapter(tiny_cnn(), f"hf:{REPO}")
     with torch.no_grad():
         assert torch.equal(pulled(images), adapted(images))
@@ -204,7 +204,7 @@ def test_what_was_pulled_once_is_there_without_the_hub(
 ) -> None:
     expected = saved_tiny(tmp_path / "a", images)
     dc.push_to_hub(tmp_path / "a", REPO)
-    dc.load_adapter(tiny_cnn(), f"hf:{REPO}").remove()
+    dc.load_adapter(tiny_cnn(), f"hf:{REPO}")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     asked = len(server.asked)
     with torch.no_grad():

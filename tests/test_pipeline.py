@@ -569,7 +569,7 @@ def train_together(folder: Path, rank: int, world: int, port: int) -> None:
         epochs=2,
         precision="float32",
     )
-    files.write_tensors(folder / f"{rank}.safetensors", adapted.adapter_tensors())
+    files.write_tensors(folder / f"{rank}.safetensors", adapted.state_dict())
     scores = [epoch.score for epoch in history.epochs]
     files.write_json(
         folder / f"{rank}.json",
@@ -593,7 +593,7 @@ def test_two_processes_train_one_adapter_together(start: Start, tmp_path: Path) 
     ]
     untrained = dc.correct(tiny_cnn(), {"stem": [1, 4, 6], "pointwise": [0, 11]})
     moved = 0
-    for name, start_value in untrained.adapter_tensors().items():
+    for name, start_value in untrained.state_dict().items():
         assert torch.equal(tensors[0][name], tensors[1][name]), name
         moved += not torch.equal(tensors[0][name], start_value)
     assert moved == len(tensors[0])

@@ -286,7 +286,6 @@ def test_a_transformer_is_corrected_trained_switched_off_saved_and_loaded(
             assert torch.equal(adapted(images), before)
         expected = adapted(images)
         adapted.save_pretrained(tmp_path)
-        adapted.remove()
         assert torch.equal(dc.load_adapter(classifier, tmp_path)(images), expected)
 
 

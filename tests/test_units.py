@@ -242,7 +242,6 @@ def test_affine_is_the_weight_and_bias_of_the_batch_norm_behind() -> None:
         unit.scale.copy_(scale.view_as(unit.scale))
         unit.shift.copy_(shift.view_as(unit.shift))
         corrected = adapted(images)
-        adapted.remove()
         norm.weight.copy_(weight)
         norm.bias.copy_(bias)
         assert torch.allclose(corrected, network(images), atol=1e-4)

@@ -93,7 +93,6 @@ def run(seed: int) -> dict[str, Any]:
             learning_rate=5e-3, **same,
         )  # fmt: skip
         measure(name, adapted, sum(p.numel() for p in adapted.units.parameters()))
-        adapted.remove()
     tuned = dc.finetune(model)
     torch.manual_seed(seed)
     dc.fit(

@@ -217,7 +217,7 @@ def trained(network: dc.Classifier, name: str, seed: int) -> Path:
     seconds, seen = 0.0, 0
     if trial.start is not None:
         before = trained(network, trial.start, seed)
-        adapted.load_adapter_tensors(files.read_tensors(before / WEIGHTS_FILE))
+        adapted.load_state_dict(files.read_tensors(before / WEIGHTS_FILE))
         notes = read_config(before).notes
         seconds, seen = notes["training_seconds"], notes["images_seen"]
     order = torch.Generator().manual_seed(1 + seed)

@@ -11,7 +11,7 @@ from torch import nn
 
 from deepcorrect.correction._correct import load_adapter
 from deepcorrect.correction._corrected_model import AdaptedModel
-from deepcorrect.networks import Branches, Wrapper, network_of
+from deepcorrect.networks import Wrapper, network_of
 from deepcorrect.runtime import InputError, unknown
 
 
@@ -91,9 +91,9 @@ class AdapterSet(Wrapper):
         """Those of the adapter in use."""
         return None if self._active is None else self[self._active].running_modules()
 
-    def branches(self) -> Branches | None:
+    def module_trees(self) -> list[dict[str, nn.Module]] | None:
         """Those of the adapter in use."""
-        return None if self._active is None else self[self._active].branches()
+        return None if self._active is None else self[self._active].module_trees()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Those of the adapter in use."""

@@ -177,8 +177,8 @@ class AdaptedModel(Wrapper):
         """The network's output with corrections; inside `disable_adapter()` without."""
         if not self._switch.on:
             return self.network(*args, **kwargs)
-        choice = self.branches()
-        if choice is None or torch.compiler.is_compiling():
+        choice = self._choice
+        if not choice.deciding or torch.compiler.is_compiling():
             return self.corrected(*args, **kwargs)
         calls = choice.calls
         output = self.corrected(*args, **kwargs)
@@ -226,10 +226,10 @@ class AdaptedModel(Wrapper):
         """The copy's modules by their names in the network; None while the adapter is disabled."""
         return self._running if self._switch.on else None
 
-    def branches(self) -> Branches | None:
-        """The gate's choice, where one is made now."""
-        choice = self._choice
-        return choice if self._switch.on and choice.deciding else None
+    def module_trees(self) -> list[dict[str, nn.Module]]:
+        """The copy's modules, those of the images that a gate does not choose, the network's."""
+        own = dict(network_of(self.network).named_modules())
+        return [self._running, self._choice.base_modules, own]
 
     @property
     def _choice(self) -> Branches:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deepcorrect.correction._config import AdapterConfig
 from deepcorrect.correction._units import unit_costs
 
@@ -28,17 +26,19 @@ def card(config: AdapterConfig, bytes: int, folder: str = "DIR") -> str:
         bytes: size of the adapter's tensors file.
         folder: how the examples name it.
     """
+    from huggingface_hub import ModelCardData  # noqa: PLC0415  (slow to import)
+
     notes = config.notes
-    front = {
-        "library_name": "deepcorrect",
-        "pipeline_tag": "image-classification",
-        "license": notes.get("license", "unknown"),
-        "tags": ["deepcorrect", "image-classification", "robustness", "adapter"],
-    }
     base_model = notes.get("base_model") or _hub_model(notes.get("model"))
-    if base_model:
-        front |= {"base_model": base_model, "base_model_relation": "adapter"}
-    front["tags"] += [kind for kind in _kinds(notes) if kind not in front["tags"]]
+    tags = ["deepcorrect", "image-classification", "robustness", "adapter", *_kinds(notes)]
+    front = ModelCardData(
+        library_name="deepcorrect",
+        pipeline_tag="image-classification",
+        license=notes.get("license", "unknown"),
+        tags=list(dict.fromkeys(tags)),
+        base_model=base_model,
+        base_model_relation="adapter" if base_model else None,
+    )
     sections = [
         _head(config),
         _accuracies(notes),
@@ -48,7 +48,7 @@ def card(config: AdapterConfig, bytes: int, folder: str = "DIR") -> str:
         "## Licence\n\n" + _licence(notes),
     ]
     text = "\n\n".join(section for section in sections if section)
-    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n{text}\n\n{ENDS}\n"
+    return f"---\n{front.to_yaml()}\n---\n\n{text}\n\n{ENDS}\n"
 
 
 def kept_below(path: Path) -> str:
@@ -72,17 +72,18 @@ def _head(config: AdapterConfig) -> str:
         f"# Correction adapter for {config.base}",
         "",
         "Correction units that keep the accuracy of an image classifier on distorted images. The "
-        "classifier's own weights are untouched: taken off, it answers as it did before.",
+        "classifier's own weights are untouched: without the adapter, it answers as before.",
         "",
-        f"- Base network: `{notes.get('model', config.base)}`, told by the fingerprint "
+        f"- Base network: `{notes.get('model', config.base)}`, recognised by the fingerprint "
         f"`{config.fingerprint[:16]}`; no other network is accepted",
         f"- Corrected: {filters} filters of {len(config.sites)} sites",
     ]
     if config.gate:
         share = f"{100 * config.gate.false_alarms:.3g} %"
         lines.append(
-            "- Gate: images that look undistorted get the base network's own answer; of "
-            f"undistorted ones like its training images, {share} are corrected all the same"
+            "- Gate: images that look undistorted get the base network's own answer; "
+            f"{share} of the undistorted images like those it was fitted to are corrected all "
+            "the same"
         )
     if kinds:
         lines.append(f"- Trained for: {kinds}{seen}")
@@ -142,7 +143,7 @@ def _cost(config: AdapterConfig, bytes: int) -> str:
     lines = ["## Cost", "", "| | adapter | network |", "| --- | --- | --- |"]
     lines.append(f"| parameters | {parameters:,} | {_number(cost.get('base_parameters'))} |")
     lines.append(
-        f"| multiply-adds an image | {_number(cost.get('multiply_adds'))} | "
+        f"| multiply-adds per image | {_number(cost.get('multiply_adds'))} | "
         f"{_number(cost.get('base_multiply_adds'))} |"
     )
     lines.append(f"| file | {bytes / 1e6:.2f} MB | |")
@@ -166,9 +167,9 @@ def _loading(notes: Mapping[str, Any], folder: str) -> str:
 import deepcorrect as dc  # pip install deepcorrect-torch
 
 model = dc.load_model("{spec}")  # or your own: any module with the same layers and weights
-adapted = dc.load(model, "{folder}")  # a folder, or hf:OWNER/NAME[@REVISION]
+adapted = dc.load_adapter(model, "{folder}")  # a folder, or hf:OWNER/NAME[@REVISION]
 logits = adapted(images)  # N x C x H x W, in [0, 1]
-with adapted.disabled():  # the untouched network
+with adapted.disable_adapter():  # the untouched network
     logits = adapted(images)
 ```
 
@@ -181,13 +182,13 @@ def _licence(notes: Mapping[str, Any]) -> str:
     if notes.get("license"):
         return f"The adapter's weights: {notes['license']}. The base network keeps its own."
     return (
-        "None was stated for these weights (`license` among the notes of `save`, or "
-        "`deepcorrect push --license`). The base network keeps its own."
+        "None was stated for these weights (give `license` among the notes of `save_pretrained`, "
+        "or `deepcorrect push --license`). The base network keeps its own."
     )
 
 
 def _hub_model(spec: object) -> str | None:
-    """The Hub repository that a MODEL spec names, where that can be told."""
+    """The Hub repository that a MODEL spec names, if it names one."""
     kind, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if kind == "hf" and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not Path(name).exists():
         return name

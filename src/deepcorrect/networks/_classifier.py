@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import Preprocessing
-from deepcorrect.networks._branches import Branches
 from deepcorrect.runtime import InputError
 
 
@@ -31,8 +30,9 @@ class Wrapper(nn.Module):
         network's own; otherwise None."""
         return None
 
-    def branches(self) -> Branches | None:
-        """The choice between two networks that is made for each image now, if there is one."""
+    def module_trees(self) -> list[dict[str, nn.Module]] | None:
+        """All modules that may run under a name, for hooks that outlast a change of what runs: one
+        mapping per copy of the network, the one that corrects first; None for the network's own."""
         return None
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -113,9 +113,14 @@ def running_modules(model: nn.Module) -> dict[str, nn.Module]:
     return dict(network_of(model).named_modules())
 
 
-def branches_of(model: nn.Module) -> Branches | None:
-    """The choice between two networks that is made for each image now, if there is one."""
-    return next((found for each in wrappers(model) if (found := each.branches())), None)
+def module_trees(model: nn.Module) -> list[dict[str, nn.Module]]:
+    """All modules that may run under a name when `model` is called: one mapping per copy of the
+    network. Names are those in the network inside."""
+    for wrapper in wrappers(model):
+        found = wrapper.module_trees()
+        if found is not None:
+            return found
+    return [dict(network_of(model).named_modules())]
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks._branches import merged
-from deepcorrect.networks._classifier import branches_of, network_of, running_modules
+from deepcorrect.networks._branches import Branches, merged
+from deepcorrect.networks._classifier import module_trees, network_of
 from deepcorrect.networks._hooks import forward_hooks, forward_pre_hooks
 from deepcorrect.runtime import InputError, unknown
 
@@ -37,10 +37,7 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
         InputError: there is no such module, or no linear layer; when read: what was found has
             another shape, or did not run.
     """
-    network, branches = network_of(model), branches_of(model)
-    trees = {"": running_modules(model)}
-    if branches is not None:  # the images that it does not choose run elsewhere
-        trees["base"] = branches.base_modules
+    network, trees = network_of(model), module_trees(model)
     last: dict[str, Any] = {}
 
     def keep_input(tree: str, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -55,10 +52,17 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
         del name, module, args, kwargs
         last.clear()
 
+    def found(names: Iterable[str]) -> dict[str, nn.Module]:
+        return {
+            f"{number}/{name}": tree[name]
+            for number, tree in enumerate(trees)
+            for name in names
+            if name in tree
+        }
+
     with ExitStack() as stack:
         stack.enter_context(forward_pre_hooks({"": model}, forget))
-        if branches is not None and branches.chooser is not None:
-            stack.enter_context(forward_hooks({"chosen": branches.chooser}, keep_output))
+        stack.enter_context(forward_hooks(choosers(model), keep_output))
         if site is None:
             linear = [n for n, each in network.named_modules() if isinstance(each, nn.Linear)]
             if not linear:
@@ -66,30 +70,32 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
                     "the network has no linear layer whose input could be its features: name a "
                     f"module whose output to take, such as {_last_module(network)!r}"
                 )
-            found = {
-                f"{t}/{name}": tree[name]
-                for t, tree in trees.items()
-                for name in linear
-                if name in tree
-            }
-            stack.enter_context(forward_pre_hooks(found, keep_input))
+            stack.enter_context(forward_pre_hooks(found(linear), keep_input))
             name = "the last linear layer's input"
         else:
-            if site not in trees[""] or site == "":
-                raise unknown("module", site, [known for known in trees[""] if known])
-            found = {f"{t}/{site}": tree[site] for t, tree in trees.items() if site in tree}
-            stack.enter_context(forward_hooks(found, keep_output))
+            if site not in trees[0] or site == "":
+                raise unknown("module", site, [known for known in trees[0] if known])
+            stack.enter_context(forward_hooks(found([site]), keep_output))
             name = f"the output of {site!r}"
 
         def read() -> Tensor:
-            parts = {tree: as_vectors(last[tree], name) for tree in trees if tree in last}
+            parts = [
+                as_vectors(last[str(number)], name)
+                for number in range(len(trees))
+                if str(number) in last
+            ]
             if not parts:
                 raise InputError(f"{name} did not come up in a forward pass: name another module")
-            if len(parts) == 1:
-                return next(iter(parts.values()))
-            return merged(parts[""], parts["base"], last["chosen"])
+            return parts[0] if len(parts) == 1 else merged(parts[0], parts[1], last["chosen"])
 
         yield read
+
+
+def choosers(model: nn.Module) -> dict[str, nn.Module]:
+    """The module that chooses between two networks image by image, under `chosen`, if any."""
+    found = (each for each in model.modules() if isinstance(each, Branches) and each.chooser)
+    branches = next(found, None)
+    return {} if branches is None or branches.chooser is None else {"chosen": branches.chooser}
 
 
 def as_vectors(value: Any, name: str) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks._classifier import ungated
+from deepcorrect.networks._classifier import module_trees, ungated
 from deepcorrect.networks._layers import find
 from deepcorrect.networks._layout import layout_of
 from deepcorrect.runtime import InputError
@@ -104,7 +104,12 @@ def tap(
         edited = None if edit is None else edit(name, layout.maps(output))
         return None if edited is None else layout.output(edited, output)
 
-    with ungated(model), forward_hooks(find(model, sites), hook):
+    names = find(model, sites)
+    with ExitStack() as stack:
+        stack.enter_context(ungated(model))
+        for tree in module_trees(model):
+            here = {name: tree[name] for name in names if name in tree}
+            stack.enter_context(forward_hooks(here, hook))
         yield maps
 
 
