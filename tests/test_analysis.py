@@ -232,7 +232,8 @@ def test_neighbours_are_of_the_features_that_the_last_layer_reads(
     systems = {"baseline": classifier, "corrected": adapted}
     found = analysis.neighbours(classifier, systems, cut(images, labels, 5), GRID)
     read: list[Tensor] = []
-    handle = network.head.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    heads = [network.head, adapted.corrected.get_submodule("network").site.head]  # pyright: ignore
+    handles = [h.register_forward_pre_hook(lambda _, args: read.append(args[0])) for h in heads]
 
     def by_hand(model: nn.Module, shown: Tensor) -> Tensor:
         with torch.no_grad():
@@ -249,7 +250,8 @@ def test_neighbours_are_of_the_features_that_the_last_layer_reads(
             for gallery, got in (("baseline", found.untouched), (name, found.own)):
                 expected = analysis.neighbour_accuracy(clean[gallery], queries, labels)
                 assert got[kind.name][name][place] == pytest.approx(expected)
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     assert found.images == len(images)
     assert found.own["awgn"]["baseline"] == found.untouched["awgn"]["baseline"]
 

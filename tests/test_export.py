@@ -174,7 +174,8 @@ def test_a_file_that_answers_otherwise_is_not_kept(
     adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "deepcorrect.exporting.load_exported", lambda path: lambda images: adapted(images) + 1
+        "deepcorrect.deployment._export.load_exported",
+        lambda path: lambda images: adapted(images) + 1,
     )
     (tmp_path / "n.pt2").write_text("what was there before")
     with pytest.raises(InputError, match="the torch file gives other answers"):

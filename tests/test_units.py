@@ -35,7 +35,8 @@ def described(unit: CorrectionUnit) -> list[str]:
             dilated = f" d{layer.dilation[0]}" if layer.dilation != (1, 1) else ""
             lines.append(f"conv {height}x{width} {layer.in_channels}-{layer.out_channels}{dilated}")
         else:
-            lines.append({nn.BatchNorm2d: "BN", nn.ReLU: "ReLU"}[type(layer)])
+            assert isinstance(layer, nn.BatchNorm2d | nn.ReLU)
+            lines.append("BN" if isinstance(layer, nn.BatchNorm2d) else "ReLU")
     return lines
 
 

@@ -25,6 +25,7 @@ class Replacement(nn.Module):
     def __init__(self, site: nn.Module) -> None:
         super().__init__()
         self.site = site
+        self.training = False
 
     def __getattr__(self, name: str) -> Any:
         """The attribute of the module whose place this takes, where this has none of its own."""

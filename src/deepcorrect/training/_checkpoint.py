@@ -32,7 +32,7 @@ def save(job: Job, history: History, best: Best) -> None:
         job.checkpoint,
         {
             "signature": _signature(job),
-            "state": dict(_state(job.model)),
+            "state": dict(job.model.state_dict()),
             "optimizer": job.optimizer.state_dict(),
             "best_state": dict(best.state),
             "best_score": best.score,
@@ -59,7 +59,7 @@ def resume(job: Job) -> tuple[History, Best]:
             f"{job.checkpoint} is of a training with other settings: remove it, "
             "or choose another folder"
         )
-    load_state(job.model, saved["state"])
+    job.model.load_state_dict(saved["state"])
     job.optimizer.load_state_dict(saved["optimizer"])
     epochs = tuple(Epoch(**entry) for entry in saved["epochs"])
     history = History(epochs, saved["best"], saved["images_seen"])
@@ -81,15 +81,4 @@ def _signature(job: Job) -> dict[str, Any]:
 
 def state_on_cpu(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the trained state on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in _state(model).items()}
-
-
-def _state(model: nn.Module) -> Mapping[str, Tensor]:
-    return model.adapter_tensors() if isinstance(model, AdaptedModel) else model.state_dict()
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    if isinstance(model, AdaptedModel):
-        model.load_adapter_tensors(state)
-    else:
-        model.load_state_dict(state)
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

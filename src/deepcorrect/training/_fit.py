@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from deepcorrect.data import Batches, Target, check_labels, count_of, no_images
 from deepcorrect.distortions import Distortion, distort_some
 from deepcorrect.evaluation import evaluate
+from deepcorrect.networks import frozen, trainable_parameters
 from deepcorrect.runtime import (
     DeepCorrectError,
     InputError,
@@ -23,7 +24,7 @@ from deepcorrect.runtime import (
     progress,
 )
 from deepcorrect.training._augmentation import augment
-from deepcorrect.training._checkpoint import Best, load_state, resume, save, state_on_cpu
+from deepcorrect.training._checkpoint import Best, resume, save, state_on_cpu
 from deepcorrect.training._forward import answers_for
 from deepcorrect.training._history import Epoch, History
 from deepcorrect.training._job import Job, open_job
@@ -88,7 +89,19 @@ def fit(
     """
     settings = changed(training or TrainingConfig(), changes)
     path = Path(checkpoint) if checkpoint else None
-    job = open_job(model, loader, distortions, settings, validation, seed, path, task)
+    trained = {id(parameter) for parameter in trainable_parameters(model)}
+    # a corrected network's own parameters stay as they are, and need no gradients meanwhile
+    with frozen(p for p in model.parameters() if id(p) not in trained):
+        job = open_job(model, loader, distortions, settings, validation, seed, path, task)
+        history, best = _train(job)
+    model.load_state_dict(best.state)
+    model.eval()
+    return history
+
+
+def _train(job: Job) -> tuple[History, Best]:
+    """Trains all epochs that are left."""
+    model, settings, task, seed = job.model, job.settings, job.task, job.seed
     history, best = resume(job)
     first = len(history.epochs)
     total = (settings.epochs - first) * count_of(job.loader)
@@ -112,9 +125,7 @@ def fit(
                     f"{task}: epoch {epoch + 1} of {settings.epochs}, loss {loss:.4f}{shown}"
                 )
                 save(job, history, best)
-    load_state(model, best.state)
-    model.eval()
-    return history
+    return history, best
 
 
 def _train_epoch(job: Job, epoch: int, advance: Callable[[float], None]) -> tuple[float, int]:

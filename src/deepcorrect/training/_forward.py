@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deepcorrect.alternatives import restored_images
 from deepcorrect.networks import Read, features, tap
-from deepcorrect.runtime import to_device
+from deepcorrect.runtime import InputError, to_device
 from deepcorrect.training._augmentation import augmix
 from deepcorrect.training._objectives import Answers, Need
 
@@ -28,6 +28,8 @@ class Compared:
         needs: what the objectives need of a batch.
         device: where both networks are.
         channels_last: whether images are laid out with their channels last.
+        image_gradients: whether the images must require gradients, so that the trained parameters
+            get theirs (see `needs_image_gradients`).
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class Compared:
     needs: frozenset[Need]
     device: torch.device
     channels_last: bool
+    image_gradients: bool = False
 
 
 def answers_for(
@@ -78,8 +81,15 @@ def answers_for(
         _features(compared.model, needs) as read,
         _restored(compared.model, needs) as restored,
     ):
-        logits = compared.runner(_placed(compared, torch.cat(copies))).float().split(count)
+        shown = _placed(compared, torch.cat(copies)).requires_grad_(compared.image_gradients)
+        logits = compared.runner(shown).float().split(count)
         own_features = read()[:count] if read else None
+    if compared.image_gradients and maps and not any(m.requires_grad for m in maps.values()):
+        raise InputError(
+            "the objective 'activations' reads maps inside a part of the network that is under "
+            "reentrant activation checkpointing, where they have no gradients: checkpoint with "
+            "use_reentrant=False, or use logits or features"
+        )
     return Answers(
         labels=labels,
         logits=logits[0],

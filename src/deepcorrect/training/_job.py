@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches
@@ -21,10 +21,11 @@ from deepcorrect.distortions import (
     numbered_batches,
     parse_all,
 )
-from deepcorrect.networks import find, preprocessing_of
+from deepcorrect.networks import find, preprocessing_of, shared_copy, trainable_parameters
 from deepcorrect.runtime import InputError, device_of
 from deepcorrect.training._forward import Compared
 from deepcorrect.training._objectives import needs_of
+from deepcorrect.training._recomputation import needs_image_gradients
 from deepcorrect.training._settings import TrainingConfig, optimizer_for
 
 
@@ -83,7 +84,7 @@ def open_job(
     accelerator = Accelerator(cpu=device_of(model).type == "cpu")
     several = accelerator.num_processes > 1
     device = accelerator.device if several else device_of(model)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = trainable_parameters(model)
     if not parameters:
         raise InputError("nothing of this model is trainable: no parameter requires gradients")
     needs = needs_of(settings.objective)
@@ -95,7 +96,8 @@ def open_job(
     )
     prepared: Any = accelerator.prepare(loader) if several else loader
     steps = _length(prepared)
-    pixels = _pixels(model, prepared)
+    images = _example_images(model, prepared).to(device)
+    pixels = min(images.shape[-2:])
     return Job(
         compared=Compared(
             model,
@@ -105,6 +107,7 @@ def open_job(
             needs,
             device,
             settings.channels_last,
+            needs_image_gradients(model, images, parameters),
         ),
         parameters=parameters,
         optimizer=optimizer,
@@ -132,19 +135,23 @@ def _length(loader: Any) -> int:
         raise InputError("the training loader must have a length (its number of batches)") from None
 
 
-def _pixels(model: nn.Module, loader: Batches) -> int:
-    """The side of the model's input; for a bare network, of the loader's first images."""
+def _example_images(model: nn.Module, loader: Batches) -> Tensor:
+    """Two images of the size and channels that the model takes; for a bare network, as many of the
+    loader's first."""
     known = preprocessing_of(model)
     if known is not None:
-        return known.input_size
+        side = known.input_size
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(2, known.channels, side, side, generator=generator)
     with torch.random.fork_rng(devices=[]):
-        return min(next(numbered_batches(loader, "to train on")).images.shape[-2:])
+        images = next(numbered_batches(loader, "to train on")).images
+    return images[:1].repeat(2, 1, 1, 1)
 
 
 def _teacher(model: nn.Module) -> nn.Module:
     """The untouched network: the adapted model's own base, or a frozen copy of the model."""
     if isinstance(model, AdaptedModel):
-        return model.network
+        return shared_copy(model.network)[0]  # in inference mode, whatever the network's own is
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
