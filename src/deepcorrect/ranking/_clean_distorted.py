@@ -23,7 +23,7 @@ from deepcorrect.distortions import (
     numbered_batches,
     parse_all,
 )
-from deepcorrect.networks import input_size_of, multiply_adds, patching
+from deepcorrect.networks import input_size_of, multiply_adds, patching, ungated
 from deepcorrect.networks.patching import Pass, Recorder
 from deepcorrect.ranking._ranking import NetworkSize
 from deepcorrect.runtime import (
@@ -230,6 +230,7 @@ def for_each_pair(
     images_seen = 0
     with (
         inference(model),
+        ungated(model),  # every image's filters are compared
         torch.no_grad(),
         autocast(device, precision),
         progress(task, count_of(loader)) as advance,
