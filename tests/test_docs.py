@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from torch import Tensor
 
 import deepcorrect as dc
 from deepcorrect.cli import COMMANDS
 from deepcorrect.correction import UnitConfig
+from deepcorrect.data import ImageSet
 from deepcorrect.experiments._recipe import Recipe
 from deepcorrect.training import TrainingConfig
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = [
+    *("README.md", "CONTRIBUTING.md"),
+    *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")),
+]
+IN_INIT = {"network", "corrected", "gate", "config"}  # attributes of an `AdaptedModel`
 
 
 def blocks(file: str, language: str) -> list[str]:
@@ -33,6 +42,43 @@ def test_the_readmes_python_example_runs_as_pasted_and_corrects(
     before, after = re.findall(r"0\.\d{3}", capsys.readouterr().out)[:2]
     assert float(after) > float(before)
     assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_distortions_example_runs_as_pasted() -> None:
+    (example,) = blocks("docs/distortions.md", "python")
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["foggy"].shape == names["mixed"].shape == names["images"].shape
+
+
+def test_the_gates_example_runs_as_pasted(
+    digits_model: dc.Classifier, digits_test: ImageSet, digits_batch: tuple[Tensor, Tensor]
+) -> None:
+    (example,) = blocks("docs/recipes.md", "python")
+    adapted = dc.correct(digits_model, {"features.0.0": [0, 1]})
+    loader = dc.loader(digits_test.sample(40))
+    names = {"dc": dc, "adapted": adapted, "loader": loader, "images": digits_batch[0]}
+    exec(example, names)
+    assert adapted.gate is None
+    assert isinstance(logits := names["logits"], Tensor)
+    assert logits.shape == (len(digits_batch[0]), 10)
+
+
+@pytest.mark.parametrize("file", DOCUMENTS)
+def test_documents_use_names_that_exist(file: str) -> None:
+    """In examples and in the text: `dc.NAME`, `deepcorrect.ROOM.NAME`, `adapted.NAME`."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    for name in re.findall(r"\bdc\.(\w+)", text):
+        assert hasattr(dc, name), name
+    for name in re.findall(r"\badapted\.(\w+)", text):
+        assert hasattr(dc.AdaptedModel, name) or name in IN_INIT, name
+    for room, name in re.findall(r"\bdeepcorrect\.(\w+)(?:\.(\w+))?", text):
+        if room in {"json", "png"}:  # the ending of a file
+            continue
+        if hasattr(dc, room) and not name:
+            continue
+        module = importlib.import_module(f"deepcorrect.{room}")
+        assert not name or hasattr(module, name), f"deepcorrect.{room}.{name}"
 
 
 def test_the_readme_names_every_command() -> None:
@@ -55,9 +101,7 @@ def test_every_key_of_a_recipe_is_documented() -> None:
         assert f"`{key}`" in text
 
 
-@pytest.mark.parametrize(
-    "file", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
-)
+@pytest.mark.parametrize("file", DOCUMENTS)
 def test_links_between_documents_lead_somewhere(file: str) -> None:
     path = ROOT / file
     for target in re.findall(r"\]\((?!http)([^)]+)\)", path.read_text(encoding="utf-8")):
