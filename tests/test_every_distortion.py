@@ -457,7 +457,7 @@ def test_a_group_and_one_of_its_kinds_name_that_kind_twice() -> None:
         ("fog+contrst:1", "unknown distortion 'contrst', did you mean 'contrast'"),
         ("fog+", "unknown distortion ''"),
         ("fog+contrast:1.5", "level 1.5 of 'fog+contrast' is not a whole number from 0 to 5"),
-        ("gaussian_blur+awgn:7", "is not a whole number from 0 to 6 (place in each part's grid"),
+        ("gaussian_blur+awgn:7", "is not a whole number from 0 to 6 (number in each part's grid"),
         ("fog:1:cifar,imagenet", "asks for both cifar's and imagenet's parameters: name one"),
         ("fog:1:imagnet", "unknown distortion option 'imagnet', did you mean 'imagenet'"),
     ],

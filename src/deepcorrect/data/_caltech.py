@@ -12,9 +12,8 @@ import torch
 from deepcorrect.data._image_folder import Files, class_folders, in_classes
 from deepcorrect.data._image_set import ImageSet
 from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.data._splits import folder_and_split
 from deepcorrect.runtime import InputError, generator_for
-
-SPEC = re.compile(r"(?P<place>.+?)(?::(?P<split>train|test)(?::(?P<number>\d+))?)?")
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,8 @@ def open_caltech(dataset: Caltech, rest: str, preprocessing: Preprocessing) -> I
     Raises:
         InputError: There are no such folders.
     """
-    whole = Path(rest).expanduser().is_dir()
-    found = None if whole else SPEC.fullmatch(rest)
-    place, split, number = found.group("place", "split", "number") if found else (rest, None, None)
-    folder = _image_folder(dataset, Path(place).expanduser())
+    given, split, number = folder_and_split(rest)
+    folder = _image_folder(dataset, given)
     groups = [name for name in class_folders(folder) if name != dataset.background]
     names, labels = in_classes(folder, groups, deep=False)  # 056.dog has an unrelated sub-folder
     if not len(names):
@@ -71,8 +68,8 @@ def open_caltech(dataset: Caltech, rest: str, preprocessing: Preprocessing) -> I
     images = ImageSet(dataset.name, read, labels, names, preprocessing, classes)
     if split is None:
         return images
-    chosen = images.select(_rows(dataset, split, int(number or 0), labels.array, classes))
-    chosen.name = f"{dataset.name}:{split}" + (f":{number}" if number else "")
+    chosen = images.select(_rows(dataset, split, number or 0, labels.array, classes))
+    chosen.name = f"{dataset.name}:{split}" + ("" if number is None else f":{number}")
     return chosen
 
 

@@ -14,7 +14,7 @@ from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.data._streaming import ImageStream, Sample
 from deepcorrect.runtime import InputError, files
 
-SPEC = re.compile(r"(?P<place>.+?)(?::(?P<split>[\w.-]+(?:\[[^\[\]]*\])?))?(?P<stream>:stream)?")
+SPEC = re.compile(r"(?P<source>.+?)(?::(?P<split>[\w.-]+(?:\[[^\[\]]*\])?))?(?P<stream>:stream)?")
 WITH_CONFIGURATION = re.compile(r"([\w.-]+/[\w.-]+)/([\w.-]+)")
 SHARDS_ONLY = 1
 """The buffer size with which `datasets` shuffles shards alone, as `ImageStream` shuffles images."""
@@ -34,26 +34,26 @@ def open_hub(spec: str, preprocessing: Preprocessing) -> ImageSet:
         InputError: The data set does not exist, cannot be reached or contains no images, or it has
             no such split.
     """
-    place, split, stream = _parts(spec)
+    source, split, stream = _parts(spec)
     import datasets  # noqa: PLC0415  (slow to import, and only tables need it)
 
     datasets.disable_progress_bars()
     try:
-        table = _split(_loaded(place, stream), split, f"hf:{place}", stream)
+        table = _split(_loaded(source, stream), split, f"hf:{source}", stream)
     except InputError:
         raise
     except Exception as error:  # datasets raises and wraps errors of many classes
         if files.disk_full(error):
             raise
         raise InputError(
-            f"hf:{place} cannot be read ({type(error).__name__}: {_one_line(error)}). Accepted: a "
+            f"hf:{source} cannot be read ({type(error).__name__}: {_one_line(error)}). Accepted: a "
             "name on the Hugging Face Hub such as owner/name, reachable from here or in its cache; "
             "or a folder that 'save_to_disk' wrote or 'load_dataset' reads"
         ) from None
-    name = f"{Path(place).name}:{split}" if split else Path(place).name
+    name = f"{Path(source).name}:{split}" if split else Path(source).name
     if stream:
-        return _stream(table, f"hf:{place}", name, preprocessing)
-    return table_set(table, f"hf:{place}", name, preprocessing)
+        return _stream(table, f"hf:{source}", name, preprocessing)
+    return table_set(table, f"hf:{source}", name, preprocessing)
 
 
 def _parts(spec: str) -> tuple[str, str | None, bool]:
@@ -63,28 +63,28 @@ def _parts(spec: str) -> tuple[str, str | None, bool]:
     found = SPEC.fullmatch(spec)
     if found is None:
         raise InputError(f"data 'hf:{spec}' is not hf:REPO[:SPLIT][:stream]")
-    place, split, stream = found["place"], found["split"], bool(found["stream"])
+    source, split, stream = found["source"], found["split"], bool(found["stream"])
     if split == "stream" and not stream:
         split, stream = None, True
-    folder = Path(place).expanduser()
-    return str(folder) if folder.exists() else place, split, stream
+    folder = Path(source).expanduser()
+    return str(folder) if folder.exists() else source, split, stream
 
 
-def _loaded(place: str, stream: bool) -> Any:
+def _loaded(source: str, stream: bool) -> Any:
     """All splits by name, or a single table.
 
     A folder that `save_to_disk` wrote is memory-mapped, even for a stream.
     """
     import datasets  # noqa: PLC0415
 
-    folder = Path(place)
+    folder = Path(source)
     saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
     if folder.is_dir() and saved:
-        return datasets.load_from_disk(place)
+        return datasets.load_from_disk(source)
     if folder.is_dir():
-        return datasets.load_dataset(place, streaming=stream)
-    given = WITH_CONFIGURATION.fullmatch(place)
-    repo, configuration = given.groups() if given else (place, None)
+        return datasets.load_dataset(source, streaming=stream)
+    given = WITH_CONFIGURATION.fullmatch(source)
+    repo, configuration = given.groups() if given else (source, None)
     return datasets.load_dataset(repo, configuration, streaming=stream)
 
 

@@ -44,15 +44,14 @@ def open_imagenet(rest: str, preprocessing: Preprocessing) -> ImageSet:
     Raises:
         InputError: A required folder or file does not exist.
     """
-    place, _, split = rest.rpartition(":")
-    folder = Path(place).expanduser()
+    given, _, split = rest.rpartition(":")
+    folder = Path(given).expanduser()
     split = "val" if split == "validation" else split
-    if not place or split not in FOLDERS:
+    if not given or split not in FOLDERS:
         raise InputError(f"data 'imagenet:{rest}' is not imagenet:DIR:train or imagenet:DIR:val")
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
-    images = _place(folder, split)
-    name = f"imagenet:{split}"
+    images = _images_below(folder, split)
     found = [each for each in class_folders(images) if CLASS.fullmatch(each)]
     if found:
         names, labels = in_classes(images, found)
@@ -65,10 +64,11 @@ def open_imagenet(rest: str, preprocessing: Preprocessing) -> ImageSet:
         labels, classes = _flat_labels(folder, images, names)
     if not len(names):
         raise InputError(f"{images} has no images")
-    return ImageSet(name, Files(str(images), names), labels, names, preprocessing, classes)
+    read = Files(str(images), names)
+    return ImageSet(f"imagenet:{split}", read, labels, names, preprocessing, classes)
 
 
-def _place(folder: Path, split: str) -> Path:
+def _images_below(folder: Path, split: str) -> Path:
     candidates = [folder / parent / name for parent in PARENTS for name in FOLDERS[split]]
     return next((candidate for candidate in candidates if candidate.is_dir()), folder)
 
@@ -112,24 +112,24 @@ def _devkit(folder: Path) -> _Devkit | None:
     Raises:
         InputError: It cannot be read.
     """
-    places = (folder / name for name in DEVKIT)
-    place = next((p for p in places if (p / TRUTH).is_file() and (p / META).is_file()), None)
-    if place is None:
+    folders = (folder / name for name in DEVKIT)
+    data = next((p for p in folders if (p / TRUTH).is_file() and (p / META).is_file()), None)
+    if data is None:
         return None
     from scipy.io import loadmat  # noqa: PLC0415  (slow to import)
 
     try:
-        synsets = loadmat(place / META, squeeze_me=True)["synsets"]
+        synsets = loadmat(data / META, squeeze_me=True)["synsets"]
         rows = [
             (int(row["ILSVRC2012_ID"]), str(row["WNID"]), str(row["words"]))
             for row in np.atleast_1d(synsets)
         ]
-        truth = [int(line) for line in (place / TRUTH).read_text(encoding="ascii").split()]
+        truth = [int(line) for line in (data / TRUTH).read_text(encoding="ascii").split()]
     except Exception as error:  # SciPy raises errors of many classes at other files
         if files.disk_full(error):
             raise
         raise InputError(
-            f"{place} does not hold ImageNet's development kit ({type(error).__name__}: {error})"
+            f"{data} does not hold ImageNet's development kit ({type(error).__name__}: {error})"
         ) from None
     leaves = [row for row in rows if row[0] <= CLASSES]  # higher ids are groups of classes
     return _Devkit(

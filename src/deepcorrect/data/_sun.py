@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from deepcorrect.data._columns import IntegerColumn, StringColumn
 from deepcorrect.data._image_folder import Files, in_classes
 from deepcorrect.data._image_set import ImageSet
 from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.data._splits import folder_and_split
 from deepcorrect.runtime import InputError
 
-SPEC = re.compile(r"(?P<place>.+?)(?::(?P<split>train|test)(?::(?P<number>\d+))?)?")
 CLASSES_FILE = "ClassName.txt"
 LISTS = {"train": "Training", "test": "Testing"}
 PARTITIONS = 10
@@ -35,10 +34,7 @@ def open_sun(rest: str, preprocessing: Preprocessing) -> ImageSet:
     Raises:
         InputError: A required folder or file does not exist, or a list names an unknown class.
     """
-    whole = Path(rest).expanduser().is_dir()
-    found = None if whole else SPEC.fullmatch(rest)
-    place, split, number = found.group("place", "split", "number") if found else (rest, None, None)
-    given = Path(place).expanduser()
+    given, split, number = folder_and_split(rest)
     if not given.is_dir():
         raise InputError(f"there is no folder {given}")
     folder = next((f for f in (given / "SUN397", given) if (f / CLASSES_FILE).is_file()), None)
@@ -50,12 +46,12 @@ def open_sun(rest: str, preprocessing: Preprocessing) -> ImageSet:
     if split is None:
         names, labels = in_classes(folder, paths, deep=False)
     else:
-        part = int(number or 1)
+        part = 1 if number is None else number
         if not 1 <= part <= PARTITIONS:
             raise InputError(f"SUN-397 has partitions 1 to {PARTITIONS}, but not {part}")
         listed = f"{LISTS[split]}_{part:02}.txt"
-        places = [parent / name for parent in (folder, given) for name in ("", "Partitions")]
-        file = next((each / listed for each in places if (each / listed).is_file()), None)
+        parents = [parent / name for parent in (folder, given) for name in ("", "Partitions")]
+        file = next((each / listed for each in parents if (each / listed).is_file()), None)
         if file is None:
             raise InputError(f"{given} has no {listed}: unpack SUN-397's Partitions.zip into it")
         names = StringColumn(line.lstrip("/") for line in _lines(file))

@@ -106,11 +106,11 @@ def _is_local(shard: str) -> bool:
 
 
 def _read(shards: list[str], seed: int | None) -> Iterator[Sample]:
-    places = np.arange(len(shards))
+    order = np.arange(len(shards))
     if seed is not None:
-        np.random.default_rng(seed).shuffle(places)
-    for place in places:
-        yield from _samples(shards[place])
+        np.random.default_rng(seed).shuffle(order)
+    for number in order:
+        yield from _samples(shards[number])
 
 
 def _samples(shard: str) -> Iterator[Sample]:

@@ -146,16 +146,16 @@ def glass_blur(images: Tensor, draws: Draws, sigma: float, reach: int, rounds: i
     of copies are followed for all pixels at once, by pointer doubling.
     """
     count, channels, height, width = images.shape
-    places = torch.arange(height * width, device=images.device).view(height, width)
-    row, column = places // width, places % width
+    pixels = torch.arange(height * width, device=images.device).view(height, width)
+    row, column = pixels // width, pixels % width
     first, last = reach + 1, (height - reach, width - reach)
     moved = (row >= first) & (row <= last[0]) & (column >= first) & (column <= last[1])
-    source = places.flatten().expand(count, -1)
+    source = pixels.flatten().expand(count, -1)
     for _ in range(rounds):
         step = draws.integers(-reach, reach, 2, height, width)
-        taken = torch.where(moved, places + step[:, 0] * width + step[:, 1], places).flatten(1)
-        later = moved.flatten()[taken] & (taken > places.flatten()) & moved.flatten()
-        link = torch.where(later, taken, places.flatten())
+        taken = torch.where(moved, pixels + step[:, 0] * width + step[:, 1], pixels).flatten(1)
+        later = moved.flatten()[taken] & (taken > pixels.flatten()) & moved.flatten()
+        link = torch.where(later, taken, pixels.flatten())
         for _ in range(DOUBLINGS):
             link = link.gather(1, link)
         source = source.gather(1, taken.gather(1, link))

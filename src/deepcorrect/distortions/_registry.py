@@ -228,7 +228,7 @@ def _composed(name: str, parts: Sequence[Kind]) -> Kind:
         name=name,
         function=function,
         summary=", then ".join(part.name for part in parts) + ".",
-        unit="place in each part's grid, from 1",
+        unit="number in each part's grid, from 1",
         small_levels=grids["cifar"],
         large_levels=grids["imagenet"],
         source="; ".join(dict.fromkeys(part.source for part in parts)),

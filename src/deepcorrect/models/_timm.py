@@ -33,8 +33,8 @@ def from_timm(request: Request) -> Built:
     if known is not None:
         request.check_classes(known.num_classes)
     if elsewhere or request.pretrained:
-        place = name.partition(":")[2] if known is None else known.hf_hub_id or name
-        what = f"timm's network {place}"
+        origin = name.partition(":")[2] if known is None else known.hf_hub_id or name
+        what = f"timm's network {origin}"
         remedy = "Give timm:local-dir:FOLDER with a copy of it" if elsewhere else REMEDY
         with hugging_face(request.spec, what, local=name.startswith(FOLDER), remedy=remedy):
             network = _created(timm, request, name, known)
