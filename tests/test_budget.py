@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel, CorrectionUnit
 from deepcorrect.correction._budget import filters_within
-from deepcorrect.correction._units import KINDS, unit_config, unit_costs
+from deepcorrect.correction._unit_config import KINDS, unit_config, unit_costs
 from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.networks._cost import multiply_adds
 from deepcorrect.ranking import NetworkSize, Ranking, rank

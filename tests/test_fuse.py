@@ -13,7 +13,7 @@ from conftest import SIZE, TinyCNN, tiny_cnn
 from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel, correct
-from deepcorrect.correction._units import KINDS
+from deepcorrect.correction._unit_config import KINDS
 from deepcorrect.data import Preprocessing
 from deepcorrect.deployment import First, fuse
 from deepcorrect.deployment._trace import trace

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deepcorrect.correction._units import unit_config
+from deepcorrect.correction._unit_config import unit_config
 from deepcorrect.data import ImageSet, Preprocessing, loader, open_dataset
 from deepcorrect.experiments._recipe import load_recipe
 from deepcorrect.experiments._run import run

@@ -20,7 +20,7 @@ from PIL import Image
 
 from deepcorrect.correction import AdapterConfig
 from deepcorrect.correction._config import SiteConfig
-from deepcorrect.correction._units import unit_config
+from deepcorrect.correction._unit_config import unit_config
 from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.experiments.report import (
     AccuracyRow,

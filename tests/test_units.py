@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deepcorrect.correction import CorrectionUnit, UnitConfig, correct
-from deepcorrect.correction._units import KINDS, Depthwise, _Moments, unit_config
+from deepcorrect.correction._unit_config import KINDS, unit_config
+from deepcorrect.correction._units import Depthwise, _Moments
 from deepcorrect.runtime import InputError
 
 MODULATIONS = st.just({}) | st.fixed_dictionaries(

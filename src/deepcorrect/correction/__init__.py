@@ -10,14 +10,8 @@ from deepcorrect.correction._fit_gate import fit_gate, looks_distorted
 from deepcorrect.correction._gate import Gate, GateConfig
 from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
-from deepcorrect.correction._units import (
-    DESCRIPTIONS,
-    CorrectionUnit,
-    UnitChoice,
-    UnitConfig,
-    spread_out,
-    unit_config,
-)
+from deepcorrect.correction._unit_config import DESCRIPTIONS, UnitChoice, UnitConfig, unit_config
+from deepcorrect.correction._units import CorrectionUnit, spread_out
 
 __all__ = [
     "CONFIG_FILE",

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from deepcorrect.correction._units import UnitChoice, UnitConfig, unit_config, unit_costs
+from deepcorrect.correction._unit_config import UnitChoice, UnitConfig, unit_config, unit_costs
 from deepcorrect.runtime import InputError, first_problem
 
 HALVINGS = 60

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from deepcorrect.correction._gate import GateConfig
-from deepcorrect.correction._units import UnitConfig
+from deepcorrect.correction._unit_config import UnitConfig
 
 
 class SiteConfig(BaseModel):

@@ -18,7 +18,7 @@ from deepcorrect.correction._checkpoint import (
 )
 from deepcorrect.correction._config import AdapterConfig, SiteConfig
 from deepcorrect.correction._corrected_model import AdaptedModel, check_site
-from deepcorrect.correction._units import UnitChoice, unit_config
+from deepcorrect.correction._unit_config import UnitChoice, unit_config
 from deepcorrect.networks import (
     Classifier,
     contents,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcorrect.correction._config import AdapterConfig
-from deepcorrect.correction._units import unit_costs
+from deepcorrect.correction._unit_config import unit_costs
 
 CARD_FILE = "README.md"
 ENDS = "<!-- Below this line the card is yours: saving again leaves it. -->"

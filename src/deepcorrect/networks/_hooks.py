@@ -34,17 +34,13 @@ def forward_hooks(
     Args:
         modules: by name.
         hook: what it returns, unless None, replaces the module's output.
-        prepend: before all hooks that are there already.
+        prepend: whether it runs before all hooks that are there already.
     """
-    handles = [
-        module.register_forward_hook(partial(hook, name), prepend=prepend)
-        for name, module in modules.items()
-    ]
-    try:
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(partial(hook, name), prepend=prepend)
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -55,15 +51,11 @@ def forward_pre_hooks(modules: Mapping[str, nn.Module], hook: PreHook) -> Iterat
         modules: by name.
         hook: may raise to end the forward pass.
     """
-    handles = [
-        module.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
-        for name, module in modules.items()
-    ]
-    try:
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
