@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from deepcorrect.data import ImageSet, loader, open_dataset
 from deepcorrect.models import load_model
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime._optional_imports import optional_import
+from deepcorrect.runtime import optional_import
 
 SHARED = Path(os.environ.get("DEEPCORRECT_SHARED", "../shared"))
 """Trained networks and data sets; `DEEPCORRECT_SHARED` names the folder."""

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import DOCS, fill, table
-from deepcorrect.experiments._analyse import ANALYSIS_FILE, analyse
-from deepcorrect.experiments._recipe import load_recipe
-from deepcorrect.experiments._run import run
+from deepcorrect.experiments import ANALYSIS_FILE, analyse, load_recipe, run
 from deepcorrect.runtime import files
 
 ROOT = Path(__file__).parent.parent.parent

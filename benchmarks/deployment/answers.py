@@ -21,8 +21,7 @@ from torch import nn
 
 import deepcorrect as dc
 from deepcorrect import networks
-from deepcorrect.runtime import files
-from deepcorrect.runtime._devices import to_device
+from deepcorrect.runtime import files, to_device
 
 RESULTS = Path(__file__).parents[1] / "results" / "deployment" / "answers.json"
 

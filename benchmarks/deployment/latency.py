@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect import networks
-from deepcorrect.experiments._recipe import load_recipe
+from deepcorrect.experiments import load_recipe
 from deepcorrect.experiments._systems import CorrectionSystem
 from deepcorrect.networks import costs
 from deepcorrect.runtime import files

@@ -22,7 +22,7 @@ from benchmarks.distortions.textures import FILES, SEEDS, theirs
 from benchmarks.subjects import SHARED, efficientnet_lite0
 from deepcorrect.distortions._frost import TEXTURES, synthesised
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime._devices import autocast
+from deepcorrect.runtime import autocast
 
 IMAGES, LOOKED_AT, SURE, BATCH, CUTS, SIDE = 300, 900, 0.6, 50, 4, 224
 PICTURE, ICE = 0.7, 0.7  # weights at severity 3

@@ -34,8 +34,7 @@ from benchmarks.distortions.subjects import (
     theirs_of,
 )
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import files
-from deepcorrect.runtime._devices import autocast, device_of, to_device
+from deepcorrect.runtime import autocast, device_of, files, to_device
 
 WORK = Path("runs/distortions-benchmark")
 BANDS = (1, 3, 6, 12, 24, 48, 80, 112)  # cycles in 224 pixels

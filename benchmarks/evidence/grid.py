@@ -23,10 +23,9 @@ from typing import Any
 import yaml
 
 from benchmarks.subjects import CIFAR, SHARED
-from deepcorrect.experiments._analyse import ANALYSIS_FILE, analyse
+from deepcorrect.experiments import ANALYSIS_FILE, analyse, run
 from deepcorrect.experiments._analyse import FOLDER as ANALYSES
 from deepcorrect.experiments._recipe import Recipe, load_recipe
-from deepcorrect.experiments._run import run
 from deepcorrect.experiments._systems import CorrectionSystem
 from deepcorrect.runtime import files
 

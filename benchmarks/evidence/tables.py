@@ -24,9 +24,9 @@ from benchmarks.analysis.draw import features_table, ideal_table, maps_table
 from benchmarks.evidence.grid import HERE, PICTURES, RESULTS
 from benchmarks.pages import DOCS, fill, table
 from deepcorrect.analysis import beta_points
+from deepcorrect.experiments import load_recipe
 from deepcorrect.experiments._analyse import ANALYSIS_FILE, FOLDER
 from deepcorrect.experiments._finished_run import systems_by_beta
-from deepcorrect.experiments._recipe import load_recipe
 from deepcorrect.experiments._systems import TestTimeSection
 from deepcorrect.experiments.report import beta_figure, write_png
 from deepcorrect.runtime import files

@@ -27,8 +27,7 @@ import deepcorrect as dc
 from benchmarks.pages import DOCS, fill
 from deepcorrect.data import Preprocessing
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import files
-from deepcorrect.runtime._optional_imports import optional_import
+from deepcorrect.runtime import files, optional_import
 
 RESULTS = Path(__file__).parent.parent / "results" / "networks"
 DIGITS = Preprocessing(28, (0.1307,), (0.3081,))

@@ -36,12 +36,10 @@ from benchmarks.subjects import (
 from deepcorrect import networks
 from deepcorrect.data import Preprocessing, loader
 from deepcorrect.distortions import Distortion
-from deepcorrect.networks import Classifier, patching
-from deepcorrect.networks._classifier import network_of
+from deepcorrect.networks import Classifier, network_of, patching
 from deepcorrect.networks.patching import GraphPass
 from deepcorrect.ranking import METHODS, compare, rank
-from deepcorrect.runtime import files, generator_for
-from deepcorrect.runtime._devices import to_device
+from deepcorrect.runtime import files, generator_for, to_device
 
 ESTIMATES = tuple(name for name in METHODS if name not in ("swap", "swap_logprob", "random"))
 LEVELS = ("gaussian_blur:1.5", "awgn:15", "gaussian_blur:1", "awgn:25", "gaussian_blur:2.5")

@@ -33,7 +33,7 @@ from deepcorrect.correction._checkpoint import WEIGHTS_FILE, read_config
 from deepcorrect.correction._fit_gate import shrunk
 from deepcorrect.data import UNLABELLED, ImageSet
 from deepcorrect.distortions import parse_all
-from deepcorrect.evaluation._results import system_record
+from deepcorrect.evaluation import system_record
 from deepcorrect.runtime import files, seeds_for
 
 WORK = Path("runs/transfer-benchmark")
