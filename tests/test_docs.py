@@ -119,7 +119,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_contributing_names_rooms_and_files_that_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w/.])[\w.]+/(?:\w+/)*(?:\w+\.(?:py|yaml))?", text))
+    named = set(re.findall(r"(?<![\w/.])[\w.]+/(?:\w+/)*(?:\w+\.(?:py|yaml|json))?", text))
     named -= {"checkpoints/", "adapter/"}  # of a run's folder
     assert {
         "networks/patching/_nodes.py",
