@@ -23,6 +23,18 @@ class AdapterSet(Wrapper):
 
     Raises:
         InputError: there is none, they are on different networks, or a name cannot be one.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> adapted = dc.correct(network, {"0": [1, 5]}, unit={"kind": "lite", "start": "he"})
+        >>> adapters = dc.AdapterSet({"blur": adapted})
+        >>> images = torch.rand(2, 3, 16, 16)
+        >>> torch.equal(adapters(images), network(images))
+        True
+        >>> with adapters.use("blur"):
+        ...     torch.equal(adapters(images), adapted(images))
+        True
     """
 
     def __init__(self, adapters: Mapping[str, AdaptedModel]) -> None:
@@ -132,6 +144,15 @@ def load_adapters(model: nn.Module, sources: Mapping[str, str | Path]) -> Adapte
 
     Raises:
         InputError: one of them does not fit.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> for name, filters in {"blur": [1, 5], "noise": [0, 2]}.items():
+        ...     _ = dc.correct(network, {"0": filters}).save_pretrained(name)
+        >>> adapters = dc.load_adapters(network, {"blur": "blur", "noise": "noise"})
+        >>> adapters.names, adapters["noise"].config.sites["0"].filters
+        (('blur', 'noise'), (0, 2))
     """
     return AdapterSet({name: load_adapter(model, source) for name, source in sources.items()})
 

@@ -34,6 +34,15 @@ class AdapterConfig(BaseModel):
         weights_sha256: of the safetensors file that belongs to it (set by `save`).
         config_sha256: of all of this but the notes (set by `save`).
         notes: free text by key, such as the distortions it was trained on; the card shows them.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> config = dc.correct(network, {"0": [1, 5]}, unit="lite").config
+        >>> config.base, config.sites["0"].filters, config.sites["0"].channels
+        ('Sequential', (1, 5), 8)
+        >>> dc.AdapterConfig.model_validate(config.model_dump(mode="json")) == config
+        True
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -67,6 +67,16 @@ def correct(
 
     Raises:
         InputError: beta, the unit, a site or a filter is not accepted.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> adapted = dc.correct(network, {"0": [1, 5]}, unit="lite")
+        >>> images = torch.rand(2, 3, 16, 16)
+        >>> torch.equal(adapted(images), network(images))  # the units are not trained yet
+        True
+        >>> sum(p.numel() for p in adapted.trainable_parameters())
+        296194
     """
     if isinstance(ranking, Mapping):
         chosen = {name: sorted({int(i) for i in filters}) for name, filters in ranking.items()}
@@ -111,6 +121,15 @@ def load_adapter(model: nn.Module, source: str | Path) -> AdaptedModel:
 
     Raises:
         InputError: a file is missing or not whole, or the network is another one.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> adapted = dc.correct(network, {"0": [1, 5]}, unit={"kind": "lite", "start": "he"})
+        >>> folder = adapted.save_pretrained("adapter")
+        >>> images = torch.rand(2, 3, 16, 16)
+        >>> torch.equal(dc.load_adapter(network, folder)(images), adapted(images))
+        True
     """
     folder = folder_of(source)
     config = read_whole(folder)

@@ -58,6 +58,15 @@ def fit_gate(
     Raises:
         InputError: a distortion or the share is not accepted, there are too few images for it, or
             the network does not read images.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> adapted = dc.correct(network, {"0": [1, 5]})
+        >>> batches = [(torch.full((8, 3, 16, 16), 0.5), torch.zeros(8)) for _ in range(2)]
+        >>> gate = dc.fit_gate(adapted, batches, ["awgn:20"], false_alarms=0.25)
+        >>> gate.kinds, gate.false_alarms, adapted.config.gate == gate
+        (('awgn',), 0.25, True)
     """
     if not 0 < false_alarms < 1:
         raise InputError(f"false alarms of {false_alarms} are not a share above 0 and below 1")
@@ -146,6 +155,15 @@ def looks_distorted(adapted: AdaptedModel, images: Tensor) -> Tensor:
 
     Raises:
         InputError: the correction has no gate, or the gate reads images of other channels.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> adapted = dc.correct(network, {"0": [1, 5]})
+        >>> smooth = torch.linspace(0, 1, 16).expand(16, 3, 16, 16) * torch.rand(16, 3, 1, 1)
+        >>> _ = dc.fit_gate(adapted, [(smooth, torch.zeros(16))], ["awgn:80"], false_alarms=0.25)
+        >>> dc.looks_distorted(adapted, torch.rand(2, 3, 16, 16))
+        tensor([True, True])
     """
     if adapted.gate is None:
         raise InputError("this correction has no gate: it corrects all images (see fit_gate)")

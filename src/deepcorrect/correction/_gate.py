@@ -30,6 +30,18 @@ class GateConfig(BaseModel):
         biases: one per classifier, chosen so that `false_alarms` of the clean images count as
             distorted.
         false_alarms: that share, above 0 and below 1.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> gate = dc.GateConfig(
+        ...     kinds=("awgn",), weights=((1.0,) * 38,), biases=(300.0,), false_alarms=0.05
+        ... )
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> adapted = dc.correct(network, {"0": [1, 5]})
+        >>> adapted.set_gate(gate)
+        >>> noise, flat = torch.rand(1, 3, 16, 16), torch.full((1, 3, 16, 16), 0.5)
+        >>> dc.looks_distorted(adapted, torch.cat([noise, flat]))
+        tensor([ True, False])
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

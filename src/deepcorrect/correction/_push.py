@@ -43,6 +43,17 @@ def push_to_hub(
 
     Raises:
         InputError: the folder holds no whole adapter, or the hub does not take it.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> adapted = dc.correct(network, {"0": [1, 5]})
+        >>> dc.push_to_hub(adapted, "owner/blur-adapter", {"license": "mit"})  # doctest: +SKIP
+        'https://huggingface.co/owner/blur-adapter/commit/...'
+        >>> dc.push_to_hub(adapted, "blur-adapter")
+        Traceback (most recent call last):
+            ...
+        deepcorrect.runtime._errors.InputError: repository 'blur-adapter' is not OWNER/NAME
     """
     repo = repo.removeprefix(_hub.PREFIX)
     with tempfile.TemporaryDirectory(prefix="deepcorrect-") as temporary:

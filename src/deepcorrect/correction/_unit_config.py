@@ -38,6 +38,13 @@ class UnitConfig(BaseModel):
             so that an image's residual is made by what serves its distortion.
         start: `identity` sets the last convolution to zero, so that an untrained unit changes
             nothing; `he` draws it as the others (He et al. 2015).
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> config = dc.UnitConfig(width_share=0.5, dilations=(1, 1, 2))
+        >>> unit = dc.CorrectionUnit(64, config)
+        >>> [layer.out_channels for layer in unit.residual if isinstance(layer, torch.nn.Conv2d)]
+        [32, 32, 32, 32, 64]
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

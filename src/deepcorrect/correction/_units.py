@@ -132,6 +132,13 @@ class CorrectionUnit(nn.Module):
         filters: number of corrected filters, n.
         config: its shape.
         generator: draws the He-initialised weights (He et al. 2015, fan-in).
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> unit = dc.CorrectionUnit(2, dc.UnitConfig(width=4)).eval()
+        >>> maps = torch.rand(1, 8, 6, 6)
+        >>> torch.equal(unit(maps, torch.tensor([1, 5])), maps)  # an untrained unit changes nothing
+        True
     """
 
     def __init__(

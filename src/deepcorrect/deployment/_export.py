@@ -73,6 +73,15 @@ def export(
     Raises:
         InputError: the network cannot be exported, or the file gives other answers.
         MissingExtraError: the `onnx` extra is needed.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval()
+        >>> adapted = dc.correct(network, {"0": [1, 5]})
+        >>> images = torch.rand(2, 3, 16, 16)
+        >>> exported = dc.export(adapted, "network.pt2", images=images)
+        >>> exported.format, exported.images, exported.largest_difference < 1e-4
+        ('torch', 7, True)
     """
     out = Path(out)
     chosen = _format(out, format)
@@ -138,6 +147,14 @@ def load_exported(path: str | Path) -> nn.Module:
 
     Raises:
         InputError: the file is absent, is no such program, or holds more than tensors.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval()
+        >>> images = torch.rand(2, 3, 16, 16)
+        >>> _ = dc.export(network, "network.pt2", images=images)
+        >>> torch.allclose(dc.load_exported("network.pt2")(images), network(images))
+        True
     """
     path = Path(path)
     if not path.is_file():

@@ -53,6 +53,17 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
 
     Raises:
         InputError: the network cannot be copied or run, or gives other answers when fused.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval()
+        >>> adapted = dc.correct(network, {"0": [1, 5]}, unit={"kind": "lite", "start": "he"})
+        >>> images = torch.rand(2, 3, 16, 16)
+        >>> fused = dc.fuse(adapted, images)
+        >>> torch.allclose(fused(images), adapted(images), atol=1e-4)
+        True
+        >>> any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules())
+        False
     """
     if images is None:
         images = example_images(model)

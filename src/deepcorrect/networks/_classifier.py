@@ -52,6 +52,18 @@ class Classifier(Wrapper):
         preprocessing: what the network expects.
         name: how results call it.
         labels: the names of its classes, in the order of its logits; None where unknown.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> preprocessing = dc.Preprocessing(8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> classifier = dc.Classifier(network, preprocessing)
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> classifier(images).shape
+        torch.Size([2, 10])
+        >>> normalised = (images - classifier.mean) / classifier.std
+        >>> torch.equal(classifier(images), network(normalised))
+        True
     """
 
     mean: Tensor

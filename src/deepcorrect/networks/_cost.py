@@ -34,7 +34,14 @@ class Costs:
 
 
 def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
-    """Counts parameters, and multiply-adds by running one black image."""
+    """Counts parameters, and multiply-adds by running one black image.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> dc.costs(network, dc.Preprocessing(8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+        Costs(parameters=1930, trainable_parameters=1930, multiply_adds=1920)
+    """
     size = preprocessing.input_size
     image = torch.zeros(1, preprocessing.channels, size, size, device=device_of(model))
     return Costs(

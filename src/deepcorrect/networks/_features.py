@@ -36,6 +36,19 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
     Raises:
         InputError: there is no such module, or no linear layer; when read: what was found has
             another shape, or did not run.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 10))
+        >>> with features(network) as read, torch.no_grad():
+        ...     logits = network(torch.rand(2, 3, 8, 8))
+        ...     read().shape
+        torch.Size([2, 144])
+        >>> with features(network, "0") as read, torch.no_grad():
+        ...     logits = network(torch.rand(2, 3, 8, 8))
+        ...     read().shape  # maps, averaged over positions
+        torch.Size([2, 4])
     """
     network, trees = network_of(model), module_trees(model)
     last: dict[str, Any] = {}

@@ -45,7 +45,19 @@ def contents(network: nn.Module) -> dict[str, str]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the network's layers: their tensors and geometry, whatever their names."""
+    """SHA-256 over the network's layers: their tensors and geometry, whatever their names.
+
+    Example:
+        >>> import torch
+        >>> network = torch.nn.Linear(2, 2)
+        >>> before = fingerprint(network)
+        >>> len(before), fingerprint(torch.nn.Sequential(network)) == before
+        (64, True)
+        >>> with torch.no_grad():
+        ...     _ = network.bias.add_(1)
+        >>> fingerprint(network) == before
+        False
+    """
     return _combined(contents(network_of(model)).values())
 
 

@@ -77,6 +77,12 @@ def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.M
 
     Raises:
         InputError: a name is not a module of the network, or there is no candidate at all.
+
+    Example:
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3))
+        >>> list(find(network)), list(find(network, ["2"]))
+        (['0', '2'], ['2'])
     """
     if names is None:
         found = candidates(model)
