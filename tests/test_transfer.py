@@ -215,7 +215,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--out", folder / "ranking"),
     )
     assert said.status == 0, said.err
-    assert "has images without labels: the network's own answers" in said.err
+    assert "has images without labels: the network's own predictions" in said.err
     said = command(
         *("correct", *on, "--ranking", folder / "ranking", "--out", folder / "adapter"),
         *("--epochs", 3, "--batch-size", 24, "--validation", f"folder:{folder / 'loose'}"),
