@@ -19,21 +19,21 @@ from deepcorrect import runtime
 from deepcorrect.cli._groups import CommandWithSections, with_groups
 from deepcorrect.runtime import DeepCorrectError, files
 
-COMMANDS = {
-    "run": "_run",
-    "evaluate": "_evaluate",
-    "rank": "_rank",
-    "correct": "_correct",
-    "transfer": "_transfer",
-    "predict": "_predict",
-    "export": "_export",
-    "push": "_push",
-    "distort": "_distort",
-    "report": "_report",
-    "analyse": "_analyse",
-    "list": "_list",
-}
-"""The commands in the order of `--help`, each with the file in which it is the function `command`.
+COMMANDS = (
+    "run",
+    "evaluate",
+    "rank",
+    "correct",
+    "transfer",
+    "predict",
+    "export",
+    "push",
+    "distort",
+    "report",
+    "analyse",
+    "list",
+)
+"""The commands in the order of `--help`. Each is the function `command` in a file of its name.
 
 Only the file of the command that is called is imported.
 """
@@ -65,7 +65,7 @@ def _application(arguments: Sequence[str]) -> typer.Typer:
     app.callback()(_options)
     called = next((each for each in arguments if not each.startswith("-")), None)
     for name in [called] if called in COMMANDS else COMMANDS:
-        module = importlib.import_module(f"deepcorrect.cli.{COMMANDS[name]}")
+        module = importlib.import_module(f"deepcorrect.cli._{name}")
         text = inspect.getdoc(module.command) or ""
         app.command(
             name,
