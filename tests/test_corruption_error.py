@@ -125,5 +125,5 @@ def test_names_of_references(tmp_path: Path) -> None:
         reference_for("resnet")
     for text in ("{}", "[]", '{"distortions": {}}', '{"distortions": {"fog": {"levels": [1]}}}'):
         (tmp_path / "other.json").write_text(text)
-        with pytest.raises(InputError, match="is not what 'deepcorrect evaluate --json' prints"):
+        with pytest.raises(InputError, match="is not the output of 'deepcorrect evaluate --json'"):
             reference_for(str(tmp_path / "other.json"))

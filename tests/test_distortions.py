@@ -223,7 +223,7 @@ def test_only_float_batches_are_accepted(images: Tensor) -> None:
 
 
 def test_levels_must_be_one_or_one_an_image() -> None:
-    with pytest.raises(InputError, match="one number, or one a image"):
+    with pytest.raises(InputError, match="one number, or one per image"):
         BLUR(torch.zeros(3, 1, 8, 8), torch.ones(2))
 
 

@@ -177,7 +177,7 @@ def test_a_generator_gives_each_image_the_next_seed(name: str) -> None:
 def test_seeds_are_one_int64_a_image() -> None:
     images = torch.zeros(3, 1, 4, 4)
     for seeds in (torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.tensor(1)):
-        with pytest.raises(InputError, match=r"seeds are one int64 a image \(3 here\)"):
+        with pytest.raises(InputError, match=r"seeds are one int64 per image \(3 here\)"):
             Distortion("awgn")(images, 5, seeds)
 
 

@@ -1,4 +1,4 @@
-"""A distortion with its levels: how specs name it, and how it is applied to a batch."""
+"""A distortion with its levels: how it is named in specs, and how it is applied to a batch."""
 
 from __future__ import annotations
 
@@ -30,15 +30,26 @@ class Distortion:
     """A kind of distortion, its grid of levels, and how its output is stored.
 
     Args:
-        name: a registered kind, or several between plus signs, applied in that order.
+        name: a registered kind, or several joined by plus signs, applied in that order.
         levels: the levels to measure and train at; None takes the grid for the input size.
         clip: clamp the result to [0, 1], as a camera does. The paper does not.
         quantize: clamp and round to 8 bits (multiples of 1/255).
-        parameters: `cifar` or `imagenet`, whose grid and severities apply; None takes CIFAR's
-            under 128 pixels and ImageNet's from there on.
+        parameters: `cifar` or `imagenet`, whose grid and severities apply; None takes those of
+            CIFAR below 128 pixels and those of ImageNet otherwise.
 
     Raises:
-        InputError: no such kind, no level, or one that is not accepted.
+        InputError: there is no such kind, the list of levels is empty or names one twice, or a
+            level is not accepted.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> blur, noise = dc.Distortion("gaussian_blur"), dc.Distortion("awgn", clip=True)
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> blur(images, 1.5).shape
+        torch.Size([2, 3, 32, 32])
+        >>> noisy = noise(images, 20, torch.Generator().manual_seed(0))
+        >>> bool((noisy >= 0).all() and (noisy <= 1).all())
+        True
     """
 
     name: str
@@ -94,7 +105,7 @@ class Distortion:
 
     @property
     def kind(self) -> Kind:
-        """What is known of its kind."""
+        """The registered kind, or the composition of several."""
         return kind_of(self.name)
 
     @property
@@ -110,7 +121,7 @@ class Distortion:
         return LevelledDistortion(self.name, levels, self.clip, self.quantize, self.parameters)
 
     def parameters_at(self, pixels: int) -> Parameters:
-        """Whose parameters apply to inputs of `pixels`."""
+        """The parameter set that applies to inputs of `pixels`."""
         return self.parameters or ("cifar" if pixels < SMALL_INPUT else "imagenet")
 
     def __call__(
@@ -123,14 +134,14 @@ class Distortion:
 
         Args:
             images: floats in [0, 1], N x C x H x W, any device.
-            level: one level for all images, or a tensor of N of them.
-            generator: source of randomness. Each image takes one seed from it, in order, so a
-                batch cut in two gives the same result from the same generator; or the seeds
-                themselves, an int64 tensor of N (see `seeds_for`). Numbers are drawn on the
-                images' device.
+            level: one level for all images, or a tensor of N levels.
+            generator: the source of randomness. Each image takes one seed from it, in order, so a
+                batch that is split in two gets the same result from the same generator. Or the
+                seeds themselves, an int64 tensor of N (see `seeds_for`). Numbers are drawn on the
+                device of the images.
 
         Returns:
-            The distorted images: same shape, device and type. Computed in float32.
+            The distorted images, with the same shape, device and type, computed in float32.
 
         Raises:
             InputError: the shape, the type, the level or the generator does not fit.
@@ -158,8 +169,8 @@ class Distortion:
 
         at_once = max(1, len(images))
         if images.device.type == "cpu" and not tracked:
-            # all threads share the work on these, in the cache: threads with images of their own
-            # wait for each other (measured)
+            # As many as fit the cache, with all threads on the same images: threads with images
+            # of their own wait for each other (measured).
             at_once = max(1, kind.at_once * IMAGE_VALUES // max(1, images[:1].numel()))
         pieces = list(_pieces(levels, at_once))
         if len(pieces) == 1:
@@ -200,14 +211,14 @@ class LevelledDistortion(Distortion):
 
 
 class _Piece(NamedTuple):
-    """Images that get the same level: their rows of the batch."""
+    """Images with the same level: their rows of the batch."""
 
     level: float
     rows: slice | Tensor
 
 
 def _pieces(levels: Tensor, at_once: int) -> Iterator[_Piece]:
-    """A batch in pieces of one level each, of so many images at most."""
+    """A batch in pieces of one level each, of at most `at_once` images."""
     present = levels.unique().tolist()
     for level in present:
         if len(present) == 1:
@@ -234,13 +245,13 @@ def _check_images(images: Tensor, kind: Kind) -> None:
 
 
 def _levels(images: Tensor, level: float | Tensor, kind: Kind) -> Tensor:
-    """One level a image, checked, as float64 on the CPU: 0.1 stays the 0.1 that was asked for."""
+    """One level per image, checked; float64 on the CPU, so that 0.1 stays 0.1."""
     levels = torch.as_tensor(level, dtype=torch.float64, device="cpu")
     if levels.dim() == 0:
         levels = levels.expand(len(images))
     if levels.shape != (len(images),):
         raise InputError(
-            f"level has shape {tuple(levels.shape)}: give one number, or one a image "
+            f"level has shape {tuple(levels.shape)}: give one number, or one per image "
             f"({len(images)} here)"
         )
     for value in levels.unique().tolist():
@@ -249,7 +260,7 @@ def _levels(images: Tensor, level: float | Tensor, kind: Kind) -> Tensor:
 
 
 def _seeds(count: int, generator: torch.Generator | Tensor | None, kind: Kind) -> Tensor:
-    """A seed a image, int64 on the CPU."""
+    """One seed per image, int64 on the CPU."""
     if generator is None:
         if not kind.random:
             return torch.zeros(count, dtype=torch.int64)
@@ -260,13 +271,15 @@ def _seeds(count: int, generator: torch.Generator | Tensor | None, kind: Kind) -
     if isinstance(generator, Tensor):
         if generator.dtype != torch.int64 or generator.shape != (count,):
             raise InputError(
-                f"seeds are one int64 a image ({count} here), not a {generator.dtype} tensor of "
+                f"seeds are one int64 per image ({count} here), not a {generator.dtype} tensor of "
                 f"shape {tuple(generator.shape)}"
             )
         return generator.cpu()
     if not kind.random:
         return torch.zeros(count, dtype=torch.int64)
-    at_once = count if generator.device.type == "cpu" else 1  # a GPU's depend on how many it draws
+    at_once = (
+        count if generator.device.type == "cpu" else 1
+    )  # a GPU's numbers depend on how many it draws at once
     drawn = [
         torch.randint(2**62, (at_once,), generator=generator, device=generator.device)
         for _ in range(count // max(1, at_once))
@@ -282,7 +295,12 @@ def parse_all(
     The name of a group (`imagenet_c:1,3`) stands for all its kinds.
 
     Raises:
-        InputError: a spec is not accepted, there is none, or a kind stands twice.
+        InputError: a spec is not accepted, there is no spec, or a kind is named twice.
+
+    Example:
+        >>> from deepcorrect.distortions import parse_all
+        >>> [(each.name, each.levels) for each in parse_all(["awgn:10,20", "fog:1"], pixels=32)]
+        [('awgn', (10.0, 20.0)), ('fog', (1.0,))]
     """
     distortions = tuple(each.for_size(pixels) for each in ungrouped(specs))
     names = [distortion.name for distortion in distortions]
@@ -294,7 +312,7 @@ def parse_all(
 
 
 def ungrouped(specs: Sequence[str | Distortion] | str | Distortion) -> list[Distortion]:
-    """Reads specs, the kinds of a group each on its own."""
+    """Reads specs; the name of a group becomes all its kinds."""
     if isinstance(specs, str | Distortion):
         specs = [specs]
     found = []

@@ -1,4 +1,4 @@
-"""Corruption error: how a network does on the fifteen common corruptions, as one figure.
+"""Corruption error: the error of a network on the fifteen common corruptions, as one figure.
 
 D. Hendrycks and T. Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
 Perturbations", ICLR 2019, section 4.
@@ -40,18 +40,18 @@ ALEXNET = {
     "spatter": 0.717512,
     "saturate": 0.658248,
 }
-"""AlexNet's published top-1 errors on ImageNet's validation images and, as means over the five
-severities, on ImageNet-C."""
+"""AlexNet's published top-1 errors on ImageNet's validation images, and on ImageNet-C as means over
+the five severities."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The network whose errors others are divided by.
+    """The network by whose errors those of others are divided.
 
     Attributes:
-        name: `alexnet`, or the file that it was read from.
+        name: `alexnet`, or the file that the errors were read from.
         errors: by corruption, its levels and its mean top-1 error over them.
-        clean: its top-1 error on the undistorted images; None where it is not known.
+        clean: its top-1 error on the undistorted images; None if it is not known.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Reference:
     clean: float | None
 
     def error(self, corruption: str, levels: Iterable[float]) -> float | None:
-        """Its mean error over `levels`; None where it was measured at others, or not at all."""
+        """Its mean error over `levels`; None if it was not measured at exactly these."""
         known, error = self.errors.get(corruption, ((), 0.0))
         return error if set(known) == set(levels) else None
 
@@ -70,14 +70,14 @@ ALEXNET_REFERENCE = Reference(
 
 
 def reference_for(name: str | None, default: Reference | None = None) -> Reference | None:
-    """The reference that `--reference` names.
+    """The reference that the option `--reference` names.
 
     Args:
         name: `alexnet`, `none`, or a file that `evaluate --json` wrote; None takes `default`.
-        default: what suits the data.
+        default: the reference that suits the data.
 
     Raises:
-        InputError: there is no such file, or it is something else.
+        InputError: there is no such file, or it holds something else.
     """
     if name is None:
         return default
@@ -85,8 +85,8 @@ def reference_for(name: str | None, default: Reference | None = None) -> Referen
         return ALEXNET_REFERENCE if name == "alexnet" else None
     if not Path(name).is_file():
         raise InputError(
-            f"there is no file {name}. --reference takes alexnet, none, or a file of what "
-            "'deepcorrect evaluate --json' printed for another network"
+            f"there is no file {name}. --reference takes alexnet, none, or a file with the output "
+            "of 'deepcorrect evaluate --json' for another network"
         )
     record = files.read_json(Path(name))
     try:
@@ -99,7 +99,7 @@ def reference_for(name: str | None, default: Reference | None = None) -> Referen
         return Reference(name, errors, None if clean is None else 1 - float(clean))
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration, ZeroDivisionError):
         raise InputError(
-            f"{name} is not what 'deepcorrect evaluate --json' prints: it has no accuracies by "
+            f"{name} is not the output of 'deepcorrect evaluate --json': it has no accuracies by "
             "distortion and level"
         ) from None
 
@@ -109,7 +109,8 @@ def corruption_error(
 ) -> dict[str, Any]:
     """The corruption errors of one system.
 
-    With E_s the top-1 error at severity s, E that on clean images, and R those of the reference:
+    With E_s the top-1 error at severity s, E the one on clean images, and R the same errors of the
+    reference:
 
         CE_c          = sum_s E_{s,c} / sum_s R_{s,c}
         relative CE_c = sum_s (E_{s,c} - E) / sum_s (R_{s,c} - R)
@@ -123,12 +124,19 @@ def corruption_error(
         reference: the network to divide by; None divides by the number of severities.
 
     Returns:
-        `mean`: the mean error over the common corruptions; `mce`, `relative_mce`; `in_mce`: how
-        many of the fifteen are in mCE, and `missing`: which are not; `reference`: its name; and
-        `by_corruption`: of each kind its `group` (`common`, `extra` or `other`), `levels`,
-        `errors`, their `mean`, `ce` and `relative_ce`. What cannot be said is None: a relative
-        error without clean images, an error over a reference that was not measured at the same
-        levels, a mean of nothing.
+        `mean`: the mean error over the common corruptions; `mce`, `relative_mce`; `in_mce`: the
+        number of the fifteen that are in mCE, and `missing`: the names of the others; `reference`:
+        its name; and `by_corruption`: for each kind its `group` (`common`, `extra` or `other`),
+        `levels`, `errors`, their `mean`, `ce` and `relative_ce`. A value that is not defined is
+        None: a relative error without clean images, an error relative to a reference that was not
+        measured at the same levels, the mean of no value.
+
+    Example:
+        >>> from deepcorrect.evaluation import ALEXNET_REFERENCE, corruption_error
+        >>> fog = {"levels": [1, 2, 3, 4, 5], "top1": [0.7, 0.6, 0.5, 0.4, 0.3], "clean_top1": 0.8}
+        >>> found = corruption_error({"fog": fog}, ALEXNET_REFERENCE)
+        >>> round(found["mce"], 3), found["in_mce"]  # 0.5 / 0.819324
+        (0.61, 1)
     """
     by_corruption = {name: _one(name, curve, reference) for name, curve in curves.items()}
     common = {name: by_corruption[name] for name in COMMON if name in by_corruption}
@@ -151,7 +159,7 @@ def _one(name: str, curve: Mapping[str, Any], reference: Reference | None) -> di
     clean = None if curve["clean_top1"] is None else 1 - curve["clean_top1"]
     rise = None if clean is None else mean - clean
     ce, relative = mean, rise
-    if reference is not None:  # sums over the same severities are as their means
+    if reference is not None:  # means over the same severities are proportional to sums
         theirs = reference.error(name, levels)
         ce, relative = _ratio(mean, theirs), None
         if theirs is not None and reference.clean is not None:

@@ -140,15 +140,15 @@ def _untouched(model: nn.Module, reference: nn.Module | None, images: Tensor) ->
     """The untouched network's logits for clean images.
 
     Raises:
-        InputError: the model adapts itself while it answers, and no reference was given.
+        InputError: the model adapts itself at test time, and no reference was given.
     """
     if reference is not None:
         with inference(reference):
             return reference(images)
     if isinstance(model, TestTimeSystem):
         raise InputError(
-            "a system that adapts itself at test time cannot say what the untouched network "
-            "answers: give that network as `reference`"
+            "a system that adapts itself at test time does not have the answers of the untouched "
+            "network: give that network as `reference`"
         )
     untouched = model.untouched() if isinstance(model, Wrapper) else model
     with inference(untouched):
@@ -165,9 +165,9 @@ def evaluate_stored(
     """Measures top-1 and top-5 accuracy on every level of a set of distorted copies.
 
     Args:
-        model: takes images in [0, 1]; runs in inference mode where it is.
+        model: takes images in [0, 1]; runs in inference mode, on the device that it is on.
         parts: by distortion and level, a function that opens batches of (images, labels).
-        clean: the undistorted images, likewise; None where there are none.
+        clean: batches of the undistorted images; None if there are none.
         precision: `bfloat16` runs faster and less exactly.
         task: the name of this measurement in the progress line.
 

@@ -1,7 +1,7 @@
-"""A corrected network as feature extractor: a linear SVM on its features (paper, section V).
+"""A corrected network as a feature extractor: a linear SVM on its features (paper, section V).
 
-The SVM is trained on undistorted images only and tested on distorted ones, so what it keeps under
-a distortion it owes to the features. It has the classes of its images, whatever the network's.
+The SVM is trained on undistorted images only and tested on distorted ones, so its accuracy under a
+distortion depends on the features alone. Its classes are those of the images, not the network's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.data import UNLABELLED, Batches, count_of, no_images
-from deepcorrect.distortions import Distortion
+from deepcorrect.data import UNLABELLED, Batches, count_of
+from deepcorrect.distortions import Distortion, numbered_batches
 from deepcorrect.evaluation._evaluate import evaluate
 from deepcorrect.evaluation._results import Grid
 from deepcorrect.networks import Wrapper, features
@@ -31,20 +31,20 @@ from deepcorrect.runtime import (
 )
 
 PENALTIES = (0.1, 1.0, 10.0)
-"""Values of C to choose from, for features whose mean squared norm is 1."""
+"""The values of C to choose from, for features whose mean squared norm is 1."""
 
 FOLDS = 3
 
 
 @dataclass(frozen=True)
 class Svm:
-    """A linear SVM, one class against the rest: scores are x W' + b.
+    """A linear SVM, each class against the rest: scores are x W' + b.
 
     Attributes:
         weight, bias: classes x D and classes; a class without training images has a bias of
             minus infinity.
         penalty: C, the weight of errors against the margin.
-        validation: mean accuracy over the folds at each C that was tried; empty for one C.
+        validation: mean accuracy over the folds for each C that was tried; empty for one C.
         images: number of training images.
     """
 
@@ -57,11 +57,19 @@ class Svm:
 
 @dataclass(frozen=True)
 class FeatureTransfer:
-    """How a network's features serve other classes.
+    """The accuracy of an SVM on a network's features (see `feature_transfer`).
 
     Attributes:
         grid: the SVM's accuracy on the test images by distortion and level.
-        svm: what was trained.
+        svm: the trained SVM.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> batches = [(torch.rand(12, 3, 8, 8), torch.arange(12) % 2)]
+        >>> found = dc.feature_transfer(network, batches, batches, "awgn:20", penalties=[1.0])
+        >>> tuple(found.svm.weight.shape)  # (classes, features)
+        (2, 192)
     """
 
     grid: Grid
@@ -69,18 +77,17 @@ class FeatureTransfer:
 
     @property
     def mean_top1(self) -> float:
-        """The mean of the distortions' averages over clean and all levels."""
+        """The mean over the distortions of each one's mean over clean images and all levels."""
         return self.grid.mean_top1
 
 
 class FeatureClassifier(Wrapper):
-    """A network whose features go to an SVM instead of its own last layer.
+    """A network whose features are classified by an SVM instead of its own last layer.
 
     Args:
-        network: an `AdaptedModel`, a `Classifier` or any module, images in [0, 1] or as it takes
-            them.
+        network: an `AdaptedModel`, a `Classifier` or any module that takes images.
         svm: trained on its features.
-        site: where these are; see `features`.
+        site: where the features are; see `networks.features`.
     """
 
     weight: Tensor
@@ -115,23 +122,31 @@ def feature_transfer(
 ) -> FeatureTransfer:
     """Trains a linear SVM on a network's features of clean images, and tests it on distorted ones.
 
-    Memory grows with the training images by their features alone; test images stream.
+    Of the training images, only the features are held in memory; the test images are streamed.
 
     Args:
-        model: takes images in [0, 1]; corrected or not. Its own classes play no part.
+        model: takes images in [0, 1]; corrected or not. Its own classes are not used.
         train: batches of (undistorted images, labels).
         test: batches of the same classes, in a fixed order.
         distortions: specs; without levels, the paper's grid for the input size.
         site: the module whose output is the features, N x D, or N x C x H x W, which is averaged
             over positions; None takes the input of the last linear layer.
         seed: of the noise, and of the folds.
-        precision: of the network; features and SVM are float32 or finer.
-        penalties: values of C; the best is chosen by cross-validation on the training images'
-            features. One value is taken as it is.
-        task: what the progress line says.
+        precision: of the network; features and SVM have at least float32.
+        penalties: values of C; the best one is chosen by cross-validation on the features of the
+            training images. A single value is used as it is.
+        task: the name of this work in the progress line.
 
     Raises:
         InputError: there are no features, no labels, fewer than two classes, or no images.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> batches = [(torch.rand(12, 3, 8, 8), torch.arange(12) % 2)]
+        >>> found = dc.feature_transfer(network, batches, batches, "awgn:20", penalties=[1.0])
+        >>> list(found.grid.curves), found.grid.images
+        (['awgn'], 12)
     """
     found, labels = collect(model, train, site, precision, f"{task}, features")
     svm = train_svm(found, labels, penalties, seed, f"{task}, SVM")
@@ -150,10 +165,10 @@ def collect(
     precision: Precision = "float32",
     task: str = "features",
 ) -> tuple[Tensor, Tensor]:
-    """The features, N x D in float32, and the labels, N, of all images of a loader.
+    """The features, N x D in float32, and the labels, (N,), of all images of a loader.
 
     Raises:
-        InputError: see `features`; or there is no image.
+        InputError: the features cannot be read (see `networks.features`), or there is no image.
     """
     device = device_of(model)
     rows: list[Tensor] = []
@@ -165,14 +180,11 @@ def collect(
         features(model, site) as read,
         progress(task, count_of(loader)) as step,
     ):
-        for images, truth in loader:
-            if len(images):
-                model(to_device(images, device))
-                rows.append(read().float().cpu())
-                labels.append(truth.cpu())
-                step(len(images))
-    if not rows:
-        raise no_images(loader, "to take features of")
+        for images, truth, _ in numbered_batches(loader, "to take features of"):
+            model(to_device(images, device))
+            rows.append(read().float().cpu())
+            labels.append(truth.cpu())
+            step(len(images))
     return torch.cat(rows), torch.cat(labels)
 
 
@@ -185,16 +197,17 @@ def train_svm(
 ) -> Svm:
     """A linear SVM (scikit-learn's `LinearSVC`, squared hinge) on features.
 
-    They are scaled by one number, so that C means the same for every network; the SVM returned
-    takes them unscaled.
+    The features are scaled by one number, so that C has the same meaning for every network; the SVM
+    that is returned takes them unscaled.
 
     Args:
         found: N x D.
-        labels: N, from 0.
-        penalties: values of C; the best mean accuracy over stratified folds is chosen, the
-            smaller C of equal ones. Folds: 3, or as many as the smallest class has images.
+        labels: (N,), counted from 0.
+        penalties: values of C; the one with the best mean accuracy over stratified folds is chosen,
+            and of equally good ones the smallest. There are 3 folds, or as many as the smallest
+            class has images.
         seed: of the folds.
-        task: what the progress line says.
+        task: the name of this work in the progress line.
 
     Raises:
         InputError: a label is missing, or there are fewer than two classes.
@@ -222,11 +235,11 @@ def train_svm(
                     "cross-validation: give more images, or one value of C"
                 )
             validation = _validated(rows, truth, tried, folds, seed, step)
-        best = max(tried, key=lambda c: validation.get(c, 0.0))  # the first of equal ones
+        best = max(tried, key=lambda c: validation.get(c, 0.0))  # the smallest of equally good ones
         machine = _fitted(rows, truth, best, seed)
         step(1)
     weight, bias = machine.coef_, machine.intercept_
-    if len(classes) == 2:  # scikit-learn gives the second class's scores alone
+    if len(classes) == 2:  # scikit-learn returns only the scores of the second class
         weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
     size = int(classes.max()) + 1
     weights = torch.zeros(size, found.shape[1])
@@ -258,6 +271,6 @@ def _fitted(rows: np.ndarray, truth: np.ndarray, c: float, seed: int) -> Any:
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415  (slow to import)
     from sklearn.svm import LinearSVC  # noqa: PLC0415
 
-    with warnings.catch_warnings():  # a C whose fit is unfinished is judged by its accuracy
+    with warnings.catch_warnings():  # a C whose fit has not converged is judged by its accuracy
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LinearSVC(C=c, random_state=seed, max_iter=2000).fit(rows, truth)

@@ -1,4 +1,4 @@
-"""Accuracy over distortions and levels."""
+"""Accuracies by distortion and level, and how they are counted."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How a network does on one set of images. Shares are of the images, 0 to 1.
+    """The accuracy of a network on one set of images; all values are shares, 0 to 1.
 
     Attributes:
-        images: how many.
-        top1, top5: share whose label is first, or among the first five.
-        ece: expected calibration error: the mean distance between confidence and accuracy, over 15
-            equally wide bins of confidence (Guo et al. 2017, equation 3).
+        images: their number.
+        top1, top5: the share of images whose label is the first answer, or among the first five.
+        ece: the expected calibration error: the mean distance between confidence and accuracy over
+            15 bins of confidence of equal width, (0, 1/15] to (14/15, 1], weighted by their images
+            (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3).
     """
 
     images: int
@@ -40,8 +41,8 @@ class Curve:
 
     Attributes:
         distortion: with its levels.
-        cells: one a level.
-        clean: on the undistorted images; None where there were none.
+        cells: one per level.
+        clean: on the undistorted images; None if there were none.
     """
 
     distortion: LevelledDistortion
@@ -60,12 +61,12 @@ class Curve:
 
     @property
     def mean_top1(self) -> float:
-        """The paper's average: over the clean images, where there are some, and every level."""
+        """The paper's average: the mean over clean images, if there were any, and all levels."""
         return self._mean(lambda cell: cell.top1)
 
     @property
     def mean_ece(self) -> float:
-        """The calibration error, averaged likewise."""
+        """The mean calibration error over the same cells."""
         return self._mean(lambda cell: cell.ece)
 
     def _mean(self, value: Callable[[Accuracy], float]) -> float:
@@ -75,13 +76,23 @@ class Curve:
 
 @dataclass(frozen=True)
 class Grid:
-    """Accuracy by distortion and level.
+    """Accuracy by distortion and level (see `evaluate`).
 
     Attributes:
-        curves: one a distortion, by name.
-        images: number of images that each value is of at least.
-        clean: on the undistorted images; None where there were none.
-        target: what was right: `labels`; or `prediction`, all shares then being of agreement.
+        curves: one per distortion, by its name.
+        images: the number of images; each value is of at least as many.
+        clean: on the undistorted images; None if there were none.
+        target: what counted as right: `labels`, or `prediction` for the answers of the untouched
+            network to the clean images, where all shares are of agreement.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> grid = dc.evaluate(network, [(torch.rand(4, 3, 8, 8), torch.arange(4))], "awgn:10,20")
+        >>> grid.curves["awgn"].distortion.levels
+        (10.0, 20.0)
+        >>> 0 <= grid.mean_top1 <= 1
+        True
     """
 
     curves: dict[str, Curve]
@@ -91,12 +102,12 @@ class Grid:
 
     @property
     def clean_top1(self) -> float:
-        """On the undistorted images; not a number where there were none."""
+        """On the undistorted images; NaN if there were none."""
         return self.clean.top1 if self.clean else math.nan
 
     @property
     def clean_top5(self) -> float:
-        """On the undistorted images; not a number where there were none."""
+        """On the undistorted images; NaN if there were none."""
         return self.clean.top5 if self.clean else math.nan
 
     @property
@@ -145,7 +156,7 @@ class Tally:
         self.images += len(labels)
 
     def accuracy(self) -> Accuracy:
-        """What was counted, as shares."""
+        """The counts as shares of the images."""
         first, fifth = (self._hits.double() / self.images).tolist()
         error = (self._bins[0] - self._bins[1]).abs().sum() / self.images
         return Accuracy(self.images, first, fifth, float(error))
@@ -154,13 +165,13 @@ class Tally:
 def system_record(
     grid: Grid, cost: Costs, *, trained: bool, images_seen: int, seconds: float
 ) -> dict[str, Any]:
-    """One system as `results.json` and `evaluate --json` give it.
+    """The record of one system in `results.json` and in the output of `evaluate --json`.
 
     Args:
         grid: its accuracies.
         cost: its costs.
-        trained: whether its trainable parameters were trained; the baseline's were not.
-        images_seen: training images it saw, repeats counted.
+        trained: whether its trainable parameters were trained; those of the baseline were not.
+        images_seen: the number of training images, repeats counted.
         seconds: its training time.
     """
     return {
