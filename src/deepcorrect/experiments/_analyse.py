@@ -165,10 +165,8 @@ def _some_classes(
     labels = np.asarray(run.test.labels)
     every = np.unique(labels)
     drawn = torch.randperm(len(every), generator=generator_for(seed, "classes"))[:classes]
-    chosen = np.sort(every[drawn.numpy()])
+    chosen: list[int] = np.sort(every[drawn.numpy()]).tolist()
     rows = np.flatnonzero(np.isin(labels, chosen))
-    names: Sequence[str] = run.model.labels or run.test.classes or ()
-    by_label: dict[int, str] = {
-        number: names[number] if number < len(names) else str(number) for number in chosen.tolist()
-    }
+    names = run.model.labels or run.test.classes or ()
+    by_label = {label: names[label] if label < len(names) else str(label) for label in chosen}
     return run.test.select(rows).sample(images, seed), by_label

@@ -259,7 +259,15 @@ def learning_figure(curves: Mapping[str, LearningCurve]) -> Figure:
 
 
 def beta_figure(points: Sequence[BetaPoint]) -> Figure:
-    """Mean top-1 accuracy against beta, one line per distortion, and clean accuracy, dashed."""
+    """Mean top-1 accuracy against beta, one line per distortion, and clean accuracy, dashed.
+
+    Example:
+        >>> from deepcorrect.analysis import BetaPoint
+        >>> from deepcorrect.experiments.report import beta_figure
+        >>> points = [BetaPoint(beta, "awgn", 0.5 + beta / 4, 0.9, 100, 0.1) for beta in (0, 0.5)]
+        >>> beta_figure(points).axes[0].get_ylabel()
+        'top-1 accuracy'
+    """
     names = list(dict.fromkeys(point.distortion for point in points))
     looks = distortion_looks(names)
     clean = Look(MUTED, "s", "--")

@@ -117,14 +117,14 @@ def ideal_panel(
 
 
 def level_mean(rows: Sequence[Sequence[float]]) -> list[float]:
-    """Accuracies (levels, betas) averaged over the levels."""
+    """Accuracies, levels x betas, averaged over the levels."""
     return [mean(column) for column in zip(*rows, strict=True)]
 
 
 def priority_panel(
     priorities: Sequence[float], order: Sequence[int], corrected: Iterable[int]
 ) -> Figure:
-    """A site's filters as bars, highest priority first, the corrected ones coloured."""
+    """A site's filters as bars, highest priority first, with the corrected filters coloured."""
     from matplotlib.ticker import MaxNLocator
 
     figure, panel = _panel(SMALL)
@@ -135,7 +135,7 @@ def priority_panel(
     with draw.settings():
         for color, wanted in ((CORRECTED, True), (UNTOUCHED, False)):
             heights = np.array([priorities[i] if (i in chosen) == wanted else 0.0 for i in order])
-            bars = np.stack([heights, np.zeros_like(heights)], 1).flatten()  # a gap behind each
+            bars = np.stack([heights, np.zeros_like(heights)], 1).flatten()  # a gap after each bar
             panel.stairs(bars, edges, fill=True, color=color, linewidth=0)
         panel.axhline(0, color=MUTED, linewidth=0.8)
         panel.set_xlim(0, len(order))
@@ -153,7 +153,7 @@ def history_panel(
     *,
     share: bool,
 ) -> Figure:
-    """One quantity of the training by epoch, a line a system; a ring marks the epoch kept."""
+    """One quantity of the training by epoch, one line per system; a ring marks the kept epoch."""
     from matplotlib.ticker import MaxNLocator
 
     figure, panel = _panel(WIDE)
@@ -173,7 +173,7 @@ def history_panel(
 
 
 def swatch(look: Look) -> Figure:
-    """A piece of a line, for legends in HTML."""
+    """A short piece of a line, for legends in HTML."""
     from matplotlib.figure import Figure
 
     with draw.settings():
@@ -187,13 +187,13 @@ def swatch(look: Look) -> Figure:
 
 
 def svg(figure: Figure, prefix: str, label: str) -> Markup:
-    """A figure as inline SVG whose ids begin with `prefix`, as wide as the place it stands in.
+    """A figure as inline SVG whose ids begin with `prefix`. It fills the width of its container.
 
-    Several figures share a page's ids, and matplotlib names its parts alike in each.
+    matplotlib uses the same ids in each figure, but ids must be unique on a page.
 
     Args:
-        figure: drawn by this module.
-        prefix: unique on the page.
+        figure: a figure from this module.
+        prefix: a prefix that is unique on the page.
         label: what the figure shows, for readers who do not see it; empty for an ornament.
     """
     buffer = io.StringIO()
@@ -213,14 +213,14 @@ def svg(figure: Figure, prefix: str, label: str) -> Markup:
 
 
 def strip_image(priorities: Sequence[float], corrected: Sequence[bool], largest: float) -> str:
-    """A site's filters as one row of colours, as a PNG data URL, a pixel a filter.
+    """A site's filters as one row of colours, one pixel per filter, as a PNG data URL.
 
-    The lower quarter says which are corrected. Colours run over the signed square root, so that
-    small priorities are told from none.
+    The lower quarter marks the corrected filters. The colour is that of the signed square root, so
+    that small priorities differ visibly from zero.
 
     Args:
-        priorities: in the order to show.
-        corrected: whether each filter is.
+        priorities: the priorities, in the order to show.
+        corrected: whether each filter is corrected.
         largest: the absolute priority of the darkest colour.
     """
     from matplotlib import colormaps

@@ -1,4 +1,4 @@
-"""What the figures say: the table, the headline, and how names and numbers are written."""
+"""The figures in words: the accuracy table, the headline, and how names and numbers are written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DISTORTION_NAMES = {"gaussian_blur": "Gaussian blur", "awgn": "Gaussian noise"}
 SYSTEM_NAMES = {"baseline": "Baseline", "finetuned": "Fine-tuned", "deepcorrect": "DeepCorrect"}
 NOTHING = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"
-NAMED_IN_HEADLINE = 3  # with more distortions than this, the headline gives their mean
+NAMED_IN_HEADLINE = 3  # with more distortions than this, the headline states their mean
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,11 @@ class AccuracyRow:
     """One system under one distortion. Accuracies are shares of the test images, 0 to 1.
 
     Attributes:
-        distortion, system: names as in `results.json`.
-        clean: top-1 accuracy on the undistorted images.
-        levels: of the distortion.
-        top1: at each level.
+        distortion: its name in `results.json`.
+        system: its name in `results.json`.
+        clean: the top-1 accuracy on the undistorted images.
+        levels: the levels of the distortion.
+        top1: the top-1 accuracy at each level.
         mean: the paper's average, over the clean images and every level.
     """
 
@@ -38,7 +39,15 @@ class AccuracyRow:
 
 
 def accuracy_table(results: dict[str, Any]) -> list[AccuracyRow]:
-    """Every distortion and, within it, every system, in the order of `results.json`."""
+    """One row per distortion and system, in the order of `results.json`.
+
+    Example:
+        >>> from deepcorrect.experiments.report import accuracy_table
+        >>> curve = {"levels": [5], "top1": [0.6], "clean_top1": 0.9, "mean_top1": 0.75}
+        >>> [row] = accuracy_table({"systems": {"baseline": {"distortions": {"awgn": curve}}}})
+        >>> row.system, row.distortion, row.mean
+        ('baseline', 'awgn', 0.75)
+    """
     return [
         AccuracyRow(
             distortion,
@@ -61,11 +70,19 @@ def distortions_of(results: dict[str, Any]) -> list[str]:
 
 
 def headline(results: dict[str, Any], subject: str | None) -> list[str]:
-    """Sentences that say what came out, whichever system is ahead.
+    """The result in sentences, whichever system is ahead.
 
     Args:
         results: the content of `results.json`.
-        subject: the system they are about; None for a run of the baseline alone.
+        subject: the system that the sentences are about; None for a run of the baseline alone.
+
+    Example:
+        >>> from deepcorrect.experiments.report import headline
+        >>> curve = {"levels": [5], "top1": [0.6], "clean_top1": 0.9, "mean_top1": 0.75}
+        >>> results = {"systems": {"baseline": {"distortions": {"awgn": curve}}}}
+        >>> [sentence] = headline(results, None)
+        >>> sentence.startswith("The baseline's mean top-1 accuracy is 75.0")
+        True
     """
     rows = {(row.system, row.distortion): row for row in accuracy_table(results)}
     names = distortions_of(results)
@@ -111,7 +128,7 @@ def _change(subject: str, own: dict[str, AccuracyRow], base: dict[str, AccuracyR
 def _comparison(
     other: str, theirs: dict[str, AccuracyRow], subject: str, own: dict[str, AccuracyRow]
 ) -> str:
-    """How another trained system stands to the subject, by mean top-1."""
+    """How far another system is ahead of the subject or behind it, by mean top-1 accuracy."""
     leads = {name: row.mean - own[name].mean for name, row in theirs.items()}
     if len(leads) > NAMED_IN_HEADLINE:
         ahead = sum(tenths(lead) > 0 for lead in leads.values())
@@ -137,12 +154,12 @@ def _cost(systems: dict[str, Any], subject: str) -> str:
     work = f"{percent(abs(change))} {more}" if tenths(change) else "no more"
     return (
         f"{system_name(subject)} trains {own['trainable_parameters']:,} parameters ({share} of the "
-        f"network's {base['parameters']:,}) and takes {work} multiply-adds an image."
+        f"network's {base['parameters']:,}) and takes {work} multiply-adds per image."
     )
 
 
 def added_multiply_adds(record: dict[str, Any], base: dict[str, Any]) -> str:
-    """What a system computes beyond the baseline: `+12.5 %`."""
+    """The multiply-adds that a system adds to the baseline's: `+12.5 %`."""
     if not base["multiply_adds"]:
         return NOTHING
     change = record["multiply_adds"] / base["multiply_adds"] - 1
@@ -150,12 +167,12 @@ def added_multiply_adds(record: dict[str, Any], base: dict[str, Any]) -> str:
 
 
 def system_name(name: str) -> str:
-    """How the page calls a system."""
+    """The name of a system on the page."""
     return SYSTEM_NAMES.get(name, name)
 
 
 def distortion_name(name: str) -> str:
-    """How the page calls a distortion."""
+    """The name of a distortion on the page."""
     return DISTORTION_NAMES.get(name, name.replace("_", " "))
 
 
@@ -163,17 +180,17 @@ def level_unit(distortion: str) -> str:
     """What a level of the distortion means."""
     try:
         return kind_of(distortion).unit
-    except InputError:  # a results file of another version, or of one's own kind
+    except InputError:  # a results file of another version, or a kind that is not registered here
         return "level"
 
 
 def under(distortion: str) -> str:
-    """`under Gaussian blur`."""
+    """A distortion as a condition: `under Gaussian blur`."""
     return f"under {distortion_name(distortion)}"
 
 
 def percent(share: float) -> str:
-    """`81.2 %`."""
+    """A share in percent: `81.2 %`."""
     return f"{100 * share:.1f}{SPACE}%"
 
 
@@ -189,12 +206,12 @@ def points(difference: float, *, signed: bool = True) -> str:
 
 
 def ratio(part: float, whole: float) -> str:
-    """`5.6 %`; a dash where there is no whole."""
+    """A part of a whole: `5.6 %`; a dash if the whole is 0."""
     return percent(part / whole) if whole else NOTHING
 
 
 def compact(number: float) -> str:
-    """`6.44 M`."""
+    """A large number: `6.44 M`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.2f}{SPACE}{letter}"
@@ -202,7 +219,7 @@ def compact(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`2 min 3 s`."""
+    """A duration: `2 min 3 s`."""
     if seconds < 10:
         return f"{seconds:.1f}{SPACE}s"
     whole = round(seconds)
@@ -212,7 +229,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(text: str) -> str:
-    """A date of ISO 8601 as people read it; any other text as it is."""
+    """An ISO 8601 date in words: `4 March 2026, 05:06 UTC`; any other text stays as it is."""
     try:
         date = datetime.fromisoformat(text)
     except ValueError:
@@ -222,12 +239,12 @@ def moment(text: str) -> str:
 
 
 def joined(parts: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """A list in words: `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def number_ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers, runs of three and more shortened: `0, 2, 5-9`."""
+    """Ascending numbers, with runs of three and more shortened: `0, 2, 5-9`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

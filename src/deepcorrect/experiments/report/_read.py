@@ -1,4 +1,4 @@
-"""A run's folder as one value; everything that can be wrong with its files is found here."""
+"""A run's folder as one value. All checks of its files are here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEEDED = {
     "history.json": (),
     "examples.json": ("systems", "distortions"),
 }
-"""JSON files every run has, and the keys without which they are not what a run writes."""
+"""The JSON files that every run has, and the keys that each must have."""
 
 SYSTEM_KEYS = (
     "trainable_parameters",
@@ -37,16 +37,19 @@ CURVE_KEYS = ("levels", "top1", "clean_top1", "mean_top1")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a report is made of.
+    """Everything that a report is made of.
 
     Attributes:
-        results, environment, history, examples: the JSON files of these names.
+        results: the content of `results.json`.
+        environment: the content of `environment.json`.
+        history: the content of `history.json`.
+        examples: the content of `examples.json`.
         recipe: the text of `recipe.yaml`.
-        ranking: None where no system needed one.
-        ideal: None where the curves were not measured.
-        analysis: None where `analyse` was not run.
+        ranking: the ranking; None if no system needed one.
+        ideal: the content of `ideal.json`; None if the curves were not measured.
+        analysis: the content of `analysis.json`; None without an analysis.
         pictures: the PNG files that the analysis names, by name.
-        adapters: of each correction system.
+        adapters: the configuration of each corrected system's adapter.
         subject: the system that the headline is about; None if only the baseline was measured.
     """
 
@@ -67,7 +70,15 @@ def read_run(folder: Path) -> RunFiles:
     """Reads a run's folder.
 
     Raises:
-        InputError: a needed file is missing, or is not what a run writes.
+        InputError: a file that is needed is missing, or is not what a run writes.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from deepcorrect.experiments.report import read_run
+        >>> read_run(Path("nowhere"))
+        Traceback (most recent call last):
+        ...
+        deepcorrect.runtime._errors.InputError: there is no folder nowhere: give the folder of a run
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: give the folder of a run")
@@ -127,7 +138,7 @@ def _check_keys(path: Path, value: object, keys: tuple[str, ...], where: str = "
 
 
 def _corrected(folder: Path, recipe: str) -> list[str]:
-    """The correction systems of a recipe."""
+    """The names of a recipe's corrected systems."""
     try:
         systems = yaml.safe_load(recipe)["systems"]
         return [name for name, system in systems.items() if system["method"] == "deepcorrect"]

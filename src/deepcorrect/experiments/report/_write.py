@@ -14,7 +14,7 @@ REPORT_FILE = "report.html"
 def write_report(folder: str | Path) -> Path:
     """Writes `report.html` from the files of a run's folder.
 
-    The page is one file: it loads nothing from the network and runs no script.
+    The page is a single file. It loads nothing from the network and runs no script.
 
     Args:
         folder: a run's folder.
@@ -24,6 +24,13 @@ def write_report(folder: str | Path) -> Path:
 
     Raises:
         InputError: a file that the report needs is missing or is not what a run writes.
+
+    Example:
+        >>> from deepcorrect.experiments.report import write_report
+        >>> write_report("nowhere")
+        Traceback (most recent call last):
+        ...
+        deepcorrect.runtime._errors.InputError: there is no folder nowhere: give the folder of a run
     """
     folder = Path(folder)
     path = folder / REPORT_FILE
