@@ -116,12 +116,13 @@ def _checked(request: Request, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except (ValueError, KeyError, ImportError, pickle.UnpicklingError) as error:
-        problem = f" is not an image classifier: {str(error).strip().splitlines()[0]}"
         if isinstance(error, pickle.UnpicklingError):
             problem = (
                 ": its weights are a pickle that may run code, which is never loaded: "
                 "save them again as safetensors"
             )
+        else:
+            problem = f" is not an image classifier: {str(error).strip().splitlines()[0]}"
         raise InputError(f"model {request.spec!r}{problem}") from error
 
 
