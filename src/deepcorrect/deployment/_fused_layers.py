@@ -1,8 +1,9 @@
 """A corrected site as one module: its convolution, its batch norm and its unit folded together.
 
-Writing y for the site's output, its batch norm gives s y + t, and the unit's scale and shift behind
-the sum are one more of the same. So the convolution can give s y + t itself, if the residual is
-scaled by s too, and if whatever reads y reads (z - t) / s instead. All of it is exact.
+Let y be the site's output. The batch norm computes z = s y + t, and the unit's scale and shift
+after the sum are a second map of the same form. The convolution can therefore compute z directly,
+provided that the residual is scaled by s as well and that the unit reads (z - t) / s in place of y.
+The result is exact up to rounding.
 """
 
 from __future__ import annotations
@@ -18,20 +19,19 @@ from deepcorrect.deployment._gated import Verdict
 from deepcorrect.networks import Replacement, layout_of
 
 LEAST_SCALE = 1e-2
-"""A filter whose scale is below this share of the largest is not read behind its batch norm: to
-divide by it would cost digits."""
+"""A unit does not read a filter after its batch norm if the filter's scale is below this fraction of
+the largest scale, because dividing by so small a scale would lose precision."""
 
 
 class Affine(NamedTuple):
-    """z = scale y + shift for each filter, in float64."""
+    """The map z = scale y + shift of each filter, in float64; both fields have shape (filters,)."""
 
     scale: Tensor
     shift: Tensor
 
 
 class Adding(nn.Conv2d):
-    """A 1x1 convolution whose result is added to maps; to those of its own width in place, where
-    no gradient may need them."""
+    """A 1x1 convolution whose result is added to maps, in place where no gradient is needed."""
 
     def forward(self, input: Tensor, maps: Tensor | None = None) -> Tensor:
         """The sum, N x C x H x W, of `maps` and the convolution of `input`."""
@@ -45,8 +45,8 @@ class Adding(nn.Conv2d):
             or maps.dtype != input.dtype
         ):
             return maps + super().forward(input)
-        # without a residual in memory: at large maps, writing it and reading it again takes longer
-        # than the product that gives it
+        # addmm_ keeps the residual out of memory: for large maps, writing and reading it takes
+        # longer than the matrix product
         inputs = input.contiguous(memory_format=layout).permute(0, 2, 3, 1).flatten(0, 2)
         pixels = maps.permute(0, 2, 3, 1).flatten(0, 2)  # a view
         pixels.addmm_(inputs, self.weight.flatten(1).t())
@@ -54,16 +54,16 @@ class Adding(nn.Conv2d):
 
 
 class FusedSite(nn.Module):
-    """A site's module with its correction unit, without any choosing or putting back of filters.
+    """A site's module fused with its correction unit, without gathering or scattering of filters.
 
     Args:
-        conv: gives the site's filters, and behind them the unit's hidden channels if `first` is
-            None.
-        first: 1x1 convolution from the site's filters to the hidden channels, which reads the
-            filters to correct (its other weights are zero).
-        stages: the unit's stages, beginning with the activation.
-        last: 1x1 convolution to the residual of every filter, zero for those not corrected; its
-            bias is in that of `conv`.
+        conv: The convolution that computes the site's filters and, if `first` is None, after them
+            the unit's hidden channels.
+        first: The 1x1 convolution from the site's filters to the hidden channels. Its weights are
+            zero for filters that are not corrected.
+        stages: The unit's stages, beginning with the activation.
+        last: The 1x1 convolution to the residual of every filter. Its weights are zero for filters
+            that are not corrected, and its bias is part of the bias of `conv`.
     """
 
     def __init__(
@@ -74,17 +74,17 @@ class FusedSite(nn.Module):
         self.first = first
         self.stages = stages
         self.last = last
-        # for networks that pad by what their convolutions say, as DaViT does
+        # DaViT, among others, reads these attributes to compute its padding
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
         self.padding, self.dilation = conv.padding, conv.dilation
 
     @property
     def weight(self) -> Tensor:
-        """The convolution's, for networks that look at its type."""
+        """The weight of the convolution; some networks read its type."""
         return self.conv.weight
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The corrected maps, N x C x H x W, of what the site's module reads."""
+        """Computes the corrected maps, N x C x H x W, from the input of the site's module."""
         maps = self.conv(maps)
         if self.first is None:
             filters = self.last.out_channels
@@ -93,13 +93,13 @@ class FusedSite(nn.Module):
 
 
 class FollowedSite(Replacement):
-    """A module that cannot take a unit in, with the unit behind it.
+    """A site's module followed by its unit, for units that cannot be folded into the module.
 
     Args:
-        name: the site's dotted name, for messages.
-        site: the module.
-        unit: its unit, batch norms folded.
-        filters: the filters it corrects, ascending.
+        name: The site's dotted name, used in messages.
+        site: The module.
+        unit: The site's unit with folded batch norms.
+        filters: The corrected filters, (n,), ascending.
     """
 
     filters: Tensor
@@ -107,7 +107,7 @@ class FollowedSite(Replacement):
     def __init__(self, name: str, site: nn.Module, unit: CorrectionUnit, filters: Tensor) -> None:
         super().__init__(site)
         self.verdict: Verdict | None = None
-        """Which images are corrected; None corrects all."""
+        """The images to correct; None corrects all of them."""
         self.name = name
         self.unit = unit
         self.register_buffer("filters", filters, persistent=False)
@@ -123,7 +123,7 @@ class FollowedSite(Replacement):
 
 
 def affine_of(norm: nn.BatchNorm2d) -> Affine | None:
-    """What a batch norm does in inference mode; None where it has no statistics of its own."""
+    """The affine map of a batch norm in inference mode; None if it keeps no running statistics."""
     if norm.running_mean is None or norm.running_var is None:
         return None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -136,7 +136,7 @@ def affine_of(norm: nn.BatchNorm2d) -> Affine | None:
 
 
 def with_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A copy of a convolution, whatever its class, with other weights and as many filters."""
+    """A copy of a convolution, of the same class, with other weights and `len(weight)` filters."""
     twin = copy.deepcopy(conv)
     dtype = conv.weight.dtype
     twin.weight = nn.Parameter(weight.to(dtype).contiguous(), requires_grad=False)
@@ -146,7 +146,7 @@ def with_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 def scaled(conv: nn.Conv2d, affine: Affine) -> nn.Conv2d:
-    """The convolution and what stands behind it as one convolution."""
+    """A convolution and the affine map after it as one convolution."""
     weight = conv.weight.double() * affine.scale[:, None, None, None]
     return with_weights(conv, weight, _bias(conv) * affine.scale + affine.shift)
 
@@ -154,24 +154,24 @@ def scaled(conv: nn.Conv2d, affine: Affine) -> nn.Conv2d:
 def fused_site(
     conv: nn.Conv2d, unit: CorrectionUnit, filters: Tensor, norm: Affine | None, always: bool
 ) -> FusedSite | None:
-    """The site as one module, which gives what `norm` would; see `FusedSite`.
+    """Fuses a site's convolution, its unit and optionally its batch norm; see `FusedSite`.
 
     Args:
-        conv: the site's module.
-        unit: its correction unit, in inference mode.
-        filters: the filters the unit corrects.
-        norm: the batch norm that alone reads the site; None without one.
-        always: the unit's first convolution goes into the site's wherever it can, and not only
-            where that takes no more multiply-adds.
+        conv: The site's module.
+        unit: Its correction unit, in inference mode.
+        filters: The filters that the unit corrects, (n,), ascending.
+        norm: The batch norm that is the only reader of the site, or None.
+        always: Whether the unit's first convolution is merged into the site's wherever this is
+            possible, and not only where it needs no more multiply-adds.
 
     Returns:
-        None where the norm cannot be passed: the unit would have to divide by scales near zero.
+        The fused module, or None where the unit would have to divide by scales near zero.
     """
     channels = conv.out_channels
     layers = folded_layers(unit)
     first, last = layers[0], layers[-1]
     if not isinstance(first, nn.Conv2d) or not isinstance(last, nn.Conv2d):
-        raise TypeError("a unit begins and ends with a convolution")
+        raise TypeError("a unit must begin and end with a convolution")
     scale = torch.ones(channels, dtype=torch.float64, device=filters.device)
     shift = torch.zeros_like(scale)
     if unit.scale is not None and unit.shift is not None:
@@ -211,21 +211,21 @@ def fused_site(
 
 
 def folded_unit(unit: CorrectionUnit) -> CorrectionUnit:
-    """The same unit with its batch norms folded into its convolutions."""
+    """A copy of a unit with its batch norms folded into its convolutions."""
     twin = copy.deepcopy(unit)
     twin.residual = nn.Sequential(*folded_layers(unit))
     return twin
 
 
 def folded_layers(unit: CorrectionUnit) -> list[nn.Module]:
-    """The layers of a unit's residual, batch norms folded into their convolutions."""
+    """The layers of a unit's residual, with batch norms folded into the convolutions."""
     layers: list[nn.Module] = []
     before: Affine | None = None
     for layer in unit.residual:
         if isinstance(layer, nn.Conv2d):
             if before is None:
                 layers.append(copy.deepcopy(layer))
-            else:  # only in front of a 1x1, which pads nothing
+            else:  # exact, as only 1x1 convolutions, without padding, follow a first batch norm
                 reads = layer.weight.double()
                 bias = _bias(layer) + reads.flatten(1) @ before.shift
                 layers.append(with_weights(layer, reads * before.scale[:, None, None], bias))
@@ -233,7 +233,7 @@ def folded_layers(unit: CorrectionUnit) -> list[nn.Module]:
         elif isinstance(layer, nn.BatchNorm2d):
             affine = affine_of(layer)
             if affine is None:
-                raise TypeError("a unit's batch norm has statistics")
+                raise TypeError("a unit's batch norm must keep running statistics")
             if layers and isinstance(layers[-1], nn.Conv2d):
                 layers[-1] = scaled(layers[-1], affine)
             else:
@@ -244,7 +244,7 @@ def folded_layers(unit: CorrectionUnit) -> list[nn.Module]:
 
 
 def _pointwise(weight: Tensor, bias: Tensor, like: nn.Conv2d) -> nn.Conv2d:
-    """A 1x1 convolution with these weights, outputs x inputs, in the type and place of `like`."""
+    """A 1x1 convolution with weights, outputs x inputs, in the data type of `like`."""
     conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
     conv.weight = nn.Parameter(weight[:, :, None, None].to(like.weight.dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(like.weight.dtype), requires_grad=False)

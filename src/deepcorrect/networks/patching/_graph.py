@@ -1,4 +1,4 @@
-"""A network as an exported graph of tensor operations, cut behind its sites."""
+"""A network as an exported graph of tensor operations, cut after its sites."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ IN_PLACE: dict[Any, Any] = {
     aten.relu.default: aten.relu_.default,
     aten.add.Tensor: aten.add_.Tensor,
 }
-"""Operations that may overwrite their first input, and how."""
+"""In-place forms of the operations that may overwrite their first input."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One value to compute.
+    """The computation of one value.
 
     Attributes:
-        node: whose value it is.
-        conv: the convolution that gives it, with the batch norm `node` behind it folded in.
-        by_channel: whether a swap changes one input channel of `conv`, whose output then changes
-            by that channel's contribution, as it is linear.
-        in_place: whether the first input may be overwritten, where no gradient is needed.
-        finished: values that no later step reads.
+        node: The node whose value is computed.
+        conv: The convolution that computes it, with the batch norm `node` after it folded in.
+        by_channel: Whether a swap changes only one input channel of `conv`. The convolution is
+            linear, so its output then changes by the contribution of that channel.
+        in_place: Whether the first input may be overwritten where no gradient is needed.
+        finished: The values that no later step reads.
     """
 
     node: Node
@@ -63,19 +63,20 @@ class Step:
 
 @dataclass(frozen=True)
 class Cut:
-    """What lies behind a site.
+    """The part of a graph that depends on a site.
 
-    As long as operations treat each map alone, swapping one filter changes one map. So those
-    (`alone`) are computed once for all filters, with every map swapped, and a swap takes its own
-    map from there. Behind them everything changes (`mixed`).
+    As long as operations treat each map independently, swapping one filter changes one map. These
+    operations (`alone`) are computed once for all filters, with every map swapped, and each swap
+    takes its own map from the result. After the first operation that mixes maps, every value
+    changes (`mixed`).
 
     Attributes:
-        site: the node that gives the site's output.
-        layout: how it holds the maps; so do the nodes that are `alone`.
-        rerun: how to compute everything behind it.
-        alone: the nodes behind it whose map i depends on the site's map i alone, in order.
-        edge: of these and the site, the ones that the rest or the output reads.
-        swap: how to compute the rest (`mixed`) when one map on the edge is swapped.
+        site: The node that computes the site's output.
+        layout: Where the maps are in the values of `site` and of the nodes in `alone`.
+        rerun: The steps that compute everything after the site.
+        alone: The nodes after the site whose map i depends only on the site's map i, in order.
+        edge: The nodes among `site` and `alone` that the mixed part or the output reads.
+        swap: The steps that compute the mixed part when one map on the edge is swapped.
     """
 
     site: Node
@@ -87,17 +88,17 @@ class Cut:
 
 
 class Graph:
-    """A network in inference mode as a graph of tensor operations, cut behind its sites.
+    """A network in inference mode as a graph of tensor operations, cut after its sites.
 
-    Made by `torch.export`. Passes run on exactly as many images as it was made with.
+    The graph is exported by `torch.export` for a fixed number of images per pass.
 
     Args:
-        model: a network, wrapped or bare, in inference mode.
-        images: a batch, N x C x H x W, of the size that passes will have; its values do not matter.
-        sites: names of the sites to cut behind; each must run once.
+        model: A network, wrapped or bare, in inference mode.
+        images: A batch, N x C x H x W, of the size of later passes. Its values do not matter.
+        sites: The names of the sites to cut after. Each must run exactly once.
 
     Raises:
-        ExportError: the network's code cannot be exported, or not be cut at a site.
+        ExportError: The network's code cannot be exported, or cannot be cut at a site.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, sites: Iterable[str]) -> None:
@@ -107,7 +108,7 @@ class Graph:
                 warnings.simplefilter("ignore")
                 program = torch.export.export(model, (images,), strict=False)
                 program = program.run_decompositions({})
-        except Exception as error:  # export may fail in any way that user code may
+        except Exception as error:  # user code may raise anything during the export
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ExportError(f"torch.export: {reason[0]}") from error
         self._nodes = [node for node in program.graph.nodes if node.op == "call_function"]
@@ -134,7 +135,7 @@ class Graph:
         nodes = {node.name: node for node in program.graph.nodes}
         signature = program.graph_signature
         if signature.buffers_to_mutate or len(signature.user_outputs) != 1:
-            raise ExportError("the network changes its buffers, or gives more than one tensor")
+            raise ExportError("the network changes its buffers or returns more than one tensor")
         for spec in signature.input_specs:
             node, name = nodes[spec.arg.name], spec.target
             if spec.kind == InputKind.USER_INPUT:
@@ -148,13 +149,13 @@ class Graph:
         self.output: Node = nodes[str(next(iter(signature.user_outputs)))]
 
     def _simplify(self) -> None:
-        """Exchanges what export makes of some operations for what is easier to run.
+        """Replaces some exported operations by equivalent ones that are easier to run.
 
-        Its batch norm gives three tensors, two of them empty: `getitem` 0 of it becomes
-        `F.batch_norm` itself. A `view` becomes a `reshape`.
+        An exported batch norm returns three tensors, two of them empty: its `getitem` 0 becomes
+        `F.batch_norm`. A `view` becomes a `reshape`.
         """
         for node in list(self._nodes):
-            if node.target is aten.view.default:  # maps may come in another memory layout here
+            if node.target is aten.view.default:  # the memory layout of the maps may differ
                 node.target = aten.reshape.default
             if node.target is not operator.getitem or node.args[1] != 0:
                 continue
@@ -202,7 +203,7 @@ class Graph:
         )
 
     def _steps_of(self, nodes: Sequence[Node], edge: Collection[Node]) -> tuple[Step, ...]:
-        """How to compute `nodes`, a convolution together with its batch norm."""
+        """The steps that compute `nodes`, each convolution together with its batch norm."""
         running = set(nodes)
         convs = {self.norm_behind(node): node for node in nodes}
         wanted = [node for node in nodes if self.norm_behind(node) not in running]
@@ -225,13 +226,13 @@ class Graph:
                 in_place = isinstance(first, Node) and first in running and first in finished
             if in_place:
                 first = as_node(node.args[0])
-                own = conv_of(first) is not None or first.target in IN_PLACE  # no view of another
+                own = conv_of(first) is not None or first.target in IN_PLACE  # not a view of another value
                 in_place = own and first.meta["val"].shape == node.meta["val"].shape
             steps.append(Step(node, conv, by_channel, in_place, finished))
         return tuple(steps)
 
     def _kept_nodes(self) -> set[Node]:
-        """Nodes whose values a re-run may read; the others are dropped as soon as they may be."""
+        """The nodes whose values a re-run may read; the others are freed as early as possible."""
         kept = {self.output, self.images}
         for cut in self.cuts.values():
             computed = {step.node for step in cut.rerun} | set(cut.alone)
@@ -245,11 +246,11 @@ class Graph:
         return kept
 
     def _fixed(self, node: Node) -> bool:
-        """Whether all but the first input are constants."""
+        """Whether all inputs except the first are constants."""
         return all(given in self.constants for given in node.all_input_nodes[1:])
 
     def norm_behind(self, node: Node) -> Node | None:
-        """The batch norm that alone reads a convolution, if there is one."""
+        """The batch norm that is the only reader of a convolution, or None."""
         users = list(node.users)
         if node.target not in CONVOLUTIONS or len(users) != 1 or node is self.output:
             return None
@@ -258,7 +259,7 @@ class Graph:
         return norm if behind and self._fixed(node) and self._fixed(norm) else None
 
     def folded(self, node: Node) -> tuple[Tensor, Tensor]:
-        """Weight and bias of a convolution, with the batch norm behind it folded in."""
+        """A convolution's weight and bias, with the batch norm after it folded in."""
         if node not in self._folded:
             weight = self._constant(node.args[1])
             bias = self._constant(argument(node, 2, None))
@@ -284,7 +285,7 @@ class Graph:
         return self._folded[node]
 
     def by_input(self, node: Node) -> Tensor:
-        """A convolution's folded weight for each input channel: inputs x (k k) x outputs."""
+        """A convolution's folded weight by input channel: inputs x (k k) x outputs."""
         if node not in self._by_input:
             weight = self.folded(node)[0]
             columns = weight.permute(1, 2, 3, 0).flatten(1, 2)
@@ -292,7 +293,7 @@ class Graph:
         return self._by_input[node]
 
     def prepare(self, cut: Cut) -> None:
-        """Folds the weights that a cut's swaps use, so that threads find them ready."""
+        """Folds the weights that a cut's swaps use before threads share them."""
         for step in cut.swap:
             if step.conv is not None:
                 self.folded(step.conv)
@@ -310,5 +311,5 @@ def _layout(name: str, module: nn.Module, site: Node, rows: int) -> Layout:
     except InputError as error:
         raise ExportError(str(error)) from error
     if len(value) != rows:
-        raise ExportError(f"{site.name} has not one row an image")
+        raise ExportError(f"{site.name} does not have one row per image")
     return layout
