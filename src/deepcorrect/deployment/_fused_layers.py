@@ -19,8 +19,8 @@ from deepcorrect.deployment._gated import Verdict
 from deepcorrect.networks import Replacement, layout_of
 
 LEAST_SCALE = 1e-2
-"""A unit does not read a filter after its batch norm if the filter's scale is below this fraction of
-the largest scale, because dividing by so small a scale would lose precision."""
+"""A filter whose scale is below this fraction of the largest is not read after its batch norm:
+dividing by so small a scale would lose precision."""
 
 
 class Affine(NamedTuple):

@@ -226,7 +226,8 @@ class Graph:
                 in_place = isinstance(first, Node) and first in running and first in finished
             if in_place:
                 first = as_node(node.args[0])
-                own = conv_of(first) is not None or first.target in IN_PLACE  # not a view of another value
+                # not a view of another value
+                own = conv_of(first) is not None or first.target in IN_PLACE
                 in_place = own and first.meta["val"].shape == node.meta["val"].shape
             steps.append(Step(node, conv, by_channel, in_place, finished))
         return tuple(steps)
