@@ -101,20 +101,7 @@ def command(
         other = _reference(
             reference, imagenet=_is_imagenet(specs, network.preprocessing.input_size)
         )
-        images = data.open(network, seed, labels=None if target is None else target == "labels")
-        grids = {
-            name: dc.evaluate(
-                system,
-                data.loader(images),
-                specs,
-                seed,
-                precision,
-                f"evaluating {name}",
-                target=target,
-            )
-            for name, system in systems.items()
-        }
-        images.warn_of_bad()
+        grids = _on_images(network, systems, specs, data, target, precision, seed)
     records = {
         name: record_of(network, systems[name], grid, trained=name != "baseline")
         for name, grid in grids.items()
@@ -177,6 +164,25 @@ def _systems(network: dc.Classifier, sources: Mapping[str, str]) -> dict[str, nn
         )
     loaded = dc.load_adapters(network, sources)
     return {"baseline": network, **{name: loaded[name] for name in loaded}}
+
+
+def _on_images(
+    network: dc.Classifier,
+    systems: Mapping[str, nn.Module],
+    distortions: Sequence[str],
+    data: DataOptions,
+    target: Target | None,
+    precision: Precision,
+    seed: int,
+) -> Grids:
+    """Each system's accuracy on clean images and on distorted ones that are computed from them."""
+    images = data.open(network, seed, labels=None if target is None else target == "labels")
+    grids: Grids = {}
+    for name, system in systems.items():
+        loader, task = data.loader(images), f"evaluating {name}"
+        grids[name] = dc.evaluate(system, loader, distortions, seed, precision, task, target=target)
+    images.warn_of_bad()
+    return grids
 
 
 def _copies(
