@@ -12,16 +12,14 @@ from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel, CorrectionUnit, Gate
 from deepcorrect.deployment._fused_layers import (
-    Affine,
     FollowedSite,
-    affine_of,
     folded_unit,
     fused_site,
     scaled,
 )
 from deepcorrect.deployment._gated import GatedNetwork, Verdict
 from deepcorrect.deployment._trace import Trace, trace
-from deepcorrect.networks import innermost, network_of, preprocessing_of, ungated
+from deepcorrect.networks import Affine, affine_of, innermost, network_of, preprocessing_of, ungated
 from deepcorrect.runtime import InputError, device_of, inference
 
 First = Literal["cheaper", "always"]

@@ -9,25 +9,17 @@ The result is exact up to rounding.
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deepcorrect.correction import CorrectionUnit, spread_out
 from deepcorrect.deployment._gated import Verdict
-from deepcorrect.networks import Replacement, layout_of
+from deepcorrect.networks import Affine, Replacement, affine_of, folded, layout_of
 
 LEAST_SCALE = 1e-2
 """A filter whose scale is below this fraction of the largest is not read after its batch norm:
 dividing by so small a scale would lose precision."""
-
-
-class Affine(NamedTuple):
-    """The map z = scale y + shift of each filter, in float64; both fields have shape (filters,)."""
-
-    scale: Tensor
-    shift: Tensor
 
 
 class Adding(nn.Conv2d):
@@ -122,19 +114,6 @@ class FollowedSite(Replacement):
         return layout.output(corrected, output)
 
 
-def affine_of(norm: nn.BatchNorm2d) -> Affine | None:
-    """The affine map of a batch norm in inference mode; None if it keeps no running statistics."""
-    if norm.running_mean is None or norm.running_var is None:
-        return None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
-    return Affine(scale, shift)
-
-
 def with_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A copy of a convolution, of the same class, with other weights and `len(weight)` filters."""
     twin = copy.deepcopy(conv)
@@ -147,8 +126,7 @@ def with_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 def scaled(conv: nn.Conv2d, affine: Affine) -> nn.Conv2d:
     """A convolution and the affine map after it as one convolution."""
-    weight = conv.weight.double() * affine.scale[:, None, None, None]
-    return with_weights(conv, weight, _bias(conv) * affine.scale + affine.shift)
+    return with_weights(conv, *folded(conv.weight, conv.bias, affine))
 
 
 def fused_site(

@@ -24,6 +24,7 @@ from deepcorrect.networks._fingerprint import (
     innermost,
     same_sites,
 )
+from deepcorrect.networks._folding import Affine, affine, affine_of, folded
 from deepcorrect.networks._hooks import (
     Edit,
     arguments_of,
@@ -38,6 +39,7 @@ from deepcorrect.networks._layout import Layout, layout_of
 from deepcorrect.networks._sharing import Replace, Replacement, original, shared_copy
 
 __all__ = [
+    "Affine",
     "Branches",
     "Classifier",
     "Costs",
@@ -47,6 +49,8 @@ __all__ = [
     "Replace",
     "Replacement",
     "Wrapper",
+    "affine",
+    "affine_of",
     "arguments_of",
     "choose",
     "contents",
@@ -58,6 +62,7 @@ __all__ = [
     "find_inside",
     "fingerprint",
     "fingerprint_by_names",
+    "folded",
     "forward_hooks",
     "forward_pre_hooks",
     "frozen",

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from deepcorrect.networks import Layout, find, layout_of
+from deepcorrect.networks import Layout, affine, find, folded, layout_of
 from deepcorrect.networks.patching._nodes import (
     CONVOLUTIONS,
     ExportError,
@@ -267,14 +266,12 @@ class Graph:
             norm = self.norm_behind(node)
             if norm is not None:
                 _, scale, shift, mean, variance, eps = norm.args
-                weight, bias = fuse_conv_bn_weights(
-                    weight,
-                    bias,
-                    self._constant(mean),
-                    self._constant(variance),
-                    float(eps),  # pyright: ignore[reportArgumentType]
-                    self._constant(scale),
-                    self._constant(shift),
+                small = float(eps)  # pyright: ignore[reportArgumentType]
+                statistics = self._constant(mean), self._constant(variance), small
+                own = self._constant(scale), self._constant(shift)
+                weight, bias = (
+                    tensor.to(weight.dtype)
+                    for tensor in folded(weight, bias, affine(*statistics, *own))
                 )
             if bias is None:
                 bias = weight.new_zeros(len(weight))
