@@ -427,4 +427,4 @@ def test_info_says_what_was_made(sizes: Path, tmp_path: Path) -> None:
     assert info["distortions"]["fog"] == {"levels": [2.0], "parameters": "cifar"}
     assert info["distortions"]["awgn"]["levels"] == [5, 10, 15, 20, 25, 30]
     assert not list((tmp_path / "out").rglob(".*")), "nothing temporary is left"
-    assert files.read_json(tmp_path / "out" / "distort.json")["schema"] == 1
+    assert files.read_json(tmp_path / "out" / "distort.json")["schema"] == 2

@@ -193,7 +193,7 @@ def test_what_cannot_be_compared_is_refused(rankings: tuple[Path, Path], tmp_pat
     )
     assert_refused(command("rank", "--compare", tmp_path / "no", first), "there is no file")
     (tmp_path / "ranking.json").write_text("{}")
-    assert_refused(command("rank", "--compare", first, tmp_path), "not a ranking's description")
+    assert_refused(command("rank", "--compare", first, tmp_path), "does not describe a ranking")
     beta = command("rank", "--compare", *rankings, "--beta", 0)
     assert_refused(beta, "beta=0.0 is not a share")
     half = command("rank", "--compare", *rankings, "--model", "digits_cnn")

@@ -13,11 +13,12 @@ NEAR = 0.01  # of the best accuracy: one point
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """A system's validation accuracy as it was trained.
+    """A system's validation accuracy during training.
 
     Attributes:
-        images: training images seen by the end of each epoch, repeats counted.
-        top1: mean top-1 accuracy on the validation images then, over clean images and every level.
+        images: the number of training images by the end of each epoch, repeats counted.
+        top1: the mean top-1 accuracy on the validation images then, over clean images and every
+            level.
     """
 
     images: tuple[int, ...]
@@ -29,13 +30,13 @@ class LearningCurve:
         return max(self.top1)
 
     def images_to(self, top1: float) -> int | None:
-        """Images seen by the first epoch with at least this accuracy; None where it was not
-        reached."""
+        """Training images by the end of the first epoch with at least this accuracy; None if it was
+        never reached."""
         epochs = zip(self.images, self.top1, strict=True)
         return next((seen for seen, value in epochs if value >= top1), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with the images it took to come within a point of the best."""
+        """Plain values, with the number of images it took to come within a point of the best."""
         return {
             "images_seen": list(self.images),
             "top1": list(self.top1),
@@ -47,7 +48,14 @@ class LearningCurve:
 def learning_curves(history: Mapping[str, Any]) -> dict[str, LearningCurve]:
     """The curves of a run's `history.json`, by system.
 
-    Epochs see equally many images. A system that was trained without validation has no curve.
+    All epochs see the same number of images. A system trained without validation has no curve.
+
+    Example:
+        >>> from deepcorrect.analysis import learning_curves
+        >>> epochs = [{"number": 0, "score": 0.5}, {"number": 1, "score": 0.7}]
+        >>> curve = learning_curves({"tuned": {"epochs": epochs, "images_seen": 200}})["tuned"]
+        >>> curve.images, curve.best, curve.images_to(0.6)
+        ((100, 200), 0.7, 200)
     """
     curves: dict[str, LearningCurve] = {}
     for name, entry in history.items():
@@ -63,7 +71,7 @@ def learning_curves(history: Mapping[str, Any]) -> dict[str, LearningCurve]:
 
 @dataclass(frozen=True)
 class BetaPoint:
-    """One share of corrected filters, under one distortion. Accuracies are shares of the images.
+    """Accuracies with one share of corrected filters under one distortion, as shares of the images.
 
     Attributes:
         beta: the share; 0 is the baseline.
@@ -88,13 +96,13 @@ def beta_points(
     """Accuracy against beta, from the `results.json` of several runs or of one.
 
     Args:
-        results: the content of a `results.json`, by the beta that it is of; the same for all
-            where one run has a system for every beta.
-        system: the name of the corrected system; or one for every beta.
+        results: the content of `results.json` for each beta; the same for all if one run has a
+            system for every beta.
+        system: the name of the corrected system; or one name for every beta.
 
     Returns:
-        Points by ascending beta, each with every distortion; the first are the baseline's, of
-        the first results.
+        One point for each beta, ascending, and distortion; the first points are the baseline of the
+        first results.
 
     Raises:
         InputError: a result lacks the system, or was measured with other distortions or levels.

@@ -1,4 +1,4 @@
-"""Comparing two rankings of the same network's filters."""
+"""The agreement of two rankings of the same network's filters."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from deepcorrect.runtime import InputError
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two rankings agree.
+    """The agreement of two rankings.
 
     Attributes:
-        beta: the share of a site's filters that `overlap` looks at.
-        spearman: by site, the rank correlation of the priorities, -1 to 1; nan where one ranking
-            gives all filters the same priority.
-        overlap: by site, the share of the first ranking's first filters that are among the second's
-            first ones too, 0 to 1; `beta` is expected by chance.
+        beta: the share of a site's filters that `overlap` compares.
+        spearman: by site, Spearman's rank correlation of the priorities, -1 to 1; NaN if all
+            filters have the same priority in one of the rankings.
+        overlap: by site, the share of the filters chosen at `beta` by the first ranking that the
+            second chooses as well, 0 to 1; by chance it is `beta`.
     """
 
     beta: float
@@ -47,7 +47,19 @@ def compare(first: Ranking, second: Ranking, beta: float = 0.5) -> Agreement:
         beta: share of filters for the overlap, above 0 and up to 1.
 
     Raises:
-        InputError: they share no site, a site has another number of filters, or beta is no share.
+        InputError: they share no site, a site has a different number of filters in each, or beta
+            is not a share.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.distortions import parse_all
+        >>> from deepcorrect.ranking import Ranking, compare
+        >>> blur = parse_all("gaussian_blur:1", pixels=32)
+        >>> first = Ranking({"conv": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}, "swap", blur, 1, 0.0)
+        >>> second = Ranking({"conv": torch.tensor([[2.0, 1.0, 3.0, 4.0]])}, "swap", blur, 1, 0.0)
+        >>> agreement = compare(first, second, beta=0.5)
+        >>> round(agreement.mean_spearman, 3), agreement.mean_overlap
+        (0.8, 1.0)
     """
     from scipy.stats import rankdata  # noqa: PLC0415  (slow to import)
 

@@ -1,4 +1,4 @@
-"""How alike two maps are: PSNR and SSIM, one number a map, on tensors of any device."""
+"""The similarity of two maps: PSNR and SSIM, one number per map, on tensors on any device."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOWEST, HIGHEST = -100.0, 100.0  # dB that a PSNR is kept within, so that means of them exist
+LOWEST, HIGHEST = -100.0, 100.0  # dB; PSNRs are clamped to this range so that their means exist
 WINDOW = 7  # scikit-image's default; with a uniform window, as there
 LUMINANCE, CONTRAST = 0.01**2, 0.03**2  # Wang et al.'s K1 and K2, squared, for a peak of 1
 
 
 def psnr(reference: Tensor, maps: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each map, in dB, within -100 and 100.
+    """The peak signal-to-noise ratio of each map, in dB, from -100 to 100.
 
-    10 log10(peak^2 / mean squared error). Maps have no peak of their own as 8-bit images do, so it
-    is the reference map's range, its largest value less its smallest.
+    10 log10(peak^2 / mean squared error). Unlike 8-bit images, maps have no fixed peak; it is the
+    range of the reference map here, its largest value minus its smallest.
 
     Args:
         reference, maps: N x C x H x W.
 
     Returns:
-        N x C, float32; not a number where the reference is constant, and its range 0.
+        N x C, float32; NaN where the reference is constant, so that its range is 0.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.ranking import psnr
+        >>> clean = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
+        >>> round(float(psnr(clean, clean + 0.1)), 3)  # a tenth of the range is 20 dB
+        20.0
     """
     reference, maps = reference.float(), maps.float()
     peak = _range(reference)
@@ -31,19 +38,18 @@ def psnr(reference: Tensor, maps: Tensor) -> Tensor:
 
 
 def ssim(reference: Tensor, maps: Tensor) -> Tensor:
-    """Structural similarity of each map, at most 1 (Wang et al., IEEE TIP 13(4), 2004, eq. 13).
+    """The structural similarity of each map, at most 1 (Wang et al., IEEE TIP 13(4), 2004, eq. 13).
 
-    Both maps are first moved and scaled by what brings the reference to [0, 1], which makes a
-    filter's output, whatever its sign and size, an image with a peak of 1. Means, variances and
-    the covariance (unbiased) are over windows of 7 x 7 pixels, all of equal weight, that lie
-    wholly inside the map; SSIM is the mean over the windows. On smaller maps the window is the
-    largest odd one that fits.
+    Both maps are first shifted and scaled so that the reference spans [0, 1]; a filter's output of
+    any sign and size thus becomes an image with a peak of 1. Means, unbiased variances and the
+    covariance are over uniform windows of 7 x 7 pixels that lie inside the map; SSIM is the mean
+    over the windows. On smaller maps the window is the largest odd one that fits.
 
     Args:
         reference, maps: N x C x H x W.
 
     Returns:
-        N x C, float32; not a number where the reference is constant, or no window of 3 x 3 fits.
+        N x C, float32; NaN where the reference is constant, or no window of 3 x 3 fits.
     """
     reference, maps = reference.float(), maps.float()
     peak = _range(reference)
@@ -53,7 +59,7 @@ def ssim(reference: Tensor, maps: Tensor) -> Tensor:
         return torch.full_like(peak, torch.nan)
     low = reference.amin((2, 3), keepdim=True)
     scale = peak.masked_fill(peak == 0, 1)[..., None, None]
-    x, y = (  # pooled fastest with the channels last (measured: twice as fast)
+    x, y = (  # pooling is twice as fast with the channels last (measured)
         ((each - low) / scale).contiguous(memory_format=torch.channels_last)
         for each in (reference, maps)
     )

@@ -1,8 +1,8 @@
-"""Ranking methods. Each scores the filters of all sites on one block at one level.
+"""The ranking methods. Each scores the filters of all sites on one block of images at one level.
 
-`rank` streams over blocks and levels. In the equations, d and c are a site's output on the
+`rank` streams over blocks and levels. In the equations, d and c are a site's outputs on the
 distorted and on the clean images, and G is the gain: how well the network's answer fits the target
-(the log-probability of the true class, unless said otherwise).
+(the log-probability of the true class, unless stated otherwise).
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class Method:
     """A ranking method.
 
     Attributes:
-        score: pair -> for each site, one after the other, its name and for each of its filters the
-            sum of its priority over the block's images, (filters,) in float64.
+        score: takes a pair and yields for each site its name and, for each of its filters, the sum
+            of the priorities over the block's images, (filters,) in float64.
         summary: one line for `deepcorrect list methods`.
-        gains: whether priorities are gains of the network's answer, which compare across sites.
+        gains: whether priorities are gains of the network's answer, which are comparable across
+            sites.
     """
 
     score: Score
@@ -56,21 +57,22 @@ def register(name: str, summary: str, *, gains: bool = True) -> Callable[[ScoreT
 
 @register("swap", "the paper's: top-1 accuracy gained when the filter's clean output is swapped in")
 def swap(pair: Pair) -> Iterator[tuple[str, Tensor]]:
-    """The paper's correction priority (section III): images right after the swap, minus before."""
+    """The paper's correction priority (section III): the number of images that are classified
+    correctly after the swap, minus the number before."""
     classes = pair.clean.classes
     return _swapped(pair, lambda logits, rows: (logits.argmax(1) == classes[rows]).double())
 
 
 @register("swap_logprob", "as swap, on the log-probability of the true class instead of accuracy")
 def swap_logprob(pair: Pair) -> Iterator[tuple[str, Tensor]]:
-    """The gain after the swap, minus before, summed over the images."""
+    """The gain after the swap minus the gain before, summed over the images."""
     return _swapped(pair, lambda logits, rows: pair.clean.gain(logits, rows).double())
 
 
 def _swapped(
     pair: Pair, measure: Callable[[Tensor, Tensor], Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """`measure` of (logits, images), after each filter's swap minus before."""
+    """`measure` of (logits, images) after the swap of each filter, minus its value before."""
     recorded = pair.distorted
     before = measure(recorded.logits, torch.arange(len(pair.images), device=pair.images.device))
     for site in pair.clean.sites:
@@ -110,8 +112,11 @@ def conductance(pair: Pair, steps: int = 4) -> Iterator[tuple[str, Tensor]]:
 
 @register("input_path", "the mean gradient along the path in input space, times the difference")
 def input_path(pair: Pair, steps: int = 2) -> Iterator[tuple[str, Tensor]]:
-    """As gradient, with the mean of the gradients at the midpoints of `steps` steps on the straight
-    path from the distorted to the clean images, for all sites at once."""
+    """As `gradient`, with the mean of the gradients along the straight path in input space.
+
+    They are taken at the midpoints of `steps` steps from the distorted to the clean images, for all
+    sites at once.
+    """
     difference = pair.clean.images - pair.images
     points = [pair.images + (step + 0.5) / steps * difference for step in range(steps)]
     gradients = [pair.clean.gradients_on(images)[1] for images in points]
@@ -120,7 +125,7 @@ def input_path(pair: Pair, steps: int = 2) -> Iterator[tuple[str, Tensor]]:
         yield site, _inner(mean, clean - pair.maps[site])
 
 
-@register("path", "integrated gradients from the distorted to the clean output, 4 steps a site")
+@register("path", "integrated gradients from the distorted to the clean output, 4 steps per site")
 def path(pair: Pair, steps: int = 4) -> Iterator[tuple[str, Tensor]]:
     """Integrated gradients (Sundararajan et al. 2017) of the gain, one site at a time.
 
@@ -141,11 +146,11 @@ def path(pair: Pair, steps: int = 4) -> Iterator[tuple[str, Tensor]]:
 
 @register(
     "change",
-    "mean squared change of the filter's output: a control, it ignores the answer",
+    "mean squared change of the filter's output: a control that ignores the answer",
     gains=False,
 )
 def change(pair: Pair) -> Iterator[tuple[str, Tensor]]:
-    """Mean over the map of (c_i - d_i) squared."""
+    """The mean over the map of (c_i - d_i) squared."""
     for site, clean in pair.clean.maps.items():
         squares = (clean.float() - pair.maps[site].float()) ** 2
         yield site, squares.mean((2, 3)).double().sum(0)
@@ -157,7 +162,10 @@ def change(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     gains=False,
 )
 def psnr(pair: Pair) -> Iterator[tuple[str, Tensor]]:
-    """Minus the PSNR of d_i against c_i in dB (`similarity.psnr`); the lowest where c_i is flat."""
+    """Minus the PSNR of d_i relative to c_i in dB (see `ranking.psnr`).
+
+    Where c_i is constant, it is minus the lowest PSNR.
+    """
     for site, clean in pair.clean.maps.items():
         ratio = _map_similarity.psnr(clean, pair.maps[site]).nan_to_num(_map_similarity.LOWEST)
         yield site, -ratio.double().sum(0)
@@ -165,7 +173,7 @@ def psnr(pair: Pair) -> Iterator[tuple[str, Tensor]]:
 
 @register("random", "random numbers: the control", gains=False)
 def random(pair: Pair) -> Iterator[tuple[str, Tensor]]:
-    """Uniform numbers, the same whatever the network does."""
+    """Uniform random numbers that do not depend on the network."""
     for site, clean in pair.clean.maps.items():
         drawing = generator_for(pair.seed, "random ranking", site)
         numbers = torch.rand(clean.shape[1], generator=drawing, dtype=torch.float64)

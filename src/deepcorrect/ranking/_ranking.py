@@ -1,4 +1,4 @@
-"""The ranking as an object and as files."""
+"""A ranking: the priorities of all filters, as an object and as files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INFO_FILE = "ranking.json"
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """What a ranked network costs, which budgets are shares of.
+    """The size of a ranked network; budgets are shares of it.
 
     Attributes:
         parameters: of the whole network.
@@ -32,20 +32,34 @@ class NetworkSize:
 
 @dataclass(frozen=True)
 class Ranking:
-    """All filters of all sites, scored.
+    """The correction priority of every filter of every site (paper, section III; see `rank`).
 
     Attributes:
         by_level: for each site, priorities (levels, filters); the levels are those of all
             `distortions`, one after the other.
         method: how they were measured.
         distortions: with their levels.
-        images: number of clean images they were measured on.
-        seconds: how long it took.
+        images: the number of clean images on which they were measured.
+        seconds: the time that it took.
         seed: of the noise.
         target: what answers were measured against; see `rank`.
-        maps: height and width of each site's output.
-        network: what the network costs.
-        gains: whether priorities are gains of the network's answer, which compare across sites.
+        maps: the height and width of each site's output.
+        network: the size of the network.
+        gains: whether priorities are gains of the network's answer, which are comparable across
+            sites.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        ...     torch.nn.Linear(4, 10))
+        >>> images = [(torch.rand(4, 3, 16, 16), torch.arange(4))]
+        >>> ranking = dc.rank(network, images, "gaussian_blur:1,2")
+        >>> ranking.sites, ranking.priorities["0"].shape
+        (('0',), torch.Size([4]))
+        >>> chosen = ranking.top(beta=0.5)["0"]  # the two filters with the highest priorities
+        >>> chosen == sorted(ranking.order("0")[:2])
+        True
     """
 
     by_level: dict[str, Tensor]
@@ -61,7 +75,7 @@ class Ranking:
 
     @property
     def priorities(self) -> dict[str, Tensor]:
-        """For each site, its filters' priorities (filters,): the mean over all levels."""
+        """For each site the priorities of its filters, (filters,): their means over all levels."""
         return {site: values.mean(0) for site, values in self.by_level.items()}
 
     @property
@@ -70,17 +84,20 @@ class Ranking:
         return tuple(self.by_level)
 
     def order(self, site: str) -> list[int]:
-        """The site's filters, highest priority first; equal ones in their own order."""
+        """The site's filters, highest priority first; filters of equal priority in index order."""
         if site not in self.by_level:
             raise unknown("ranked site", site, self.by_level)
         return torch.argsort(self.by_level[site].mean(0), descending=True, stable=True).tolist()
 
     def top(self, beta: float | Mapping[str, float] = 0.5) -> dict[str, list[int]]:
-        """The filters to correct: each site's first `beta`, ascending.
+        """The filters to correct: the share `beta` of each site with the highest priorities.
 
         Args:
-            beta: share of a site's filters, above 0 and up to 1 (at least one filter is taken);
-                one for all sites, or one per site, the others being left out.
+            beta: the share of a site's filters, above 0 and at most 1 (at least one filter is
+                taken); one number for all sites, or one per site, where other sites are left out.
+
+        Returns:
+            For each site the indices of its filters, ascending.
 
         Raises:
             InputError: beta is not a share, or names a site that was not ranked.
@@ -96,7 +113,7 @@ class Ranking:
         }
 
     def only(self, sites: Iterable[str]) -> Ranking:
-        """The same ranking for some of its sites."""
+        """The same ranking, restricted to some of its sites."""
         wanted = set(sites)
         for site in wanted:
             if site not in self.by_level:
@@ -105,8 +122,8 @@ class Ranking:
         return replace(self, by_level=kept)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `ranking.safetensors` (a tensor of priorities a site, under the site's name),
-        `ranking_levels.safetensors` (the same for each level) and `ranking.json` (how)."""
+        """Writes `ranking.safetensors` (one tensor of priorities per site, under the site's name),
+        `ranking_levels.safetensors` (the same at each level) and `ranking.json` (the rest)."""
         folder = Path(folder)
         files.write_tensors(folder / LEVELS_FILE, self.by_level)
         files.write_tensors(folder / TENSORS_FILE, self.priorities)
@@ -114,7 +131,7 @@ class Ranking:
         return folder
 
     def info(self) -> dict[str, object]:
-        """What `ranking.json` holds."""
+        """The content of `ranking.json`."""
         return {
             "schema": 2,
             "method": self.method,
@@ -134,10 +151,24 @@ class Ranking:
 
 
 def load_ranking(folder: str | Path) -> Ranking:
-    """Reads what `Ranking.save` wrote.
+    """Reads a ranking that `Ranking.save` wrote.
+
+    Args:
+        folder: the folder with its files.
 
     Raises:
-        InputError: a file is missing, is not whole, or does not fit the others.
+        InputError: a file is missing or damaged, or does not fit the others.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        ...     torch.nn.Linear(4, 10))
+        >>> images = [(torch.rand(4, 3, 16, 16), torch.arange(4))]
+        >>> ranking = dc.rank(network, images, "gaussian_blur:1,2")
+        >>> again = dc.load_ranking(ranking.save("my-ranking"))
+        >>> torch.equal(again.by_level["0"], ranking.by_level["0"])
+        True
     """
     folder = Path(folder)
     path = folder / INFO_FILE
@@ -166,14 +197,16 @@ def load_ranking(folder: str | Path) -> Ranking:
             info["gains"],
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a ranking's description: {error!r} is wrong") from None
+        raise InputError(
+            f"{path} does not describe a ranking: {error!r} is missing or wrong"
+        ) from None
 
 
 def count_for(beta: float, channels: int) -> int:
-    """How many of `channels` filters the share `beta` is: rounded, at least one.
+    """The number of filters that the share `beta` of `channels` filters is: rounded, at least one.
 
     Raises:
-        InputError: beta is not above 0 and up to 1.
+        InputError: beta is not above 0 and at most 1.
     """
     if not 0 < beta <= 1:
         raise InputError(f"beta={beta} is not a share of filters: it must be above 0 and at most 1")

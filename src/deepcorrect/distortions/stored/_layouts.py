@@ -1,4 +1,4 @@
-"""The three layouts that distorted copies of a set are written in."""
+"""The three layouts in which distorted copies of a set are written."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Block = list[tuple[int, np.ndarray]]
 
 
 class Store(ABC):
-    """Where one kind's images go, while its block is entered.
+    """Stores the images of one kind; a context manager that holds its files open.
 
     Attributes:
-        levels: those that still lack something.
-        rows: the numbers of the images that still lack something.
-        kept, written: files.
+        levels: the levels that are not complete yet.
+        rows: the numbers of the images that are not complete yet.
+        kept, written: the number of files that existed, and of those that were made.
     """
 
     levels: tuple[float, ...]
@@ -51,7 +51,7 @@ class Store(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Makes ready for images; what `stack` holds is closed at the end of the block."""
+        """Opens what `add` needs; `stack` closes it at the end of the block."""
 
     @abstractmethod
     def add(self, level: float, block: Block) -> None:
@@ -70,7 +70,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _pngs(block: Block) -> Iterator[tuple[int, bytes]]:
-    """Encoded by several threads (measured: in half the time on two cores)."""
+    """The images as PNGs, encoded by several threads (half the time on two cores, measured)."""
     contents = parallel_map(_png, [pixels for _, pixels in block], torch.device("cpu"))
     return zip([number for number, _ in block], contents, strict=True)
 
@@ -94,7 +94,7 @@ class Folders(Store):
         self.kept = sum(there)
 
     def open(self) -> None:
-        for folder in self.folders.values():  # a class that has no image here keeps its number
+        for folder in self.folders.values():  # a class without an image here keeps its number
             for name in self.classes:
                 (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -107,7 +107,7 @@ class Folders(Store):
 
 
 def targets_of(images: ImageSet, from_folder: bool) -> list[PurePosixPath]:
-    """Each image's place below a level's folder: its own where it comes from a folder."""
+    """Each image's path below a level's folder: its own if it comes from a folder."""
     if from_folder:
         names = [PurePosixPath(name) for name in images.names]
         bare = [name.with_suffix(".png") for name in names]
@@ -119,8 +119,8 @@ def targets_of(images: ImageSet, from_folder: bool) -> list[PurePosixPath]:
     if not images.labelled:
         if any(label != UNLABELLED for label in images.labels):
             raise InputError(
-                f"{images.name} has images with and without labels, and in folders each image has "
-                "a class or none has: give --format parquet"
+                f"{images.name} has images with and without labels, but in folders either all "
+                "images have a class or none has: give --format parquet"
             )
         return names
     classes = _class_folders(images)
@@ -128,13 +128,13 @@ def targets_of(images: ImageSet, from_folder: bool) -> list[PurePosixPath]:
 
 
 def _class_folders(images: ImageSet) -> list[PurePosixPath]:
-    """The classes' folders, whose sorted order is that of the labels."""
+    """The folders of the classes, whose sorted order is that of the labels."""
     names = list(images.classes or ())
     count = max(len(names), max(images.labels) + 1)
     if min(images.labels) < 0 or count > MOST_CLASS_FOLDERS:
         raise InputError(
             f"{images.name} has labels from {min(images.labels)} to {max(images.labels)}: a "
-            f"folder a class takes 0 to {MOST_CLASS_FOLDERS - 1:,}. Give --format parquet"
+            f"folder per class takes 0 to {MOST_CLASS_FOLDERS - 1:,}. Give --format parquet"
         )
     if names == sorted(set(names)) and len(names) == count and all(map(SAFE_NAME.fullmatch, names)):
         return [PurePosixPath(name) for name in names]
@@ -143,9 +143,10 @@ def _class_folders(images: ImageSet) -> list[PurePosixPath]:
 
 
 class Array(Store):
-    """CIFAR-C's layout: OUT/KIND.npy, written under another name until it is whole.
+    """CIFAR-C's layout: OUT/KIND.npy, written under another name until it is complete.
 
-    Written with plain writes: a full disk is then an error, where a memory map would be a crash.
+    It is written with plain writes, because a full disk is then an error; with a memory map it
+    would be a crash.
     """
 
     def __init__(self, out: Path, kind: LevelledDistortion, rows: list[int]) -> None:
@@ -167,7 +168,9 @@ class Array(Store):
     def _check(self, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is None:
             if self.filled != len(self.places) * len(self.all_levels):
-                raise InputError(f"images were readable at first and not later: {self.path.parent}")
+                raise InputError(
+                    f"some images could be read at first but not later, so {self.path} is not complete"
+                )
             self.written = 1
 
     def add(self, level: float, block: Block) -> None:
@@ -184,7 +187,7 @@ class Array(Store):
 
 
 def write_labels(path: Path, labels: list[int], kinds: Sequence[LevelledDistortion]) -> None:
-    """CIFAR-C's labels: those of one level, once for each level."""
+    """CIFAR-C's labels: those of one level, repeated for each level."""
     repeated = np.tile(np.array(labels, np.int64), max(len(kind.levels) for kind in kinds))
 
     def save(temporary: Path) -> None:

@@ -1,11 +1,11 @@
-"""Writing distorted copies of a set of images, once, in the layouts that benchmarks have."""
+"""Writes distorted copies of a set of images in the layouts of the published benchmarks."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ from deepcorrect.data import (
     resize_and_crop,
     to_uint8,
 )
-from deepcorrect.distortions import Cell, Distortion, LevelledDistortion, parse_all
+from deepcorrect.distortions import Cell, Distortion, LevelledDistortion, cells_of, parse_all
 from deepcorrect.distortions.stored._layouts import (
     Array,
     Block,
@@ -38,19 +38,19 @@ from deepcorrect.runtime import Advance, InputError, files, progress
 
 Format = Literal["folder", "parquet", "npy"]
 BLOCK_VALUES = 1 << 24
-"""So many pixel values are held at a time, at most (one image where it has more)."""
+"""The most pixel values that are held at a time, unless a single image has more."""
 
-GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and 16-bit ones, which begin with I;
+GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and the 16-bit modes, which begin with I;
 
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_distorted` did.
+    """The result of `write_distorted`.
 
     Attributes:
         images: the set, which counts and names its bad images.
         distortions: with the levels and parameters that were used.
-        written, kept: files made now, and files that were there already.
+        written, kept: the number of files that were made now, and of those that existed already.
     """
 
     images: ImageSet
@@ -73,33 +73,33 @@ def write_distorted(
     workers: int = 0,
     device: torch.device | None = None,
 ) -> Written:
-    """Writes distorted copies of a set, each level of each distortion, rounded to 8 bits.
+    """Writes a copy of a set at each level of each distortion, rounded to 8 bits.
 
-    `folder` is ImageNet-C's layout, OUT/KIND/LEVEL/CLASS/NAME.png; `npy` is CIFAR-C's, OUT/KIND.npy
-    (levels x N, H, W, C), one level after the other, and OUT/labels.npy; `parquet` is
-    OUT/KIND-LEVEL.parquet in the Hugging Face image schema. A set of grey images alone stays grey;
-    any other becomes RGB. Noise depends on the seed, the level, an image's number in the set and
-    the kind of device, on nothing else. Whole files of an interrupted call with the same arguments
-    are kept.
+    The format `folder` is the layout of ImageNet-C, OUT/KIND/LEVEL/CLASS/NAME.png; `npy` is that of
+    CIFAR-C, OUT/KIND.npy (levels x N, H, W, C), one level after the other, and OUT/labels.npy;
+    `parquet` is OUT/KIND-LEVEL.parquet in the Hugging Face image schema. A set of only grey images
+    stays grey; any other becomes RGB. The noise depends only on the seed, the level, an image's
+    number in the set and the type of the device; `evaluate` with the same seed shows the same
+    noise. Complete files of an interrupted call with the same arguments are kept.
 
     Args:
         data: a DATA spec.
         distortions: specs; levels and parameters that they leave open follow `input_size` or,
             without one, the shorter side of the first image, for the whole set.
-        out: the folder; made if absent.
+        out: the folder; it is made if it does not exist.
         format: see above.
-        input_size: side to resize and cut the images to before they are distorted; without one
-            they keep their sizes.
-        resize: shorter side before the central cut; needs `input_size`.
-        images: so many random images of the set; None takes all.
-        seed: of the noise and of `images`.
-        batch_size: images at a time.
-        workers: decoding processes.
+        input_size: the side to which images are resized and cropped before they are distorted;
+            without one they keep their sizes.
+        resize: the shorter side before the central crop; needs `input_size`.
+        images: the number of random images of the set; None takes all.
+        seed: of the noise and of the choice of images.
+        batch_size: the number of images that are distorted at a time.
+        workers: the number of decoding processes.
         device: where distortions are computed; None is the CPU.
 
     Raises:
-        InputError: an argument is not accepted, there is no image that can be read, images do not
-            fit the format, or the folder holds something else.
+        InputError: an argument is not accepted, no image can be read, the images do not fit the
+            format, or the folder holds something else.
     """
     if resize is not None and input_size is None:
         raise InputError("--resize needs --input-size: without it images keep their sizes")
@@ -115,7 +115,7 @@ def write_distorted(
     rows = source.alike() if format == "npy" else list(range(len(chosen)))
     targets = targets_of(chosen, data.startswith("folder:")) if format == "folder" else []
     asked: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,  # of 1 the noise had other seeds
         "data": data,
         "images": len(chosen),
         "format": format,
@@ -134,15 +134,9 @@ def write_distorted(
     if format == "npy" and chosen.labelled:
         write_labels(out / "labels.npy", [chosen.labels[row] for row in rows], kinds)
     written = kept = 0
-    total = len(chosen) * sum(len(kind.levels) for kind in kinds)
-    with progress("distorting", total) as step:
+    with progress("distorting", len(chosen) * len(cells_of(kinds))) as step:
         for kind in kinds:
-            if format == "folder":
-                store: Store = Folders(out, kind, chosen, targets)
-            elif format == "npy":
-                store = Array(out, kind, rows)
-            else:
-                store = Tables(out, kind, chosen)
+            store = _store(format, out, kind, chosen, rows, targets)
             kept += store.kept
             step(len(chosen) * len(kind.levels) - len(store.rows) * len(store.levels))
             if store.rows and store.levels:
@@ -155,8 +149,22 @@ def write_distorted(
     return Written(chosen, kinds, written, kept)
 
 
+def _store(
+    format: Format,
+    out: Path,
+    kind: LevelledDistortion,
+    images: ImageSet,
+    rows: list[int],
+    targets: list[PurePosixPath],
+) -> Store:
+    """Where the images of one kind are stored."""
+    if format == "folder":
+        return Folders(out, kind, images, targets)
+    return Array(out, kind, rows) if format == "npy" else Tables(out, kind, images)
+
+
 def _survey(images: ImageSet) -> tuple[int, int]:
-    """Channels of the set (1 where every image is grey), and the first image's shorter side."""
+    """The channels of the set (1 if all images are grey), and the first image's shorter side."""
     side = None
     for row in range(len(images)):
         found = images.decoded(row, lambda image: (image.mode, min(image.size)))
@@ -172,12 +180,12 @@ def _survey(images: ImageSet) -> tuple[int, int]:
 
 
 def _settled(kind: LevelledDistortion, pixels: int) -> LevelledDistortion:
-    """One set of parameters for all images, whatever their sizes."""
+    """The distortion with one set of parameters for images of all sizes."""
     return dataclasses.replace(kind, parameters=kind.parameters_at(pixels))
 
 
 def _begin(out: Path, asked: dict[str, Any]) -> None:
-    """Claims the folder, or checks that what was begun there is what is asked for now."""
+    """Claims the folder, or checks that an earlier call there had the same arguments."""
     path = out / INFO_FILE
     if not path.is_file():
         if out.is_dir() and any(out.iterdir()):
@@ -193,7 +201,7 @@ def _begin(out: Path, asked: dict[str, Any]) -> None:
         if begun.get(key) != value:
             raise InputError(
                 f"{out} was begun with {key} {begun.get(key)!r}, and now {value!r} is asked for: "
-                "give the same command to go on, or another folder"
+                "repeat the same command to continue, or give another folder"
             )
     files.remove_temporary(out)
 
@@ -202,7 +210,7 @@ def _begin(out: Path, asked: dict[str, Any]) -> None:
 
 
 class _Decoded(Dataset[tuple[int, Tensor | None]]):
-    """Images by their numbers, as uint8, C x H x W; None for a bad one."""
+    """Images by their numbers, as uint8, C x H x W; None for a bad image."""
 
     def __init__(
         self, images: ImageSet, rows: Sequence[int], channels: int, fit: Preprocessing | None
@@ -228,7 +236,7 @@ def _only(samples: list[tuple[int, Tensor | None]]) -> tuple[int, Tensor | None]
 
 @dataclass(frozen=True)
 class _Source:
-    """How a set's images are decoded: `fit` is None where they keep their sizes."""
+    """How the images of a set are decoded; `fit` is None if they keep their sizes."""
 
     images: ImageSet
     channels: int
@@ -241,7 +249,7 @@ class _Source:
         yield from Loader(found, 1, num_workers=self.workers, collate_fn=_only)
 
     def blocks(self, rows: Sequence[int], count: int, step: Advance, levels: int) -> Iterator[Any]:
-        """The good ones, some at a time: lists of numbers and of pixels."""
+        """The good images in blocks: lists of their numbers and of their pixels."""
         numbers: list[int] = []
         pixels: list[Tensor] = []
         for number, values in self.decoded(rows):
@@ -257,10 +265,10 @@ class _Source:
             yield numbers, pixels
 
     def alike(self) -> list[int]:
-        """The numbers of the good images, which must all have one size.
+        """The numbers of the good images, which must all have the same size.
 
         Raises:
-            InputError: they have not, or there is none.
+            InputError: the sizes differ, or there is no good image.
         """
         rows: list[int] = []
         first: tuple[int, ...] | None = None
@@ -309,7 +317,7 @@ def _distorted(
     seed: int,
     device: torch.device,
 ) -> Block:
-    """Distorted images in their order; those of one size are distorted together."""
+    """The distorted images in order; those of the same size are distorted in one batch."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for place, values in enumerate(pixels):
         by_shape.setdefault(tuple(values.shape), []).append(place)
