@@ -169,7 +169,7 @@ class Array(Store):
         if kind is None:
             if self.filled != len(self.places) * len(self.all_levels):
                 raise InputError(
-                    f"some images could be read at first but not later, so {self.path} is not complete"
+                    f"images were readable at first but not later, so {self.path} is incomplete"
                 )
             self.written = 1
 
