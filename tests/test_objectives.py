@@ -66,9 +66,9 @@ def test_each_is_its_formula(answers: Answers) -> None:
         parts.append(float(error / ((wanted - wanted.mean()) ** 2).sum() * (wanted.numel() - 1)))
     assert answers.images is not None
     assert answers.clean_images is not None
-    mended = (answers.images - answers.clean_images).square().mean()
+    restored = (answers.images - answers.clean_images).square().mean()
     expected = {
-        "images": float(mended / answers.clean_images.var()),
+        "images": float(restored / answers.clean_images.var()),
         "labels": -float(picked.mean()),
         "logits": divergence(answers.teacher, answers.logits),
         "activations": sum(parts) / 2,
@@ -155,7 +155,7 @@ def test_low_rank_parts_are_no_convolutions_of_their_own(first_answers: Any) -> 
     assert set(answers.maps) == set(answers.teacher_maps) == set(find(network))
 
 
-def test_mended_images_are_the_front_ends(
+def test_restored_images_are_the_front_ends(
     first_answers: Any, classifier: Classifier, batches: list[Batch]
 ) -> None:
     answers = first_answers(front_end(classifier, 3000), "images", clean_share=0.0)

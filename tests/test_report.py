@@ -7,6 +7,8 @@ import io
 import math
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -379,6 +381,15 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
     before = dict(matplotlib.rcParams)
     accuracy_figure(results_of())
     assert dict(matplotlib.rcParams) == before
+
+
+def test_the_run_and_its_report_import_no_plotting_until_they_draw() -> None:
+    code = (
+        "import sys, deepcorrect.experiments, deepcorrect.experiments.report\n"
+        "print({'matplotlib', 'sklearn'} & {name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def headline_of(**mean_top1: float) -> str:

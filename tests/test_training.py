@@ -398,6 +398,19 @@ def test_validation_can_keep_an_epoch_before_the_last(lessons: list[Batch]) -> N
     assert evaluate(adapted, truth, GRID).mean_top1 == pytest.approx(max(scores))
 
 
+def test_validation_images_are_read_and_distorted_once(lessons: list[Batch]) -> None:
+    class Counting(list[Batch]):
+        passes = 0
+
+        def __iter__(self) -> Iterator[Batch]:
+            self.passes += 1
+            return super().__iter__()
+
+    counting = Counting(lessons)
+    fit(adapted_classifier(), lessons, GRID, epochs=3, validation=counting, **FAST)
+    assert counting.passes == 1
+
+
 # --- resuming
 
 

@@ -107,5 +107,13 @@ def restoration(
 
     Raises:
         MissingExtraError: scikit-image is not installed.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> from deepcorrect.alternatives import restoration
+        >>> restored = restoration(torch.nn.Flatten())
+        >>> restored.start_level(dc.Distortion("gaussian_blur"), 1.0)
+        >>> restored(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 192])
     """
     return Restoration(model, smoothing, patch, balance)
