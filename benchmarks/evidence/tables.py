@@ -47,7 +47,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class System:
-    """One system of one recipe, in all of its seeds; `needs`: what it is told at test time;
+    """One system of one recipe, in all of its seeds; `needs`: what it receives at test time;
     `precision`: what it was computed in."""
 
     name: str

