@@ -445,8 +445,8 @@ def test_beta_by_site_leaves_the_others_out(network: TinyCNN) -> None:
         (None, float("nan"), "beta=nan is not a share"),
         (None, {"stem": -1}, "beta=-1 is not a share"),
         (None, {"stemm": 0.5}, "unknown ranked site 'stemm', did you mean 'stem'"),
-        (None, {}, "no site is to be corrected"),
-        ({}, 0.5, "no site is to be corrected"),
+        (None, {}, "there is no site to correct"),
+        ({}, 0.5, "there is no site to correct"),
         ({"stemm": [0]}, 0.5, "unknown site 'stemm', did you mean 'stem'"),
         ({"stem": [8]}, 0.5, r"from 0 to 7; given: \(8,\)"),
         ({"stem": [-1]}, 0.5, r"from 0 to 7; given: \(-1,\)"),
@@ -580,7 +580,7 @@ def flip_a_bit(folder: Path) -> None:
     ("damage", "message"),
     [
         (without("adapter_config.json"), "holds no adapter: it has no adapter_config.json"),
-        (without("adapter_model.safetensors"), "no whole adapter: it has no adapter_model"),
+        (without("adapter_model.safetensors"), "an incomplete adapter: it has no adapter_model"),
         (truncate(0.5), "checksum differs"),
         (truncate(0), "checksum differs"),
         (flip_a_bit, "checksum differs"),
@@ -594,7 +594,7 @@ def flip_a_bit(folder: Path) -> None:
             edit_config(lambda c: c["sites"]["stem"].update(filters=[1, 4, 7]), signed=False),
             "was changed since it was saved",
         ),
-        (edit_config(lambda c: c["sites"].pop("stem")), "not those of its units"),
+        (edit_config(lambda c: c["sites"].pop("stem")), "do not match its units"),
         (edit_config(lambda c: c["sites"]["stem"].update(filters=[1, 4])), "needs"),
         (edit_config(lambda c: c["sites"]["stem"].update(filters=[4, 1, 6])), "ascending"),
         (edit_config(lambda c: c["sites"]["stem"].update(filters=[1, 4, 8])), "from 0 to 7"),
@@ -620,7 +620,7 @@ def test_an_adapter_refuses_another_network(tmp_path: Path, images: Tensor) -> N
     saved_tiny(tmp_path, images)
     with pytest.raises(InputError, match="with other weights"):
         load_adapter(tiny_cnn(seed=1), tmp_path)
-    with pytest.raises(InputError, match="for the network 'TinyCNN': this one has no site"):
+    with pytest.raises(InputError, match="for the network 'TinyCNN': this network has no site"):
         load_adapter(CifarResNet20(), tmp_path)
     with pytest.raises(InputError, match="holds no adapter"):
         load_adapter(tiny_cnn(), tmp_path / "nowhere")

@@ -258,8 +258,8 @@ def test_a_larger_budget_is_never_worth_less(
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({"parameters": 0.2, "multiply_adds": 0.2}, "one of them"),
-        ({}, "one of them"),
+        ({"parameters": 0.2, "multiply_adds": 0.2}, "exactly one of"),
+        ({}, "exactly one of"),
         (None, "not accepted"),
         (0.2, "not accepted"),
         ({"parameters": -1}, "greater than 0"),
@@ -283,7 +283,7 @@ def test_a_budget_needs_gains_that_compare_between_sites(
 ) -> None:
     for method in ("change", "psnr", "random"):
         ranking = rank(network, batches, ["gaussian_blur:1"], method)
-        with pytest.raises(InputError, match=f"method '{method}' compare within a site alone"):
+        with pytest.raises(InputError, match=f"method '{method}' are comparable only within a site"):
             filters_within(ranking, {"parameters": 0.2})
 
 
@@ -291,5 +291,5 @@ def test_a_budget_needs_something_worth_correcting_and_the_networks_cost() -> No
     with pytest.raises(InputError, match="no filter has a positive priority"):
         filters_within(ranking_of({"a": [-0.1, 0.0]}), {"parameters": 0.5})
     bare = Ranking({"a": torch.ones(1, 2)}, "swap", (LevelledDistortion("awgn", (5,)),), 1, 1.0)
-    with pytest.raises(InputError, match="does not say what its network costs"):
+    with pytest.raises(InputError, match="does not record the cost of its network"):
         filters_within(bare, {"parameters": 0.5})

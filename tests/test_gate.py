@@ -184,7 +184,7 @@ def test_a_gate_shown_several_scales_lets_sharper_pictures_be(
 def test_a_scale_that_is_none_is_refused(
     adapted: AdaptedModel, loader: list[Batch], scale: float
 ) -> None:
-    with pytest.raises(InputError, match=r"scale of .* above 0, at most 1"):
+    with pytest.raises(InputError, match=r"scale is .* above 0 and at most 1"):
         dc.fit_gate(adapted, loader, KINDS, scale=scale)
 
 
@@ -378,13 +378,13 @@ def test_the_fused_networks_tensors_are_stored_once(adapted: AdaptedModel, tmp_p
 def test_a_share_that_is_none_is_refused(
     adapted: AdaptedModel, loader: list[Batch], share: float
 ) -> None:
-    with pytest.raises(InputError, match="not a share above 0 and below 1"):
+    with pytest.raises(InputError, match="must be above 0 and below 1"):
         dc.fit_gate(adapted, loader, KINDS, share)
 
 
 def test_too_few_images_are_refused(adapted: AdaptedModel, loader: list[Batch]) -> None:
     few: Sequence[Batch] = [(images[:3], labels[:3]) for images, labels in loader[:2]]
-    with pytest.raises(InputError, match=r"share of 0.05 needs 40 images at least, not 6"):
+    with pytest.raises(InputError, match=r"0.05 needs at least 40 images, but there are 6"):
         dc.fit_gate(adapted, few, KINDS)
 
 
@@ -470,7 +470,7 @@ def test_images_that_a_gate_cannot_read_are_refused(images: Tensor, message: str
 
 def test_pictures_without_numbers_are_refused(adapted: AdaptedModel, loader: list[Batch]) -> None:
     loader[0][0][0] = torch.nan
-    with pytest.raises(InputError, match="hold no numbers"):
+    with pytest.raises(InputError, match="NaN or infinite"):
         dc.fit_gate(adapted, loader, KINDS)
 
 
@@ -484,7 +484,7 @@ def test_a_network_whose_reader_is_never_called_is_refused(loader: list[Batch]) 
             return TinyCNN.forward(self.inner, images)
 
     around = dc.correct(Around(), {"inner.stem": [1]}, unit=UNIT)
-    with pytest.raises(InputError, match="never called as a module"):
+    with pytest.raises(InputError, match="never calls the module"):
         dc.fit_gate(around, loader, KINDS)
     around.set_gate(SOME)
     with pytest.raises(InputError, match="shown no images"):

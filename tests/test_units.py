@@ -362,7 +362,7 @@ def test_a_choice_is_a_kind_a_mapping_or_a_configuration() -> None:
         ({"width": 0}, "unit option width=0 is not accepted"),
         ({"width_share": 0}, "unit option width_share=0 is not accepted"),
         ({"start": "zero"}, "unit option start='zero' is not accepted"),
-        ({"hidden_gains": True}, "unit option hidden_gains=True .*: give modulation, too"),
+        ({"hidden_gains": True}, "unit option hidden_gains=True .*: set modulation as well"),
     ],
 )
 def test_bad_choices_say_what_is_wrong(choice: Any, message: str) -> None:

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 import deepcorrect as dc
 from benchmarks.subjects import SHARED, efficientnet_lite0
 from deepcorrect.correction._checkpoint import WEIGHTS_FILE, read_config
-from deepcorrect.correction._fit_gate import shrunk
+from deepcorrect.correction._fit_gate import shrink
 from deepcorrect.data import UNLABELLED, ImageSet
 from deepcorrect.distortions import parse_all
 from deepcorrect.evaluation import system_record
@@ -305,7 +305,7 @@ def gates(network: dc.Classifier, trial: Trial, seed: int) -> None:
     pixels, held = split(network)
     seen: dict[str, dict[str, Tensor]] = {}
     for scale in SCALES:
-        images = shrunk(held.float() / 255, scale)
+        images = shrink(held.float() / 255, scale)
         seen[f"{scale:g}"] = {"clean": images}
         for kind in parse_all(DISTORTIONS, held.shape[-1]):
             level = kind.levels[0]

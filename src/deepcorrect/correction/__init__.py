@@ -1,4 +1,4 @@
-"""Correction units on a network: adapters, gates, budgets, and an adapter as files."""
+"""Correction units on a network: adapters, gates, budgets, and saved adapters."""
 
 from deepcorrect.correction._adapter_set import AdapterSet, load_adapters
 from deepcorrect.correction._budget import Budget, read_budget, select_within_budget

@@ -1,4 +1,4 @@
-"""Several adapters on one network, chosen by name."""
+"""Several adapters on one network, selected by name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from deepcorrect.runtime import InputError, unknown
 
 
 class AdapterSet(Wrapper):
-    """Adapters on one network, of which one at most is in use; at first none is.
+    """Adapters on one network, of which at most one is active; initially none is.
 
     Args:
-        adapters: by name, all on the same network.
+        adapters: The adapters by name, all on the same network. Names must not contain dots.
 
     Raises:
-        InputError: there is none, they are on different networks, or a name cannot be one.
+        InputError: There is no adapter, the adapters are on different networks, or a name is not
+            accepted.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -40,29 +41,29 @@ class AdapterSet(Wrapper):
     def __init__(self, adapters: Mapping[str, AdaptedModel]) -> None:
         super().__init__()
         if not adapters:
-            raise InputError("an adapter set needs one adapter at least")
+            raise InputError("an adapter set needs at least one adapter")
         first = next(iter(adapters.values()))
         for name, adapted in adapters.items():
             if not name or "." in name:
-                raise InputError(f"{name!r} cannot name an adapter: it is empty or has a dot in it")
+                raise InputError(f"{name!r} cannot name an adapter: it is empty or contains a dot")
             if network_of(adapted) is not network_of(first):
-                raise InputError(f"the adapter {name!r} is on another network than the others")
+                raise InputError(f"the adapter {name!r} is on a different network from the others")
         self.network = first.network
         self.adapters = nn.ModuleDict({_key(name): each for name, each in adapters.items()})
         self._active: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The adapters' names."""
+        """The names of the adapters."""
         return tuple(key.removeprefix("adapter ") for key in self.adapters)
 
     @property
     def active(self) -> str | None:
-        """The name of the adapter in use; None for the untouched network."""
+        """The name of the active adapter, or None when the untouched network runs."""
         return self._active
 
     def __getitem__(self, name: str) -> AdaptedModel:
-        """One adapter on the network, to save, fuse or train."""
+        """The named adapter on the network, for saving, fusing or training."""
         if _key(name) not in self.adapters:
             raise unknown("adapter", name, self.names)
         adapted = self.adapters[_key(name)]
@@ -75,55 +76,58 @@ class AdapterSet(Wrapper):
     def __len__(self) -> int:
         return len(self.adapters)
 
-    def use(self, name: str | None) -> _Chosen:
-        """Takes an adapter into use, or None for the untouched network's answers.
+    def use(self, name: str | None) -> _Activation:
+        """Activates an adapter, or deactivates all of them.
 
-        At once and for good; as a context manager, `with adapters.use("blur"): ...`, until the
-        block ends.
+        The call takes effect immediately and permanently. As a context manager,
+        `with adapters.use("blur"): ...`, it takes effect until the block ends.
+
+        Args:
+            name: The adapter's name; None runs the untouched network.
 
         Raises:
-            InputError: there is no such adapter.
+            InputError: There is no such adapter.
         """
         if name is not None:
             self[name]
-        chosen = _Chosen(self, self._active)
+        activation = _Activation(self, self._active)
         self._active = name
-        return chosen
+        return activation
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's output, corrected by the adapter in use."""
+        """Computes the network's output, corrected by the active adapter."""
         model = self.network if self._active is None else self[self._active]
         return model(*args, **kwargs)
 
     def untouched(self) -> nn.Module:
-        """The network without any adapter."""
+        """Returns the network without any adapter."""
         return self.network
 
     def running_modules(self) -> dict[str, nn.Module] | None:
-        """Those of the adapter in use."""
+        """Returns the running modules of the active adapter."""
         return None if self._active is None else self[self._active].running_modules()
 
     def module_trees(self) -> list[dict[str, nn.Module]] | None:
-        """Those of the adapter in use."""
+        """Returns the module trees of the active adapter."""
         return None if self._active is None else self[self._active].module_trees()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Those of the adapter in use."""
+        """Returns the trainable parameters of the active adapter."""
         return [] if self._active is None else self[self._active].trainable_parameters()
 
     def ungated(self) -> AbstractContextManager[None]:
-        """While the block runs, the adapter in use corrects every image."""
+        """Makes the active adapter correct every image while the block runs."""
         return nullcontext() if self._active is None else self[self._active].ungated()
 
     def train(self, mode: bool = True) -> AdapterSet:
-        """Sets the units' mode. The network stays in the mode that it is in."""
+        """Sets the mode of the units. The network keeps its own mode."""
         self.training = mode
         self.adapters.train(mode)
         return self
 
 
-class _Chosen:
-    """A choice that was made, and may be undone."""
+class _Activation:
+    """A change of the active adapter that is reverted when a `with` block ends."""
 
     def __init__(self, adapters: AdapterSet, before: str | None) -> None:
         self.adapters, self.before = adapters, before
@@ -136,14 +140,14 @@ class _Chosen:
 
 
 def load_adapters(model: nn.Module, sources: Mapping[str, str | Path]) -> AdapterSet:
-    """Puts several saved adapters onto the network they were made for.
+    """Loads several saved adapters onto the network that they were trained for.
 
     Args:
-        model: the network.
-        sources: by name, a folder or `hf:OWNER/NAME[@REVISION]`.
+        model: The network, with the weights it had when the adapters were trained.
+        sources: The source of each adapter by name: a folder or `hf:OWNER/NAME[@REVISION]`.
 
     Raises:
-        InputError: one of them does not fit.
+        InputError: An adapter is missing or incomplete, or belongs to a different network.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -158,5 +162,5 @@ def load_adapters(model: nn.Module, sources: Mapping[str, str | Path]) -> Adapte
 
 
 def _key(name: str) -> str:
-    """A name among modules, which may not be that of a method of theirs."""
+    """The name under which an adapter is registered; the prefix avoids clashes with attributes."""
     return f"adapter {name}"

@@ -1,4 +1,4 @@
-"""How many filters each site gives, when the whole adapter has a budget."""
+"""The number of corrected filters per site under a budget for the whole adapter."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from deepcorrect.runtime import InputError, first_problem
 HALVINGS = 60
 
 Cost = Literal["parameters", "multiply_adds"]
-"""What a budget counts."""
+"""The quantity that a budget limits."""
 
 
 class Budget(BaseModel):
-    """What an adapter may cost. Exactly one field is set; values up to 1 are a fraction of the
-    network's own cost, larger ones absolute.
+    """The largest accepted cost of an adapter.
+
+    Exactly one field is set. Values up to 1 are a fraction of the network's own cost, larger ones
+    are absolute.
 
     Attributes:
-        parameters: of all units.
-        multiply_adds: of all units, for one image.
+        parameters: The number of parameters of all units together.
+        multiply_adds: The number of multiply-adds of all units together, per image.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -35,15 +37,15 @@ class Budget(BaseModel):
     @model_validator(mode="after")
     def _one(self) -> Budget:
         if (self.parameters is None) == (self.multiply_adds is None):
-            raise ValueError("give parameters or multiply_adds, one of them")
+            raise ValueError("give exactly one of parameters and multiply_adds")
         return self
 
 
 def read_budget(value: Any) -> Budget:
-    """Reads `{parameters: X}` or `{multiply_adds: X}`.
+    """Reads a budget from `{parameters: X}` or `{multiply_adds: X}`.
 
     Raises:
-        InputError: it is neither.
+        InputError: The value has neither form.
     """
     try:
         return value if isinstance(value, Budget) else Budget.model_validate(value)
@@ -51,13 +53,13 @@ def read_budget(value: Any) -> Budget:
         where, given, message = first_problem(error)
         raise InputError(
             f"budget {given!r} is not accepted{f' at {where}' if where else ''}: {message}. "
-            "Accepted: {parameters: X} or {multiply_adds: X}, X being a share of the network's "
-            "(up to 1) or a number"
+            "Accepted: {parameters: X} or {multiply_adds: X}, where X is a fraction of the "
+            "network's cost (up to 1) or an absolute number (above 1)"
         ) from None
 
 
 class Ranked(Protocol):
-    """What a budget needs of a ranking, such as `deepcorrect.Ranking`."""
+    """The part of a ranking, such as `deepcorrect.Ranking`, that a budget needs."""
 
     @property
     def priorities(self) -> Mapping[str, Tensor]: ...
@@ -72,7 +74,7 @@ class Ranked(Protocol):
 
 
 class Size(Protocol):
-    """What a whole network costs."""
+    """The cost of a whole network."""
 
     @property
     def parameters(self) -> int: ...
@@ -83,24 +85,32 @@ class Size(Protocol):
 def filters_within(
     ranking: Ranked, budget: Budget | Mapping[str, float], unit: UnitChoice = "bottleneck"
 ) -> dict[str, list[int]]:
-    """The filters of a ranking to correct within a budget; see `select_within_budget`.
+    """Selects the filters of a ranking to correct within a budget; see `select_within_budget`.
+
+    Args:
+        ranking: Priorities that are gains in the network's answer, and the cost of its network.
+        budget: The largest accepted cost of all units together.
+        unit: The kind of the units, or their configuration.
+
+    Returns:
+        The selected filters by site, ascending. Sites without a selected filter are omitted.
 
     Raises:
-        InputError: the budget is not accepted; the ranking's priorities are no gains, or it does
-            not say what its network costs; nothing fits, or no priority is positive.
+        InputError: The budget is not accepted, the ranking's priorities are not gains, the ranking
+            does not record the cost of its network, no unit fits, or no priority is positive.
     """
     budget = read_budget(budget)
     if not ranking.gains:
         raise InputError(
-            f"a budget compares filters of different sites, and the priorities of method "
-            f"{ranking.method!r} compare within a site alone: rank by a method that measures gains "
-            "in the answer, such as swap or path (deepcorrect list methods)"
+            f"a budget compares filters of different sites, but the priorities of method "
+            f"{ranking.method!r} are comparable only within a site: rank by a method that measures "
+            "gains in the answer, such as swap or path (see deepcorrect list methods)"
         )
     if ranking.network is None:
-        raise InputError("the ranking does not say what its network costs: rank again")
+        raise InputError("the ranking does not record the cost of its network: rank again")
     kind: Cost = "multiply_adds" if budget.parameters is None else "parameters"
     given = budget.parameters if budget.multiply_adds is None else budget.multiply_adds
-    assert given is not None  # one of the two is set
+    assert given is not None  # exactly one field is set
     limit = given * getattr(ranking.network, kind) if given <= 1 else given
     pixels = {site: height * width for site, (height, width) in ranking.maps.items()}
     return select_within_budget(ranking.priorities, pixels, limit, kind, unit)
@@ -113,35 +123,36 @@ def select_within_budget(
     kind: Cost = "parameters",
     unit: UnitChoice = "bottleneck",
 ) -> dict[str, list[int]]:
-    """The filters whose priorities sum highest while their units fit a budget.
+    """Selects the filters with the largest sum of priorities whose units fit a budget.
 
-    A site's first n filters are worth the sum of their priorities, as far as these are positive,
-    and cost what a unit for n filters costs. The choice maximises worth minus a price times cost
-    at each site, the price being the lowest at which the whole fits (Lagrange relaxation); then it
-    is filled up by the additions that are worth most for their cost.
+    The value of a site's first n filters is the sum of their priorities, and their cost is the cost
+    of a unit for n filters. Each site maximises its value minus a price times its cost, where the
+    price is the lowest at which all units together fit the budget (Lagrangian relaxation). The
+    rest of the budget is then filled greedily by the additions with the best ratio of value to
+    cost.
 
     Args:
-        priorities: for each site, its filters' priorities, (filters,): gains in the network's
-            answer, so that sites can be compared.
-        pixels: for each site, the number of pixels of a map; used for `multiply_adds`.
-        limit: what all units together may cost.
-        kind: what is counted, `parameters` or `multiply_adds` (for one image).
-        unit: the kind of the units.
+        priorities: The priorities of each site's filters, (filters,). They must be gains in the
+            network's answer, which are comparable between sites.
+        pixels: The number of pixels of a map at each site; used for `multiply_adds`.
+        limit: The largest accepted cost of all units together, above 0.
+        kind: The cost that is counted: `parameters`, or `multiply_adds` per image.
+        unit: The kind of the units, or their configuration.
 
     Returns:
-        The chosen filters by site, ascending; sites that give none are left out.
+        The selected filters by site, ascending. Sites without a selected filter are omitted.
 
     Raises:
-        InputError: nothing fits, or no priority is positive.
+        InputError: No unit fits the budget, or no priority is positive.
     """
     sites: Sequence[str] = tuple(priorities)
-    worths = {site: _worths(priorities[site]) for site in sites}
-    while True:  # a site that gives none moves the others forward, where units may cost more
+    values = {site: _values(priorities[site]) for site in sites}
+    while True:  # dropping a site changes the positions of the others, and with them their units
         costs = {
             site: _costs(len(priorities[site]), pixels.get(site, 0), unit_config(unit, place), kind)
             for place, site in enumerate(sites)
         }
-        here = {site: worths[site] for site in sites}
+        here = {site: values[site] for site in sites}
         counts = _fill(_relax(here, costs, limit), here, costs, limit)
         kept = [site for site in sites if counts[site]]
         if not kept:
@@ -158,18 +169,18 @@ def select_within_budget(
 
 
 def _order(priorities: Tensor) -> list[int]:
-    """Filters by priority, highest first; equal ones in their own order."""
+    """The filters by descending priority; ties keep their order."""
     return torch.argsort(priorities, descending=True, stable=True).tolist()
 
 
-def _worths(priorities: Tensor) -> Tensor:
-    """What a site's first 0, 1, 2, ... filters are worth; falling ones never pay."""
+def _values(priorities: Tensor) -> Tensor:
+    """The value of a site's first 0, 1, 2, ... filters, (filters + 1,)."""
     values = priorities.double()[_order(priorities)]
     return torch.cat([torch.zeros(1, dtype=torch.float64), values]).cumsum(0)
 
 
 def _costs(filters: int, pixels: int, config: UnitConfig, kind: Cost) -> Tensor:
-    """What a unit for a site's first 0, 1, 2, ... filters costs."""
+    """The cost of a unit for a site's first 0, 1, 2, ... filters, (filters + 1,)."""
     each = [unit_costs(config, count) for count in range(1, filters + 1)]
     values = [
         cost.parameters
@@ -181,12 +192,12 @@ def _costs(filters: int, pixels: int, config: UnitConfig, kind: Cost) -> Tensor:
 
 
 def _relax(
-    worths: Mapping[str, Tensor], costs: Mapping[str, Tensor], limit: float
+    values: Mapping[str, Tensor], costs: Mapping[str, Tensor], limit: float
 ) -> dict[str, int]:
-    """Counts by site at the lowest price at which they fit."""
+    """The number of filters per site at the lowest price at which the units fit the limit."""
 
     def at(price: float) -> dict[str, int]:
-        return {site: int((worths[site] - price * costs[site]).argmax()) for site in worths}
+        return {site: int((values[site] - price * costs[site]).argmax()) for site in values}
 
     def fits(counts: Mapping[str, int]) -> bool:
         return sum(float(costs[site][count]) for site, count in counts.items()) <= limit
@@ -204,17 +215,17 @@ def _relax(
 
 def _fill(
     counts: dict[str, int],
-    worths: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
     costs: Mapping[str, Tensor],
     limit: float,
 ) -> dict[str, int]:
-    """Adds filters, the most worth for their cost first, while they fit."""
+    """Adds filters while they fit, those with the best ratio of value to cost first."""
     while True:
         left = limit - sum(float(costs[site][count]) for site, count in counts.items())
         best: tuple[float, str, int] | None = None
         for site, count in counts.items():
             extra = costs[site][count + 1 :] - costs[site][count]
-            gain = worths[site][count + 1 :] - worths[site][count]
+            gain = values[site][count + 1 :] - values[site][count]
             ratio = torch.where((extra <= left) & (gain > 0), gain / extra.clamp_min(1e-9), -1.0)
             if len(ratio) and float(ratio.max()) > (best[0] if best else 0.0):
                 best = (float(ratio.max()), site, count + 1 + int(ratio.argmax()))

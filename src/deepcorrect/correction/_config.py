@@ -1,4 +1,4 @@
-"""What an adapter is made of, as its file says it."""
+"""The configuration of an adapter, as stored in its file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from deepcorrect.correction._unit_config import UnitConfig
 
 
 class SiteConfig(BaseModel):
-    """One site: its corrected filters (ascending), its filters in all, and its unit's shape; and
-    a digest of what its module held, by which it is found under another name."""
+    """The configuration of one corrected site.
+
+    Attributes:
+        filters: The corrected filters, ascending.
+        channels: The number of all filters of the site.
+        unit: The shape of the site's correction unit.
+        content: The digest of the module's tensors and geometry, by which the site is recognised
+            under another name.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,17 +30,21 @@ class SiteConfig(BaseModel):
 
 
 class AdapterConfig(BaseModel):
-    """Everything needed to rebuild an adapter; the content of `adapter_config.json`.
+    """Everything that is needed to rebuild an adapter; the content of `adapter_config.json`.
 
     Attributes:
-        base: name of the network.
-        schema_version: 2; adapters of version 1 fit networks with the same names only.
-        fingerprint: SHA-256 of the network's layers; an adapter fits these weights only.
-        sites: one entry a site, by dotted name.
-        gate: which images are corrected; None corrects all.
-        weights_sha256: of the safetensors file that belongs to it (set by `save`).
-        config_sha256: of all of this but the notes (set by `save`).
-        notes: free text by key, such as the distortions it was trained on; the card shows them.
+        format: The name of the file format.
+        schema_version: The version of the format, 2. Adapters of version 1 fit only networks with
+            the same module names.
+        base: The name of the network.
+        fingerprint: The SHA-256 of the network's layers. An adapter fits only these weights.
+        sites: One entry per corrected site, by dotted name.
+        gate: The gate that decides which images are corrected; None corrects all images.
+        weights_sha256: The checksum of the safetensors file, set by `save_pretrained`.
+        config_sha256: The checksum of this configuration without the notes, set by
+            `save_pretrained`.
+        notes: Further information by key, such as the distortions of the training. The model card
+            shows the keys that it knows.
 
     Example:
         >>> import torch, deepcorrect as dc

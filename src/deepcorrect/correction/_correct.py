@@ -1,4 +1,4 @@
-"""The adapter: correction units at a frozen network's sites, switched on, off, saved and loaded."""
+"""Putting correction units on a network: new ones by a ranking, or those of a saved adapter."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from deepcorrect.correction._budget import Budget, Ranked, filters_within
 from deepcorrect.correction._checkpoint import (
     WEIGHTS_FILE,
     folder_of,
-    read_whole,
+    read_verified,
 )
 from deepcorrect.correction._config import AdapterConfig, SiteConfig
 from deepcorrect.correction._corrected_model import AdaptedModel, check_site
 from deepcorrect.correction._unit_config import UnitChoice, unit_config
 from deepcorrect.networks import (
     Classifier,
-    contents,
-    find_inside,
+    find_subnetwork,
     fingerprint,
     fingerprint_by_names,
+    layer_digests,
+    match_sites,
     network_of,
-    same_sites,
 )
 from deepcorrect.runtime import InputError, files
 
 
 class FilterRanking(Ranked, Protocol):
-    """Anything that names the filters to correct at each site, such as a `Ranking`."""
+    """A source of the filters to correct at each site, such as a `Ranking`."""
 
     def top(self, beta: float | Mapping[str, float]) -> dict[str, list[int]]: ...
 
@@ -46,27 +46,30 @@ def correct(
     *,
     budget: Budget | Mapping[str, float] | None = None,
 ) -> AdaptedModel:
-    """Puts a correction unit behind the worst filters of each ranked site.
+    """Puts a correction unit after the filters of each site that distortion affects most.
+
+    This is the network of the paper's section IV, before its units are trained.
 
     Args:
-        model: the network to correct. It is never changed.
-        ranking: whose first filters are corrected; or the filters themselves, by site.
-        beta: the corrected share of each site's filters, above 0 and up to 1; one for all sites,
-            or one per site (sites left out are not corrected). Without a budget, 0.5 is the
-            default. Not used with filters given directly.
-        unit: `full`, `bottleneck`, `lite`, `cifar`, `rank_constrained` or `inverted`; or a mapping
-            with a `kind` and changes to it, such as `{"kind": "full", "separable": True}`; or a
-            `UnitConfig` for every site.
-        seed: draws the units' initial weights.
-        budget: instead of beta, what all units together may cost: `{"parameters": X}` or
-            `{"multiply_adds": X}`, X up to 1 being a fraction of the network's own cost. The
-            priorities then say how many filters each site gives.
+        model: The network to correct. It is never changed.
+        ranking: The ranking whose first filters are corrected, or the filters themselves by site.
+        beta: The fraction of each site's filters to correct, above 0 and up to 1: one value for
+            all sites, or one per site (sites that are left out are not corrected). The default is
+            0.5 without a budget. It is ignored if `ranking` gives the filters directly.
+        unit: The kind of the units: `full`, `bottleneck`, `lite`, `cifar`, `rank_constrained` or
+            `inverted`; or a mapping with a `kind` and changes to it, such as
+            `{"kind": "full", "separable": True}`; or a `UnitConfig` for every site.
+        seed: The seed of the units' initial weights.
+        budget: The largest accepted cost of all units together, in place of `beta`:
+            `{"parameters": X}` or `{"multiply_adds": X}`. Values of X up to 1 are a fraction of the
+            network's own cost. The priorities then determine the number of filters per site.
 
     Returns:
-        The adapted network. Untrained, it starts as the baseline unless the unit says otherwise.
+        The corrected network. Before training it computes the same as `model`, unless the unit's
+        configuration sets another start.
 
     Raises:
-        InputError: beta, the unit, a site or a filter is not accepted.
+        InputError: `beta`, the budget, the unit, a site or a filter is not accepted.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -82,25 +85,25 @@ def correct(
         chosen = {name: sorted({int(i) for i in filters}) for name, filters in ranking.items()}
     elif budget is not None:
         if beta is not None:
-            raise InputError("give beta or a budget, not both")
+            raise InputError("give either beta or a budget, not both")
         chosen = filters_within(ranking, budget, unit)
     else:
         chosen = ranking.top(0.5 if beta is None else beta)
     if not chosen:
-        raise InputError("no site is to be corrected: name at least one")
+        raise InputError("there is no site to correct: name at least one")
     for name, filters in chosen.items():
         if not filters:
             raise InputError(
-                f"no filter of {name!r} is to be corrected: name one, or drop the site"
+                f"there is no filter to correct at {name!r}: name at least one, or omit the site"
             )
     modules = networks.find(model, chosen)
-    held = contents(network_of(model))
+    digests = layer_digests(network_of(model))
     entries = {
         name: SiteConfig(
             filters=tuple(chosen[name]),
             channels=networks.filter_count(name, module),
             unit=unit_config(unit, position),
-            content=held.get(name, ""),
+            content=digests.get(name, ""),
         )
         for position, (name, module) in enumerate(modules.items())
     }
@@ -110,17 +113,21 @@ def correct(
 
 
 def load_adapter(model: nn.Module, source: str | Path) -> AdaptedModel:
-    """Puts a saved adapter onto the network it was made for.
+    """Loads a saved adapter onto the network that it was trained for.
 
-    The network is recognised by what its layers hold. It may be bare or wrapped in any way, and it
-    may come from another library under other names.
+    The network is recognised by the tensors and the geometry of its layers. It may be bare or
+    wrapped, and it may come from another library with other module names.
 
     Args:
-        model: the network, with the weights it had when the adapter was trained.
-        source: the folder that `AdaptedModel.save_pretrained` wrote, or `hf:OWNER/NAME[@REVISION]`.
+        model: The network, with the weights it had when the adapter was trained.
+        source: The folder that `AdaptedModel.save_pretrained` wrote, or
+            `hf:OWNER/NAME[@REVISION]`.
+
+    Returns:
+        The corrected network.
 
     Raises:
-        InputError: a file is missing or not whole, or the network is another one.
+        InputError: A file is missing or incomplete, or the network is a different one.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -132,7 +139,7 @@ def load_adapter(model: nn.Module, source: str | Path) -> AdaptedModel:
         True
     """
     folder = folder_of(source)
-    config = read_whole(folder)
+    config = read_verified(folder)
     subnetwork, names = _names_here(model, config, folder)
     here = {names[name]: site for name, site in config.sites.items()}
     adapted = AdaptedModel(model, config.model_copy(update={"sites": here}), subnetwork=subnetwork)
@@ -147,28 +154,30 @@ def load_adapter(model: nn.Module, source: str | Path) -> AdaptedModel:
 def _names_here(
     model: nn.Module, config: AdapterConfig, folder: Path
 ) -> tuple[str, dict[str, str]]:
-    """The module that the adapter was made for, and the names its sites have in this network.
+    """The module that the adapter was made for, and the names of its sites here.
 
     Raises:
-        InputError: it is another network.
+        InputError: The network is a different one.
     """
     prefix = (
-        "" if config.schema_version == 1 else find_inside(model, config.fingerprint, config.sites)
+        ""
+        if config.schema_version == 1
+        else find_subnetwork(model, config.fingerprint, config.sites)
     )
     if config.schema_version > 1 and prefix is not None:
-        held = {name: site.content for name, site in config.sites.items()}
-        return prefix.removesuffix("."), same_sites(model, prefix, held, folder)
+        digests = {name: site.content for name, site in config.sites.items()}
+        return prefix.removesuffix("."), match_sites(model, prefix, digests, folder)
     modules = dict(network_of(model).named_modules())
     for name, site in config.sites.items():
         if name not in modules:
             raise InputError(
-                f"the adapter in {folder} is for the network {config.base!r}: "
-                f"this one has no site {name!r}"
+                f"the adapter in {folder} was trained for the network {config.base!r}: "
+                f"this network has no site {name!r}"
             )
         check_site(name, modules[name], site)
     if config.schema_version > 1 or fingerprint_by_names(model) != config.fingerprint:
         raise InputError(
             f"the adapter in {folder} was trained for {config.base!r} with other weights: "
-            "load the network with the weights it was made for"
+            "load the network with the weights that the adapter was trained for"
         )
     return "", {name: name for name in config.sites}

@@ -1,4 +1,4 @@
-"""The corrected network: the user's own, and a copy with units that shares its tensors."""
+"""The corrected network: the user's network, and a copy with units that shares its tensors."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from deepcorrect.runtime import InputError, device_of, files
 
 
 class CorrectedSite(Replacement):
-    """A site's module, then its correction unit.
+    """A site's module followed by its correction unit.
 
     Args:
-        site: the module.
-        name: its dotted name, for messages.
-        config: its filters, and how many channels it has.
-        unit: corrects the filters.
-        device: of the unit.
+        site: The module.
+        name: The site's dotted name, used in messages.
+        config: The site's corrected filters and number of channels.
+        unit: The unit that corrects the filters.
+        device: The device of the unit.
     """
 
     filters: Tensor
@@ -59,7 +59,7 @@ class CorrectedSite(Replacement):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's output, its maps corrected (paper, equation 6)."""
+        """Computes the module's output with corrected maps (paper, equation 6)."""
         output = self.site(*args, **kwargs)
         layout = layout_of(self.name, self.site, output)
         maps, channels = layout.maps(output), self.config.channels
@@ -72,42 +72,43 @@ class CorrectedSite(Replacement):
 
 
 class _Switch:
-    """Whether an adapter is in use; an adapter and its copies in other adapters share it."""
+    """Whether an adapter is active; shared by an adapter and its copies in other adapters."""
 
     def __init__(self) -> None:
         self.on = True
 
 
 class AdaptedModel(Wrapper):
-    """A network with correction units behind some filters of some sites.
+    """A network with correction units after some filters of some sites.
 
-    It holds the user's network as it is, and a copy of its modules that shares its parameters and
-    buffers, in which the corrected sites are replaced by "site, then unit". A call runs the copy;
-    a gate chooses between the copy and the network for each image. The network itself is never
-    changed: not its weights, its mode, its hooks, nor which of its parameters require gradients.
+    It holds the user's network unchanged, and a copy of the network's modules that shares its
+    parameters and buffers. In the copy, each corrected site is followed by its unit. A call runs
+    the copy; with a gate, each image is sent to the copy or to the network. The network itself is
+    never changed: its weights, its mode, its hooks and its `requires_grad` flags stay as they are.
 
     The copy is made once. It follows the network through `.to`, `load_state_dict` and training
-    steps. It does not see modules that are exchanged in the network afterwards, nor hooks and flags
-    (such as timm's `set_grad_checkpointing`) that are set on it afterwards: set these on
-    `corrected` too, or make the adapter afterwards.
+    steps. It does not follow modules that are exchanged in the network afterwards, nor hooks and
+    flags (such as timm's `set_grad_checkpointing`) that are set on the network afterwards: set
+    these on `corrected` too, or make the adapter afterwards.
 
     Args:
-        network: the base, a `Classifier` or any module. A `torch.compile`d network is unwrapped
-            first; compile the result instead.
-        config: the sites and units.
-        generator: draws the units' initial weights.
-        subnetwork: dotted name of the module inside that the adapter was made for; empty for the
-            network itself.
+        network: The base network, a `Classifier` or any module. A `torch.compile`d network is
+            unwrapped first; compile the result instead.
+        config: The sites and their units.
+        generator: The source of the units' initial weights.
+        subnetwork: The dotted name of the module inside `network` that the adapter was made for;
+            empty for the network itself.
 
     Attributes:
-        network: the user's network.
-        corrected: the copy with its units, in inference mode; only units have another.
-        units: the correction units, by site name with `/` for `.`.
-        config: what the adapter is made of.
-        gate: says which images are corrected; None corrects all. See `set_gate`.
+        network: The user's network.
+        corrected: The copy with its units, in inference mode except for the units.
+        units: The correction units by site name, with `/` in place of `.`.
+        config: The configuration of the adapter.
+        gate: The gate that decides which images are corrected; None corrects all images. See
+            `set_gate`.
 
     Raises:
-        InputError: a site or a filter does not exist, or the site's width is another.
+        InputError: A site or a filter does not exist, or a site has another number of channels.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -146,13 +147,13 @@ class AdaptedModel(Wrapper):
             site = config.sites[name]
             unit = CorrectionUnit(len(site.filters), site.unit, generator)
             unit = unit.to(parameters.device, parameters.dtype)
-            # torch's own types leave this out
+            # torch's type annotations lack this overload
             unit = unit.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             self.units[_key(name)] = unit
             put = partial(
                 CorrectedSite, name=name, config=site, unit=unit, device=parameters.device
             )
-            # of a network that has an adapter: with and without that adapter
+            # if the network has an adapter already, both its copy and its own module are replaced
             replace |= {own[name]: put, running[name]: put}
         self._gated = next(n for n, module in own.items() if module is self.gated_module)
         for module in {own[self._gated], running[self._gated]}:
@@ -167,14 +168,14 @@ class AdaptedModel(Wrapper):
                     f"site {name!r} is inside a TorchScript module, which runs without Python: "
                     "correct the network that was scripted, and script or export the result"
                 )
-        # what is inside TorchScript modules is shared as it is
+        # modules inside TorchScript modules are not copied but shared
         self._running = {name: places.get(module, module) for name, module in running.items()}
         self.gate: Gate | None = None
         self.set_gate(config.gate)
         self.train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's output with corrections; inside `disable_adapter()` without."""
+        """Computes the corrected output; inside `disable_adapter()` the network's own output."""
         if not self._switch.on:
             return self.network(*args, **kwargs)
         choice = self._choice
@@ -184,15 +185,15 @@ class AdaptedModel(Wrapper):
         output = self.corrected(*args, **kwargs)
         if choice.calls == calls:
             raise InputError(
-                "the gate was shown no images: the module that should read them is never called "
-                "as one in this network; correct it without a gate"
+                "the gate received no images: the network never calls the module whose input the "
+                "gate should read; correct this network without a gate"
             )
         return output
 
     def train(self, mode: bool = True) -> AdaptedModel:
-        """Sets the units' mode. In training mode every image is corrected, whatever the gate says.
+        """Sets the mode of the units. In training mode every image is corrected despite a gate.
 
-        The network stays in the mode that it is in, and the rest of the copy in inference mode.
+        The network keeps its own mode, and the rest of the copy stays in inference mode.
         """
         self.training = mode
         self.units.train(mode)
@@ -201,7 +202,7 @@ class AdaptedModel(Wrapper):
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """While the block runs, a call is a call of the untouched network itself."""
+        """Makes a call run the untouched network itself while the block runs."""
         before, self._switch.on = self._switch.on, False
         try:
             yield
@@ -210,7 +211,7 @@ class AdaptedModel(Wrapper):
 
     @contextmanager
     def ungated(self) -> Iterator[None]:
-        """While the block runs, every image is corrected, whatever the gate would say."""
+        """Corrects every image while the block runs, whatever the gate decides."""
         choice = self._choice
         before, choice.choosing = choice.choosing, False
         try:
@@ -219,37 +220,44 @@ class AdaptedModel(Wrapper):
             choice.choosing = before
 
     def untouched(self) -> nn.Module:
-        """The user's network."""
+        """Returns the user's network."""
         return self.network
 
     def running_modules(self) -> dict[str, nn.Module] | None:
-        """The copy's modules by their names in the network; None while the adapter is disabled."""
+        """Returns the copy's modules by name, or None while the adapter is disabled."""
         return self._running if self._switch.on else None
 
     def module_trees(self) -> list[dict[str, nn.Module]]:
-        """The copy's modules, those of the images that a gate does not choose, the network's."""
+        """Returns the modules of the copy, of the uncorrected branch, and of the network."""
         own = dict(network_of(self.network).named_modules())
         return [self._running, self._choice.base_modules, own]
 
     @property
     def _choice(self) -> Branches:
-        """What stands in the place of the gated module."""
+        """The replacement of the gated module, which chooses between the copy and the network."""
         place = self._running[self._gated]
         assert isinstance(place, Branches)
         return place
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """The units' parameters that require gradients."""
+        """Returns the units' parameters that require gradients."""
         return [parameter for parameter in self.units.parameters() if parameter.requires_grad]
 
     @property
     def gated_module(self) -> nn.Module:
-        """The module of the network whose input a gate reads: what the adapter was made for, inside
-        any wrappers without tensors, so that it is the same input wherever the network stands."""
+        """The module whose input a gate reads.
+
+        It is the module that the adapter was made for, inside any wrappers without tensors, so that
+        its input does not depend on how the network is wrapped.
+        """
         return innermost(network_of(self.network).get_submodule(self.subnetwork))
 
     def set_gate(self, config: GateConfig | None) -> None:
-        """Puts a gate on, such as `fit_gate` returns, or takes it off with None."""
+        """Sets the gate.
+
+        Args:
+            config: A gate such as `fit_gate` returns, or None to correct every image.
+        """
         self.config = self.config.model_copy(update={"gate": config})
         self.gate = Gate(config).to(device_of(self.network)) if config else None
         self._choice.chooser = self.gate
@@ -257,11 +265,13 @@ class AdaptedModel(Wrapper):
     def save_pretrained(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
         """Writes `adapter_config.json`, `adapter_model.safetensors` and a model card, `README.md`.
 
-        Each is whole or absent, and the first carries the checksums of the second and of itself.
+        Each file is written completely or not at all. The configuration contains the checksums of
+        the tensors and of itself.
 
         Args:
-            folder: made if absent.
-            notes: added to the configuration's notes; the model card shows those that it knows.
+            folder: The folder, created if it does not exist.
+            notes: Additions to the notes of the configuration. The model card shows the keys that
+                it knows.
 
         Returns:
             The folder.
@@ -279,10 +289,10 @@ class AdaptedModel(Wrapper):
         return folder
 
     def unit_at(self, site: str) -> tuple[CorrectionUnit, Tensor]:
-        """The unit of a site, and the filters that it corrects, (filters,)."""
+        """Returns the unit of a site and the filters that it corrects, (n,)."""
         place = self._running[site]
         while isinstance(place, Replacement) and not isinstance(place, CorrectedSite):
-            place = place.site  # a gate stands in the place of a network that is one site
+            place = place.site  # the branches of a gate, where the whole network is one site
         assert isinstance(place, CorrectedSite)
         return place.unit, place.filters
 
@@ -293,8 +303,11 @@ class AdaptedModel(Wrapper):
         prefix: str = "",
         keep_vars: bool = False,
     ) -> dict[str, Any]:
-        """The adapter's tensors: the units' parameters and statistics, under `SITE/` and the unit's
-        own names. The network's tensors are not among them."""
+        """Returns the adapter's tensors: the units' parameters and running statistics.
+
+        The keys are `SITE/` followed by the unit's own names. The network's tensors are not
+        included.
+        """
         del args
         found: dict[str, Any] = {} if destination is None else destination
         for site in self.config.sites:
@@ -305,18 +318,18 @@ class AdaptedModel(Wrapper):
     def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Sets the units from what `state_dict` returned.
+        """Copies the tensors that `state_dict` returned into the units.
 
         Args:
-            state_dict: tensors under `SITE/` and the unit's own names.
-            strict: whether it must have all of them and nothing else.
-            assign: not accepted: the units keep their own tensors.
+            state_dict: The tensors by `SITE/` followed by the unit's own names.
+            strict: Whether the keys must match exactly.
+            assign: Must be False: the units keep their own tensors.
 
         Returns:
-            The names that were missing and those that were left over, as `torch.nn.Module` does.
+            The missing and the unexpected keys, as `torch.nn.Module.load_state_dict` does.
 
         Raises:
-            InputError: a tensor is missing, left over, or of another shape.
+            InputError: A tensor is missing, unexpected, or of another shape.
         """
         if assign:
             raise InputError("assign=True is not supported: the tensors are copied into the units")
@@ -325,21 +338,25 @@ class AdaptedModel(Wrapper):
         left_over = sorted(state_dict.keys() - own.keys())
         if strict and (missing or left_over):
             odd = sorted([*missing, *left_over])[:4]
-            raise InputError(f"the adapter's tensors are not those of its units: {', '.join(odd)}")
+            raise InputError(f"the adapter's tensors do not match its units: {', '.join(odd)}")
         with torch.no_grad():
             for name in own.keys() & state_dict.keys():
                 given, tensor = state_dict[name], own[name]
                 if tensor.shape != given.shape:
                     raise InputError(
-                        f"adapter tensor {name!r} has shape {tuple(given.shape)}: "
-                        f"its unit needs {tuple(tensor.shape)}"
+                        f"adapter tensor {name!r} has shape {tuple(given.shape)}, but its unit "
+                        f"needs {tuple(tensor.shape)}"
                     )
                 tensor.copy_(given)
         return nn.modules.module._IncompatibleKeys(missing, left_over)
 
 
 def check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
-    """Raises InputError unless a site's module has the channels and filters that are corrected."""
+    """Checks that a site's module has the configured channels and filters.
+
+    Raises:
+        InputError: The number of channels differs, or the filters are not ascending indices.
+    """
     channels = filter_count(name, module)
     if channels != site.channels:
         raise InputError(
@@ -349,7 +366,7 @@ def check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
         site.filters[0] >= 0 and site.filters[-1] < channels
     ):
         raise InputError(
-            f"the filters to correct at {name!r} must be ascending, each once, "
+            f"the filters to correct at {name!r} must be ascending and distinct, "
             f"from 0 to {channels - 1}; given: {site.filters}"
         )
 
@@ -357,10 +374,10 @@ def check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
 def _branching(
     copied: nn.Module, base: nn.Module, base_modules: dict[str, nn.Module], site: Replace | None
 ) -> Branches:
-    """The choice between a module and its corrected copy, which may be a site itself."""
+    """The branches of a module and of its corrected copy, which may itself be a site."""
     return Branches(site(copied) if site else copied, base, base_modules)
 
 
 def _key(site: str) -> str:
-    """A site's name as a module's, which may not hold dots."""
+    """A site's name as a module name, which must not contain dots."""
     return site.replace(".", "/")

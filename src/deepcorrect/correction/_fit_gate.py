@@ -1,8 +1,8 @@
-"""A gate: whether an image is distorted, told from the image alone, so that clean ones are left be.
+"""Fitting a gate, which decides from an image alone whether it is distorted.
 
-A correction helps distorted images and costs clean ones a little. The base is untouched, so each
-image can have the better of both: those whose fine detail looks distorted are corrected, the others
-get exactly the baseline's answer. The paper's units have no gate.
+A correction helps distorted images and costs some accuracy on clean ones. A gate sends only images
+whose fine detail looks distorted to the corrected network; all others get exactly the baseline's
+answer. The paper's units have no gate.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from deepcorrect.networks import arguments_of, input_images, input_size_of
 from deepcorrect.runtime import InputError, device_of, inference, progress
 
 AT_ONE_SCALE = 8
+"""Images that share one random scale."""
 
 
 def fit_gate(
@@ -34,30 +35,33 @@ def fit_gate(
     seed: int = 0,
     scale: float = 1.0,
 ) -> GateConfig:
-    """Gives a correction a gate, by logistic regression on clean and distorted images.
+    """Fits a gate to a corrected network by logistic regression on clean and distorted images.
 
-    It does not depend on the units: fitted before they are trained, `fit` chooses the epoch by what
-    the gated network does on validation images. Training itself corrects every image.
+    The gate does not depend on the units. If it is fitted before they are trained, `fit` selects
+    the epoch by the gated network's accuracy on validation images. Training itself corrects every
+    image.
 
     Args:
-        adapted: the corrected network; any gate of it is replaced.
-        loader: batches of (clean images, anything); labels are not looked at.
-        distortions: specs, as in `fit`; every image is seen clean and once in each kind.
-        false_alarms: the share of clean images that may be corrected all the same, above 0, below
-            1. Less leaves more of the clean accuracy, and more of slight distortions uncorrected.
-        images: so many of the loader's first are used.
-        seed: of the distortions and the scales.
-        scale: images are shown at random sizes from this share of their own up to all of it, above
-            0, at most 1. Pictures of other sources have finer detail or less for their size, which
-            a gate that knows one size alone takes for noise or blur: 0.5 prepares it for them.
-            Where all images come from one source, 1 finds slight distortions more often.
+        adapted: The corrected network. Any earlier gate is replaced.
+        loader: Batches of clean images, N x C x H x W in [0, 1], and labels, which are ignored.
+        distortions: Distortion specs, as in `fit`. Every image is used clean and once per kind.
+        false_alarms: The fraction of clean images that may be corrected, above 0 and below 1. A
+            smaller fraction keeps more of the clean accuracy, but leaves more slightly distorted
+            images uncorrected.
+        images: The largest number of images to use, taken from the start of the loader.
+        seed: The seed of the distortions and the scales.
+        scale: The smallest scale, above 0 and at most 1. Images are resized to random fractions of
+            their size between this scale and 1. For their size, images from other sources have
+            finer or coarser detail, which a gate fitted at one scale mistakes for noise or blur:
+            0.5 prepares it for them. If all images come from one source, 1 detects slight
+            distortions more often.
 
     Returns:
-        What was fitted; `adapted` has it.
+        The fitted gate, which is also set on `adapted`.
 
     Raises:
-        InputError: a distortion or the share is not accepted, there are too few images for it, or
-            the network does not read images.
+        InputError: A distortion, `false_alarms` or `scale` is not accepted, there are too few
+            images for `false_alarms`, or the network does not read images.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -69,9 +73,9 @@ def fit_gate(
         (('awgn',), 0.25, True)
     """
     if not 0 < false_alarms < 1:
-        raise InputError(f"false alarms of {false_alarms} are not a share above 0 and below 1")
+        raise InputError(f"false_alarms is {false_alarms}: it must be above 0 and below 1")
     if not 0 < scale <= 1:
-        raise InputError(f"a scale of {scale} is not a share above 0, at most 1")
+        raise InputError(f"scale is {scale}: it must be above 0 and at most 1")
     generator = torch.Generator().manual_seed(seed)
     clean: list[Tensor] = []
     distorted: dict[str, list[Tensor]] = {}
@@ -79,7 +83,7 @@ def fit_gate(
     count = 0
     total = min(images, count_of(loader))
     with torch.random.fork_rng(devices=[]), progress("fitting the gate", total) as advance:
-        torch.manual_seed(seed)  # a loader that shuffles by torch's numbers gives the same images
+        torch.manual_seed(seed)  # so that a shuffling loader yields the same images
         for batch, _ in loader:
             some = batch[: images - count]
             grid = grid or parse_all(distortions, input_size_of(adapted, some))
@@ -96,10 +100,11 @@ def fit_gate(
     least = math.ceil(2 / false_alarms)
     if count < least:
         raise InputError(
-            f"a gate with a share of {false_alarms} needs {least} images at least, not {count}"
+            f"a gate with false_alarms of {false_alarms} needs at least {least} images, but there "
+            f"are {count}: give more images or a larger fraction"
         )
     known = torch.cat(clean).double().numpy()
-    # the threshold is set on held-out (odd) images: on those it was fitted to, it errs too rarely
+    # the threshold is set on held-out (odd) images, as the fit errs too rarely on its own images
     fitted = [
         _classifier(known[::2], torch.cat(each).double().numpy()[::2])
         for each in distorted.values()
@@ -117,22 +122,26 @@ def fit_gate(
 
 
 def _at_scales(images: Tensor, smallest: float, generator: torch.Generator) -> Iterator[Tensor]:
-    """The images, a few at a time, these at one random share of their size, `smallest` to 1."""
+    """Yields the images in small groups, each at a random scale between `smallest` and 1."""
     if smallest == 1:
         yield images
         return
     for some in images.split(AT_ONE_SCALE):
-        yield shrunk(some, 1 - (1 - smallest) * float(torch.rand((), generator=generator)))
+        yield shrink(some, 1 - (1 - smallest) * float(torch.rand((), generator=generator)))
 
 
-def shrunk(images: Tensor, share: float) -> Tensor:
-    """Images in [0, 1] at a share of their size, but no smaller than a gate reads."""
-    size = [min(side, max(LEAST_PIXELS, round(share * side))) for side in images.shape[-2:]]
+def shrink(images: Tensor, scale: float) -> Tensor:
+    """Resizes images in [0, 1] by a factor up to 1, but to no fewer pixels than a gate reads."""
+    size = [min(side, max(LEAST_PIXELS, round(scale * side))) for side in images.shape[-2:]]
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def _classifier(clean: np.ndarray, distorted: np.ndarray) -> tuple[np.ndarray, float]:
-    """Weights and bias of a logistic regression that tells distorted statistics from clean ones."""
+    """Fits a logistic regression that separates distorted from clean statistics, each N x D.
+
+    Returns:
+        The weights, (D,), and the bias.
+    """
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - slow to import
 
     both = np.concatenate([clean, distorted])
@@ -144,17 +153,18 @@ def _classifier(clean: np.ndarray, distorted: np.ndarray) -> tuple[np.ndarray, f
 
 
 def looks_distorted(adapted: AdaptedModel, images: Tensor) -> Tensor:
-    """Which images a correction's gate takes for distorted, so that they are corrected.
+    """Decides which images a corrected network's gate classifies as distorted and corrects.
 
     Args:
-        adapted: the corrected network.
-        images: N x C x H x W, as the corrected network is given them.
+        adapted: The corrected network.
+        images: Images as the corrected network reads them, N x C x H x W.
 
     Returns:
-        N truth values, on the CPU.
+        One truth value per image, (N,) bool on the CPU.
 
     Raises:
-        InputError: the correction has no gate, or the gate reads images of other channels.
+        InputError: The corrected network has no gate, or the gate was fitted to images with
+            another number of channels.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -166,34 +176,36 @@ def looks_distorted(adapted: AdaptedModel, images: Tensor) -> Tensor:
         tensor([True, True])
     """
     if adapted.gate is None:
-        raise InputError("this correction has no gate: it corrects all images (see fit_gate)")
+        raise InputError("this network has no gate and corrects all images: see fit_gate")
     with torch.no_grad():
         return adapted.gate(_images_read(adapted, images)).cpu()
 
 
 def _statistics_read(adapted: AdaptedModel, images: Tensor) -> Tensor:
-    """The statistics of images as the network inside reads them, on the CPU.
+    """The statistics of images as the network inside reads them, N x 38 or N x 19, on the CPU.
 
     Raises:
-        InputError: it reads none, or some hold what is no number.
+        InputError: The network reads no images, or some images contain NaN or infinite values.
     """
     found = statistics(_images_read(adapted, images)).cpu()
     if not found.isfinite().all():
-        raise InputError("some of the images that a gate is to be fitted to hold no numbers (NaN)")
+        raise InputError("a gate cannot be fitted to images with NaN or infinite values")
     return found
 
 
 def _images_read(adapted: AdaptedModel, images: Tensor) -> Tensor:
-    """Images as the gated module of the network reads them.
+    """The images as the gated module of the network reads them, N x C x H x W.
 
     Raises:
-        InputError: it reads none.
+        InputError: The module is never called with images.
     """
     with inference(adapted.network):
-        given = arguments_of(adapted.network, adapted.gated_module, images.to(device_of(adapted)))
-    if given is None:
-        raise InputError(
-            "the network's part that should read the images is never called as a module: "
-            "a gate cannot be fitted to it"
+        arguments = arguments_of(
+            adapted.network, adapted.gated_module, images.to(device_of(adapted))
         )
-    return input_images(*given)
+    if arguments is None:
+        raise InputError(
+            "the network never calls the module whose input the gate should read: "
+            "a gate cannot be fitted to this network"
+        )
+    return input_images(*arguments)

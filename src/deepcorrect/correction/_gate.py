@@ -1,8 +1,8 @@
-"""A gate: whether an image is distorted, judged from the image alone.
+"""A gate, which decides from an image alone whether it is distorted.
 
-A correction helps distorted images and costs clean ones a little. The base network is untouched, so
-each image can have the better of the two: images whose fine detail looks distorted are corrected,
-the others get the baseline's answer. The paper's units have no gate.
+A correction helps distorted images and costs some accuracy on clean ones. A gate sends only images
+whose fine detail looks distorted to the corrected network; all others get the baseline's answer.
+The paper's units have no gate.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from deepcorrect.runtime import InputError
 SCALES = 3
 LEAST_PIXELS = 8
 FLAT = 1e-5
-"""Added to means, so that flat images have a logarithm."""
+"""Added to means, so that the logarithm exists for flat images."""
 
 
 class GateConfig(BaseModel):
-    """Linear classifiers of `statistics`, one per kind of distortion. An image counts as distorted
-    where the largest of their outputs exceeds 0.
+    """The configuration of a gate: linear classifiers of image statistics, one per distortion kind.
+
+    An image is classified as distorted if the largest output exceeds 0.
 
     Attributes:
-        kinds: the kind of distortion that each classifier separates from clean images.
-        weights: for each classifier, one weight per statistic.
-        biases: one per classifier, chosen so that `false_alarms` of the clean images count as
-            distorted.
-        false_alarms: that share, above 0 and below 1.
+        kinds: The kind of distortion that each classifier separates from clean images.
+        weights: One row per classifier with one weight per statistic.
+        biases: One bias per classifier, chosen so that the fraction `false_alarms` of the clean
+            images is classified as distorted.
+        false_alarms: That fraction, above 0 and below 1.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -55,28 +56,34 @@ class GateConfig(BaseModel):
     def _one_each(self) -> GateConfig:
         lengths = {len(row) for row in self.weights}
         if not len(self.kinds) == len(self.weights) == len(self.biases) or len(lengths) != 1:
-            raise ValueError("a gate needs weights, equally many, and a bias for each kind")
+            raise ValueError("a gate needs a row of weights, all equally long, and a bias per kind")
         return self
 
 
 def statistics(images: Tensor) -> Tensor:
-    """How much fine detail images have: N x 38 for colour, N x 19 for grey, of N x C x H x W.
+    """Measures the fine detail of images.
 
-    Computed on luminance and on channel differences, where natural images have little fine detail
-    but sensor noise remains. At each of three scales, each half as large as the one before,
-    neighbours are subtracted across, down and in both directions, the last of which responds most
-    to noise (Immerkaer 1996); the statistics are the logarithms of the mean square and of the mean
-    magnitude. Blur removes the finest detail first, and noise adds to it. Comparing the mean square
-    with the mean magnitude separates edges, which are few and high, from noise. The last statistic
-    is the variance of the coarsest scale.
+    The statistics are computed on luminance and on channel differences, where natural images have
+    little fine detail but sensor noise remains. At each of three scales, each half as large as the
+    one before, neighbouring pixels are subtracted horizontally, vertically and in both directions,
+    the last of which responds most to noise (Immerkaer 1996). The statistics are the logarithms of
+    the mean square and of the mean magnitude of the differences. Blur removes the finest detail
+    first, and noise adds to it. Comparing the mean square with the mean magnitude separates edges,
+    which are few and high, from noise. The last statistic is the variance of the coarsest scale.
+
+    Args:
+        images: N x C x H x W, at least 8 pixels high and wide.
+
+    Returns:
+        N x 38 for colour images, N x 19 for grey ones.
 
     Raises:
-        InputError: the images are smaller than 8 pixels.
+        InputError: The images are smaller than 8 pixels.
     """
     if min(images.shape[-2:]) < LEAST_PIXELS:
         raise InputError(
-            f"a gate reads images of {LEAST_PIXELS} pixels or more, not of "
-            f"{images.shape[-2]} x {images.shape[-1]}: correct these without a gate"
+            f"a gate reads images of at least {LEAST_PIXELS} x {LEAST_PIXELS} pixels, but these "
+            f"have {images.shape[-2]} x {images.shape[-1]}: correct them without a gate"
         )
     images = images.float()
     views = [images.mean(1, keepdim=True)]
@@ -96,10 +103,10 @@ def statistics(images: Tensor) -> Tensor:
 
 
 class Gate(nn.Module):
-    """Says of each image whether it is to be corrected.
+    """A module that decides for each image whether to correct it.
 
     Args:
-        config: its classifiers.
+        config: The gate's classifiers.
     """
 
     def __init__(self, config: GateConfig) -> None:
@@ -111,17 +118,23 @@ class Gate(nn.Module):
             self.classifiers.bias.copy_(torch.tensor(config.biases))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Which images look distorted, (N,) bool; images as the network reads them, N x C x H x W.
+        """Classifies images as distorted or not.
+
+        Args:
+            images: Images as the network reads them, N x C x H x W.
+
+        Returns:
+            Whether each image is distorted, (N,) bool.
 
         Raises:
-            InputError: the gate was fitted to images of other channels.
+            InputError: The gate was fitted to images with another number of channels.
         """
         with torch.autocast(images.device.type, enabled=False):
             found = statistics(images)
             weights, biases = self.classifiers.weight.float(), self.classifiers.bias.float()
             if found.shape[1] != weights.shape[1]:
                 raise InputError(
-                    f"the gate reads {weights.shape[1]} statistics of an image, and these of "
-                    f"{images.shape[1]} channels have {found.shape[1]}: fit one to such images"
+                    f"the gate reads {weights.shape[1]} statistics per image, but these images of "
+                    f"{images.shape[1]} channels have {found.shape[1]}: fit a gate to such images"
                 )
             return F.linear(found, weights, biases).amax(1) > 0

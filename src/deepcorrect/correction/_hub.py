@@ -1,4 +1,4 @@
-"""Adapters at the Hugging Face Hub, or at a server with its file interface (HF_ENDPOINT)."""
+"""Adapters on the Hugging Face Hub, or on a server with the same interface (HF_ENDPOINT)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ SPEC = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
 def is_hub_spec(source: str | Path) -> bool:
-    """Whether an adapter is named by its repository: `hf:OWNER/NAME[@REVISION]`."""
+    """Whether a source names a repository, as `hf:OWNER/NAME[@REVISION]` does."""
     return isinstance(source, str) and source.startswith(PREFIX)
 
 
 def download(spec: str, names: Sequence[str]) -> Path:
-    """The folder of a repository's files, downloaded or in the cache.
+    """Downloads files of a repository, or takes them from the cache.
 
     Args:
-        spec: `hf:OWNER/NAME[@REVISION]`, the revision a branch, a tag or a commit.
-        names: of the files to fetch.
+        spec: `hf:OWNER/NAME[@REVISION]`, where the revision is a branch, a tag or a commit.
+        names: The names of the files to download.
+
+    Returns:
+        The folder with the files.
 
     Raises:
-        InputError: there is no such repository or revision, it may not be read, or it is neither
+        InputError: The repository or the revision does not exist, may not be read, or is neither
             reachable nor in the cache.
     """
     found = SPEC.fullmatch(spec)
@@ -41,7 +44,7 @@ def download(spec: str, names: Sequence[str]) -> Path:
                 found["repo"],
                 revision=found["revision"],
                 allow_patterns=list(names),
-                # without the hub the cache alone; the libraries would try again for minutes
+                # if the hub is unreachable, the library would retry for minutes
                 local_files_only=reason is not None,
             )
         )
@@ -56,21 +59,21 @@ def upload(
     private: bool | None = None,
     message: str = "Upload adapter",
 ) -> str:
-    """Puts files into a repository in one commit: all of them, or none.
+    """Uploads files to a repository in one commit: all of them, or none.
 
     Args:
-        folder: where they are.
-        names: of the files.
-        repo: `OWNER/NAME`, with or without `hf:`; made if absent.
-        revision: the branch; made if absent. None takes the main one.
-        private: of a new repository; None takes the owner's default.
-        message: of the commit.
+        folder: The folder of the files.
+        names: The names of the files.
+        repo: `OWNER/NAME`, with or without `hf:`. It is created if it does not exist.
+        revision: The branch, created if it does not exist; None selects the main branch.
+        private: Whether a new repository is private; None selects the owner's default.
+        message: The commit message.
 
     Returns:
-        The commit's address.
+        The URL of the commit.
 
     Raises:
-        InputError: the hub cannot be reached, or does not let this user write there.
+        InputError: The hub cannot be reached, or it does not let this user write there.
     """
     spec = f"{PREFIX}{repo.removeprefix(PREFIX)}"
     found = SPEC.fullmatch(spec)
@@ -95,7 +98,7 @@ def upload(
 
 @contextmanager
 def _explained(spec: str, reason: str | None) -> Iterator[None]:
-    """Turns the library's errors into one line each."""
+    """Turns errors of `huggingface_hub` into InputErrors of one line."""
     from huggingface_hub import errors, utils  # noqa: PLC0415
 
     utils.logging.set_verbosity_error()
@@ -125,7 +128,7 @@ def _explained(spec: str, reason: str | None) -> Iterator[None]:
         raise InputError(f"{spec}: the hub answered {_first_line(error)}") from error
     except (errors.HFValidationError, ValueError) as error:
         raise InputError(f"{spec} is not accepted: {_first_line(error)}") from error
-    except OSError as error:  # connections that break, among others
+    except OSError as error:  # such as broken connections
         raise InputError(f"{spec}: {type(error).__name__}: {_first_line(error)}") from error
 
 

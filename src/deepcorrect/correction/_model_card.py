@@ -1,4 +1,4 @@
-"""The model card of a saved adapter: what it is for, what it does, what it costs."""
+"""The model card of a saved adapter: its purpose, accuracy, cost and use."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ ENDS = "<!-- Below this line the card is yours: saving again leaves it. -->"
 
 
 def card(config: AdapterConfig, bytes: int, folder: str = "DIR") -> str:
-    """A Hub model card in Markdown, with its YAML front matter.
+    """Writes a Hub model card in Markdown, with its YAML front matter.
 
     Args:
-        config: the adapter's. Of its notes, these are read: `model` (the MODEL spec), `base_model`
-            (its Hub repository), `license`, `distortions`, `data` (trained on), `images_seen`,
-            `training_seconds`, `validation_mean_top1`; `measured`, with `data`, `images`, and
-            `baseline` and `corrected` as `Grid.to_json` gives them; `cost`, with `multiply_adds`,
-            `base_multiply_adds` and `base_parameters`. Of absent ones the card says nothing.
-        bytes: size of the adapter's tensors file.
-        folder: how the examples name it.
+        config: The adapter's configuration. The card uses these of its notes: `model` (the MODEL
+            spec), `base_model` (its Hub repository), `license`, `distortions`, `data` (of the
+            training), `images_seen`, `training_seconds`, `validation_mean_top1`; `measured`, with
+            `data`, `images`, and `baseline` and `corrected` in the form of `Grid.to_json`; `cost`,
+            with `multiply_adds`, `base_multiply_adds` and `base_parameters`. Notes that are absent
+            are not mentioned.
+        bytes: The size of the adapter's tensors file.
+        folder: The adapter's name in the examples of the card.
     """
     from huggingface_hub import ModelCardData  # noqa: PLC0415  (slow to import)
 
@@ -51,10 +52,10 @@ def card(config: AdapterConfig, bytes: int, folder: str = "DIR") -> str:
     return f"---\n{front.to_yaml()}\n---\n\n{text}\n\n{ENDS}\n"
 
 
-def kept_below(path: Path) -> str:
-    """What a user added to a card, below its last line; nothing for a card of their own.
+def user_text(path: Path) -> str:
+    """The text that a user added below the last line of a card; empty if there is no file.
 
-    A README.md that no card began is returned whole.
+    A README.md that is not a card of ours counts as the user's text.
     """
     if not path.is_file():
         return ""
@@ -188,7 +189,7 @@ def _licence(notes: Mapping[str, Any]) -> str:
 
 
 def _hub_model(spec: object) -> str | None:
-    """The Hub repository that a MODEL spec names, if it names one."""
+    """The Hub repository that a MODEL spec names, or None."""
     kind, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if kind == "hf" and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not Path(name).exists():
         return name

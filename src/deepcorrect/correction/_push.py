@@ -1,4 +1,4 @@
-"""Putting an adapter on the Hugging Face Hub."""
+"""Uploading an adapter to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deepcorrect.correction._checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     read_config,
-    read_whole,
+    read_verified,
     write_card,
     write_config,
 )
@@ -29,20 +29,21 @@ def push_to_hub(
     revision: str | None = None,
     private: bool | None = None,
 ) -> str:
-    """Puts an adapter into a repository of the Hugging Face Hub, its card and all, in one commit.
+    """Uploads an adapter with its model card to the Hugging Face Hub, in one commit.
 
     Args:
-        adapter: on its network, or the folder where it was saved.
-        repo: `OWNER/NAME`; made if absent.
-        notes: added to the configuration's notes, such as `license`.
-        revision: the branch; None takes the main one.
-        private: of a new repository; None takes the owner's default.
+        adapter: The adapter on its network, or the folder where it was saved.
+        repo: The repository, `OWNER/NAME`. It is created if it does not exist.
+        notes: Additions to the notes of the configuration, such as `license`.
+        revision: The branch, created if it does not exist; None selects the main branch.
+        private: Whether a new repository is private; None selects the owner's default.
 
     Returns:
-        The commit's address.
+        The URL of the commit.
 
     Raises:
-        InputError: the folder holds no whole adapter, or the hub does not take it.
+        InputError: The folder holds no complete adapter, the Hub cannot be reached, or it does not
+            accept the upload.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -61,7 +62,7 @@ def push_to_hub(
         if isinstance(adapter, AdaptedModel):
             adapter.save_pretrained(folder, notes)
         else:
-            config = read_whole(Path(adapter))
+            config = read_verified(Path(adapter))
             shutil.copy(Path(adapter) / WEIGHTS_FILE, folder / WEIGHTS_FILE)
             if (Path(adapter) / CARD_FILE).is_file():
                 shutil.copy(Path(adapter) / CARD_FILE, folder / CARD_FILE)

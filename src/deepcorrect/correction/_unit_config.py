@@ -1,4 +1,4 @@
-"""The shape of a correction unit, its kinds by name, and what a unit costs (paper, section IV)."""
+"""The shape of a correction unit, the named kinds, and the cost of a unit (paper, section IV)."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ class UnitConfig(BaseModel):
     """The shape of a correction unit.
 
     Attributes:
-        width: hidden channels; None takes `width_share` of the corrected filters.
-        width_share: hidden channels as a share of the corrected filters.
-        kernel_size: of the k x k stages; odd.
-        dilations: one k x k stage for each entry.
-        separable: each k x k stage is a 1 x k and a k x 1 convolution (rank-constrained).
-        depthwise: each k x k stage filters every hidden channel by itself, which costs so little
-            that the hidden layer can be wider than the corrected filters: an inverted bottleneck
-            (Sandler et al. 2018). Not the paper's.
-        norm_first: a batch norm before the first convolution.
-        affine: the corrected filters, behind the sum, get a trained scale and shift each. Before
-            a frozen batch norm this is the same as training that norm's weight and bias.
-        modulation: hidden width of a `Modulation`, which gives the corrected filters a scale and a
-            shift for each image, by how badly it is distorted; None for none. Not the paper's.
-        hidden_gains: the modulation gives each hidden channel, too, a gain behind the last stage,
-            so that an image's residual is made by what serves its distortion.
+        width: The number of hidden channels; None computes it from `width_share`.
+        width_share: The number of hidden channels as a multiple of the number of corrected
+            filters, above 0 and up to 4.
+        kernel_size: The kernel size k of the k x k stages: 1, 3, 5 or 7.
+        dilations: The dilation of each k x k stage; one stage per entry.
+        separable: Whether each k x k stage is a 1 x k and a k x 1 convolution (the paper's
+            rank-constrained unit).
+        depthwise: Whether each k x k stage filters every hidden channel separately. This costs so
+            little that the hidden layer can be wider than the corrected filters: an inverted
+            bottleneck (Sandler et al. 2018). It is not in the paper.
+        norm_first: Whether a batch norm precedes the first convolution.
+        affine: Whether the corrected filters get a trained scale and shift after the sum. Before a
+            frozen batch norm, this is equivalent to training the norm's weight and bias.
+        modulation: The hidden width of a `Modulation`, which computes a scale and a shift of the
+            corrected filters for each image; None for no modulation. It is not in the paper.
+        hidden_gains: Whether the modulation also computes a gain of each hidden channel after the
+            last stage, so that the residual depends on the image's distortion.
         start: `identity` sets the last convolution to zero, so that an untrained unit changes
-            nothing; `he` draws it as the others (He et al. 2015).
+            nothing; `he` initialises it as the others (He et al. 2015).
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -65,7 +67,7 @@ class UnitConfig(BaseModel):
     @classmethod
     def _of_a_modulation(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("modulation") is None:
-            raise ValueError("a modulation gives the gains: give modulation, too")
+            raise ValueError("hidden_gains need a modulation: set modulation as well")
         return value
 
 
@@ -103,22 +105,22 @@ KINDS = {
     "rank_constrained": lambda position: _full(position, separable=True),
     "inverted": _inverted,
 }
-"""The paper's units, and one of ours: a name, and the configuration at the site's position, from 0.
+"""Each kind's configuration as a function of the site's position, from 0: the paper's and one more.
 
-full: "CW", width n, two stages (5 x 5 at the first site). bottleneck: width n/2, three stages, the
-last dilated by 2 at the first site. lite: width 128, the second stage dilated by 2 at the first two
-sites. cifar: batch norm first, width 64, trainable scale and shift behind the sum.
-rank_constrained: full with separable stages. inverted, not the paper's: twice as wide as what it
-corrects, one depthwise 5 x 5 stage, trainable scale and shift.
+full: the paper's "CW", width n, two stages (5 x 5 at the first site). bottleneck: width n/2, three
+stages, the last dilated by 2 at the first site. lite: width 128, two stages, the second dilated by
+2 at the first two sites. cifar: batch norm first, width 64, trained scale and shift after the sum.
+rank_constrained: full with separable stages. inverted, which is not in the paper: width 2n, one
+depthwise 5 x 5 stage, trained scale and shift after the sum.
 """
 
 DESCRIPTIONS = {
     "full": "the paper's CW unit: as wide as the corrected filters, two k x k stages",
     "bottleneck": "half as wide, three 3 x 3 stages",
     "lite": "128 wide, two 3 x 3 stages",
-    "cifar": "the paper's CIFAR unit: batch norm first, 64 wide, trained scale and shift behind",
+    "cifar": "the paper's CIFAR unit: batch norm first, 64 wide, trained scale and shift after",
     "rank_constrained": "full, with separable 1 x k and k x 1 stages",
-    "inverted": "twice as wide as its filters, one depthwise 5 x 5 stage; not the paper's",
+    "inverted": "twice as wide as its filters, one depthwise 5 x 5 stage; not in the paper",
 }
 
 
@@ -126,15 +128,15 @@ UnitChoice = str | UnitConfig | Mapping[str, Any]
 
 
 def unit_config(choice: UnitChoice, position: int) -> UnitConfig:
-    """The configuration of a unit at the network's site number `position`, from 0.
+    """The configuration of the unit at a corrected site.
 
     Args:
-        choice: a kind; or a mapping with a `kind` and the attributes to change; or a configuration,
-            which is returned as it is.
-        position: place of the site among the corrected ones, first to run first.
+        choice: A kind; or a mapping with a `kind` and the attributes to change; or a configuration,
+            which is returned unchanged.
+        position: The position of the site among the corrected sites, from 0 in module order.
 
     Raises:
-        InputError: no such kind, no such attribute, or a value that is not accepted.
+        InputError: The kind or an attribute does not exist, or a value is not accepted.
     """
     if isinstance(choice, UnitConfig):
         return choice
@@ -153,17 +155,17 @@ def unit_config(choice: UnitChoice, position: int) -> UnitConfig:
 
 
 def hidden_width(config: UnitConfig, filters: int) -> int:
-    """Hidden channels of a unit for so many filters."""
+    """The number of hidden channels of a unit that corrects this number of filters."""
     return config.width or max(1, round(filters * config.width_share))
 
 
 class UnitCosts(NamedTuple):
-    """What a unit costs.
+    """The cost of a unit.
 
     Attributes:
-        parameters: trained numbers.
-        multiply_adds: of its convolutions, for one pixel of the maps.
-        multiply_adds_once: of its modulation, for one image.
+        parameters: The number of parameters.
+        multiply_adds: The multiply-adds of the convolutions per pixel of a map.
+        multiply_adds_once: The multiply-adds of the modulation per image.
     """
 
     parameters: int
@@ -172,11 +174,11 @@ class UnitCosts(NamedTuple):
 
 
 def unit_costs(config: UnitConfig, filters: int) -> UnitCosts:
-    """What a `CorrectionUnit` of this shape for so many filters costs."""
+    """The cost of a `CorrectionUnit` of this shape that corrects this number of filters."""
     width, k = hidden_width(config, filters), config.kernel_size
     stages = len(config.dilations) * (2 if config.separable else 1)
-    seen = 1 if config.depthwise else width  # by each filter of a stage
-    stage = width * seen * k * (1 if config.separable else k)
+    inputs = 1 if config.depthwise else width  # of each filter of a stage
+    stage = width * inputs * k * (1 if config.separable else k)
     weights = 2 * filters * width + stages * stage
     norms = 2 * width * (1 + len(config.dilations)) + (2 * filters if config.norm_first else 0)
     ends = filters + (2 * filters if config.affine else 0)  # the last bias; scale and shift

@@ -1,7 +1,7 @@
-"""Correction units: small residual stacks that read ranked filters' outputs (paper, section IV).
+"""Correction units: small residual networks on the outputs of ranked filters (paper, section IV).
 
-A unit maps N x n x H x W to a residual of the same shape, n being the number of corrected
-filters, and adds it to what it read.
+A unit maps N x n x H x W maps to a residual of the same shape, where n is the number of corrected
+filters, and adds it to the maps.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from deepcorrect.correction._unit_config import UnitConfig, hidden_width
 
 
 class _RecomputedOnce(nn.Module):
-    """A batch norm whose statistics follow each batch once.
+    """A batch norm that updates its running statistics once per batch.
 
-    Activation checkpointing runs a forward pass again in the backward pass; there the statistics
-    stay, so that a checkpointed network trains as it would without.
+    Activation checkpointing repeats the forward pass during the backward pass. The statistics are
+    not updated again there, so that training is the same with and without checkpointing.
     """
 
     running_mean: Tensor
@@ -29,7 +29,7 @@ class _RecomputedOnce(nn.Module):
     eps: float
 
     def forward(self, input: Tensor) -> Tensor:
-        """As the batch norm."""
+        """Normalises `input` as `torch.nn.BatchNorm2d` does."""
         in_backward = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
         if not (self.training and in_backward):
             return super().forward(input)
@@ -38,26 +38,27 @@ class _RecomputedOnce(nn.Module):
 
 
 class UnitNorm1d(_RecomputedOnce, nn.BatchNorm1d):
-    """The batch norm of a modulation."""
+    """A batch norm in a modulation."""
 
 
 class UnitNorm2d(_RecomputedOnce, nn.BatchNorm2d):
-    """The batch norm of a unit."""
+    """A batch norm in a unit."""
 
 
 class Modulation(nn.Module):
-    """A scale and a shift for each map of each image, and gains for a unit's hidden channels.
+    """Computes a scale and a shift per map and image, and gains of a unit's hidden channels.
 
-    Blur lowers and noise raises the deviations of the maps behind an edge detector, so the means
-    and deviations of an image's maps say how it is distorted, and how badly. A perceptron with one
-    hidden layer reads them, as a squeeze-and-excitation block does (Hu et al. 2018), and answers
-    with a feature-wise linear modulation (Perez et al. 2018), at first the identity.
+    Blur lowers and noise raises the standard deviation of an edge detector's maps. The means and
+    standard deviations of an image's maps therefore indicate the kind and strength of its
+    distortion. A perceptron with one hidden layer reads them, as in a squeeze-and-excitation block
+    (Hu et al. 2018), and computes a feature-wise linear modulation (Perez et al. 2018), which is
+    the identity before training.
 
     Args:
-        filters: number of maps, n.
-        hidden: the perceptron's hidden width.
-        gains: number of hidden channels that get a gain.
-        generator: draws the He-initialised weights of the hidden layer.
+        filters: The number of maps, n.
+        hidden: The hidden width of the perceptron.
+        gains: The number of hidden channels of the unit that get a gain.
+        generator: The source of the hidden layer's weights (He initialisation).
     """
 
     def __init__(
@@ -73,26 +74,36 @@ class Modulation(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, maps: Tensor, filters: Tensor | None = None) -> tuple[Tensor, ...]:
-        """What to add to a scale of 1, and a shift, each N x n x 1 x 1, of N x n x H x W maps; with
-        `filters`, of these of the maps alone. With gains, what to add to gains of 1, too."""
+        """Computes the modulation of maps.
+
+        Args:
+            maps: N x n x H x W; with `filters`, N x C x H x W.
+            filters: The n of the C maps to read, (n,).
+
+        Returns:
+            The difference of the scale from 1 and the shift, each N x n x 1 x 1; with gains, also
+            their difference from 1, N x gains x 1 x 1.
+        """
         means, squares = _Moments.apply(maps) if self.training else _moments(maps)
         if filters is not None:
             means, squares = means[:, filters], squares[:, filters]
-        # maps are not so far from zero that it cancels
+        # the means of maps are small enough that the difference keeps its precision
         deviations = ((squares - means * means).clamp_min(0) + self.norm.eps).sqrt()
         hidden = torch.relu(self.hidden(self.norm(torch.cat([means, deviations], 1))))
         return self.last(hidden)[:, :, None, None].split(self.answers, dim=1)
 
 
 def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and mean square of each map of each image, N x C, in float32 at least."""
+    """The mean and the mean square of each map, each N x C, in float32 or float64."""
     wide = maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
     return wide.mean((2, 3)), (wide * wide).mean((2, 3))
 
 
 class _Moments(torch.autograd.Function):
-    """`_moments` with a gradient of one pass over the maps, in their type: autograd's takes five
-    in float32."""
+    """`_moments` with a gradient that passes over the maps once, in their data type.
+
+    The gradient of autograd passes over them five times, in float32.
+    """
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,14 +120,14 @@ class _Moments(torch.autograd.Function):
 
 
 class Depthwise(nn.Conv2d):
-    """A convolution that filters each channel by itself, trained in float32 on a CPU.
+    """A depthwise convolution that is trained in float32 on a CPU, also under autocast.
 
-    There, oneDNN's gradient of a depthwise 5 x 5 convolution in bfloat16 takes four times as long
-    as float32's.
+    On a CPU, oneDNN's gradient of a depthwise 5 x 5 convolution takes four times as long in
+    bfloat16 as in float32.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """As `torch.nn.Conv2d`; under autocast the result has autocast's type."""
+        """Convolves as `torch.nn.Conv2d` does; under autocast the result has autocast's type."""
         on_cpu = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         if not (on_cpu and torch.is_grad_enabled()):
             return super().forward(input)
@@ -126,12 +137,15 @@ class Depthwise(nn.Conv2d):
 
 
 class CorrectionUnit(nn.Module):
-    """1x1 convolution, batch norm, ReLU; k x k stages likewise; a linear 1x1 convolution back.
+    """A correction unit: the residual network that corrects the maps of some filters.
+
+    The residual consists of a 1x1 convolution, k x k convolutions (stages), each followed by batch
+    norm and ReLU, and a linear 1x1 convolution back to the filters.
 
     Args:
-        filters: number of corrected filters, n.
-        config: its shape.
-        generator: draws the He-initialised weights (He et al. 2015, fan-in).
+        filters: The number of corrected filters, n.
+        config: The shape of the unit.
+        generator: The source of the initial weights (He et al. 2015, fan-in).
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -167,7 +181,7 @@ class CorrectionUnit(nn.Module):
                 last.bias.zero_()
             if config.start == "identity":
                 last.weight.zero_()
-        # one dimension, as in a batch norm: weight decay and L1 leave those alone
+        # one-dimensional, as in a batch norm, so that weight decay and L1 exclude them
         self.scale = nn.Parameter(torch.ones(filters)) if config.affine else None
         self.shift = nn.Parameter(torch.zeros(filters)) if config.affine else None
         self.modulation = None
@@ -176,11 +190,14 @@ class CorrectionUnit(nn.Module):
             self.modulation = Modulation(filters, config.modulation, gains, generator)
 
     def forward(self, maps: Tensor, filters: Tensor | None = None) -> Tensor:
-        """The corrected maps: what was read plus the residual (paper, eq. 6).
+        """Adds the residual to the maps (paper, equation 6).
 
         Args:
             maps: N x n x H x W; with `filters`, N x C x H x W.
-            filters: the n of the C maps that are corrected; the others stay as they are.
+            filters: The n of the C maps to correct, (n,). The others are returned unchanged.
+
+        Returns:
+            The corrected maps, in the shape of `maps`.
         """
         if filters is not None and len(filters) == maps.shape[1]:
             filters = None
@@ -199,14 +216,19 @@ class CorrectionUnit(nn.Module):
                     spread_out(each, -3, filters, maps.shape[1], fill)
                     for each, fill in ((scale, 1), (shift, 0))
                 )
-            # in the maps' type: under autocast a float32 scale would make float32 maps
+            # under autocast, a float32 scale would convert the maps to float32
             scale, shift = scale.to(corrected.dtype), shift.to(corrected.dtype)
             corrected = torch.addcmul(shift, corrected, scale)
         return corrected.to(maps.dtype)
 
     def multiply_adds(self, output: Tensor) -> int:
-        """Multiply-adds for one image, given its maps N x C x H x W: those for the filters that are
-        corrected, and not of the zeros that it multiplies others by."""
+        """The number of multiply-adds per image.
+
+        Only the corrected filters count, not the products with the zero weights of the others.
+
+        Args:
+            output: The unit's output, N x C x H x W.
+        """
         weights = [layer.weight for layer in self.residual if isinstance(layer, nn.Conv2d)]
         once = [layer.weight for layer in self.modules() if isinstance(layer, nn.Linear)]
         pixels = output[0, 0].numel()
@@ -215,10 +237,11 @@ class CorrectionUnit(nn.Module):
     def _residual(
         self, maps: Tensor, filters: Tensor | None, gains: Tensor | None = None
     ) -> Tensor:
-        """The residual of all maps, zero for those that are not corrected.
+        """Computes the residual of all maps, which is zero for those that are not corrected.
 
-        Taking some maps out and putting them back takes longer than the convolutions of a unit. So
-        the first and the last read and write all maps, with weights of zero for the others.
+        Gathering and scattering maps would take longer than the convolutions of a unit. The first
+        and the last convolution therefore read and write all maps, with zero weights for the maps
+        that are not corrected.
         """
         channels = maps.shape[1]
         first, last = self.residual[0], self.residual[-1]
@@ -226,7 +249,7 @@ class CorrectionUnit(nn.Module):
             hidden = first(maps)
         elif isinstance(first, nn.Conv2d):
             hidden = F.conv2d(maps, spread_out(first.weight, 1, filters, channels), first.bias)
-        else:  # a batch norm, which sees the corrected alone
+        else:  # a batch norm, which reads only the corrected maps
             channels_last = maps.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if channels_last else torch.contiguous_format
             chosen = maps.index_select(1, filters).contiguous(memory_format=layout)
@@ -245,7 +268,7 @@ class CorrectionUnit(nn.Module):
 def spread_out(
     values: Tensor, dim: int, filters: Tensor, channels: int, fill: float = 0.0
 ) -> Tensor:
-    """Values of some filters as values of all, the others' being `fill`."""
+    """Expands values of some filters along `dim` to all channels; the others get `fill`."""
     shape = list(values.shape)
     shape[dim] = channels
     return values.new_full(shape, fill).index_copy(dim, filters, values)

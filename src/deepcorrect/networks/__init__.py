@@ -1,4 +1,4 @@
-"""A classifier and its layers: fingerprint, features, cost, sites and hooks."""
+"""Classifiers and their layers: fingerprints, features, costs, sites and hooks."""
 
 from deepcorrect.networks._branches import Branches, input_images
 from deepcorrect.networks._choose_layers import choose
@@ -17,12 +17,12 @@ from deepcorrect.networks._classifier import (
 from deepcorrect.networks._cost import Costs, costs, multiply_adds, throughput
 from deepcorrect.networks._features import Read, features
 from deepcorrect.networks._fingerprint import (
-    contents,
-    find_inside,
+    find_subnetwork,
     fingerprint,
     fingerprint_by_names,
     innermost,
-    same_sites,
+    layer_digests,
+    match_sites,
 )
 from deepcorrect.networks._folding import Affine, affine, affine_of, folded
 from deepcorrect.networks._hooks import (
@@ -31,7 +31,7 @@ from deepcorrect.networks._hooks import (
     forward_hooks,
     forward_pre_hooks,
     gradients,
-    refuse_unless_once,
+    require_one_run,
     tap,
 )
 from deepcorrect.networks._layers import convolutions, filter_count, find, mlp_channels
@@ -53,13 +53,12 @@ __all__ = [
     "affine_of",
     "arguments_of",
     "choose",
-    "contents",
     "convolutions",
     "costs",
     "features",
     "filter_count",
     "find",
-    "find_inside",
+    "find_subnetwork",
     "fingerprint",
     "fingerprint_by_names",
     "folded",
@@ -70,15 +69,16 @@ __all__ = [
     "innermost",
     "input_images",
     "input_size_of",
+    "layer_digests",
     "layout_of",
+    "match_sites",
     "mlp_channels",
     "multiply_adds",
     "network_of",
     "original",
     "preprocessing_of",
-    "refuse_unless_once",
+    "require_one_run",
     "running_modules",
-    "same_sites",
     "shared_copy",
     "tap",
     "throughput",

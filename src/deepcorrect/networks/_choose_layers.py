@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.networks._classifier import ungated
-from deepcorrect.networks._hooks import forward_hooks, gradients, refuse_unless_once
+from deepcorrect.networks._hooks import forward_hooks, gradients, require_one_run
 from deepcorrect.networks._layers import find
 from deepcorrect.networks._layout import layout_of
 from deepcorrect.networks._sharing import original
@@ -50,7 +50,7 @@ def choose(
     seen = _outputs(model, found, images)
     if names is not None:
         for name in found:
-            refuse_unless_once(name, len(seen[name]))
+            require_one_run(name, len(seen[name]))
             _refuse_unless_maps(name, seen[name][0], len(images))
         return found
     left_out: dict[str, list[str]] = defaultdict(list)

@@ -1,8 +1,8 @@
-"""Which network an adapter belongs to: told by what its layers hold, not by what they are called.
+"""Recognising the network of an adapter by the tensors of its layers, whatever their names.
 
-The same trained network may come bare, in a `Classifier`, in a wrapper of one's own, in
-`DataParallel`, or from another library under other names. What stays are its tensors and what its
-layers do with them.
+The same trained network may be bare, in a `Classifier`, in a wrapper of the user's own, in
+`DataParallel`, or from another library with other module names. Its tensors and the geometry of its
+layers are the same in all of these.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ from deepcorrect.networks._classifier import network_of
 from deepcorrect.runtime import InputError
 
 GEOMETRY = ("stride", "padding", "dilation", "groups", "padding_mode", "num_groups", "eps")
-"""What a layer does with its tensors, as far as they do not say it."""
+"""Attributes that determine what a layer computes, besides its tensors."""
 
 
-def contents(network: nn.Module) -> dict[str, str]:
-    """A digest of each module's own floating-point tensors and geometry, by the module's name, in
-    module order; modules without such tensors are left out."""
+def layer_digests(network: nn.Module) -> dict[str, str]:
+    """The SHA-256 of each module's own floating-point tensors and geometry.
+
+    Args:
+        network: A network without our wrappers.
+
+    Returns:
+        The digests by module name, in module order. Modules without such tensors are omitted.
+    """
     found = {}
     for name, module in network.named_modules():
         tensors = {
@@ -45,7 +51,10 @@ def contents(network: nn.Module) -> dict[str, str]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the network's layers: their tensors and geometry, whatever their names.
+    """The SHA-256 of a network's layers: their tensors and geometry, whatever their names.
+
+    Args:
+        model: A network, wrapped or bare.
 
     Example:
         >>> import torch
@@ -58,18 +67,25 @@ def fingerprint(model: nn.Module) -> str:
         >>> fingerprint(network) == before
         False
     """
-    return _combined(contents(network_of(model)).values())
+    return _combined(layer_digests(network_of(model)).values())
 
 
-def find_inside(model: nn.Module, wanted: str, names: Iterable[str] = ()) -> str | None:
-    """Where in `model` the network with this fingerprint is: the prefix of its modules' names,
-    empty or ending in a dot; None where it is not.
+def find_subnetwork(model: nn.Module, wanted: str, names: Iterable[str] = ()) -> str | None:
+    """Finds the part of a model that has a given fingerprint.
 
-    A wrapper without tensors of its own has the same fingerprint as what is in it: the outermost
-    that has modules of all these `names` is taken, or else the innermost.
+    A wrapper without tensors of its own has the fingerprint of the module inside. Of several
+    matches, the outermost that contains modules of all `names` is returned, or else the innermost.
+
+    Args:
+        model: A network, wrapped or bare.
+        wanted: The fingerprint.
+        names: Dotted names of modules, relative to the part.
+
+    Returns:
+        The prefix of the part's module names, empty or ending in a dot; None if there is no match.
     """
     network = network_of(model)
-    known = contents(network)
+    known = layer_digests(network)
     found = []
     for name, _ in network.named_modules():
         prefix = f"{name}." if name else ""
@@ -81,8 +97,10 @@ def find_inside(model: nn.Module, wanted: str, names: Iterable[str] = ()) -> str
 
 
 def innermost(network: nn.Module) -> nn.Module:
-    """The innermost module that holds all of a network's tensors: what wrappers without tensors of
-    their own are around, such as one that normalises."""
+    """The innermost module that contains all of a network's tensors.
+
+    It is the module inside wrappers without tensors of their own, such as one that normalises.
+    """
     while True:
         own = [*network._parameters.values(), *_persistent(network)]
         below = [m for m in network.children() if any(True for _ in m.state_dict(keep_vars=True))]
@@ -92,26 +110,29 @@ def innermost(network: nn.Module) -> nn.Module:
 
 
 def _persistent(module: nn.Module) -> list[Tensor | None]:
-    """A module's own buffers that are part of its state."""
+    """A module's own buffers that are part of its `state_dict`."""
     names = module._buffers.keys() - module._non_persistent_buffers_set
     return [module._buffers[name] for name in names]
 
 
-def same_sites(
+def match_sites(
     model: nn.Module, prefix: str, saved: Mapping[str, str], source: object
 ) -> dict[str, str]:
-    """The names that sites have in this network.
+    """Finds the names of an adapter's sites in a network whose modules may be named otherwise.
 
     Args:
-        model: where the adapter's network is.
-        prefix: of the network's modules.
-        saved: what each site's module held when the adapter was saved, by its name then.
-        source: of the adapter, for messages.
+        model: The model that contains the adapter's network.
+        prefix: The prefix of the network's module names, see `find_subnetwork`.
+        saved: The digest of each site's module by its name when the adapter was saved.
+        source: The source of the adapter, used in messages.
+
+    Returns:
+        The name in `model` of each site in `saved`.
 
     Raises:
-        InputError: a site cannot be told.
+        InputError: A site cannot be identified.
     """
-    known = contents(network_of(model))
+    known = layer_digests(network_of(model))
     own = {name.removeprefix(prefix): d for name, d in known.items() if name.startswith(prefix)}
     names = {name: f"{prefix}{name}" for name in saved}
     if all(saved[name] in ("", own.get(name)) for name in saved) and all(
@@ -120,19 +141,20 @@ def same_sites(
         return names
     renamed = {}
     for digest in dict.fromkeys(saved.values()):
-        before = [name for name, held in saved.items() if held == digest]
-        now = [name for name, held in own.items() if held == digest]
+        before = [name for name, known in saved.items() if known == digest]
+        now = [name for name, known in own.items() if known == digest]
         if not digest or len(before) != len(now):
             raise InputError(
-                f"the adapter in {source} was made for this network under other names, and its "
-                f"site {before[0]!r} cannot be told here: build the network as it was built then"
+                f"the adapter in {source} was trained for this network with other module names, "
+                f"and its site {before[0]!r} cannot be identified: build the network as for the "
+                "training"
             )
         renamed |= {old: f"{prefix}{new}" for old, new in zip(before, now, strict=True)}
     return renamed
 
 
 def fingerprint_by_names(model: nn.Module) -> str:
-    """The fingerprint that adapters of schema 1 carry: names count, and geometry does not."""
+    """The fingerprint of adapters with schema version 1: of names and tensors, without geometry."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network_of(model).state_dict().items()):
         if tensor.is_floating_point():

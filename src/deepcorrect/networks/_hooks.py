@@ -1,4 +1,4 @@
-"""Forward hooks, all of them: reading and replacing what modules read and give."""
+"""Forward hooks: reading and replacing the inputs and outputs of modules."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from deepcorrect.networks._layout import layout_of
 from deepcorrect.runtime import InputError
 
 Edit = Callable[[str, Tensor], Tensor | None]
-"""Site and its maps -> the maps that replace them, or None."""
+"""A function of a site and its maps that returns the maps to replace them, or None."""
 
 Hook = Callable[[str, nn.Module, Any, Any], Any]
-"""Name, module, positional arguments, output -> what replaces the output, or None."""
+"""A function of a name, a module, its positional arguments and its output that returns the value to
+replace the output, or None."""
 
 PreHook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], None]
-"""Name, module, positional and keyword arguments."""
+"""A function of a name, a module, and its positional and keyword arguments."""
 
 
 @contextmanager
@@ -32,9 +33,9 @@ def forward_hooks(
     """Calls `hook` after each call of one of the modules, while the block runs.
 
     Args:
-        modules: by name.
-        hook: what it returns, unless None, replaces the module's output.
-        prepend: whether it runs before all hooks that are there already.
+        modules: The modules by name.
+        hook: The function to call. A result other than None replaces the module's output.
+        prepend: Whether it runs before all hooks that are registered already.
     """
     with ExitStack() as stack:
         for name, module in modules.items():
@@ -48,8 +49,8 @@ def forward_pre_hooks(modules: Mapping[str, nn.Module], hook: PreHook) -> Iterat
     """Calls `hook` before each call of one of the modules, while the block runs.
 
     Args:
-        modules: by name.
-        hook: may raise to end the forward pass.
+        modules: The modules by name.
+        hook: The function to call. It may raise to end the forward pass.
     """
     with ExitStack() as stack:
         for name, module in modules.items():
@@ -64,20 +65,21 @@ def tap(
 ) -> Iterator[dict[str, Tensor]]:
     """Reads, and optionally replaces, the outputs of sites while the block runs.
 
-    A corrected network corrects every image while the block runs, whatever its gate says, so that
-    each image has corrected maps.
+    A corrected network corrects every image while the block runs, whatever its gate decides, so
+    that each image has corrected maps.
 
     Args:
-        model: a network, wrapped or bare.
-        sites: dotted names; None takes all convolutions and transformers' MLPs.
-        edit: called with a site's name and maps; maps that it returns replace them.
+        model: A network, wrapped or bare.
+        sites: The dotted names of the sites; None selects all convolutions and transformers' MLPs.
+        edit: A function that is called with a site's name and maps. Maps that it returns replace
+            the site's.
 
     Yields:
-        A dictionary that each forward pass fills with the sites' maps, N x C x H x W, as they
-        were before `edit`. They are copies, so that in-place layers behind do not change them.
+        A dictionary that each forward pass fills with the sites' maps, N x C x H x W, before
+        `edit`. They are copies, so that later in-place layers do not change them.
 
     Raises:
-        InputError: there is no such site; in the forward pass: a site's output holds no maps.
+        InputError: A site does not exist, or (in the forward pass) its output contains no maps.
 
     Example:
         >>> import torch
@@ -105,12 +107,16 @@ def tap(
         yield maps
 
 
-def refuse_unless_once(name: str, runs: int) -> None:
-    """Raises InputError unless the site `name` ran once."""
+def require_one_run(name: str, runs: int) -> None:
+    """Checks that a site ran exactly once in a forward pass.
+
+    Raises:
+        InputError: It ran more than once, or not at all.
+    """
     if runs != 1:
         raise InputError(
             f"site {name!r} runs {runs} times in a forward pass: "
-            "only a module that runs once can be swapped or corrected"
+            "only a module that runs exactly once can be swapped or corrected"
         )
 
 
@@ -120,18 +126,18 @@ def gradients(
     sites: Iterable[str],
     measure: Callable[[Tensor], Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every site's maps, and the gradient of `measure` at them, in one pass forward and backward.
+    """Computes each site's maps and the gradient of a measure with respect to them.
 
-    As in `tap`, a gate is left out.
+    As in `tap`, every image is corrected, whatever a gate decides.
 
     Args:
-        model: a network, wrapped or bare, in inference mode.
+        model: A network, wrapped or bare, in inference mode.
         images: N x C x H x W.
-        sites: dotted names.
-        measure: logits, N x classes -> one number.
+        sites: The dotted names of the sites.
+        measure: A function of the logits, N x classes, that returns a scalar.
 
     Returns:
-        The sites' maps and the gradients, each N x C x H x W by site.
+        The maps and the gradients by site, each N x C x H x W.
     """
     maps: dict[str, Tensor] = {}
 
@@ -139,11 +145,11 @@ def gradients(
         del args
         layout = layout_of(name, module, output)
         maps[name] = layout.maps(output)
-        return layout.output(maps[name], output).clone()  # in-place layers may change it
+        return layout.output(maps[name], output).clone()  # as in-place layers may change it
 
     found = find(model, sites)
     with ungated(model), forward_hooks(found, hook), torch.enable_grad():
-        # of the images, as the weights may be frozen
+        # the images require gradients, as the weights may be frozen
         gain = measure(model(images.detach().requires_grad_()))
     values = torch.autograd.grad(gain, [maps[name] for name in found], materialize_grads=True)
     return (
@@ -153,15 +159,23 @@ def gradients(
 
 
 class _Reached(Exception):  # noqa: N818
-    """The module that was waited for is called: the rest of the pass is not needed."""
+    """Ends a forward pass when the awaited module is called."""
 
 
 def arguments_of(
     model: nn.Module, module: nn.Module, images: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """What a module inside is called with when `model` runs on images; None if it is not called.
+    """The arguments that a module inside a model is called with.
 
-    The forward pass ends there.
+    The forward pass ends at that call.
+
+    Args:
+        model: A network, wrapped or bare.
+        module: A module of the network.
+        images: The input of `model`, N x C x H x W.
+
+    Returns:
+        The positional and keyword arguments of the first call; None if the module is not called.
     """
     found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks import find, layout_of, refuse_unless_once
+from deepcorrect.networks import find, layout_of, require_one_run
 from deepcorrect.networks.patching._pass import Swap
 
 Forward = Callable[..., Any]
@@ -99,7 +99,7 @@ class Replay:
         self._layouts = {}
         for name, module in self._sites.items():
             calls = self._calls[module]
-            refuse_unless_once(name, len(calls))
+            require_one_run(name, len(calls))
             self._layouts[name] = layout_of(name, module, calls[0].output)
             self.maps[name] = self._layouts[name].maps(calls[0].output)
 
