@@ -458,7 +458,7 @@ def test_a_network_in_training_mode_answers_as_in_inference_mode(
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.rand(4, 3, 7, 16), "8 pixels or more, not of 7 x 16"),
+        (torch.rand(4, 3, 7, 16), "at least 8 x 8 pixels, but these have 7 x 16"),
         (torch.rand(4, 1, 16, 16), r"reads 38 statistics.*of 1 channels have 19"),
     ],
 )
@@ -487,7 +487,7 @@ def test_a_network_whose_reader_is_never_called_is_refused(loader: list[Batch]) 
     with pytest.raises(InputError, match="never calls the module"):
         dc.fit_gate(around, loader, KINDS)
     around.set_gate(SOME)
-    with pytest.raises(InputError, match="shown no images"):
+    with pytest.raises(InputError, match="received no images"):
         answers(around, loader[0][0])
 
 
