@@ -283,7 +283,9 @@ def test_a_budget_needs_gains_that_compare_between_sites(
 ) -> None:
     for method in ("change", "psnr", "random"):
         ranking = rank(network, batches, ["gaussian_blur:1"], method)
-        with pytest.raises(InputError, match=f"method '{method}' are comparable only within a site"):
+        with pytest.raises(
+            InputError, match=f"method '{method}' are comparable only within a site"
+        ):
             filters_within(ranking, {"parameters": 0.2})
 
 
