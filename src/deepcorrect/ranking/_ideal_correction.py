@@ -135,12 +135,10 @@ def ideal_correction(
 
     Example:
         >>> import torch, deepcorrect as dc
-        >>> network = torch.nn.Sequential(
-        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
-        ...     torch.nn.Linear(4, 10))
-        >>> images = [(torch.rand(4, 3, 16, 16), torch.arange(4))]
-        >>> ranking = dc.rank(network, images, "gaussian_blur:2")
-        >>> curves = dc.ideal_correction(network, images, ranking, betas=[0.5, 1.0])
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 10, 16), torch.nn.Flatten())
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([3, 8]))]
+        >>> ranking = dc.rank(model, batches, "gaussian_blur:2", "gradient", ["0"])
+        >>> curves = dc.ideal_correction(model, batches, ranking, betas=[0.5, 1.0])
         >>> tuple(curves.top1["0"].shape)  # (levels, betas)
         (1, 2)
     """

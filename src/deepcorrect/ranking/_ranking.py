@@ -50,16 +50,12 @@ class Ranking:
 
     Example:
         >>> import torch, deepcorrect as dc
-        >>> network = torch.nn.Sequential(
-        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
-        ...     torch.nn.Linear(4, 10))
-        >>> images = [(torch.rand(4, 3, 16, 16), torch.arange(4))]
-        >>> ranking = dc.rank(network, images, "gaussian_blur:1,2")
-        >>> ranking.sites, ranking.priorities["0"].shape
-        (('0',), torch.Size([4]))
-        >>> chosen = ranking.top(beta=0.5)["0"]  # the two filters with the highest priorities
-        >>> chosen == sorted(ranking.order("0")[:2])
-        True
+        >>> from deepcorrect.distortions import parse_all
+        >>> blur = parse_all("gaussian_blur:1", pixels=32)
+        >>> gains = {"conv": torch.tensor([[0.1, 0.4, 0.0, 0.3]])}  # one level, four filters
+        >>> ranking = dc.Ranking(gains, "swap", blur, images=100, seconds=1.0)
+        >>> ranking.order("conv"), ranking.top(beta=0.5)
+        ([1, 3, 0, 2], {'conv': [1, 3]})
     """
 
     by_level: dict[str, Tensor]
@@ -161,14 +157,11 @@ def load_ranking(folder: str | Path) -> Ranking:
 
     Example:
         >>> import torch, deepcorrect as dc
-        >>> network = torch.nn.Sequential(
-        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
-        ...     torch.nn.Linear(4, 10))
-        >>> images = [(torch.rand(4, 3, 16, 16), torch.arange(4))]
-        >>> ranking = dc.rank(network, images, "gaussian_blur:1,2")
-        >>> again = dc.load_ranking(ranking.save("my-ranking"))
-        >>> torch.equal(again.by_level["0"], ranking.by_level["0"])
-        True
+        >>> model = dc.load_model("digits_cnn")
+        >>> digits = [(torch.rand(2, 1, 28, 28), torch.tensor([3, 8]))]
+        >>> folder = dc.rank(model, digits, "awgn:40", "change").save("my-ranking")
+        >>> dc.load_ranking(folder).method
+        'change'
     """
     folder = Path(folder)
     path = folder / INFO_FILE
