@@ -112,15 +112,18 @@ def test_the_benchmarks_gaussian_blur_is_not_the_papers(tmp_path: Path) -> None:
     [
         (lambda f: (f / "labels.npy").unlink(), "there is no file .*labels.npy: cifar_c:DIR holds"),
         (lambda f: (f / "fog.npy").unlink(), "has no KIND.npy beside its labels.npy"),
-        (lambda f: np.save(f / "fog.npy", np.zeros((7, 8, 8, 3), np.uint8)), "has 7 rows; by lab"),
+        (
+            lambda f: np.save(f / "fog.npy", np.zeros((7, 8, 8, 3), np.uint8)),
+            "has 7 rows, but by lab",
+        ),
         (lambda f: np.save(f / "fog.npy", np.zeros((24, 8, 8, 3), np.uint8)), "1 to 5 times 4"),
         (lambda f: np.save(f / "fog.npy", np.zeros((20, 8, 8, 3))), "images are uint8 of shape"),
         (lambda f: np.save(f / "fog.npy", np.zeros((20, 8, 8, 4), np.uint8)), "images are uint8"),
-        (lambda f: np.save(f / "labels.npy", np.zeros((4, 2))), "one whole number a row"),
-        (lambda f: (f / "fog.npy").write_bytes(b"no"), "is not a whole NumPy array"),
+        (lambda f: np.save(f / "labels.npy", np.zeros((4, 2))), "one integer per row"),
+        (lambda f: (f / "fog.npy").write_bytes(b"no"), "is not a complete NumPy array"),
         (
             lambda f: (f / "fog.npy").write_bytes((f / "fog.npy").read_bytes()[:-9]),
-            "is not a whole NumPy array",
+            "is not a complete NumPy array",
         ),
         (lambda f: (f / "fog.npy").rename(f / "fogg.npy"), "unknown corruption 'fogg', did you"),
     ],

@@ -1,4 +1,4 @@
-"""Ideal against learned correction, at all corrected sites together."""
+"""Ideal against learned correction, at all corrected sites at once."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One way for a batch: each image of a loader as it looks under each distortion and level.
 
 Evaluation, validation, ranking, analyses, stored sets and a report's examples distort images here,
-so an image gets the same noise in all of them: its seed is a function of the seed of the whole, the
-distortion, the level and the image's number, and of nothing else.
+so an image has the same noise everywhere: its own seed is a function of the seed that was given,
+the distortion, the level and the image's number, and of nothing else.
 """
 
 from __future__ import annotations

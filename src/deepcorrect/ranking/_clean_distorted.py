@@ -147,7 +147,7 @@ class Coverage:
         target: what answers were measured against.
         maps: each site's channels, height and width.
         network: the network's size.
-        state: the processes that shared the work; None where there is one.
+        state: the processes that shared the work; None if there is only one.
     """
 
     images: int
@@ -167,7 +167,7 @@ class Coverage:
 
 
 class LevelSums:
-    """Sums over blocks, one for each level; all processes' together give the whole.
+    """Sums over blocks of images, one for each level, which `total` adds up over all processes.
 
     Args:
         *shape: of each level's sum.
@@ -330,7 +330,7 @@ def _block_size(images: Tensor, device: torch.device) -> int:
 
 
 def _example(images: Tensor, rows: int) -> Tensor:
-    """At least two images, and `rows` of them, repeated where there are fewer."""
+    """`rows` images, at least two, repeated if there are fewer."""
     rows = max(2, rows)
     repeats = -(-rows // len(images))
     return to_device(images.repeat(repeats, 1, 1, 1)[:rows], images.device)

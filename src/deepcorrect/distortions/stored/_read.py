@@ -1,4 +1,4 @@
-"""Reading sets of distorted copies: CIFAR-C's layout, ImageNet-C's, and what `distort` wrote."""
+"""Reads sets of distorted copies in the layouts of CIFAR-C and ImageNet-C."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SPECS = {
     "imagenet_c:DIR": "ImageNet-C's layout: KIND/LEVEL/CLASS/* (evaluate alone reads it)",
 }
 INFO_FILE = "distort.json"
-"""Where `distort` writes what it was asked for."""
+"""The file in which `distort` notes its arguments."""
 
 BENCHMARK = (*GROUPS["imagenet_c"], *GROUPS["imagenet_c_extra"])
 ARCHIVES = ("noise", "blur", "weather", "digital", "extra")
-"""The folders that ImageNet-C's archives unpack to, each with some of the corruptions."""
+"""The folders to which ImageNet-C's archives unpack, each with some of the corruptions."""
 
 MOST_SEVERITIES = 5
 Open = Callable[[], ImageSet]
@@ -32,14 +32,14 @@ Open = Callable[[], ImageSet]
 
 @dataclass(frozen=True)
 class CorruptedSet:
-    """Distorted copies of one set of images, each kind's levels a set of their own.
+    """Distorted copies of one set of images; each level of each kind is a set of its own.
 
     Attributes:
-        name: how messages call it.
-        parts: by kind and level, a function that opens the images. They are opened one at a
-            time: the names alone of all of ImageNet-C take a gigabyte.
+        name: its name in messages.
+        parts: by kind and level, a function that opens the images. They are opened one at a time,
+            because the names alone of all of ImageNet-C take a gigabyte.
         classes: the names of the class folders, in the order of the labels; None for arrays.
-        imagenet: whether it is ImageNet-C or made with its severities, on which AlexNet's
+        imagenet: whether it is ImageNet-C or was made with its severities, on which AlexNet's
             published errors were measured.
     """
 
@@ -49,10 +49,10 @@ class CorruptedSet:
     imagenet: bool
 
     def only(self, specs: Sequence[str | Distortion]) -> CorruptedSet:
-        """The kinds and levels that `--distortion` names; a kind without levels has all.
+        """The set restricted to the kinds and levels of `specs`; a kind without levels keeps all.
 
         Raises:
-            InputError: one is not here.
+            InputError: the set does not have one of them.
         """
         parts: dict[str, dict[float, Open]] = {}
         for wanted in ungrouped(specs):
@@ -69,7 +69,7 @@ class CorruptedSet:
         return CorruptedSet(self.name, parts, self.classes, self.imagenet)
 
     def check_clean(self, clean: ImageSet) -> None:
-        """Raises InputError where the clean images have another number of classes."""
+        """Raises InputError if the clean images have another number of classes."""
         if self.classes and clean.classes and len(self.classes) != len(clean.classes):
             raise InputError(
                 f"{clean.name} has {len(clean.classes)} classes and {self.name} "
@@ -84,17 +84,17 @@ def accepts(spec: str) -> bool:
 
 
 def open_corrupted(spec: str, preprocessing: Preprocessing) -> CorruptedSet:
-    """Opens the set that `cifar_c:DIR` or `imagenet_c:DIR` names.
+    """Opens the set of the spec `cifar_c:DIR` or `imagenet_c:DIR`.
 
-    CIFAR-C (Hendrycks and Dietterich 2019): DIR/KIND.npy, uint8, (levels x N) x H x W x 3 (or one
-    channel, or none), the levels one after the other, and DIR/labels.npy, whole numbers, the N
-    labels once for each level or once. ImageNet-C: DIR/KIND/LEVEL/CLASS/image, and its archives'
-    DIR/GROUP/KIND/LEVEL/CLASS/image. Labels are the places of the class folders' sorted names.
-    The benchmark's `gaussian_blur` is our `gaussian_blur_c`.
+    CIFAR-C (Hendrycks and Dietterich 2019) has DIR/KIND.npy, uint8, (levels x N) x H x W x 3 (or
+    with one channel, or without that axis), one level after the other, and in DIR/labels.npy the N
+    integer labels, once for each level or only once. ImageNet-C has DIR/KIND/LEVEL/CLASS/image, or
+    DIR/GROUP/KIND/LEVEL/CLASS/image as its archives unpack; a label is the place of the class
+    folder's name in sorted order. The benchmark's `gaussian_blur` is `gaussian_blur_c` here.
 
     Raises:
-        InputError: a file is missing, broken, or does not fit the others; a kind is not known;
-            `distort` has not finished there.
+        InputError: a file is missing or damaged, or does not fit the others; a kind is not known;
+            or `distort` has not finished there.
     """
     layout, _, rest = spec.partition(":")
     folder = Path(rest).expanduser()
@@ -106,7 +106,7 @@ def open_corrupted(spec: str, preprocessing: Preprocessing) -> CorruptedSet:
 
 
 def _info(folder: Path, layout: str) -> dict[str, Any] | None:
-    """What `distort` wrote there about the set; None for a set from elsewhere."""
+    """The notes of `distort` about the set; None for a set from elsewhere."""
     path = folder / INFO_FILE
     if not path.is_file():
         return None
@@ -123,8 +123,8 @@ def _info(folder: Path, layout: str) -> dict[str, Any] | None:
         raise InputError(f"{folder} was written with --format {info['format']}: give {reader}:DIR")
     if not info["finished"]:
         raise InputError(
-            f"{folder} is not complete: 'deepcorrect distort' was stopped there. Give the same "
-            "command again and it goes on"
+            f"{folder} is not complete: 'deepcorrect distort' was stopped there. Repeat the same "
+            "command to continue"
         )
     return info
 
@@ -134,7 +134,7 @@ def _made_for_imagenet(info: Mapping[str, Any]) -> bool:
 
 
 def _kind_name(path: Path, info: Mapping[str, Any] | None) -> str:
-    """The kind that a file or folder holds, by our names."""
+    """The name of the kind that a file or folder holds."""
     name = path.stem if path.is_file() else path.name
     if info is None and name == "gaussian_blur":
         return "gaussian_blur_c"  # ours of that name is the paper's
@@ -146,7 +146,7 @@ def _kind_name(path: Path, info: Mapping[str, Any] | None) -> str:
 
 
 def _in_order(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """Kinds and their places, the benchmark's first and in its order."""
+    """Kinds and their paths; those of the benchmark come first and in its order."""
     places: dict[str, Path] = {}
     for name, path in found:
         if name in places:
@@ -166,7 +166,7 @@ def _read_arrays(
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
         raise InputError(
             f"{folder / 'labels.npy'} holds {labels.dtype} of shape {labels.shape}, and labels "
-            "are one whole number a row"
+            "are one integer per row"
         )
     arrays = [
         path
@@ -196,7 +196,7 @@ def _array(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} is not a whole NumPy array ({error})") from None
+        raise InputError(f"{path} is not a complete NumPy array ({error})") from None
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -211,7 +211,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def _images_a_level(labels: np.ndarray) -> int:
-    """Labels come once for each level: the most levels for which they repeat."""
+    """The number of labels divided by the largest number of levels for which they repeat."""
     for levels in range(MOST_SEVERITIES, 1, -1):
         count, rest = divmod(len(labels), levels)
         if not rest and np.array_equal(labels, np.tile(labels[:count], levels)):
@@ -222,7 +222,7 @@ def _images_a_level(labels: np.ndarray) -> int:
 def _levels_of(
     path: Path, rows: int, count: int, made: Mapping[str, Any] | None
 ) -> tuple[float, ...]:
-    """The levels in an array of so many rows."""
+    """The levels in an array with `rows` rows, `count` of them per level."""
     levels = tuple(map(float, made["levels"])) if made else ()
     number, rest = divmod(rows, count)
     if rest or not number or (number != len(levels) if made else number > MOST_SEVERITIES):
@@ -230,8 +230,8 @@ def _levels_of(
             f"{len(levels)} x {count:,}" if made else f"1 to {MOST_SEVERITIES} times {count:,}"
         )
         raise InputError(
-            f"{path} has {rows:,} rows; by labels.npy a level has {count:,} images, so it would "
-            f"have {expected}"
+            f"{path} has {rows:,} rows, but by labels.npy a level has {count:,} images, so it "
+            f"should have {expected}"
         )
     return levels or tuple(float(level + 1) for level in range(number))
 
@@ -251,7 +251,7 @@ def _rows(
 
 
 class _Row:
-    """Makes an image of a row, counted from row `first`; another process maps the file itself."""
+    """Makes an image of a row, counted from `first`; another process maps the file by itself."""
 
     def __init__(self, path: Path, pixels: np.ndarray, first: int) -> None:
         self.path, self.pixels, self.first = path, pixels, first
@@ -295,7 +295,7 @@ def _read_folders(
                 other = sorted(set(here) ^ set(classes))[0]
                 raise InputError(
                     f"{place} has other class folders than the levels before it (such as "
-                    f"{other}), so its labels would not mean the same"
+                    f"{other}), so its labels would have another meaning"
                 )
             classes = here
             parts[name][level] = partial(
