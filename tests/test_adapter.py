@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from conftest import TINY_SITES, Batch, TinyCNN, tiny_cnn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -29,6 +30,7 @@ from deepcorrect.correction import (
     correct,
     fit_gate,
     load_adapter,
+    looks_distorted,
 )
 from deepcorrect.correction._checkpoint import config_sha256
 from deepcorrect.deployment import fuse
@@ -37,7 +39,7 @@ from deepcorrect.evaluation import evaluate
 from deepcorrect.models import CifarAllCNN, CifarResNet20, load_model
 from deepcorrect.networks import Classifier, convolutions, tap
 from deepcorrect.networks._fingerprint import fingerprint
-from deepcorrect.ranking import Ranking
+from deepcorrect.ranking import Ranking, load_ranking
 from deepcorrect.runtime import InputError
 from deepcorrect.training import fit
 
@@ -759,3 +761,20 @@ def test_parts_that_a_compiler_leaves_to_python_are_corrected() -> None:
     images = torch.rand(2, 3, 16, 16)
     compiled = torch.compile(adapted, backend="eager")
     torch.testing.assert_close(answers(compiled, images), answers(adapted, images))
+
+
+# --- what earlier versions wrote
+
+EARLIER = Path(__file__).parent / "files" / "earlier"
+"""An adapter with a gate and a ranking of digits_cnn, as the version before the rooms saved them,
+with four images and the answers that the adapter then gave."""
+
+
+def test_adapters_and_rankings_of_the_version_before_are_read() -> None:
+    kept = load_file(EARLIER / "answers.safetensors")
+    images = kept["images"].float() / 255
+    adapted = load_adapter(load_model("digits_cnn"), EARLIER / "adapter")
+    assert looks_distorted(adapted, images).tolist() == [True, False, True, False]
+    torch.testing.assert_close(answers(adapted, images), kept["logits"], atol=1e-4, rtol=1e-4)
+    site, config = next(iter(adapted.config.sites.items()))
+    assert load_ranking(EARLIER / "ranking").top({site: 0.25})[site] == list(config.filters)

@@ -100,7 +100,7 @@ class DistortionSection(Section):
 
 
 class RankingSection(Section):
-    """How filters are ranked: on so many validation images, at `sites` (null: all sites).
+    """How filters are ranked: on `images` validation images, at `sites` (null: all sites).
 
     `target` is what answers are compared with: `labels`, `prediction` or `kl`.
     """
@@ -125,7 +125,7 @@ class IdealSection(Section):
 
 
 class SelectionSection(Section):
-    """Choosing the best epoch, on so many validation images that were not ranked on."""
+    """Choosing the best epoch, on `images` validation images that were not ranked on."""
 
     images: int = Field(default=500, ge=0)
 

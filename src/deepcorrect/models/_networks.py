@@ -18,7 +18,7 @@ class _Conv(NamedTuple):
 
 
 def _stacked(channels: int, *layers: _Conv) -> nn.Sequential:
-    """Convolutions, each with batch norm and ReLU, for inputs of so many channels."""
+    """Convolutions, each with batch norm and ReLU, for inputs of the given number of channels."""
     stages = nn.Sequential()
     for filters, kernel, stride, padding in layers:
         conv = nn.Conv2d(channels, filters, kernel, stride, padding)

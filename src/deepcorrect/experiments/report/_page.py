@@ -137,7 +137,7 @@ def _cost_texts(record: dict[str, Any], base: dict[str, Any], *, is_baseline: bo
 
 
 def _uncertainty(images: int) -> str:
-    """Half the 95 % normal interval of a share measured on so many images, at its widest."""
+    """Half the 95 % normal interval of a share measured on `images` images, at its widest."""
     return numbers.points(1.96 * (0.25 / images) ** 0.5, signed=False)
 
 
