@@ -136,7 +136,7 @@ def test_a_bare_network_brings_its_sample_images(tmp_path: Path, images: Tensor)
     done = export(tiny_cnn(), tmp_path / "a.pt2", images=images)
     with torch.no_grad():
         assert torch.allclose(load_exported(done.path)(images), tiny_cnn()(images), atol=1e-4)
-    assert details(tiny_cnn())["input"] == "what the bare network takes"
+    assert details(tiny_cnn())["input"] == "the input of the bare network"
 
 
 # --- what cannot be exported
@@ -178,7 +178,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(
         lambda path: lambda images: adapted(images) + 1,
     )
     (tmp_path / "n.pt2").write_text("what was there before")
-    with pytest.raises(InputError, match="the torch file gives other answers"):
+    with pytest.raises(InputError, match="the logits of the torch file differ"):
         export(adapted, tmp_path / "n.pt2")
     assert (tmp_path / "n.pt2").read_text() == "what was there before"
 
@@ -186,7 +186,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("n.tflite", {}, "name it .onnx or .pt2"),
+        ("n.tflite", {}, "name the file .onnx or .pt2"),
         ("n.onnx", {"format": "tflite"}, "format 'tflite' is not accepted"),
         ("n.pt2", {"batch_size": 3, "images": torch.rand(2, 3, SIZE, SIZE)}, "batch of 3"),
         ("file/n.pt2", {}, "is a file, and a folder is needed"),
@@ -251,4 +251,4 @@ def test_the_command_writes_and_says_what_it_tried(tmp_path: Path, format: Forma
 def test_the_command_ends_in_one_line() -> None:
     said = command("export", "--model", "digits_cnn", "--out", "n.bin")
     assert said.status == 1
-    assert said.err.strip().endswith("name it .onnx or .pt2, or give a format")
+    assert said.err.strip().endswith("name the file .onnx or .pt2, or give a format")

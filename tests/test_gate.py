@@ -392,10 +392,10 @@ def test_maps_of_other_images_than_were_read_are_refused() -> None:
     verdict = Verdict()
     verdict.set(Gate(SOME)(torch.rand(4, 3, SIZE, SIZE)))
     maps = torch.rand(8, 2, 3, 3)
-    with pytest.raises(InputError, match=r"read 4 images, a site gives maps of 8"):
+    with pytest.raises(InputError, match=r"read 4 images, but a site has maps of 8"):
         verdict.choose(maps, maps)
     verdict.clear()
-    with pytest.raises(InputError, match="shown no images"):
+    with pytest.raises(InputError, match="received no images"):
         verdict.choose(maps, maps)
 
 

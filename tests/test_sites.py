@@ -151,7 +151,7 @@ def test_tap_leaves_no_hook_behind_even_when_the_block_fails(
 
 
 def test_a_site_must_give_maps(network: TinyCNN, images: Tensor) -> None:
-    message = r"site 'head' gives \(12, 5\).*N x C x H x W"
+    message = r"site 'head' returns \(12, 5\).*N x C x H x W"
     with pytest.raises(InputError, match=message), tap(network, ["head"]):
         network(images)
 

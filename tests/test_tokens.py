@@ -235,9 +235,9 @@ def test_the_grid_is_square_behind_the_other_tokens(tokens: int, others: int, si
 
 
 def test_tokens_that_are_no_grid_are_refused() -> None:
-    with pytest.raises(InputError, match="35 tokens are no square grid behind at most 8 others"):
+    with pytest.raises(InputError, match="35 tokens are not a square grid after at most 8 others"):
         networks.layout_of("mlp", nn.Linear(3, 4), torch.zeros(2, 35, 4))
-    with pytest.raises(InputError, match=r"site 'head' gives \(2, 4\)"):
+    with pytest.raises(InputError, match=r"site 'head' returns \(2, 4\)"):
         networks.layout_of("head", nn.Linear(3, 4), torch.zeros(2, 4))
 
 
@@ -379,7 +379,7 @@ def test_modules_that_cannot_be_sites_are_left_out_with_a_note(
     [
         ("twice", "site 'twice' runs 2 times in a forward pass"),
         ("unused", "site 'unused' runs 0 times in a forward pass"),
-        ("pieces", "site 'pieces' gives 4 rows for 2 images"),
+        ("pieces", "site 'pieces' returns 4 rows for 2 images"),
     ],
 )
 def test_a_named_site_that_cannot_serve_is_an_error(

@@ -106,7 +106,7 @@ def test_what_has_no_features_is_refused(classifier: Classifier, images: Tensor)
         pass
     with pytest.raises(InputError, match="heed"), features(classifier, "heed"):
         pass
-    with features(classifier) as read, pytest.raises(InputError, match="did not come up"):
+    with features(classifier) as read, pytest.raises(InputError, match="was not computed"):
         read()
     tokens = nn.Sequential(nn.Flatten(2), nn.Linear(256, 4))
     with features(tokens) as read:

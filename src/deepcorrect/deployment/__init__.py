@@ -1,4 +1,4 @@
-"""A corrected network elsewhere: folded into plain layers, and exported as a file."""
+"""Deploying a corrected network: folding it into plain layers, and exporting it to a file."""
 
 from deepcorrect.deployment._export import export, load_exported
 from deepcorrect.deployment._fuse import First, check_same, example_images, fuse

@@ -1,4 +1,4 @@
-"""A network as one file that runs without DeepCorrect: ONNX, or a torch.export program."""
+"""Exporting a network to one file that runs without DeepCorrect: ONNX or torch.export."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ Format = Literal["onnx", "torch"]
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
 DETAILS = "deepcorrect.json"
 LARGEST_ONNX = 2_000_000_000
-"""Bytes of tensors that one ONNX file can hold (a protobuf's limit is 2 GiB)."""
+"""The largest size of the tensors of one ONNX file, in bytes (protobuf's limit is 2 GiB)."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and tried.
+    """The result of an export.
 
     Attributes:
-        path, format: of the file.
-        bytes: its size.
-        images: number of sample images whose answers were compared.
-        largest_difference: of their logits from the network's own.
+        path: The path of the file.
+        format: The format of the file, `onnx` or `torch`.
+        bytes: The size of the file.
+        images: The number of sample images whose logits were compared.
+        largest_difference: The largest difference between the file's and the network's logits.
     """
 
     path: Path
@@ -54,25 +55,29 @@ def export(
     fused: bool = True,
     batch_size: int | None = None,
 ) -> Exported:
-    """Writes a network, corrected or not, to one file, and checks that it answers as before.
+    """Exports a network, corrected or not, to one file, and checks the file's logits.
 
-    The file takes images in [0, 1], N x C x H x W, and normalises them itself; it gives logits. It
-    carries the labels and the preprocessing as JSON: in ONNX each under a key of its metadata, in a
-    torch program as its extra file `deepcorrect.json`.
+    The exported network reads images in [0, 1], N x C x H x W, normalises them itself and returns
+    logits, N x classes. The file contains the labels and the preprocessing as JSON: in ONNX one
+    metadata entry per key, in a torch program the extra file `deepcorrect.json`.
 
     Args:
-        model: what `correct` or `load` gave, a `Classifier`, or a bare network (then the file takes
-            what the network takes).
-        out: the file; whole, or absent when anything fails.
-        format: `onnx`, or `torch` for a torch.export program; by default what the suffix says
-            (`.onnx`, `.pt2`).
-        images: sample inputs to trace and try it with; only a bare network needs them.
-        fused: whether units and batch norms are folded first, see `fuse`.
-        batch_size: makes the file take batches of this size only; None takes any.
+        model: A network from `correct`, `load_adapter` or `load_model`, a `Classifier`, or a bare
+            network. The exported form of a bare network reads the same input as the network.
+        out: The file. It is written completely, or not at all if anything fails.
+        format: `onnx`, or `torch` for a torch.export program. The default follows from the suffix
+            of `out` (`.onnx` or `.pt2`).
+        images: Sample inputs for tracing and checking, required only for a bare network.
+        fused: Whether units and batch norms are folded first, see `fuse`. A corrected network is
+            always fused.
+        batch_size: The only batch size that the file accepts; None accepts any.
+
+    Returns:
+        The path, format and size of the file, and how exactly it reproduces the logits.
 
     Raises:
-        InputError: the network cannot be exported, or the file gives other answers.
-        MissingExtraError: the `onnx` extra is needed.
+        InputError: The network cannot be exported, or the file's logits differ.
+        MissingExtraError: The `onnx` extra is not installed.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -91,10 +96,10 @@ def export(
     if images is None:
         images = example_images(model, batch_size or 2)
     if batch_size is not None and len(images) != batch_size:
-        raise InputError(f"{len(images)} sample images do not make a batch of {batch_size}")
+        raise InputError(f"batch_size is {batch_size}, but there are {len(images)} images")
     with torch.no_grad(), inference(model):
         samples = [images] if batch_size else [images, images[:1], torch.cat([images, images])]
-        # a network with an adapter is fused to be exported, as its hooks are Python
+        # Python code decides what runs in a corrected network, so that it is always fused
         ready = fuse(model, images) if fused or isinstance(model, AdaptedModel) else model
         program = _program(ready, images, batch_size is None)
         notes = details(model)
@@ -102,19 +107,19 @@ def export(
         run_file = _run_onnx if chosen == "onnx" else load_exported
         differences: list[float] = []
 
-        def whole(temporary: Path) -> None:
+        def write_and_check(temporary: Path) -> None:
             write(program, images, notes, temporary)
             written = run_file(temporary)
             for batch in samples:
                 what = f"the {chosen} file"
                 differences.append(check_same(model, batch, written(batch), what))
 
-        files.write_with(out, whole)
+        files.write_with(out, write_and_check)
     return Exported(out, chosen, out.stat().st_size, sum(map(len, samples)), max(differences))
 
 
 def details(model: nn.Module) -> dict[str, Any]:
-    """What a user of the file has to know: its input, its labels, what it was made of."""
+    """The information for users of the file: its input, its labels and its origin."""
     known: dict[str, Any] = {"input": "images in [0, 1], N x C x H x W", "output": "logits"}
     inside = model
     while isinstance(inside, Wrapper):
@@ -126,7 +131,7 @@ def details(model: nn.Module) -> dict[str, Any]:
         inside = inside.network
     preprocessing = preprocessing_of(model)
     if preprocessing is None:
-        known["input"] = "what the bare network takes"
+        known["input"] = "the input of the bare network"
         return known
     return known | {
         "channels": preprocessing.channels,
@@ -141,12 +146,19 @@ def details(model: nn.Module) -> dict[str, Any]:
 
 
 def load_exported(path: str | Path) -> nn.Module:
-    """Reads what `export(format="torch")` wrote: a module that maps images in [0, 1] to logits.
+    """Loads a torch.export program that `export` wrote.
 
-    torch.export keeps some tensors pickled: they are read with `weights_only=True`.
+    Some tensors of the program are pickled; they are read with `weights_only=True`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A module that maps images in [0, 1], N x C x H x W, to logits, N x classes.
 
     Raises:
-        InputError: the file is absent, is no such program, or holds more than tensors.
+        InputError: The file does not exist, is not such a program, or contains other objects than
+            tensors.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -162,7 +174,7 @@ def load_exported(path: str | Path) -> nn.Module:
     try:
         with _weights_only(), _quiet(), path.open("rb") as file:
             return torch.export.load(file).module()  # pyright: ignore[reportArgumentType]
-    except Exception as error:  # a broken file fails in many ways
+    except Exception as error:  # a broken file may raise anything
         raise InputError(
             f"{path} is not a torch.export program that can be read safely "
             f"({type(error).__name__}: {_first_line(error)})"
@@ -173,11 +185,11 @@ def _format(out: Path, given: Format | None) -> Format:
     if given is None:
         if out.suffix not in SUFFIXES:
             raise InputError(
-                f"{out} does not say what to write: name it .onnx or .pt2, or give a format"
+                f"{out} has an unknown suffix: name the file .onnx or .pt2, or give a format"
             )
         return SUFFIXES[out.suffix]
     if given not in SUFFIXES.values():
-        raise InputError(f"format {given!r} is not accepted: onnx or torch")
+        raise InputError(f"format {given!r} is not accepted: give onnx or torch")
     return given
 
 
@@ -186,10 +198,10 @@ def _program(model: nn.Module, images: Tensor, dynamic: bool) -> torch.export.Ex
     try:
         with _quiet():
             return torch.export.export(model, (images,), dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # export may fail in any way that user code may
-        advice = "; a network that works on one batch size alone can be given it" if dynamic else ""
+    except Exception as error:  # user code may raise anything during the export
+        advice = "; if it needs a fixed batch size, give batch_size" if dynamic else ""
         raise InputError(
-            f"torch.export does not take the network ({type(error).__name__}: "
+            f"torch.export does not accept the network ({type(error).__name__}: "
             f"{_first_line(error)}){advice}"
         ) from error
 
@@ -200,8 +212,8 @@ def _write_onnx(
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     if size > LARGEST_ONNX:
         raise InputError(
-            f"the network has {size / 1e9:.1f} GB of tensors, and one ONNX file holds 2: "
-            "export it as torch"
+            f"the network has {size / 1e9:.1f} GB of tensors, but one ONNX file holds at most 2: "
+            "give format torch"
         )
     try:
         with _quiet():
@@ -215,10 +227,10 @@ def _write_onnx(
             )
     except Exception as error:
         raise InputError(
-            f"the network has an operation that ONNX does not take ({_first_line(error)})"
+            f"the network has an operation that ONNX does not support ({_first_line(error)})"
         ) from error
     if onnx is None:
-        raise InputError("torch.onnx gave no program")
+        raise InputError("torch.onnx returned no program")
     properties = onnx.model.metadata_props
     for key, value in notes.items():
         properties[key] = value if isinstance(value, str) else json.dumps(value)
@@ -253,7 +265,7 @@ def _onnx_runtime() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporters' talk about their own insides from the user."""
+    """Suppresses the exporters' warnings and log messages while the block runs."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -266,7 +278,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _weights_only() -> Iterator[None]:
-    """While the block runs, torch.load takes tensors and plain containers alone, whoever calls."""
+    """Makes every torch.load read only tensors and plain containers while the block runs."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"

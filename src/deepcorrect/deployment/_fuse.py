@@ -1,4 +1,4 @@
-"""`fuse`: a corrected network as a plain one."""
+"""Fusing a corrected network into plain layers."""
 
 from __future__ import annotations
 
@@ -25,32 +25,34 @@ from deepcorrect.runtime import InputError, device_of, inference
 First = Literal["cheaper", "always"]
 TOLERANCE = 1e-4
 LARGEST_ROUNDING = 100
-"""Times the tolerance: more is no rounding error."""
+"""The largest accepted rounding error as a multiple of the tolerance."""
 
 
 def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper") -> nn.Module:
-    """A plain network that gives the same answers with less to compute.
+    """Fuses a network into a plain one with the same logits and less computation.
 
-    Batch norms are folded into the convolutions before them, where nothing else reads those; each
-    correction unit is folded into its site's convolution; choosing the corrected filters and
-    putting them back becomes part of the unit's own 1x1 convolutions. What cannot be folded exactly
-    stays as it was, and so do modulated and gated units, which differ from image to image.
+    Batch norms are folded into the convolutions before them, where nothing else reads these
+    convolutions. Each correction unit is folded into its site's convolution, and the selection of
+    the corrected filters becomes part of the unit's own 1x1 convolutions. Layers that cannot be
+    folded exactly stay as they are, as do modulated and gated units, whose computation depends on
+    the image.
 
     Args:
-        model: a corrected network, or any network (whose batch norms alone are folded). It stays as
-            it is: the result is a copy.
-        images: a batch, to trace which batch norm consumes which convolution, and to check the
-            result with. A `Classifier` knows its input and needs none.
-        first: a unit's first 1x1 convolution goes into the site's convolution where that is
-            `cheaper`; or `always` where it is exact, which takes more multiply-adds behind a k x k
-            convolution and one layer less.
+        model: A corrected network, or any network, of which only batch norms are folded. It is not
+            changed: the result is a copy.
+        images: A batch, used to trace which batch norm reads which convolution and to check the
+            result. It is not required for a `Classifier`.
+        first: When a unit's first 1x1 convolution is merged into the site's convolution: if that
+            is `cheaper`, or `always` if it is exact. After a k x k convolution, merging saves a
+            layer but needs more multiply-adds.
 
     Returns:
-        The network with its units, in inference mode, frozen, without hooks; for a `Classifier` a
-        `Classifier`. `torch.compile`, `torch.export` and ONNX take it if they take the network.
+        The network with its units, in inference mode, without hooks and without trainable
+        parameters; a `Classifier` if `model` is one. It supports `torch.compile`, `torch.export`
+        and ONNX as far as the network does.
 
     Raises:
-        InputError: the network cannot be copied or run, or gives other answers when fused.
+        InputError: The network cannot be copied or run, or its logits differ when fused.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -68,7 +70,7 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
     corrected = model if isinstance(model, AdaptedModel) else None
     twin = copy.deepcopy(corrected.network if corrected else model).eval()
     if any(isinstance(module, AdaptedModel) for module in twin.modules()):
-        raise InputError("there is an adapter inside the network: fuse that corrected network")
+        raise InputError("the network contains a corrected network: fuse that one")
     units: dict[str, tuple[CorrectionUnit, Tensor]] = {}
     gate = read = None
     if corrected is not None:
@@ -79,13 +81,13 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         seen = trace(twin, images)
         folding = _Folding(network_of(twin), seen, first == "always", set(units), bool(gate))
         folding.fold_other_norms()
-        # inner modules first: what stands in a site's place has other names inside
+        # inner sites first: a replaced site has other module names inside
         for name in sorted(units, key=lambda name: name.count("."), reverse=True):
             unit, filters = units[name]
             folding.correct(name, copy.deepcopy(unit).eval(), filters.clone())
         with inference(model):
             if gate is not None and read is not None:
-                with ungated(model):  # the gate may leave these images as they are
+                with ungated(model):  # the gate may not correct these images
                     check_same(model, images, twin(images), "the fused network")
                 twin = _with_gate(twin, read, gate)
             twin.requires_grad_(False)
@@ -94,7 +96,7 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
 
 
 def _with_gate(model: nn.Module, read: nn.Module, gate: Gate) -> nn.Module:
-    """The model with a gate at its corrected sites, which looks at what `read` is called with."""
+    """Connects a gate, which reads the input of `read`, to the corrected sites of a model."""
     verdict = Verdict()
     for module in model.modules():
         if isinstance(module, FollowedSite):
@@ -107,7 +109,7 @@ def _with_gate(model: nn.Module, read: nn.Module, gate: Gate) -> nn.Module:
 
 
 def _exchange(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts a module in the place of another, wherever that is registered."""
+    """Replaces a module by another wherever it is registered."""
     for parent in list(network.modules()):
         for child, known in parent._modules.items():
             if known is old:
@@ -115,16 +117,23 @@ def _exchange(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def example_images(model: nn.Module, count: int = 2) -> Tensor:
-    """Images in [0, 1] of the size and kind that `model` takes: noise over soft patterns.
+    """Makes images in [0, 1] of the size that a model reads: noise over smooth patterns.
+
+    Args:
+        model: A model that contains a `Classifier`.
+        count: The number of images.
+
+    Returns:
+        The images, count x C x H x W, on the model's device.
 
     Raises:
-        InputError: a bare network, which does not say.
+        InputError: The model is a bare network, whose input size is unknown.
     """
     known = preprocessing_of(model)
     if known is None:
         raise InputError(
-            "a bare network does not say what images it takes: give a batch of them, "
-            "or wrap it in a deepcorrect.Classifier"
+            "the input size of a bare network is unknown: give a batch of images, "
+            "or wrap the network in a deepcorrect.Classifier"
         )
     generator = torch.Generator().manual_seed(0)
     shape = (count, known.channels, 5, 5)
@@ -135,26 +144,28 @@ def example_images(model: nn.Module, count: int = 2) -> Tensor:
 
 
 def check_same(model: nn.Module, images: Tensor, given: Tensor, what: str) -> float:
-    """Checks logits against a network's own: to 1e-4 of the largest (or of 1), or, where float32
-    itself is less exact in that network, to four times its rounding error.
+    """Checks logits against those of a network.
+
+    The accepted difference is 1e-4 of the largest logit (or of 1). Where float32 itself is less
+    exact in the network, it is four times the network's rounding error.
 
     Args:
-        model: in inference mode.
-        images: what both were given.
-        given: the logits to check.
-        what: what gave them.
+        model: The network, in inference mode.
+        images: The images, N x C x H x W, whose logits are compared.
+        given: The logits to check, N x classes.
+        what: The source of the logits, used in messages.
 
     Returns:
         The largest difference.
 
     Raises:
-        InputError: they differ by more.
+        InputError: The difference is larger than accepted.
     """
     with torch.no_grad():
         expected = model(images)
         if given.shape != expected.shape:
             raise InputError(
-                f"{what} gives {tuple(given.shape)}, the network gives {tuple(expected.shape)}"
+                f"{what} returns {tuple(given.shape)}, the network {tuple(expected.shape)}"
             )
         difference = float((given.to(expected) - expected).abs().max())
         accepted = TOLERANCE * max(1.0, float(expected.abs().max()))
@@ -164,14 +175,14 @@ def check_same(model: nn.Module, images: Tensor, given: Tensor, what: str) -> fl
             accepted = max(accepted, min(rounding, LARGEST_ROUNDING * accepted))
     if not difference <= accepted:
         raise InputError(
-            f"{what} gives other answers than the network: logits differ by {difference:.2g}, "
-            f"accepted: {accepted:.2g}. Please report the network"
+            f"the logits of {what} differ from the network's by {difference:.2g}, but at most "
+            f"{accepted:.2g} is accepted. Please report the network"
         )
     return difference
 
 
 class _Folding:
-    """A network whose modules are exchanged for folded ones."""
+    """Replaces modules of a network by folded ones."""
 
     def __init__(
         self,
@@ -188,11 +199,11 @@ class _Folding:
         self.gated = gated
 
     def correct(self, name: str, unit: CorrectionUnit, filters: Tensor) -> None:
-        """Puts a unit into the site `name`, the batch norm behind it too where that is exact."""
+        """Folds a unit, and the batch norm after it where that is exact, into the site `name`."""
         site = self.network.get_submodule(name)
         followed = FollowedSite(name, site, folded_unit(unit), filters)
         conv = self._convolution(name)
-        # a modulation and a gate differ from image to image: no convolution holds them
+        # modulations and gates depend on the image, so that no convolution can replace them
         if conv is not None and unit.modulation is None and not self.gated:
             maps = self._like_input(name, conv)
             for norm in dict.fromkeys((self._norm_behind(name), None)):
@@ -206,7 +217,7 @@ class _Folding:
         self._replace(name, followed)
 
     def fold_other_norms(self) -> None:
-        """Folds the batch norms behind convolutions that are not corrected."""
+        """Folds the batch norms after convolutions that are not corrected."""
         for name in self.seen.norms.keys() - self.corrected:
             conv, norm = self._convolution(name), self._norm_behind(name)
             if conv is None or norm is None:
@@ -217,7 +228,7 @@ class _Folding:
                 self._replace(norm.name, norm.rest)
 
     def _convolution(self, name: str) -> nn.Conv2d | None:
-        """The convolution of that name, if it ran and nothing computes its weights."""
+        """The convolution `name`; None if it did not run, has hooks, or computes its weights."""
         module = self.network.get_submodule(name)
         if not isinstance(module, nn.Conv2d) or "weight" not in module._parameters:
             return None
@@ -225,7 +236,7 @@ class _Folding:
         return None if hooked or name not in self.seen.shapes else module
 
     def _norm_behind(self, name: str) -> _Norm | None:
-        """The batch norm behind a convolution, if it can be told from the rest of its module."""
+        """The batch norm after a convolution; None if it cannot be separated from its module."""
         if name not in self.seen.norms:
             return None
         module = self.network.get_submodule(self.seen.norms[name])
@@ -234,7 +245,7 @@ class _Folding:
         affine = affine_of(module)
         if affine is None:
             return None
-        # timm's batch norms apply their activation themselves
+        # timm's batch norms include the activation
         layers = [getattr(module, part, None) for part in ("drop", "act")]
         kept = [each for each in layers if each and not isinstance(each, nn.Identity)]
         rest = nn.Sequential(*kept) if kept else nn.Identity()
@@ -245,19 +256,19 @@ class _Folding:
         return _Norm(self.seen.norms[name], affine, rest)
 
     def _like_input(self, name: str, conv: nn.Conv2d) -> Tensor:
-        """Random values in the shape of what the convolution read, for one image."""
+        """Random values in the shape of the convolution's input for one image."""
         shape = (1, *self.seen.shapes[name][1:])
         generator = torch.Generator().manual_seed(0)
         return torch.randn(shape, generator=generator).to(conv.weight)
 
     def _replace(self, name: str, module: nn.Module) -> None:
-        """Puts a module in the place of another, wherever that is registered."""
+        """Replaces the module `name` wherever it is registered."""
         _exchange(self.network, self.network.get_submodule(name), module)
 
 
 @dataclass(frozen=True, eq=False)
 class _Norm:
-    """A batch norm: its module's name, what it does, and what the module does besides."""
+    """A batch norm: its module's name, its affine map, and the remaining layers of the module."""
 
     name: str
     affine: Affine
@@ -265,7 +276,7 @@ class _Norm:
 
 
 def _passed(maps: Tensor, affine: Affine | None) -> Tensor:
-    """The maps behind a batch norm."""
+    """Applies the affine map of a batch norm to maps."""
     if affine is None:
         return maps
     scale, shift = (value[:, None, None].to(maps.dtype) for value in affine)
@@ -273,7 +284,7 @@ def _passed(maps: Tensor, affine: Affine | None) -> Tensor:
 
 
 def _near(expected: Tensor, given: Tensor) -> bool:
-    """Whether values agree to what their type resolves."""
+    """Whether values agree to the precision of their data type."""
     if expected.shape != given.shape:
         return False
     accepted = max(TOLERANCE, 16 * torch.finfo(expected.dtype).eps)

@@ -1,7 +1,8 @@
-"""A gate inside one forward pass: the form of a corrected network that exports as one graph.
+"""A gate inside one forward pass, for corrected networks that are exported as one graph.
 
-`AdaptedModel` runs one network or the other for each image. An exported graph would have to run
-both. So in a fused network each corrected site chooses, by what the gate said of the input.
+`AdaptedModel` sends each image to one of two branches, but an exported graph would have to run
+both. In a fused network, each corrected site therefore selects corrected or original maps by the
+gate's decision on the input.
 """
 
 from __future__ import annotations
@@ -17,46 +18,50 @@ from deepcorrect.runtime import InputError, PerThread
 
 
 class Verdict:
-    """What a gate says of the images that a thread runs now: which of them look distorted."""
+    """The decision of a gate on the current images of a thread: which of them are distorted."""
 
     def __init__(self) -> None:
         self._distorted: PerThread[Tensor] = PerThread()
 
     def set(self, distorted: Tensor) -> None:
-        """Sets it, (N,) bool, until `clear`."""
+        """Sets the decision, (N,) bool, until `clear`."""
         self._distorted.set(distorted)
 
     def clear(self) -> None:
-        """Ends what `set` began."""
+        """Removes the decision."""
         self._distorted.clear()
 
     def choose(self, corrected: Tensor, maps: Tensor) -> Tensor:
-        """The corrected maps of the images that look distorted, the others' own, N x C x H x W.
+        """Selects the corrected maps of distorted images and the original maps of the others.
+
+        Args:
+            corrected: N x C x H x W.
+            maps: The original maps, N x C x H x W.
 
         Raises:
-            InputError: no images were seen, or the maps are of another number of them.
+            InputError: There is no decision, or it is on another number of images.
         """
         distorted = self._distorted.get()
         if distorted is None:
             raise InputError(
-                "the gate was shown no images: the module that should read them is never called "
-                "as one in this network; correct it without a gate"
+                "the gate received no images: the network never calls the module whose input the "
+                "gate should read; correct this network without a gate"
             )
         if distorted.shape[0] != maps.shape[0]:
             raise InputError(
-                f"a gate read {distorted.shape[0]} images, a site gives maps of {maps.shape[0]}: "
-                "this network cuts its images up, correct it without a gate"
+                f"the gate read {distorted.shape[0]} images, but a site has maps of "
+                f"{maps.shape[0]}: this network splits its images; correct it without a gate"
             )
         return torch.where(distorted[:, None, None, None], corrected, maps)
 
 
 class GatedNetwork(Wrapper):
-    """A network some of whose sites follow a gate, which looks at the network's input first.
+    """A network with a gate that reads the input before the corrected sites use its decision.
 
     Args:
-        network: with the verdict at its corrected sites.
-        gate: sees the images.
-        verdict: what the sites read.
+        network: The network, whose corrected sites read `verdict`.
+        gate: The gate.
+        verdict: The decision of the gate.
     """
 
     def __init__(self, network: nn.Module, gate: Gate, verdict: Verdict) -> None:
@@ -64,14 +69,14 @@ class GatedNetwork(Wrapper):
         self.network, self.gate, self.verdict = network, gate, verdict
 
     def __getattr__(self, name: str) -> Any:
-        """The network's, where this has none: code around it may look at its parts."""
+        """Returns the network's attribute if this module has none of that name."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("network"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's output for images as it reads them, N x C x H x W."""
+        """Computes the network's output for images, N x C x H x W, as the network reads them."""
         self.verdict.set(self.gate(input_images(args, kwargs)))
         try:
             return self.network(*args, **kwargs)

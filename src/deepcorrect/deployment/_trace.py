@@ -1,4 +1,4 @@
-"""What reads a convolution's output, seen while the network runs."""
+"""Tracing which modules read the outputs of convolutions in a forward pass."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.overrides import TorchFunctionMode
 from deepcorrect.networks import forward_hooks, forward_pre_hooks, network_of
 
 LOOKS = frozenset({"__get__", "dim", "size", "stride", "numel", "is_contiguous"})
-"""Functions that look at a tensor's shape or kind, where they give no tensor."""
+"""Functions that read only a tensor's shape or type, if their result is not a tensor."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward pass.
+    """The trace of one forward pass.
 
     Attributes:
-        norms: the batch norm that alone reads a convolution's output, by the convolution's name;
-            both run once.
-        shapes: of what each convolution reads, by its name.
+        norms: By a convolution's name, the name of the batch norm that is the only reader of its
+            output. Both run exactly once.
+        shapes: The shape of each convolution's input by the convolution's name.
     """
 
     norms: Mapping[str, str]
@@ -31,12 +31,12 @@ class Trace:
 
 
 class _Reads(TorchFunctionMode):
-    """Notes who reads the outputs of convolutions: a batch norm, by name, or None."""
+    """Records the readers of convolutions' outputs: the name of a batch norm, or None."""
 
     def __init__(self) -> None:
         super().__init__()
         self.made: dict[int, str] = {}
-        self.alive: list[Tensor] = []  # so that no other tensor gets the place of one of them
+        self.alive: list[Tensor] = []  # keeps the ids of these tensors from being reused
         self.readers: dict[str, set[str | None]] = {}
         self.inside: str | None = None
 
@@ -55,15 +55,15 @@ class _Reads(TorchFunctionMode):
 
 
 def trace(model: nn.Module, images: Tensor) -> Trace:
-    """Runs a batch and says which batch norms stand directly behind which convolutions.
+    """Runs a batch and finds the batch norm directly after each convolution.
 
     Args:
-        model: a network, wrapped or bare, in inference mode, without an adapter.
-        images: what the model takes.
+        model: A network, wrapped or bare, in inference mode, without an adapter.
+        images: A batch in the form that the model reads.
     """
     names = {module: name for name, module in network_of(model).named_modules()}
     reads, shapes, runs = _Reads(), {}, dict.fromkeys(names.values(), 0)
-    behind: dict[str, set[str | None]] = {}
+    sources: dict[str, set[str | None]] = {}
 
     def made(name: str, module: nn.Module, args: Any, output: Any) -> None:
         del module
@@ -78,8 +78,8 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
         del module, kwargs
         runs[name] += 1
         reads.inside = name
-        given = reads.made.get(id(args[0])) if args else None
-        behind.setdefault(name, set()).add(given)
+        source = reads.made.get(id(args[0])) if args else None
+        sources.setdefault(name, set()).add(source)
 
     def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
         del name, module, args, output
@@ -96,22 +96,22 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
         reads,
     ):
         output = model(images)
-    given_out = {reads.made.get(id(tensor)) for tensor in _tensors(output)}
+    returned = {reads.made.get(id(tensor)) for tensor in _tensors(output)}
     consumed = {
         conv: norm
-        for norm, convs in behind.items()
+        for norm, convs in sources.items()
         for conv in convs
         if conv is not None
         and len(convs) == 1
         and reads.readers[conv] == {norm}
         and runs[conv] == runs[norm] == 1
-        and conv not in given_out
+        and conv not in returned
     }
     return Trace(consumed, shapes)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested containers."""
+    """Yields every tensor in nested containers."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

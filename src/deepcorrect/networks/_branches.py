@@ -1,4 +1,4 @@
-"""Two networks in one place: one for the images that are chosen, another for the rest."""
+"""Two branches in the place of one network: one for the chosen images, one for the others."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from deepcorrect.runtime import InputError
 
 
 class Branches(Replacement):
-    """Runs `site` for the images that `chooser` picks, and `base` for all others.
+    """Runs `site` on the images that `chooser` selects, and `base` on all others.
 
-    Of a batch of both, each network runs on its own images alone. Where the network is traced
-    (`torch.compile`, `torch.export`), both run on all images, as a choice that depends on the data
+    In a mixed batch, each branch runs only on its own images. Under tracing (`torch.compile`,
+    `torch.export`), both branches run on all images, because control flow that depends on the data
     would break the graph.
 
     Args:
-        site: runs on the chosen images; on all images without a chooser, in training mode, and
-            where `choosing` is False.
-        base: runs on the others.
-        base_modules: the modules of `base`, by their names in the network.
+        site: The branch of the selected images. It runs on all images if there is no chooser, in
+            training mode, and if `choosing` is False.
+        base: The branch of the other images.
+        base_modules: The modules of `base` by their names in the network.
 
     Attributes:
-        chooser: images N x C x H x W -> N truth values; None for no choice.
-        choosing: whether it is asked.
-        calls: how often this was called, by which its owner sees that it is called at all.
+        chooser: A module that maps images, N x C x H x W, to (N,) bool; None for no choice.
+        choosing: Whether the chooser is used.
+        calls: The number of calls so far, by which the owner detects that there was one.
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class Branches(Replacement):
 
     @property
     def deciding(self) -> bool:
-        """Whether images are asked which network they are for."""
+        """Whether the next call chooses a branch for each image."""
         return self.chooser is not None and self.choosing and not self.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The output of one network or the other, image by image."""
+        """Computes the output, each image by the branch that it is sent to."""
         if self.chooser is None or not self.deciding:
             return self.site(*args, **kwargs)
         chosen: Tensor = self.chooser(input_images(args, kwargs))
         if torch.compiler.is_compiling():
-            given, other = self.site(*args, **kwargs), self.base(*args, **kwargs)
-            return tree_map(lambda a, b: torch.where(_column(chosen, a), a, b), given, other)
+            both = self.site(*args, **kwargs), self.base(*args, **kwargs)
+            return tree_map(lambda a, b: torch.where(_column(chosen, a), a, b), *both)
         self.calls += 1
         if bool(chosen.all()):
             return self.site(*args, **kwargs)
@@ -63,42 +63,47 @@ class Branches(Replacement):
         for network, mask in ((self.site, chosen), (self.base, ~chosen)):
             some_args, some_kwargs = _rows((args, kwargs), mask)
             parts.append(network(*some_args, **some_kwargs))
-        return tree_map(lambda a, b: merged(a, b, chosen), *parts)
+        return tree_map(lambda a, b: merge_rows(a, b, chosen), *parts)
 
 
-def merged(given: Tensor, other: Tensor, chosen: Tensor) -> Tensor:
-    """One batch again, N x ..., of the rows of the chosen images and of the others.
+def merge_rows(first: Tensor, second: Tensor, chosen: Tensor) -> Tensor:
+    """Merges the rows of the chosen images and of the others into one batch, N x ...
+
+    Args:
+        first: One row per chosen image. A value that is not a tensor is returned unchanged.
+        second: One row per other image.
+        chosen: Which images are chosen, (N,) bool.
 
     Raises:
-        InputError: they are not one row per image.
+        InputError: The tensors do not have one row per image.
     """
-    if not isinstance(given, Tensor):
-        return given
+    if not isinstance(first, Tensor):
+        return first
     counts = int(chosen.sum()), int((~chosen).sum())
-    if not given.dim() or (len(given), len(other)) != counts:
+    if not first.dim() or (len(first), len(second)) != counts:
         raise InputError(
-            f"a gate chooses image by image, and for {counts[0]} images the network gives "
-            f"{tuple(given.shape)}: it must give one row per image; correct it without a gate"
+            f"a gate needs one row of output per image, but for {counts[0]} images the network "
+            f"returns {tuple(first.shape)}: correct this network without a gate"
         )
-    both = given.new_empty(len(chosen), *given.shape[1:])
-    both[chosen], both[~chosen] = given, other.to(given.dtype)
+    both = first.new_empty(len(chosen), *first.shape[1:])
+    both[chosen], both[~chosen] = first, second.to(first.dtype)
     return both
 
 
 def input_images(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The images, N x C x H x W, among the arguments that a network is called with.
+    """The images, N x C x H x W, among the arguments of a network's call.
 
     Raises:
-        InputError: there are none.
+        InputError: No argument has four dimensions.
     """
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor) and value.dim() == 4:
             return value
-    raise InputError("a gate reads images N x C x H x W: the network was called with none")
+    raise InputError("a gate reads images, N x C x H x W, but the network was called with none")
 
 
 def _rows(values: Any, mask: Tensor) -> Any:
-    """The rows of every tensor that has one per image."""
+    """Selects rows of every tensor that has one row per image."""
     count = len(mask)
 
     def some(value: Any) -> Any:

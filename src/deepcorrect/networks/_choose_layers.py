@@ -1,4 +1,4 @@
-"""Choosing the sites of a network: those that run once and give maps that the answer depends on."""
+"""Choosing the sites of a network: modules that run once, with maps that affect the answer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,14 @@ from deepcorrect.runtime import InputError, console
 
 @dataclass(frozen=True)
 class _Seen:
-    """A module's output in one forward pass: its batch size, the pixels per output map, and the
-    pixels per input map. `refused` says why it gives no maps."""
+    """A module's output in one forward pass.
+
+    Attributes:
+        rows: The batch size of the output.
+        pixels: The pixels per output map.
+        read: The pixels per input map.
+        refused: The reason why the output contains no maps, or None.
+    """
 
     rows: int
     pixels: int
@@ -32,19 +38,22 @@ class _Seen:
 def choose(
     model: nn.Module, images: Tensor, names: Iterable[str] | None = None
 ) -> dict[str, nn.Module]:
-    """The sites to score or correct, in the order of the network's modules.
+    """Chooses the sites to rank or correct, in module order.
 
     Args:
-        model: a network, wrapped or bare, in inference mode.
-        images: a few, N x C x H x W.
-        names: dotted names. None takes all `candidates` but those that cannot serve, which are
-            counted and named on standard error: modules that do not run or run more than once,
-            whose output is not one row of maps an image, that gate larger maps (from 1 x 1 maps to
-            1 x 1 maps, as in squeeze and excitation), or whose tokens no later layer reads (as
-            those of the image in the last block before a class token).
+        model: A network, wrapped or bare, in inference mode.
+        images: A few images, N x C x H x W.
+        names: The dotted names of the sites. None selects all `candidates` that can be sites. The
+            others are reported on standard error: modules that do not run exactly once, whose
+            output is not one row of maps per image, that only gate larger maps (from 1 x 1 maps to
+            1 x 1 maps, as in squeeze-and-excitation), or whose tokens no later layer reads (such as
+            the image's tokens in the last block before a class token).
+
+    Returns:
+        The modules of the sites by name.
 
     Raises:
-        InputError: a site that was named does not run once or gives no maps; or none is left.
+        InputError: A named site does not run exactly once or has no maps, or no candidate is left.
     """
     found = find(model, names)
     seen = _outputs(model, found, images)
@@ -75,7 +84,7 @@ def choose(
     chosen = {name: found[name] for name in kept if name not in unread}
     reasons = [f"{len(group)} {why} ({_some(group)})" for why, group in left_out.items() if group]
     if not chosen:
-        raise InputError(f"none of the network's modules can be a site: {'; '.join(reasons)}")
+        raise InputError(f"no module of the network can be a site: {'; '.join(reasons)}")
     if reasons:
         console().print(f"note: not taken as sites: {'; '.join(reasons)}", markup=False)
     return chosen
@@ -84,7 +93,7 @@ def choose(
 def _outputs(
     model: nn.Module, modules: dict[str, nn.Module], images: Tensor
 ) -> dict[str, list[_Seen]]:
-    """What each module gave, for each time it ran, in the order in which they ran first."""
+    """Each module's outputs, one entry per call, in the order of the modules' first calls."""
     seen: dict[str, list[_Seen]] = defaultdict(list)
 
     def hook(name: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -105,14 +114,16 @@ def _refuse_unless_maps(name: str, seen: _Seen, images: int) -> None:
         raise seen.refused
     if seen.rows != images:
         raise InputError(
-            f"site {name!r} gives {seen.rows} rows for {images} images, as a layer inside windows "
-            "or patches does: only one row of maps an image can be swapped or corrected"
+            f"site {name!r} returns {seen.rows} rows for {images} images, as a layer inside "
+            "windows or patches does: a site must return one row of maps per image"
         )
 
 
 def _unread(model: nn.Module, images: Tensor, names: list[str]) -> list[str]:
-    """The sites whose maps the answer does not depend on; none where it depends on no map at all,
-    as in a network whose last layer is still zero."""
+    """The sites whose maps do not affect the answer.
+
+    None is returned if no map at all affects it, as in a network whose last layer is still zero.
+    """
     if not names:
         return []
     _, found = gradients(model, images, names, lambda logits: logits.float().exp().sum())

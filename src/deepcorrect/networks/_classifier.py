@@ -1,4 +1,4 @@
-"""A network together with what it expects of an image: size, channels, mean, standard deviation."""
+"""Wrappers around networks: a classifier with its preprocessing, and access to what is inside."""
 
 from __future__ import annotations
 
@@ -15,43 +15,48 @@ from deepcorrect.runtime import InputError
 class Wrapper(nn.Module):
     """A module around a `network`. Site names are always those of the network inside.
 
-    What differs from wrapper to wrapper is said by these methods, so that evaluation, training and
-    rankings need not know the wrappers.
+    Subclasses override these methods where they differ, so that evaluation, training and rankings
+    need not know the subclasses.
     """
 
     network: nn.Module
 
     def untouched(self) -> nn.Module:
-        """The network without what this wrapper corrects, on images in the same form."""
+        """Returns the network without this wrapper's corrections, for the same input images."""
         return self
 
     def running_modules(self) -> dict[str, nn.Module] | None:
-        """The modules that run, by their names in the network inside, where these are not that
-        network's own; otherwise None."""
+        """Returns the modules that run, by their names in the network inside.
+
+        None stands for the modules of that network itself.
+        """
         return None
 
     def module_trees(self) -> list[dict[str, nn.Module]] | None:
-        """All modules that may run under a name, for hooks that outlast a change of what runs: one
-        mapping per copy of the network, the one that corrects first; None for the network's own."""
+        """Returns all modules that may run under a name, for hooks that must reach each of them.
+
+        There is one mapping per copy of the network, the corrected copy first. None stands for the
+        modules of the network itself.
+        """
         return None
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """The parameters that training changes."""
+        """Returns the parameters that training changes."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def ungated(self) -> AbstractContextManager[None]:
-        """While the block runs, nothing is chosen image by image."""
+        """Corrects every image while the block runs, whatever a gate decides."""
         return nullcontext()
 
 
 class Classifier(Wrapper):
-    """A network that takes images in [0, 1] and normalises them itself.
+    """A network that reads images in [0, 1] and normalises them itself.
 
     Args:
-        network: maps normalised images, N x C x H x W, to logits, N x classes.
-        preprocessing: what the network expects.
-        name: how results call it.
-        labels: the names of its classes, in the order of its logits; None where unknown.
+        network: A module that maps normalised images, N x C x H x W, to logits, N x classes.
+        preprocessing: The preprocessing that the network expects.
+        name: The name of the network in results.
+        labels: The names of the classes, in the order of the logits; None if they are unknown.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -86,22 +91,21 @@ class Classifier(Wrapper):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(shape), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, N x classes, of images in [0, 1], N x C x H x W."""
+        """Computes logits, N x classes, of images in [0, 1], N x C x H x W."""
         return self.network((images - self.mean) / self.std)
 
 
 def unwrapped(model: nn.Module) -> nn.Module | None:
-    """The module that `model` only wraps, as our wrappers, DataParallel and `torch.compile` do;
-    None where it is no wrapper."""
+    """The module inside a wrapper: ours, `DataParallel` or `torch.compile`'s; None without one."""
     if isinstance(model, Wrapper):
         return model.network
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return model.module
-    return model._modules.get("_orig_mod")  # of torch.compile's wrapper, slow to import
+    return model._modules.get("_orig_mod")  # the class of torch.compile's wrapper is slow to import
 
 
 def wrappers(model: nn.Module) -> Iterator[Wrapper]:
-    """The wrappers of ours around a network, the outermost first."""
+    """Yields the `Wrapper`s around a network, the outermost first."""
     within: nn.Module | None = model
     while within is not None:
         if isinstance(within, Wrapper):
@@ -110,7 +114,7 @@ def wrappers(model: nn.Module) -> Iterator[Wrapper]:
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """The network inside `model`, whatever it is wrapped in."""
+    """The network inside `model`, without any wrappers."""
     while (wrapped := unwrapped(model)) is not None:
         model = wrapped
     return model
@@ -136,7 +140,7 @@ def module_trees(model: nn.Module) -> list[dict[str, nn.Module]]:
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that training changes: of a corrected network its correction units' alone."""
+    """The parameters that training changes; in a corrected network those of its units only."""
     if isinstance(model, Wrapper):
         return model.trainable_parameters()
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -144,7 +148,7 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 @contextmanager
 def ungated(model: nn.Module) -> Iterator[None]:
-    """While the block runs, a corrected network corrects every image, whatever its gate says."""
+    """Makes a corrected network correct every image while the block runs, despite a gate."""
     with ExitStack() as stack:
         for wrapper in wrappers(model):
             stack.enter_context(wrapper.ungated())
@@ -153,7 +157,7 @@ def ungated(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """While the block runs, these parameters require no gradient; afterwards as before."""
+    """Makes parameters require no gradient while the block runs, and restores them afterwards."""
     required = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in required:
         parameter.requires_grad_(False)
@@ -165,13 +169,13 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def input_size_of(model: nn.Module, images: Tensor) -> int:
-    """Side of the model's input in pixels; for a bare network, the shorter side of `images`."""
+    """The side of the model's input in pixels; for a bare network, the shorter side of `images`."""
     known = preprocessing_of(model)
     return known.input_size if known else min(images.shape[-2:])
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
-    """The preprocessing that comes with `model`, or None for a bare network."""
+    """The preprocessing of the `Classifier` in `model`, or None for a bare network."""
     for wrapper in wrappers(model):
         if isinstance(wrapper, Classifier):
             return wrapper.preprocessing
@@ -179,15 +183,15 @@ def preprocessing_of(model: nn.Module) -> Preprocessing | None:
 
 
 def uncompiled(network: nn.Module) -> nn.Module:
-    """The network that `torch.compile` was given.
+    """The network inside the wrapper of `torch.compile`.
 
     Raises:
-        InputError: a part of the network is compiled, which cannot be copied and corrected.
+        InputError: Only a part of the network is compiled, which cannot be copied and corrected.
     """
     whole = network._modules.get("_orig_mod") or network
     if any("_orig_mod" in module._modules for module in whole.modules()):
         raise InputError(
-            "a part of the network is compiled, and would not be corrected: put the adapter on "
-            "the network before it is compiled, and compile the corrected network"
+            "a part of the network is compiled and would not be corrected: correct the network "
+            "before compiling it, and compile the corrected network"
         )
     return whole

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and time."""
+"""The cost of a network: parameters, multiply-adds and time."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from deepcorrect.runtime import Precision, autocast, device_of, inference, to_de
 
 @dataclass(frozen=True)
 class Costs:
-    """What a network costs.
+    """The cost of a network.
 
     Attributes:
-        parameters: in all, those of an adapter included.
-        trainable_parameters: of them, those that training changes.
-        multiply_adds: of the convolutions and linear layers, for one image; of a correction unit,
-            those for the filters that it corrects, and not the zeros that it multiplies others by.
+        parameters: The number of all parameters, including those of an adapter.
+        trainable_parameters: The number of parameters that training changes.
+        multiply_adds: The number of multiply-adds of the convolutions and linear layers per image.
+            In a correction unit only the corrected filters count, not the products with zeros.
     """
 
     parameters: int
@@ -34,7 +34,11 @@ class Costs:
 
 
 def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
-    """Counts parameters, and multiply-adds by running one black image.
+    """Counts the parameters of a network and, by running one black image, its multiply-adds.
+
+    Args:
+        model: A network, wrapped or bare.
+        preprocessing: The number of channels and the size of the network's input.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -52,10 +56,14 @@ def costs(model: nn.Module, preprocessing: Preprocessing) -> Costs:
 
 
 def multiply_adds(model: nn.Module, image: Tensor) -> int:
-    """Multiply-adds of the convolutions and linear layers for one image, 1 x C x H x W.
+    """Counts the multiply-adds of the convolutions and linear layers for one image.
 
-    A module whose class has a method `multiply_adds(output)`, such as a correction unit, counts
-    its own. A corrected network is counted as it is for an image that is corrected.
+    A module whose class has a method `multiply_adds(output)`, such as a correction unit, counts its
+    own. In a network with a gate, the count is that of a corrected image.
+
+    Args:
+        model: A network, wrapped or bare.
+        image: 1 x C x H x W.
     """
     total = 0
     describing = [module for module in model.modules() if hasattr(type(module), "multiply_adds")]
@@ -82,13 +90,16 @@ def multiply_adds(model: nn.Module, image: Tensor) -> int:
 def throughput(
     models: Sequence[nn.Module], images: Tensor, precision: Precision = "float32", turns: int = 5
 ) -> list[float]:
-    """Images a second of each model on one batch: medians of turns that they take in a round.
+    """Measures the images per second of each model on one batch, as medians of alternating runs.
 
     Args:
-        models: run in inference mode where they are.
+        models: The models, which run in inference mode on their own devices.
         images: N x C x H x W, in [0, 1].
-        precision: as in `evaluate`.
-        turns: timed runs of each, after one that is not.
+        precision: The data type of the computation, as in `evaluate`.
+        turns: The number of timed runs per model, after one untimed run.
+
+    Returns:
+        The images per second of each model.
     """
     seconds: list[list[float]] = [[] for _ in models]
     with torch.no_grad():

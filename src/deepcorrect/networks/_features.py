@@ -1,4 +1,4 @@
-"""A network's features: what its last linear layer reads, or what a named module gives."""
+"""A network's features: the input of its last linear layer, or the output of a named module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks._branches import Branches, merged
+from deepcorrect.networks._branches import Branches, merge_rows
 from deepcorrect.networks._classifier import module_trees, network_of
 from deepcorrect.networks._hooks import forward_hooks, forward_pre_hooks
 from deepcorrect.runtime import InputError, unknown
@@ -21,21 +21,20 @@ Read = Callable[[], Tensor]
 def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
     """Reads the features of each forward pass while the block runs.
 
-    Where a gate chooses between two networks, each image's features come from the one that
-    answered it.
+    With a gate, the features of each image come from the branch that computed its logits.
 
     Args:
-        model: a network, wrapped or bare.
-        site: dotted name of a module whose output is read; None takes the input of the linear
+        model: A network, wrapped or bare.
+        site: The dotted name of a module whose output is read. None reads the input of the linear
             layer that runs last, which in a classifier is the penultimate activations.
 
     Yields:
-        A function that returns the features of the last pass, N x D, with their gradients: vectors
-        as they are, maps N x C x H x W averaged over positions.
+        A function that returns the features of the last pass, N x D, with their gradients. Maps,
+        N x C x H x W, are averaged over positions.
 
     Raises:
-        InputError: there is no such module, or no linear layer; when read: what was found has
-            another shape, or did not run.
+        InputError: There is no such module, or no linear layer; or (when the function is called)
+            the module did not run, or its features have another shape.
 
     Example:
         >>> import torch
@@ -81,7 +80,7 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
             if not linear:
                 raise InputError(
                     "the network has no linear layer whose input could be its features: name a "
-                    f"module whose output to take, such as {_last_module(network)!r}"
+                    f"module whose output to read, such as {_last_module(network)!r}"
                 )
             stack.enter_context(forward_pre_hooks(found(linear), keep_input))
             name = "the last linear layer's input"
@@ -98,37 +97,41 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
                 if str(number) in last
             ]
             if not parts:
-                raise InputError(f"{name} did not come up in a forward pass: name another module")
-            return parts[0] if len(parts) == 1 else merged(parts[0], parts[1], last["chosen"])
+                raise InputError(f"{name} was not computed in a forward pass: name another module")
+            return parts[0] if len(parts) == 1 else merge_rows(parts[0], parts[1], last["chosen"])
 
         yield read
 
 
 def choosers(model: nn.Module) -> dict[str, nn.Module]:
-    """The module that chooses between two networks image by image, under `chosen`, if any."""
+    """The module that chooses between two branches under the name `chosen`; empty without one."""
     found = (each for each in model.modules() if isinstance(each, Branches) and each.chooser)
     branches = next(found, None)
     return {} if branches is None or branches.chooser is None else {"chosen": branches.chooser}
 
 
 def as_vectors(value: Any, name: str) -> Tensor:
-    """Features N x D of what a module read or gave.
+    """Converts a module's input or output to features, N x D.
+
+    Args:
+        value: N x D, or N x C x H x W, which is averaged over positions.
+        name: A description of the value, used in messages.
 
     Raises:
-        InputError: it is neither N x D nor N x C x H x W.
+        InputError: The value has another shape or is not a tensor.
     """
     if isinstance(value, Tensor) and value.dim() == 4:
         return value.mean((2, 3), dtype=torch.float32)
     if isinstance(value, Tensor) and value.dim() == 2:
         return value
-    given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     raise InputError(
-        f"{name} is {given}: features must be N x D, or N x C x H x W, which is averaged over "
+        f"{name} is {found}: features must be N x D, or N x C x H x W, which is averaged over "
         "positions; name another module"
     )
 
 
 def _last_module(network: nn.Module) -> str:
-    """The last module without modules of its own before the classifier's end, as an example."""
+    """The name of the last module without children, as an example for a message."""
     leaves = [name for name, module in network.named_modules() if not list(module.children())]
     return leaves[-1] if leaves else ""

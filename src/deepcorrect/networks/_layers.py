@@ -11,18 +11,18 @@ from deepcorrect.runtime import InputError, unknown
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """Every 2-D convolution of the network in `model`, by dotted name, in module order."""
+    """All 2-D convolutions of the network in `model`, by dotted name, in module order."""
     modules = network_of(model).named_modules()
     return {name: module for name, module in modules if isinstance(module, nn.Conv2d)}
 
 
 def mlp_channels(model: nn.Module) -> dict[str, nn.Linear]:
-    """The channels of transformers' MLPs, by dotted name, in module order.
+    """The first linear layers of transformers' MLPs, by dotted name, in module order.
 
-    These are linear layers from the channels of the normalisation before them to more, which the
-    next linear layer leads back to as many: pointwise convolutions over the tokens, or over maps
-    whose channels come last (ConvNeXt, Swin). MLPs across tokens (MLP-Mixer) are not among them,
-    as their outputs are no maps.
+    Such a layer expands the channels of the normalisation before it, and the next linear layer
+    projects them back. It is a pointwise convolution over tokens, or over maps whose channels come
+    last (ConvNeXt, Swin). MLPs across tokens (MLP-Mixer) are excluded, as their outputs are not
+    maps.
     """
     found: dict[str, nn.Linear] = {}
     width, before = 0, ("", None)
@@ -45,9 +45,9 @@ def mlp_channels(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Every 2-D convolution and the channels of every MLP, by dotted name, in module order.
+    """All 2-D convolutions and first layers of MLPs, by dotted name, in module order.
 
-    One that PEFT has wrapped is the wrapper, whose output is the layer's with what was added.
+    A layer that PEFT has wrapped is represented by the wrapper, whose output includes the addition.
     """
     wanted = convolutions(model).keys() | mlp_channels(model).keys()
     modules = dict(network_of(model).named_modules())
@@ -65,18 +65,21 @@ def candidates(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.Module]:
-    """The modules at the named sites, in the order of the network's modules.
+    """Finds the modules of sites, in module order.
 
-    Of a corrected network these are the modules that run when it is called: a corrected site gives
-    corrected maps.
+    In a corrected network these are the modules that run when it is called, so that a corrected
+    site has corrected maps.
 
     Args:
-        model: a network, wrapped or bare.
-        names: dotted names; None takes all `candidates`, of which `choose` leaves out those that
-            cannot serve.
+        model: A network, wrapped or bare.
+        names: The dotted names of the sites. None selects all `candidates`; `choose` excludes those
+            that cannot be sites.
+
+    Returns:
+        The modules by name.
 
     Raises:
-        InputError: a name is not a module of the network, or there is no candidate at all.
+        InputError: A name is not a module of the network, or there is no candidate.
 
     Example:
         >>> from torch import nn
@@ -103,10 +106,14 @@ def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.M
 
 
 def filter_count(name: str, module: nn.Module) -> int:
-    """Number of filters of the site `name`.
+    """The number of filters of a site.
+
+    Args:
+        name: The site's name, used in messages.
+        module: The site's module.
 
     Raises:
-        InputError: the module does not say.
+        InputError: The module has no attribute with this number.
     """
     for attribute in ("out_channels", "num_features", "num_channels", "out_features"):
         value = getattr(module, attribute, None)

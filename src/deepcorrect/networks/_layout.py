@@ -1,4 +1,4 @@
-"""How a site's output holds its maps: as a convolution's, or as tokens with the channels last."""
+"""The layout of a site's output: as a convolution's maps, or as tokens with the channels last."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from deepcorrect.networks._sharing import original
 from deepcorrect.runtime import InputError
 
 OTHER_TOKENS = 8
-"""Tokens, at most, that a network may have before those of its image (class, distillation,
-registers)."""
+"""The largest number of tokens before those of the image (class, distillation, registers)."""
 
 
 _ACCEPTED = (
@@ -24,13 +23,13 @@ _ACCEPTED = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a site's maps, N x C x H x W, are in its output.
+    """The place of a site's maps, N x C x H x W, in its output.
 
     Attributes:
-        last: the channels are the last dimension.
-        others: of N x T x C: tokens before those of the image, which are in no map. None where the
-            output has four dimensions.
-        side: of N x T x C: height and width of the grid of the image's tokens.
+        last: Whether the channels are the last dimension.
+        others: The number of tokens before those of the image in an output N x T x C, which belong
+            to no map. None if the output has four dimensions.
+        side: The height and width of the grid of the image's tokens in an output N x T x C.
     """
 
     last: bool = False
@@ -38,7 +37,7 @@ class Layout:
     side: int = 0
 
     def maps(self, output: Tensor) -> Tensor:
-        """The maps of an output, N x C x H x W; a view of it."""
+        """Returns the maps of an output, N x C x H x W, as a view."""
         if not self.last:
             return output
         if self.others is None:
@@ -47,7 +46,7 @@ class Layout:
         return image.permute(0, 3, 1, 2)
 
     def output(self, maps: Tensor, like: Tensor) -> Tensor:
-        """An output with these maps; what is in no map is taken from `like`."""
+        """Returns an output with these maps; values outside the maps are copied from `like`."""
         if not self.last:
             return maps
         if self.others is None:
@@ -59,29 +58,34 @@ class Layout:
 
 
 def layout_of(name: str, module: nn.Module, output: Any) -> Layout:
-    """How the site `name` holds its maps.
+    """Determines the layout of a site's output.
 
-    A linear layer's output is N x H x W x C, or N x T x C whose T tokens are a square grid, row by
-    row, behind a few others. Any other module's is N x C x H x W.
+    The output of a linear layer is N x H x W x C, or N x T x C, whose T tokens are a square grid,
+    row by row, after at most 8 other tokens. The output of any other module is N x C x H x W.
+
+    Args:
+        name: The site's name, used in messages.
+        module: The site's module.
+        output: The module's output.
 
     Raises:
-        InputError: it is none of these.
+        InputError: The output has none of these forms.
     """
     if not isinstance(output, Tensor):
-        raise InputError(f"site {name!r} gives {type(output).__name__}: {_ACCEPTED}")
+        raise InputError(f"site {name!r} returns {type(output).__name__}: {_ACCEPTED}")
     if not isinstance(original(module), nn.Linear):
         if output.dim() != 4:
-            raise InputError(f"site {name!r} gives {tuple(output.shape)}: {_ACCEPTED}")
+            raise InputError(f"site {name!r} returns {tuple(output.shape)}: {_ACCEPTED}")
         return Layout()
     if output.dim() == 4:
         return Layout(last=True)
     if output.dim() != 3:
-        raise InputError(f"site {name!r} gives {tuple(output.shape)}: {_ACCEPTED}")
+        raise InputError(f"site {name!r} returns {tuple(output.shape)}: {_ACCEPTED}")
     side = math.isqrt(output.shape[1])
     others = output.shape[1] - side * side
     if others > OTHER_TOKENS:
         raise InputError(
-            f"site {name!r} gives {tuple(output.shape)}: its {output.shape[1]} tokens are no "
-            f"square grid behind at most {OTHER_TOKENS} others, so that maps cannot be told"
+            f"site {name!r} returns {tuple(output.shape)}: its {output.shape[1]} tokens are not a "
+            f"square grid after at most {OTHER_TOKENS} others, so its maps are unknown"
         )
     return Layout(True, others, side)

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 Replace = Callable[[nn.Module], nn.Module]
-"""Copy of a module -> what takes its place."""
+"""A function of a module's copy that returns the replacement."""
 
 
 class Replacement(nn.Module):
-    """A module that takes the place of another, which it holds.
+    """A module that contains another module and takes its place in a network.
 
-    Code that looks at the other's attributes (its weight, its stride) finds them here.
+    Attributes of the other module (such as its weight or stride) can be read from this one.
 
     Args:
-        site: the module whose place it takes.
+        site: The module that is replaced.
     """
 
     def __init__(self, site: nn.Module) -> None:
@@ -28,17 +28,17 @@ class Replacement(nn.Module):
         self.training = False
 
     def __getattr__(self, name: str) -> Any:
-        """The attribute of the module whose place this takes, where this has none of its own."""
+        """Returns the replaced module's attribute if this module has none of that name."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             if "_modules" not in self.__dict__ or "site" not in self._modules:
-                raise  # while it is made, copied or unpickled
+                raise  # during construction, copying or unpickling
             return getattr(self._modules["site"], name)
 
 
 def original(module: nn.Module) -> nn.Module:
-    """The module itself, or the one whose place it takes."""
+    """The module itself, or the module that it replaces."""
     while isinstance(module, Replacement):
         module = module.site
     return module
@@ -49,19 +49,19 @@ def shared_copy(
 ) -> tuple[nn.Module, dict[nn.Module, nn.Module]]:
     """Copies a network's modules, but not its tensors, and replaces some of the modules.
 
-    Each copied module holds the very dictionaries of parameters and buffers of its original. So
-    the copy follows the original through `.to`, `load_state_dict` and optimiser steps, takes no
-    memory of its own, and has its own hooks, flags and training mode (it is in inference mode).
-    Every reference to a replaced module, also from a list or a bound method, leads to what replaces
-    it. Attributes that cannot be copied, and TorchScript modules, are shared.
+    Each copied module uses the same dictionaries of parameters and buffers as its original. The
+    copy therefore follows the original through `.to`, `load_state_dict` and optimiser steps and
+    needs no memory for tensors. It has its own hooks, flags and training mode, and is in inference
+    mode. Every reference to a replaced module, including those in lists and bound methods, leads to
+    its replacement. Attributes that cannot be copied, and TorchScript modules, are shared.
 
     Args:
-        network: any module; it is not changed.
-        replace: for each module to replace, what makes the replacement from the module's copy.
-            Modules inside may be replaced, too.
+        network: Any module. It is not changed.
+        replace: For each module to replace, a function from the module's copy to its replacement.
+            Modules inside a replaced module may be replaced as well.
 
     Returns:
-        The copy, and for each module of the network what stands in its place.
+        The copy, and the copy or the replacement of each module of the network.
 
     Example:
         >>> import torch
@@ -95,7 +95,7 @@ def shared_copy(
 
 
 def _modules(network: nn.Module) -> Iterator[nn.Module]:
-    """Every module once, parents first; those inside TorchScript modules are not looked at."""
+    """Yields every module once, parents first, without those inside TorchScript modules."""
     seen: set[nn.Module] = set()
     waiting = [network]
     while waiting:
@@ -109,7 +109,7 @@ def _modules(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def _tensors(modules: list[nn.Module]) -> Iterator[Tensor]:
-    """Every tensor that a module holds, registered or not."""
+    """Yields every tensor of the modules, registered or not."""
     for module in modules:
         if isinstance(module, torch.jit.ScriptModule):
             yield from (*module.parameters(), *module.buffers())
