@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Affine(NamedTuple):
-    """What a batch norm in inference mode does: z = scale y + shift for each filter, in float64."""
+    """The map z = scale y + shift of each filter, in float64; both fields have shape (filters,)."""
 
     scale: Tensor
     shift: Tensor
@@ -18,12 +18,14 @@ class Affine(NamedTuple):
 def affine(
     mean: Tensor, variance: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None
 ) -> Affine:
-    """The affine map of a batch norm in inference mode, from its statistics and parameters.
+    """Computes the affine map of a batch norm in inference mode.
 
     Args:
-        mean, variance: the running statistics, (filters,).
-        eps: added to the variance.
-        weight, bias: (filters,); None stands for ones and zeros.
+        mean: The running mean, (filters,).
+        variance: The running variance, (filters,).
+        eps: The value that is added to the variance.
+        weight: The scale, (filters,); None stands for ones.
+        bias: The shift, (filters,); None stands for zeros.
 
     Example:
         >>> import torch
@@ -40,19 +42,22 @@ def affine(
 
 
 def affine_of(norm: nn.BatchNorm2d) -> Affine | None:
-    """What a batch norm does in inference mode; None where it has no statistics of its own."""
+    """The affine map of a batch norm in inference mode; None if it keeps no running statistics."""
     if norm.running_mean is None or norm.running_var is None:
         return None
     return affine(norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
 
 
 def folded(weight: Tensor, bias: Tensor | None, behind: Affine) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that gives what a batch norm behind it would, in float64.
+    """Folds the affine map of a batch norm into the convolution before it.
 
     Args:
-        weight: filters x inputs x k x k.
-        bias: (filters,); None stands for zeros.
-        behind: the batch norm.
+        weight: The weight of the convolution, filters x inputs x k x k.
+        bias: The bias of the convolution, (filters,); None stands for zeros.
+        behind: The affine map of the batch norm.
+
+    Returns:
+        The weight and the bias of the folded convolution, in float64.
     """
     wide = weight.detach().double()
     offset = torch.zeros_like(behind.shift) if bias is None else bias.detach().double()

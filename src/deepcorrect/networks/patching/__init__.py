@@ -1,4 +1,4 @@
-"""Activation patching: recording a forward pass, and re-running it from a site on."""
+"""Activation patching: recording a forward pass and re-running it from a site."""
 
 from deepcorrect.networks.patching._graph import Graph
 from deepcorrect.networks.patching._graph_pass import GraphPass

@@ -21,12 +21,12 @@ class GraphPass:
     """A recorded pass over a `Graph`; see `Pass`.
 
     Args:
-        graph: of the network.
-        images: up to `graph.rows` of them, N x C x H x W.
+        graph: The graph of the network.
+        images: At most `graph.rows` images, N x C x H x W.
 
     Attributes:
-        logits: N x classes.
-        maps: each site's maps, N x C x H x W.
+        logits: The logits of the pass, N x classes.
+        maps: The maps of each site, N x C x H x W.
     """
 
     def __init__(self, graph: Graph, images: Tensor) -> None:
@@ -45,10 +45,7 @@ class GraphPass:
         }
 
     def from_site(self, site: str, maps: Tensor) -> Tensor:
-        """Logits, N x classes, of the recorded pass with `site`'s maps replaced by `maps`.
-
-        Gradients flow to `maps` where it requires them.
-        """
+        """See `Pass.from_site`."""
         cut = self._graph.cuts[site]
         values = {**self._values, cut.site: self._output(cut, maps)}
         for step in cut.rerun:
@@ -58,7 +55,7 @@ class GraphPass:
         return values[self._graph.output][: self._count]
 
     def swaps(self, site: str, clean: Tensor) -> Iterator[Swap]:
-        """See `Pass.swaps`. Only changed maps are run, `rows` pairs of image and filter a time."""
+        """See `Pass.swaps`. Only changed maps are run, in batches of `rows` image-filter pairs."""
         graph, cut = self._graph, self._graph.cuts[site]
         if not cut.edge:  # the answer does not depend on the site
             return
@@ -84,7 +81,7 @@ class GraphPass:
         yield from parallel_map(run, range(0, len(filters), graph.rows), clean.device)
 
     def _swap_rows(self, cut: Cut, swapped: Values, rows: Tensor, channels: Tensor) -> Tensor:
-        """Logits of pairs of an image and a filter, whose maps on the edge are in `swapped`."""
+        """The logits of image-filter pairs, whose swapped maps on the edge are in `swapped`."""
         recorded, local, places = self._values, {}, torch.arange(len(rows), device=rows.device)
         whole = torch.equal(rows, places)  # every image once, in order: no need to gather
 
@@ -122,8 +119,14 @@ class GraphPass:
         return call(node, read)
 
     def _add_channel(self, conv: Node, value: Tensor, change: Tensor, channels: Tensor) -> Tensor:
-        """`value`, R x O x H x W, plus what `change`, R x H x W, adds to it as the convolution's
-        input channel `channels`, (R,)."""
+        """Adds the contribution of one changed input channel per row to a convolution's output.
+
+        Args:
+            conv: The convolution.
+            value: Its output, R x O x H x W.
+            change: The change of one input channel of each row, R x H x W.
+            channels: The index of that channel, (R,).
+        """
         (down, across), weight = (
             as_node(conv.args[1]).meta["val"].shape[2:],
             self._graph.by_input(conv)[channels],
@@ -132,7 +135,7 @@ class GraphPass:
         rows, outputs, height, width = value.shape
         padded = F.pad(change, (padding[1], padding[1], padding[0], padding[0]))
         image, line, pixel = padded.stride()
-        windows = padded.as_strided(  # a copy of shifted maps: ten times as fast as F.unfold
+        windows = padded.as_strided(  # copying shifted maps is ten times as fast as F.unfold
             (rows, down, across, height, width),
             (image, dilation[0] * line, dilation[1] * pixel, stride[0] * line, stride[1] * pixel),
         ).reshape(rows, down * across, height * width)
@@ -141,23 +144,23 @@ class GraphPass:
         return total.view(rows, height, width, outputs).permute(0, 3, 1, 2)
 
     def _output(self, cut: Cut, maps: Tensor) -> Tensor:
-        """The site's output, for as many rows as the graph takes."""
+        """The site's output with these maps, padded to the batch size of the graph."""
         return cut.layout.output(self._padded(maps), self._values[cut.site])
 
     def _padded(self, maps: Tensor) -> Tensor:
-        """As many rows as the graph takes; the first is repeated."""
+        """Pads maps to the batch size of the graph by repeating the first row."""
         missing = self._graph.rows - len(maps)
         return torch.cat([maps, maps[:1].expand(missing, -1, -1, -1)]) if missing else maps
 
 
 def _rows_of(value: Tensor, rows: Tensor) -> Tensor:
-    """`value[rows]`, a copy, its memory layout kept (a plain index would make it N x C x H x W)."""
+    """A copy of `value[rows]` that keeps the memory layout, unlike plain indexing."""
     if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
         return value.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
     return value.index_select(0, rows)
 
 
 def _two(value: Any) -> tuple[int, int]:
-    """A convolution's stride, padding or dilation, down and across."""
+    """A convolution's vertical and horizontal stride, padding or dilation."""
     pair = (value, value) if isinstance(value, int) else tuple(value)
     return (pair[0], pair[-1])

@@ -1,5 +1,4 @@
-"""Reading an exported graph's nodes: what they call, what depends on them, what treats each map
-alone."""
+"""Properties of an exported graph's nodes: their functions, dependencies and effect on maps."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ ELEMENTWISE = frozenset(
     }.items()
     for name in names.split()
 )
-"""Operations on each value alone."""
+"""Operations that treat each value independently."""
 
 SPATIAL = frozenset(
     {
@@ -39,11 +38,11 @@ SPATIAL = frozenset(
         aten.upsample_bilinear2d.vec,
     }
 )
-"""Operations on each map alone, whatever their arguments."""
+"""Operations that treat each map independently, whatever their arguments."""
 
 
 class ExportError(Exception):
-    """The network cannot be re-run as a graph; `Replay` can."""
+    """The network cannot be re-run as a graph, but `Replay` can re-run it."""
 
 
 def call(node: Node, read: Callable[[Node], Any]) -> Any:
@@ -67,7 +66,7 @@ def argument(node: Node, place: int, default: Any) -> Any:
 
 
 def plain(conv: Node) -> bool:
-    """Whether a convolution has one group, and padding by numbers."""
+    """Whether a convolution has one group and numeric padding."""
     return argument(conv, 6, 1) == 1 and not isinstance(argument(conv, 4, 0), str)
 
 
@@ -78,7 +77,7 @@ def batch_norm(
 
 
 def dependents(nodes: Iterable[Node]) -> set[Node]:
-    """All nodes that depend on these, without them."""
+    """All nodes that depend on the given ones, without these."""
     found: set[Node] = set()
     waiting = list(nodes)
     while waiting:
@@ -90,7 +89,7 @@ def dependents(nodes: Iterable[Node]) -> set[Node]:
 
 
 def ancestors(nodes: Iterable[Node]) -> set[Node]:
-    """All nodes that these depend on, and they."""
+    """The given nodes and all nodes that they depend on."""
     found = set(nodes)
     waiting = list(found)
     while waiting:
@@ -102,7 +101,7 @@ def ancestors(nodes: Iterable[Node]) -> set[Node]:
 
 
 def map_by_map(node: Node, changed: Collection[Node]) -> bool:
-    """Whether map i of a node's output depends on no map but i of its changed inputs."""
+    """Whether map i of a node's output depends only on map i of its changed inputs."""
     value = node.meta.get("val")
     inputs = [given for given in node.all_input_nodes if given in changed]
     first = inputs[0].meta["val"]
@@ -131,7 +130,7 @@ def map_by_map(node: Node, changed: Collection[Node]) -> bool:
 
 
 def channel_by_channel(node: Node, changed: Collection[Node]) -> bool:
-    """As `map_by_map`, for values that all have the site's shape, with the channels last."""
+    """`map_by_map` for values that have the site's shape with the channels last."""
     value = node.meta.get("val")
     inputs = [given for given in node.all_input_nodes if given in changed]
     return (
@@ -144,7 +143,7 @@ def channel_by_channel(node: Node, changed: Collection[Node]) -> bool:
 def with_last_uses(
     nodes: Sequence[Node], reads: Callable[[Node], Iterable[Node]], kept: Collection[Node]
 ) -> list[tuple[Node, tuple[Node, ...]]]:
-    """Each node with the values that nothing reads after it, those `kept` left out."""
+    """Each node with the values that no later node reads, without those in `kept`."""
     finished: list[tuple[Node, tuple[Node, ...]]] = []
     later: set[Node] = set(kept)
     for node in reversed(nodes):

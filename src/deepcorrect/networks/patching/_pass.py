@@ -1,4 +1,4 @@
-"""A recorded forward pass that can be re-run from a site on."""
+"""A recorded forward pass that can be re-run from a site."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class Swap(NamedTuple):
-    """Answers with one filter's clean output swapped in; one row each.
+    """Logits of passes in which one filter's map was replaced by its clean map, one per row.
 
     Attributes:
-        images: which image of the batch, (rows,).
-        filters: which filter of the site, (rows,).
+        images: The index of each row's image in the batch, (rows,).
+        filters: The index of each row's filter, (rows,).
         logits: rows x classes.
     """
 
@@ -26,29 +26,36 @@ class Pass(Protocol):
     """One recorded forward pass of one batch.
 
     Attributes:
-        logits: N x classes.
-        maps: each site's maps, N x C x H x W.
+        logits: The logits of the pass, N x classes.
+        maps: The maps of each site, N x C x H x W.
     """
 
     logits: Tensor
     maps: dict[str, Tensor]
 
     def from_site(self, site: str, maps: Tensor) -> Tensor:
-        """Logits, N x classes, of the recorded pass with `site`'s maps replaced by `maps`.
+        """Computes the logits, N x classes, of the recorded pass with other maps at a site.
 
-        Gradients flow to `maps` where it requires them.
+        Args:
+            site: The name of the site.
+            maps: The maps that replace the site's, N x C x H x W. If they require gradients, the
+                logits are differentiable with respect to them.
         """
         ...
 
     def swaps(self, site: str, clean: Tensor) -> Iterator[Swap]:
-        """The paper's swap, one filter at a time: the site's output with that filter's map taken
-        from `clean`, N x C x H x W.
+        """Replaces one filter's map at a time by its clean map (the paper's swap).
 
-        Yields rows for every pair of an image and a filter, but for pairs whose swap changes
-        nothing: their logits are the recorded ones.
+        Args:
+            site: The name of the site.
+            clean: The site's clean maps, N x C x H x W.
+
+        Yields:
+            Rows for every pair of an image and a filter, except pairs whose swap changes nothing:
+            their logits are the recorded ones.
         """
         ...
 
 
 Recorder = Callable[[Tensor], Pass]
-"""Runs a batch and records the pass."""
+"""A function that runs a batch, N x C x H x W, and records the pass."""

@@ -1,4 +1,4 @@
-"""The fastest way to record and re-run a network's passes that gives its own answers."""
+"""Choosing the fastest exact way to record and re-run a network's passes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,28 @@ from deepcorrect.networks.patching._pass import Pass, Recorder
 from deepcorrect.networks.patching._replay import Replay
 from deepcorrect.runtime import console
 
-TOLERANCE = 1e-3  # of the largest logit; float32 in another order of summation differs by 1e-5
+TOLERANCE = 1e-3
+"""The largest accepted difference as a fraction of the largest logit. Float32 sums in another order
+differ by about 1e-5."""
 
 
 def recorder(model: nn.Module, images: Tensor, sites: Sequence[str]) -> Recorder:
-    """A function that records passes of `model`.
+    """Makes a function that records passes of a model.
 
-    They run on the network's exported graph where it can be exported; the graph must first give,
-    on `images`, what the network itself gives, for a swap at each site too. Else on `Replay`,
-    which takes any network.
+    The passes run on the network's exported graph if it can be exported and if it reproduces the
+    network's logits on `images`, including those of a swap at each site. Otherwise they run on
+    `Replay`, which supports any network.
 
     Args:
-        model: a network, wrapped or bare, in inference mode.
-        images: at least two; passes will have up to so many, N x C x H x W.
-        sites: names of the sites that passes will be re-run from.
+        model: A network, wrapped or bare, in inference mode.
+        images: At least two images, N x C x H x W. Later passes must not have more.
+        sites: The names of the sites to re-run passes from.
+
+    Returns:
+        The recorder.
 
     Raises:
-        InputError: a site never runs, runs more than once, or does not give N x C x H x W.
+        InputError: A site does not run exactly once, or its output contains no maps.
     """
     reference = Replay(model, images, sites)
     try:
@@ -44,10 +49,10 @@ def recorder(model: nn.Module, images: Tensor, sites: Sequence[str]) -> Recorder
 
 
 def _checked(model: nn.Module, images: Tensor, reference: Replay) -> Graph:
-    """The network's graph, its pass and a swap at each site compared with the network's own.
+    """Makes the network's graph and compares its pass, and a swap at each site, with the network's.
 
     Raises:
-        ExportError: they differ, or the graph cannot be made or run.
+        ExportError: The results differ, or the graph cannot be made or run.
     """
     try:
         graph = Graph(model, images, list(reference.maps))
@@ -62,7 +67,7 @@ def _checked(model: nn.Module, images: Tensor, reference: Replay) -> Graph:
 
 
 def _check_swaps(recorded: Pass, reference: Replay, site: str, other: Tensor) -> None:
-    """One swap that the graph yields, against the reference's own full pass of it."""
+    """Compares one swap on the graph with a full pass of the reference."""
     swap = next(iter(recorded.swaps(site, other)), None)
     if swap is None:
         return
@@ -70,7 +75,7 @@ def _check_swaps(recorded: Pass, reference: Replay, site: str, other: Tensor) ->
     chosen = int(swap.filters[0])
     maps[:, chosen] = other[:, chosen]
     expected = reference.from_site(site, maps)
-    _compare(recorded.from_site(site, maps), expected, f"answers behind {site}")
+    _compare(recorded.from_site(site, maps), expected, f"answers after {site}")
     same = swap.filters == chosen
     _compare(swap.logits[same], expected[swap.images[same]], f"swap at {site}")
 
@@ -79,4 +84,4 @@ def _compare(given: Tensor, expected: Tensor, what: str) -> None:
     given, expected = given.detach(), expected.detach()
     limit = TOLERANCE * max(1.0, float(expected.abs().max()))
     if given.shape != expected.shape or not float((given - expected).abs().max()) <= limit:
-        raise ExportError(f"the graph's {what} are not the network's")
+        raise ExportError(f"the graph's {what} differ from the network's")

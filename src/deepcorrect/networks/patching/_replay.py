@@ -1,4 +1,4 @@
-"""Re-running any network behind a site, by recalling what the modules before it gave."""
+"""Re-running any network from a site, using recorded outputs of the modules before it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,14 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True)
 class _Call:
-    """One module call of a recorded pass: when it began and ended, what it gave, and what it left
-    in the arguments that it changed in place (by position)."""
+    """One module call of a recorded pass.
+
+    Attributes:
+        start: The time at which the call began, as a count of calls and returns.
+        end: The time at which it ended.
+        output: The output of the call.
+        changed: The final values of arguments that it changed in place, by position.
+    """
 
     start: int
     end: int
@@ -29,9 +35,9 @@ class _Call:
     changed: dict[int, Tensor]
 
     def recall(self, args: tuple[Any, ...]) -> Any:
-        """A copy of the output, as the layers behind may change what they get in place.
+        """Repeats the call's changes of its arguments and returns a copy of its output.
 
-        What the call did to its arguments is done again: a shortcut may read them later.
+        A shortcut may read the arguments later, and later layers may change the output in place.
         """
         for place, value in self.changed.items():
             args[place].copy_(value)
@@ -39,7 +45,7 @@ class _Call:
 
 
 def _versions(args: tuple[Any, ...]) -> dict[int, int]:
-    """Counts, by position, of the changes made in place so far to each tensor among `args`."""
+    """The number of in-place changes so far of each tensor among `args`, by position."""
     tensors = {place: value for place, value in enumerate(args) if isinstance(value, Tensor)}
     return {place: value._version for place, value in tensors.items() if not value.is_inference()}
 
@@ -51,26 +57,25 @@ def _copied(output: Any) -> Any:
 
 
 class Replay:
-    """One recorded forward pass, which can be re-run from any site on.
+    """One recorded forward pass that can be re-run from any site.
 
-    Every module call is recorded. To re-run from a site, each module that finished before the
-    site does gives its recorded output at once, so only what lies behind the site is computed.
-    This needs no tracing and no knowledge of the network: branches and shortcuts that ran earlier
-    are simply remembered.
+    Every module call is recorded. In a re-run, each module that finished before the site returns
+    its recorded output, so that only the modules after the site are computed. This works for any
+    network without tracing it: the outputs of earlier branches and shortcuts are recorded too.
 
-    Memory: the activations of one forward pass of one batch.
+    The activations of one forward pass of the batch are kept in memory.
 
     Args:
-        model: a network, wrapped or bare, in inference mode.
-        images: the batch, N x C x H x W.
-        sites: names of the sites that will be read or re-run; each must run exactly once.
+        model: A network, wrapped or bare, in inference mode.
+        images: The batch, N x C x H x W.
+        sites: The names of the sites to read or re-run from. Each must run exactly once.
 
     Attributes:
-        logits: the recorded pass's output, N x classes.
-        maps: each site's recorded maps, N x C x H x W.
+        logits: The logits of the recorded pass, N x classes.
+        maps: The recorded maps of each site, N x C x H x W.
 
     Raises:
-        InputError: a site never runs, runs more than once, or does not give N x C x H x W.
+        InputError: A site does not run exactly once, or its output contains no maps.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, sites: Iterable[str]) -> None:
@@ -104,10 +109,7 @@ class Replay:
             self.maps[name] = self._layouts[name].maps(calls[0].output)
 
     def from_site(self, site: str, maps: Tensor) -> Tensor:
-        """Logits, N x classes, of the recorded pass with `site`'s maps replaced by `maps`.
-
-        Gradients flow to `maps` where it requires them.
-        """
+        """See `Pass.from_site`."""
         target = self._sites[site]
         recorded = self._calls[target][0]
         replaced, end = self._layouts[site].output(maps, recorded.output), recorded.end
@@ -133,7 +135,7 @@ class Replay:
             return self._model(self._images)
 
     def swaps(self, site: str, clean: Tensor) -> Iterator[Swap]:
-        """See `Pass.swaps`. Every image is run with a filter's map swapped, filter by filter."""
+        """See `Pass.swaps`. One pass of all images runs per filter."""
         distorted = self.maps[site]
         images = torch.arange(len(distorted), device=distorted.device)
         different = (distorted != clean).any(3).any(2).any(0)
@@ -145,7 +147,7 @@ class Replay:
 
 @contextmanager
 def _routed(model: nn.Module, through: Callable[..., Any]) -> Iterator[None]:
-    """While the block runs, each module's `forward` is `through(module, forward, ...)`."""
+    """Replaces each module's `forward` by `through(module, forward, ...)` while the block runs."""
 
     def route(module: nn.Module, forward: Forward) -> Forward:
         return lambda *args, **kw: through(module, forward, *args, **kw)
