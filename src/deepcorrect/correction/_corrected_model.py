@@ -65,7 +65,7 @@ class CorrectedSite(Replacement):
         maps, channels = layout.maps(output), self.config.channels
         if maps.shape[1] != channels:
             raise InputError(
-                f"site {self.name!r} gives {tuple(output.shape)}: a corrected site must give "
+                f"site {self.name!r} returns {tuple(output.shape)}: a corrected site must have "
                 f"{channels} channels"
             )
         return layout.output(self.unit(maps, self.filters), output)

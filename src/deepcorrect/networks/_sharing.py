@@ -114,8 +114,8 @@ def _tensors(modules: list[nn.Module]) -> Iterator[Tensor]:
         if isinstance(module, torch.jit.ScriptModule):
             yield from (*module.parameters(), *module.buffers())
             continue
-        held = (*module._parameters.values(), *module._buffers.values(), *module.__dict__.values())
-        yield from (value for value in held if isinstance(value, Tensor))
+        values = (*module._parameters.values(), *module._buffers.values(), *module.__dict__.values())
+        yield from (value for value in values if isinstance(value, Tensor))
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
