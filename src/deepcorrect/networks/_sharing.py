@@ -114,7 +114,11 @@ def _tensors(modules: list[nn.Module]) -> Iterator[Tensor]:
         if isinstance(module, torch.jit.ScriptModule):
             yield from (*module.parameters(), *module.buffers())
             continue
-        values = (*module._parameters.values(), *module._buffers.values(), *module.__dict__.values())
+        values = (
+            *module._parameters.values(),
+            *module._buffers.values(),
+            *module.__dict__.values(),
+        )
         yield from (value for value in values if isinstance(value, Tensor))
 
 
