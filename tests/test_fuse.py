@@ -260,7 +260,7 @@ def test_a_fused_network_can_be_trained_through(network: TinyCNN, images: Tensor
 def test_an_adapter_inside_is_refused(classifier: Classifier, images: Tensor) -> None:
     adapted = trained(classifier.network, images)
     wrapped = Classifier(adapted, Preprocessing(SIZE, (0.5,) * 3, (0.25,) * 3))
-    with pytest.raises(InputError, match="adapter inside"):
+    with pytest.raises(InputError, match="contains a corrected network"):
         fuse(wrapped)
 
 
@@ -273,7 +273,7 @@ def test_a_network_that_answers_otherwise_is_refused(images: Tensor) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x).mean((2, 3)) + torch.rand(len(x), 4).to(x)
 
-    with pytest.raises(InputError, match="other answers"):
+    with pytest.raises(InputError, match="logits of the fused network differ"):
         fuse(Random().eval(), images)
 
 

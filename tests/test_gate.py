@@ -420,7 +420,7 @@ def test_a_network_that_cuts_its_images_up_is_refused_with_a_gate(clean: Tensor)
 
     adapted = dc.correct(Fewer().eval(), {"stem": [1]}, unit=UNIT)
     dc.fit_gate(adapted, cut(clean, torch.zeros(120), 24), KINDS)
-    with pytest.raises(InputError, match="one row per image"):
+    with pytest.raises(InputError, match="one row of output per image"):
         answers(adapted, images)
 
 
