@@ -188,7 +188,11 @@ def test_a_file_that_answers_otherwise_is_not_kept(
     [
         ("n.tflite", {}, "name the file .onnx or .pt2"),
         ("n.onnx", {"format": "tflite"}, "format 'tflite' is not accepted"),
-        ("n.pt2", {"batch_size": 3, "images": torch.rand(2, 3, SIZE, SIZE)}, "is 3, but there are 2"),
+        (
+            "n.pt2",
+            {"batch_size": 3, "images": torch.rand(2, 3, SIZE, SIZE)},
+            "3, but there are 2",
+        ),
         ("file/n.pt2", {}, "is a file, and a folder is needed"),
     ],
 )
