@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel
-from deepcorrect.deployment._fuse import check_same, example_images, fuse
+from deepcorrect.deployment._fuse import check_logits, example_images, fuse
 from deepcorrect.networks import Classifier, Wrapper, preprocessing_of
 from deepcorrect.runtime import InputError, MissingExtraError, files, inference
 
@@ -112,7 +112,7 @@ def export(
             written = run_file(temporary)
             for batch in samples:
                 what = f"the {chosen} file"
-                differences.append(check_same(model, batch, written(batch), what))
+                differences.append(check_logits(model, batch, written(batch), what))
 
         files.write_with(out, write_and_check)
     return Exported(out, chosen, out.stat().st_size, sum(map(len, samples)), max(differences))

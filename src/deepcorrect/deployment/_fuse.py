@@ -88,10 +88,10 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         with inference(model):
             if gate is not None and read is not None:
                 with ungated(model):  # the gate may not correct these images
-                    check_same(model, images, twin(images), "the fused network")
+                    check_logits(model, images, twin(images), "the fused network")
                 twin = _with_gate(twin, read, gate)
             twin.requires_grad_(False)
-            check_same(model, images, twin(images), "the fused network")
+            check_logits(model, images, twin(images), "the fused network")
     return twin
 
 
@@ -143,7 +143,7 @@ def example_images(model: nn.Module, count: int = 2) -> Tensor:
     return (0.8 * soft + 0.2 * noise).to(device_of(model))
 
 
-def check_same(model: nn.Module, images: Tensor, given: Tensor, what: str) -> float:
+def check_logits(model: nn.Module, images: Tensor, given: Tensor, what: str) -> float:
     """Checks logits against those of a network.
 
     The accepted difference is 1e-4 of the largest logit (or of 1). Where float32 itself is less
