@@ -297,13 +297,13 @@ def test_a_units_maps_are_the_grid_and_the_class_token_passes(
     )
     outputs: list[Tensor] = []
     seen: list[Tensor] = []
-    reading = (classifier.network, adapted.corrected.get_submodule("network"))
+    twin: Any = adapted.corrected.get_submodule("network")
     handles = [
         *(
             each.get_submodule("first.fc2").register_forward_pre_hook(
                 lambda m, args: outputs.append(args[0])
             )
-            for each in (reading[0], reading[1].site)
+            for each in (classifier.network, twin.site)
         ),
         adapted.unit_at("first.fc1")[0].register_forward_hook(
             lambda m, args, out: seen.append(args[0])

@@ -22,19 +22,14 @@ class _RecomputedOnce(nn.Module):
     not updated again there, so that training is the same with and without checkpointing.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
     def forward(self, input: Tensor) -> Tensor:
         """Normalises `input` as `torch.nn.BatchNorm2d` does."""
         in_backward = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
         if not (self.training and in_backward):
             return super().forward(input)
-        mean, variance = self.running_mean.clone(), self.running_var.clone()
-        return F.batch_norm(input, mean, variance, self.weight, self.bias, True, 0.0, self.eps)
+        norm: Any = self  # one of torch's batch norms, of either dimension
+        mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+        return F.batch_norm(input, mean, variance, norm.weight, norm.bias, True, 0.0, norm.eps)
 
 
 class UnitNorm1d(_RecomputedOnce, nn.BatchNorm1d):
