@@ -170,6 +170,8 @@ class AdaptedModel(Wrapper):
                 )
         # modules inside TorchScript modules are not copied but shared
         self._running = {name: places.get(module, module) for name, module in running.items()}
+        paths = {module: path for path, module in self.corrected.named_modules()}
+        self._choice_path = paths[self._running[self._gated]]
         self.gate: Gate | None = None
         self.set_gate(config.gate)
         self.train(False)
@@ -235,7 +237,8 @@ class AdaptedModel(Wrapper):
     @property
     def _choice(self) -> Branches:
         """The replacement of the gated module, which chooses between the copy and the network."""
-        place = self._running[self._gated]
+        # by its path, as replicas of this module (DataParallel) have modules of their own
+        place = self.corrected.get_submodule(self._choice_path)
         assert isinstance(place, Branches)
         return place
 
