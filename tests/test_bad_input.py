@@ -313,7 +313,7 @@ def test_an_adapter_of_another_network(three: Path, tmp_path: Path) -> None:
 
     torch.save(dc.load_model("cifar_resnet20").network.state_dict(), tmp_path / "resnet.pt")
     said = command(*call, "cifar_resnet20", "--weights", tmp_path / "resnet.pt")
-    assert_refused(said, "is for the network 'digits_cnn'", "no site 'features.0.0'")
+    assert_refused(said, "was trained for the network 'digits_cnn'", "no site 'features.0.0'")
 
     state = dc.load_model("digits_cnn").network.state_dict()
     state["head.bias"] = state["head.bias"] + 1e-6
