@@ -22,7 +22,7 @@ from deepcorrect.distortions import (
     numbered_batches,
     parse_all,
 )
-from deepcorrect.networks import features, input_size_of
+from deepcorrect.networks import features, input_size_of, logits_of
 from deepcorrect.runtime import InputError, device_of, inference, progress
 
 PERPLEXITY = 30.0  # the usual one of t-SNE
@@ -171,7 +171,7 @@ def gather(
         for batch in distorted_batches(loader, [cell], seed=seed, device=device, purpose=PURPOSE):
             for system, model in systems.items():
                 with features(model, site) as read:
-                    model(batch.images)
+                    logits_of(model, batch.images)
                     parts[system].append(read().float().cpu())
             truth.append(batch.labels.cpu())
     return {name: torch.cat(some) for name, some in parts.items()}, torch.cat(truth)

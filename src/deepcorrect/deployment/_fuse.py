@@ -19,7 +19,15 @@ from deepcorrect.deployment._fused_layers import (
 )
 from deepcorrect.deployment._gated import GatedNetwork, Verdict
 from deepcorrect.deployment._trace import Trace, trace
-from deepcorrect.networks import Affine, affine_of, innermost, network_of, preprocessing_of, ungated
+from deepcorrect.networks import (
+    Affine,
+    affine_of,
+    innermost,
+    logits_of,
+    network_of,
+    preprocessing_of,
+    ungated,
+)
 from deepcorrect.runtime import InputError, device_of, inference
 
 First = Literal["cheaper", "always"]
@@ -88,10 +96,10 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         with inference(model):
             if gate is not None and read is not None:
                 with ungated(model):  # the gate may not correct these images
-                    check_logits(model, images, twin(images), "the fused network")
+                    check_logits(model, images, logits_of(twin, images), "the fused network")
                 twin = _with_gate(twin, read, gate)
             twin.requires_grad_(False)
-            check_logits(model, images, twin(images), "the fused network")
+            check_logits(model, images, logits_of(twin, images), "the fused network")
     return twin
 
 
@@ -162,7 +170,7 @@ def check_logits(model: nn.Module, images: Tensor, given: Tensor, what: str) -> 
         InputError: The difference is larger than accepted.
     """
     with torch.no_grad():
-        expected = model(images)
+        expected = logits_of(model, images)
         if given.shape != expected.shape:
             raise InputError(
                 f"{what} returns {tuple(given.shape)}, the network {tuple(expected.shape)}"

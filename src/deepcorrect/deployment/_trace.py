@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from deepcorrect.networks import forward_hooks, forward_pre_hooks, network_of
+from deepcorrect.networks import forward_hooks, forward_pre_hooks, logits_of, network_of
 
 LOOKS = frozenset({"__get__", "dim", "size", "stride", "numel", "is_contiguous"})
 """Functions that read only a tensor's shape or type, if their result is not a tensor."""
@@ -95,7 +95,7 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
         torch.no_grad(),
         reads,
     ):
-        output = model(images)
+        output = logits_of(model, images)
     returned = {reads.made.get(id(tensor)) for tensor in _tensors(output)}
     consumed = {
         conv: norm

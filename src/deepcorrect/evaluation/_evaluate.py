@@ -22,7 +22,7 @@ from deepcorrect.distortions import (
     parse_all,
 )
 from deepcorrect.evaluation._results import Accuracy, Curve, Grid, Tally
-from deepcorrect.networks import Wrapper, preprocessing_of
+from deepcorrect.networks import Wrapper, logits_of, preprocessing_of
 from deepcorrect.runtime import (
     InputError,
     Precision,
@@ -126,7 +126,7 @@ def evaluate(
                 target = target or target_for(truth)
                 if target == "prediction":
                     truth = _untouched(model, reference, clean).argmax(1)
-            tallies[batch.row].add(model(batch.images), truth)
+            tallies[batch.row].add(logits_of(model, batch.images), truth)
             step(len(batch.images) / len(cells))
     before, *cells_under = (tally.accuracy() for tally in tallies)
     curves = {
@@ -144,7 +144,7 @@ def _untouched(model: nn.Module, reference: nn.Module | None, images: Tensor) ->
     """
     if reference is not None:
         with inference(reference):
-            return reference(images)
+            return logits_of(reference, images)
     if isinstance(model, TestTimeSystem):
         raise InputError(
             "a system that adapts itself at test time does not have the answers of the untouched "
@@ -152,7 +152,7 @@ def _untouched(model: nn.Module, reference: nn.Module | None, images: Tensor) ->
         )
     untouched = model.untouched() if isinstance(model, Wrapper) else model
     with inference(untouched):
-        return untouched(images)
+        return logits_of(untouched, images)
 
 
 def evaluate_stored(
@@ -204,7 +204,7 @@ def _accuracy(
     if isinstance(model, TestTimeSystem):
         model.start_level(*cell)
     for images, labels, _ in numbered_batches(loader, PURPOSE):
-        tally.add(model(to_device(images, device)), labels.to(device))
+        tally.add(logits_of(model, to_device(images, device)), labels.to(device))
         step(len(images) / max(total, 1))
     return tally.accuracy()
 

@@ -19,7 +19,7 @@ from deepcorrect.data import UNLABELLED, Batches, count_of
 from deepcorrect.distortions import Distortion, numbered_batches
 from deepcorrect.evaluation._evaluate import evaluate
 from deepcorrect.evaluation._results import Grid
-from deepcorrect.networks import Wrapper, features
+from deepcorrect.networks import Wrapper, features, logits_of
 from deepcorrect.runtime import (
     InputError,
     Precision,
@@ -181,7 +181,7 @@ def collect(
         progress(task, count_of(loader)) as step,
     ):
         for images, truth, _ in numbered_batches(loader, "to take features of"):
-            model(to_device(images, device))
+            logits_of(model, to_device(images, device))
             rows.append(read().float().cpu())
             labels.append(truth.cpu())
             step(len(images))

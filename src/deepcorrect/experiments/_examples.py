@@ -15,6 +15,7 @@ from deepcorrect.data import UNLABELLED
 from deepcorrect.distortions import CLEAN, Cell, cells_of, distorted_batches
 from deepcorrect.evaluation import TestTimeSystem
 from deepcorrect.experiments._setup import Setup
+from deepcorrect.networks import logits_of
 from deepcorrect.runtime import autocast, inference, to_device
 
 EXAMPLES = 3
@@ -70,7 +71,7 @@ def _answers(setup: Setup, model: nn.Module, cell: Cell, images: Tensor) -> list
     if isinstance(model, TestTimeSystem):
         model.start_level(*cell)
     with inference(model), torch.no_grad(), autocast(setup.device, setup.recipe.precision):
-        best = model(to_device(images, setup.device)).argmax(1).tolist()
+        best = logits_of(model, to_device(images, setup.device)).argmax(1).tolist()
     return [setup.class_name(index) for index in best]
 
 

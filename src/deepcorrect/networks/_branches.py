@@ -52,7 +52,8 @@ class Branches(Replacement):
             return self.site(*args, **kwargs)
         chosen: Tensor = self.chooser(input_images(args, kwargs))
         if torch.compiler.is_compiling():
-            both = self.site(*args, **kwargs), self.base(*args, **kwargs)
+            copies, more = tree_map(_copied, (args, kwargs))  # either may change its input in place
+            both = self.site(*copies, **more), self.base(*args, **kwargs)
             return tree_map(lambda a, b: torch.where(_column(chosen, a), a, b), *both)
         self.calls += 1
         if bool(chosen.all()):
@@ -111,6 +112,10 @@ def _rows(values: Any, mask: Tensor) -> Any:
         return value[mask] if per_image else value
 
     return tree_map(some, values)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _column(chosen: Tensor, like: Tensor) -> Tensor:

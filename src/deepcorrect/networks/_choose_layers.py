@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks._classifier import ungated
+from deepcorrect.networks._classifier import logits_of, ungated
 from deepcorrect.networks._hooks import forward_hooks, gradients, require_one_run
 from deepcorrect.networks._layers import find
 from deepcorrect.networks._layout import layout_of
@@ -105,7 +105,7 @@ def _outputs(
             seen[name].append(_Seen(0, 0, read, error))
 
     with torch.no_grad(), ungated(model), forward_hooks(modules, hook):
-        model(images)
+        logits_of(model, images)
     return seen
 
 

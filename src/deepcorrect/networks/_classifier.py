@@ -139,6 +139,29 @@ def module_trees(model: nn.Module) -> list[dict[str, nn.Module]]:
     return [dict(network_of(model).named_modules())]
 
 
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """The output of a model for images that stay as they are.
+
+    A bare network may change its input in place (`x -= mean`), so it gets a copy. A `Classifier`
+    normalises into a tensor of its own.
+
+    Args:
+        model: a network, wrapped or bare.
+        images: N x C x H x W. Gradients flow to them where they require gradients.
+
+    Example:
+        >>> import torch
+        >>> class Centring(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         x -= 0.5
+        ...         return x.mean((2, 3))
+        >>> images = torch.ones(1, 2, 4, 4)
+        >>> logits_of(Centring(), images), float(images.mean())
+        (tensor([[0.5000, 0.5000]]), 1.0)
+    """
+    return model(images.clone() if preprocessing_of(model) is None else images)
+
+
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that training changes; in a corrected network those of its units only."""
     if isinstance(model, Wrapper):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks._classifier import module_trees, ungated
+from deepcorrect.networks._classifier import logits_of, module_trees, ungated
 from deepcorrect.networks._layers import find
 from deepcorrect.networks._layout import layout_of
 from deepcorrect.runtime import InputError
@@ -150,7 +150,7 @@ def gradients(
     found = find(model, sites)
     with ungated(model), forward_hooks(found, hook), torch.enable_grad():
         # the images require gradients, as the weights may be frozen
-        gain = measure(model(images.detach().requires_grad_()))
+        gain = measure(logits_of(model, images.detach().requires_grad_()))
     values = torch.autograd.grad(gain, [maps[name] for name in found], materialize_grads=True)
     return (
         {name: maps[name].detach() for name in found},
@@ -186,7 +186,7 @@ def arguments_of(
 
     with torch.no_grad(), forward_pre_hooks({"": module}, read):
         try:
-            model(images)
+            logits_of(model, images)
         except _Reached:
             return found[0]
     return None

@@ -23,7 +23,7 @@ from deepcorrect.distortions import (
     numbered_batches,
     parse_all,
 )
-from deepcorrect.networks import input_size_of, multiply_adds, patching, ungated
+from deepcorrect.networks import input_size_of, logits_of, multiply_adds, patching, ungated
 from deepcorrect.networks.patching import Pass, Recorder
 from deepcorrect.ranking._ranking import NetworkSize
 from deepcorrect.runtime import (
@@ -68,7 +68,7 @@ class Clean:
     ) -> None:
         self.model, self.sites, self.images = model, tuple(sites), images
         with networks.tap(model, sites) as maps:
-            logits = model(images).float()
+            logits = logits_of(model, images).float()
         self.maps = {site: maps[site] for site in self.sites}  # the network's order, not the run's
         if target == "labels":
             check_labels(labels, logits.shape[1])
@@ -129,7 +129,7 @@ class Pair:
     def maps(self) -> dict[str, Tensor]:
         """Each site's output on the distorted images, N x C x H x W."""
         with torch.no_grad(), networks.tap(self.clean.model, self.clean.sites) as maps:
-            self.clean.model(self.images)
+            logits_of(self.clean.model, self.images)
         return maps
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.alternatives import restored_images
-from deepcorrect.networks import Read, features, tap
+from deepcorrect.networks import Read, features, logits_of, tap
 from deepcorrect.runtime import InputError, to_device
 from deepcorrect.training._augmentation import augmix
 from deepcorrect.training._objectives import Answers, Need
@@ -69,7 +69,7 @@ def answers_for(
             tap(compared.teacher, compared.sites) as teacher_maps,
             _features(compared.teacher, needs) as read,
         ):
-            teacher = compared.teacher(_placed(compared, images)).float()
+            teacher = logits_of(compared.teacher, _placed(compared, images)).float()
             teacher_features = read() if read else None
     copies = [mixed]
     if "clean" in needs:
@@ -82,7 +82,7 @@ def answers_for(
         _restored(compared.model, needs) as restored,
     ):
         shown = _placed(compared, torch.cat(copies)).requires_grad_(compared.image_gradients)
-        logits = compared.runner(shown).float().split(count)
+        logits = logits_of(compared.runner, shown).float().split(count)
         own_features = read()[:count] if read else None
     if compared.image_gradients and maps and not any(m.requires_grad for m in maps.values()):
         raise InputError(

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deepcorrect.networks import logits_of
+
 
 def needs_image_gradients(
     model: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]
@@ -38,7 +40,7 @@ def _reached(model: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter
     """How many of the parameters get a gradient."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, that gradients will be None
-        output = model(images)
+        output = logits_of(model, images)
         if not output.requires_grad:
             return 0
         output.float().sum().backward()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks import find, layout_of, require_one_run
+from deepcorrect.networks import find, layout_of, logits_of, require_one_run
 from deepcorrect.networks.patching._pass import Swap
 
 Forward = Callable[..., Any]
@@ -99,7 +99,7 @@ class Replay:
             return output
 
         with torch.no_grad(), _routed(model, record):
-            self.logits: Tensor = model(images)
+            self.logits: Tensor = logits_of(model, images)
         self.maps: dict[str, Tensor] = {}
         self._layouts = {}
         for name, module in self._sites.items():
@@ -132,7 +132,7 @@ class Replay:
             return output
 
         with _routed(self._model, rerun):
-            return self._model(self._images)
+            return logits_of(self._model, self._images)
 
     def swaps(self, site: str, clean: Tensor) -> Iterator[Swap]:
         """See `Pass.swaps`. One pass of all images runs per filter."""
