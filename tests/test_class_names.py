@@ -80,11 +80,66 @@ def test_only_classes_that_occur_need_a_match() -> None:
 
 
 def test_numbers_are_classes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert places(["0", "1", "10", "2"], None, 11) == [0, 1, 10, 2]
+    assert places(["0", "1", "2"], None, 10) == [0, 1, 2]
     assert places(["0003", "0007"], ["ant"] * 8) == [3, 7]
-    assert places(["1", "10", "2", "3"], None, 4) == [0, 3, 1, 2]  # all numbers from 1 on
+    assert places(["0003", "0070"], None, 100) == [3, 70]
+    assert places(["01", "02", "10"], None, 3) == [0, 1, 2]  # ranked, as there are as many
+    assert places(["3", "7"], None, 10) == [3, 7]  # 0 to 9 have the same order as text
+    assert places(["label_3", "label_7"], None, 10) == [3, 7]
     assert places(["5", "7"], ["7", "6", "5"]) == [2, 0]  # names take precedence
+    assert places(["0", "1", "10", "2"], ["ant"] * 11) == [0, 1, 10, 2]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("classes", "count", "by_number", "as_text"),
+    [
+        (["1", "10", "2", "3"], 4, [0, 3, 1, 2], [0, 1, 2, 3]),
+        (sorted(map(str, range(12))), 12, [0, 1, 10, 11, *range(2, 10)], [*range(12)]),
+        (["5", "50"], 102, [5, 50], [47, 48]),  # some of 0 to 101
+        (["class 1", "class 12", "class 5"], 3, [0, 2, 1], [0, 1, 2]),
+    ],
+)
+def test_an_order_that_numbers_and_text_give_differently_is_not_guessed(
+    classes: list[str], count: int, by_number: list[int], as_text: list[int]
+) -> None:
+    known = ClassNames(count, None)
+    used = range(len(classes))
+    with pytest.raises(InputError, match="--class-order number or --class-order text"):
+        known.indices(classes, "pets", used)
+    assert known.indices(classes, "pets", used, "number").tolist() == by_number
+    assert known.indices(classes, "pets", used, "text").tolist() == as_text
+
+
+def test_both_orders_are_shown() -> None:
+    with pytest.raises(InputError) as error:
+        places(["1", "10", "2", "3", "4"], None, 5)
+    text = str(error.value)
+    assert "1, 2, 3, 4, ... by number, and 1, 10, 2, 3, ... as text" in text
+    assert "'10' is the network's class 4 by number, and class 1 as text" in text
+
+
+def test_a_network_with_names_says_which_order_it_has() -> None:
+    numbers = [str(number) for number in range(12)]
+    assert places(sorted(numbers), numbers) == [int(name) for name in sorted(numbers)]
+    assert places(numbers, sorted(numbers)) == [sorted(numbers).index(name) for name in numbers]
+    with pytest.raises(InputError, match="--class-order"):
+        places(sorted(numbers), [f"LABEL_{number}" for number in numbers])
+
+
+def test_a_set_that_lists_its_numbers_in_order_has_only_one() -> None:
+    numbers = [str(number) for number in range(12)]
+    assert places(numbers, None, 12) == list(range(12))
+
+
+def test_folders_take_the_order_that_is_asked_for(make_folder: MakeFolder) -> None:
+    folders = {str(number): 1 for number in range(1, 12)}
+    images = open_dataset(f"folder:{make_folder(folders)}", COLOUR)
+    with pytest.raises(InputError, match="does not name its"):
+        images.matched(11)
+    assert images.matched(11, class_order="text").labels == list(range(11))
+    numbered = images.matched(11, class_order="number")
+    assert [numbered.labels[row] for row in range(3)] == [0, 9, 10]  # of 1, 10, 11
 
 
 def test_names_that_say_nothing_are_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -242,7 +242,8 @@ def _train(
     labels = images.labelled
     validation = None
     if data.validation:
-        held_out = open_images(network, data.validation, None, seed, labels=labels)
+        order = data.class_order
+        held_out = open_images(network, data.validation, None, seed, labels=labels, order=order)
         validation = dc.loader(held_out, workers=data.workers)
     history = dc.fit(
         adapted,

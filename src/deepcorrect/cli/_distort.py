@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 import typer
 
 from deepcorrect import runtime
-from deepcorrect.cli._options import BatchSize, DataOptions, Device, Json, Out, Resize, Seed
+from deepcorrect.cli._options import BatchSize, Device, Json, Out, Resize, Seed, SourceOptions
 
 Format = Literal["folder", "parquet", "npy"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistortedData(DataOptions):
+class DistortedData(SourceOptions):
     """The images to distort, and the size they are brought to."""
 
     input_size: Annotated[

@@ -212,7 +212,8 @@ def _on_copies(
     def batches(open_part: stored.Open) -> Batches:
         for before in opened:
             before.warn_of_bad()
-        opened[:] = [with_labels(network, open_part()).sample(data.images, seed)]
+        part = with_labels(network, open_part(), data.class_order)
+        opened[:] = [part.sample(data.images, seed)]
         return data.loader(opened[0])
 
     parts = {
@@ -221,7 +222,9 @@ def _on_copies(
     }
     loader = undistorted = None
     if clean:
-        undistorted = open_images(network, clean, data.images, seed, labels=True)
+        undistorted = open_images(
+            network, clean, data.images, seed, labels=True, order=data.class_order
+        )
         copies.check_clean(undistorted)
         loader = data.loader(undistorted)
     grids: Grids = {}

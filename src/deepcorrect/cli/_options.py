@@ -16,7 +16,7 @@ from deepcorrect.runtime import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from deepcorrect.data import Batches, ImageSet
+    from deepcorrect.data import Batches, ClassOrder, ImageSet
 
 MODEL_HELP = (
     "The network: a built-in name, timm:NAME, torchvision:NAME, hf:REPO_OR_FOLDER or "
@@ -38,6 +38,14 @@ Images = Annotated[
 ]
 Resize = Annotated[
     int | None, typer.Option(help="Shorter side before the central crop, in pixels.")
+]
+Order = Annotated[
+    Literal["number", "text"] | None,
+    typer.Option(
+        help="Order of class folders whose names are numbers, if the network does not name its "
+        "classes: number is 1, 2, ..., 10; text is 1, 10, 2, ..., as torchvision's ImageFolder "
+        "orders them. Needed only where the two differ."
+    ),
 ]
 Distortions = Annotated[
     list[str] | None,
@@ -164,15 +172,23 @@ class BatchOptions(OptionGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(BatchOptions):
-    """The images a command works on."""
+class SourceOptions(BatchOptions):
+    """Which images a command works on."""
 
     data: Data
     images: Images = None
 
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(SourceOptions):
+    """The images a command works on, whose classes are matched with the network's."""
+
+    class_order: Order = None
+
     def open(self, network: dc.Classifier, seed: int, *, labels: bool | None = None) -> ImageSet:
         """The images, see `open_images`."""
-        return open_images(network, self.data, self.images, seed, labels=labels)
+        order = self.class_order
+        return open_images(network, self.data, self.images, seed, labels=labels, order=order)
 
 
 def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
@@ -193,6 +209,7 @@ def open_images(
     seed: int,
     *,
     labels: bool | None = None,
+    order: ClassOrder | None = None,
 ) -> ImageSet:
     """The images of a DATA spec, with labels that are the network's classes, or without labels.
 
@@ -202,6 +219,7 @@ def open_images(
         count: how many random images to use; None uses all.
         seed: seed of their choice.
         labels: None reads labels if every image has one; False reads none.
+        order: the order of classes whose names are numbers, see `ImageSet.matched`.
 
     Raises:
         InputError: the data cannot be read, or labels are required and do not fit the network.
@@ -214,11 +232,13 @@ def open_images(
                 f"{source.name} has images without labels: the network's own predictions for the "
                 "clean images are the target"
             )
-    source = with_labels(network, source) if labels else source.without_labels()
+    source = with_labels(network, source, order) if labels else source.without_labels()
     return source.sample(count, seed)
 
 
-def with_labels(network: dc.Classifier, source: ImageSet) -> ImageSet:
+def with_labels(
+    network: dc.Classifier, source: ImageSet, order: ClassOrder | None = None
+) -> ImageSet:
     """The set with its labels expressed as the network's classes.
 
     Raises:
@@ -227,6 +247,6 @@ def with_labels(network: dc.Classifier, source: ImageSet) -> ImageSet:
     from deepcorrect.models import output_classes
 
     classes = output_classes(network, network.preprocessing)
-    source = source.matched(classes, network.labels)
+    source = source.matched(classes, network.labels, class_order=order)
     source.check_labels(classes)
     return source

@@ -1,5 +1,6 @@
 """Opens the images that a DATA spec names, and decodes them into batches in [0, 1]."""
 
+from deepcorrect.data._class_order import ClassOrder
 from deepcorrect.data._columns import Column, IntegerColumn, NumberedNames, StringColumn
 from deepcorrect.data._digits import BUILT_IN
 from deepcorrect.data._image_folder import images_in, open_files, open_folder
@@ -24,6 +25,7 @@ __all__ = [
     "STORED",
     "UNLABELLED",
     "Batches",
+    "ClassOrder",
     "Column",
     "ImageSet",
     "ImageStream",

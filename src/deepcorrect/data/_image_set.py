@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from deepcorrect.data._class_order import ClassOrder
 from deepcorrect.data._columns import Column, IntegerColumn, StringColumn
 from deepcorrect.data._label_matching import ClassNames
 from deepcorrect.data._preprocessing import BAD_IMAGE, Preprocessing, to_tensor
@@ -119,7 +120,13 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         rows = torch.randperm(len(self), generator=generator)[:count].sort().values
         return self.select(rows.numpy())
 
-    def matched(self, count: int, names: tuple[str, ...] | None = None) -> ImageSet:
+    def matched(
+        self,
+        count: int,
+        names: tuple[str, ...] | None = None,
+        *,
+        class_order: ClassOrder | None = None,
+    ) -> ImageSet:
         """The set with its labels changed to the indices of a network's classes.
 
         Classes are matched by name if the set and the network both have names.
@@ -127,16 +134,31 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         Args:
             count: The network's number of classes.
             names: The names of the network's classes; None if they are not known.
+            class_order: The order of classes whose names are numbers, if the network does not name
+                its classes: `number` is 1, 2, ..., 10, and `text` is 1, 10, 2, ..., the order of
+                torchvision's `ImageFolder`. None requires that both orders agree.
 
         Raises:
-            InputError: The network has no class for a class of the set.
+            InputError: The network has no class for a class of the set, or the order of classes
+                whose names are numbers is not known.
+
+        Example:
+            >>> from PIL import Image
+            >>> import deepcorrect as dc
+            >>> black, fit = Image.new("RGB", (1, 1)), dc.Preprocessing(1, (0.5,), (0.25,))
+            >>> folders = ("1", "10", "2")
+            >>> images = dc.ImageSet("set", lambda row: black, [0, 1, 2], "abc", fit, folders)
+            >>> images.matched(3, class_order="number").labels
+            [0, 2, 1]
+            >>> images.matched(3, class_order="text").labels
+            [0, 1, 2]
         """
         labels = self.labels.array
         if self.classes is None or not len(labels) or labels.max() >= len(self.classes):
             return self
         known = ClassNames(count, names)
         used = np.unique(labels[labels != UNLABELLED]).tolist()
-        indices = known.indices(self.classes, self.name, used)
+        indices = known.indices(self.classes, self.name, used, class_order)
         if np.array_equal(indices[used], used):
             return self
         return self.relabelled(indices, known.names or tuple(map(str, range(count))))

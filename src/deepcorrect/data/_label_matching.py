@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from deepcorrect.data._class_order import NUMBER, ClassOrder, numbered_indices
 from deepcorrect.runtime import InputError, console
 
 WORDNET = re.compile(r"(n\d{8})(?:[\s_.-]+(.*))?")
 """A WordNet id, ImageNet's name for a class: `n01440764`, alone or before a name in words."""
 
-NO_NAME = re.compile(r"(?:label|class)?[ _-]?(\d+)", re.IGNORECASE)
 IMAGENET_CLASSES = 1000
 
 
@@ -44,8 +44,11 @@ class ClassNames:
         self.count = count
         named = names if names is not None and len(names) == count else ()
         # the names LABEL_0, LABEL_1, ... say no more than the numbers
-        numbers = [NO_NAME.fullmatch(name) for name in named]
-        if all(m and int(m[1]) == index for index, m in enumerate(numbers)):
+        numbers = [NUMBER.fullmatch(name) for name in named]
+        says_nothing = all(m and int(m[1]) == index for index, m in enumerate(numbers))
+        # names 0, 1, ... in place of LABEL_0, LABEL_1, ... come from the data and show its order
+        self._is_by_number = bool(named) and (not says_nothing or all(map(str.isdecimal, named)))
+        if says_nothing:
             named = ()
         self.names = tuple(named)
         self._whole, self._written, self._parts = (
@@ -85,7 +88,13 @@ class ClassNames:
             raise self._refusal([name], source)
         return found
 
-    def indices(self, classes: Sequence[str], source: str, used: Iterable[int]) -> np.ndarray:
+    def indices(
+        self,
+        classes: Sequence[str],
+        source: str,
+        used: Iterable[int],
+        order: ClassOrder | None = None,
+    ) -> np.ndarray:
         """The index of the network's class for each class of a data set.
 
         If the names of the network's classes are not known, names that are numbers are taken as
@@ -95,9 +104,12 @@ class ClassNames:
             classes: The names of the data set's classes, in the order of its labels.
             source: The name of the data set in errors.
             used: The labels that occur; classes that do not occur need not be found.
+            order: The order of names that are numbers; None requires that both orders agree if
+                the network does not name its classes.
 
         Raises:
-            InputError: The network has no class of that name, or two names mean the same class.
+            InputError: The network has no class of that name, two names mean the same class, or
+                the order of names that are numbers is not known.
         """
         found = [self.find(name) for name in classes]
         twice = {
@@ -110,7 +122,7 @@ class ClassNames:
         lost = [label for label in used if known[label] is None]
         if not lost:
             return np.array([-1 if index is None else index for index in known])
-        numbers = self._by_number(classes)
+        numbers = numbered_indices(classes, self.count, source, order, is_known=self._is_by_number)
         if numbers is not None:
             return numbers
         own = np.arange(len(classes))
@@ -118,14 +130,6 @@ class ClassNames:
             self._warn(classes, source)
             return own
         raise self._refusal([classes[label] for label in lost], source)
-
-    def _by_number(self, classes: Sequence[str]) -> np.ndarray | None:
-        if not all(name.isdecimal() for name in classes):
-            return None
-        numbers = np.array([int(name) for name in classes])
-        if numbers.max() < self.count:
-            return numbers
-        return numbers.argsort().argsort() if len(classes) == self.count else None
 
     def _in_order(self, classes: Sequence[str], known: Sequence[int | None]) -> bool:
         """Whether enough names are in the network's order to assume that of the others.
@@ -142,7 +146,7 @@ class ClassNames:
             console().print(
                 f"warning: {source} has {len(classes)} classes and the network has {self.count}, "
                 "whose names are not known: the labels are taken in their order. To choose other "
-                "classes, name the folders by their numbers",
+                "classes, name the folders by their numbers, and give --class-order number",
                 style="yellow",
             )
 

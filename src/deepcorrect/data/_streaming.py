@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from deepcorrect.data._class_order import ClassOrder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, needs_labels, warn_of_bad
 from deepcorrect.data._label_matching import ClassNames
 from deepcorrect.data._preprocessing import BAD_IMAGE, Preprocessing, to_tensor
@@ -186,13 +187,20 @@ class ImageStream(ImageSet):
             return int(self._indices[label])
         return label
 
-    def matched(self, count: int, names: tuple[str, ...] | None = None) -> ImageStream:
+    def matched(
+        self,
+        count: int,
+        names: tuple[str, ...] | None = None,
+        *,
+        class_order: ClassOrder | None = None,
+    ) -> ImageStream:
         """The stream with its labels changed to a network's indices; see `ImageSet.matched`."""
         stream = self._copy()
         stream._names = known = ClassNames(count, names)
         if self.classes is None:
             return stream
-        indices = known.indices(self.classes, self.name, range(len(self.classes)))
+        used = range(len(self.classes))
+        indices = known.indices(self.classes, self.name, used, class_order)
         return stream.relabelled(indices, known.names or tuple(map(str, range(count))))
 
     def relabelled(

@@ -52,7 +52,8 @@ def open_sets(recipe: Recipe, model: Classifier) -> RunData:
     classes = output_classes(model, preprocessing)
 
     def opened(spec: str) -> ImageSet:
-        return open_dataset(spec, preprocessing).matched(classes, model.labels)
+        images = open_dataset(spec, preprocessing)
+        return images.matched(classes, model.labels, class_order=data.class_order)
 
     train, test = opened(data.train), opened(data.test)
     train, validation = _split(recipe, train, opened)

@@ -107,8 +107,10 @@ def open_run(
 
 def _test_images(recipe: Recipe, model: Classifier) -> ImageSet:
     classes = output_classes(model, model.preprocessing)
-    images = open_dataset(recipe.data.test, model.preprocessing).matched(classes, model.labels)
-    test = images.sample(recipe.data.test_images, recipe.seed)
+    data = recipe.data
+    images = open_dataset(data.test, model.preprocessing)
+    images = images.matched(classes, model.labels, class_order=data.class_order)
+    test = images.sample(data.test_images, recipe.seed)
     test.check_labels(classes)
     return test
 

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from deepcorrect.data import ClassOrder
 from deepcorrect.distortions import GROUPS, Distortion, Parameters, kind_of
 from deepcorrect.experiments._systems import SECTIONS, Section, System, known_ranking
 from deepcorrect.ranking import BETAS, DEFAULT_METHOD, Target
@@ -58,6 +59,8 @@ class DataSection(Section):
             given.
         train_images: the size of a random subset of `train`; null takes all images.
         test_images: the size of a random subset of `test`; null takes all images.
+        class_order: the order of classes whose names are numbers, `number` or `text`, if the
+            network does not name its classes; null requires that both orders agree.
         batch_size: images per batch for everything but training.
         workers: the number of decoding processes; 0 decodes in the main process.
     """
@@ -69,6 +72,7 @@ class DataSection(Section):
     validation_images: int = Field(default=1000, ge=2)
     train_images: int | None = Field(default=None, ge=2)
     test_images: int | None = Field(default=None, ge=1)
+    class_order: ClassOrder | None = None
     batch_size: int = Field(default=250, ge=1)
     workers: int = Field(default=0, ge=0)
 
