@@ -12,8 +12,16 @@ from PIL import Image
 
 from deepcorrect.data._columns import Column, IntegerColumn, StringColumn
 from deepcorrect.data._image_set import UNLABELLED, ImageSet
+from deepcorrect.data._listing import Unread, image_names, is_left_out, note_once, some
 from deepcorrect.data._preprocessing import Preprocessing
+from deepcorrect.data._tiny_imagenet import IMAGES, is_tiny_imagenet, labels_of
 from deepcorrect.runtime import InputError
+
+SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
+"""Names of sub-folders that are parts of a set; two or more of them alone are no classes."""
+
+CONTAINERS = frozenset(("images", "image", "imgs", "img", "jpegimages"))
+"""Names of a single sub-folder that holds the images and is no class."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,9 @@ def open_files(paths: Sequence[Path], preprocessing: Preprocessing) -> ImageSet:
 def images_in(folder: Path) -> Iterator[Path]:
     """The image files anywhere below a folder, in alphabetical order.
 
-    Files are recognised by their extensions. Hidden files and folders are left out, and symbolic
-    links to folders are not followed. One folder at a time is listed, so memory stays small.
+    Files are recognised by their extensions, and a note on stderr counts the others. Hidden files
+    and folders are left out. Symbolic links are followed, except to a folder that contains the
+    link. One folder at a time is listed, so memory stays small.
 
     Example:
         >>> import pathlib, tempfile
@@ -58,44 +67,37 @@ def images_in(folder: Path) -> Iterator[Path]:
         ...     [path.name for path in images_in(pathlib.Path(folder))]
         ['a.jpg', 'b.png']
     """
-    return (folder / name for name in image_names(folder))
-
-
-def image_names(folder: Path, *, deep: bool = True) -> Iterator[str]:
-    """The same as paths relative to the folder; without `deep`, only files directly in it."""
-    return _names_below(str(folder), "", frozenset(Image.registered_extensions()), deep)
-
-
-def _names_below(root: str, parent: str, extensions: frozenset[str], deep: bool) -> Iterator[str]:
-    with os.scandir(os.path.join(root, parent)) as entries:  # noqa: PTH118 (faster)
-        found = sorted(
-            (entry.name, entry.is_dir(follow_symlinks=False))
-            for entry in entries
-            if not entry.name.startswith(".")
-        )
-    for name, is_folder in found:
-        path = f"{parent}/{name}" if parent else name
-        if is_folder:
-            if deep:
-                yield from _names_below(root, path, extensions, deep)
-        elif os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122
-            yield path
+    unread = Unread()
+    for name in image_names(folder, unread=unread):
+        yield folder / name
+    unread.report(folder)
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The sorted names of a folder's sub-folders, without hidden ones."""
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """The sorted names of a folder's sub-folders, without hidden ones and leftovers."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_left_out(p.name))
 
 
-def open_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
+def open_folder(
+    folder: Path, preprocessing: Preprocessing, *, keep_empty: bool = False
+) -> ImageSet:
     """Opens the images of a folder, with one sub-folder per class, or without labels.
 
-    The sub-folders' names in sorted order are the classes. A folder that contains images itself is
-    a set without labels.
+    The names of the sub-folders that contain images are the classes, in sorted order. A folder
+    that contains images itself is a set without labels. The validation folder of Tiny-ImageNet is
+    read with its `val_annotations.txt`. Notes on stderr count the files that are not read, and name
+    the sub-folders that are no classes.
+
+    Args:
+        folder: The folder.
+        preprocessing: The network's preprocessing.
+        keep_empty: Whether sub-folders without images are classes, too, as in a folder that was
+            written with one for every class.
 
     Raises:
-        InputError: The folder does not exist, contains no images, or contains both images and
-            sub-folders of images.
+        InputError: The folder does not exist, contains no images, contains both images and
+            sub-folders of images, or its sub-folders are parts of a set (`train`, `val`) or hold
+            all images (`images`).
 
     Example:
         >>> import pathlib, tempfile
@@ -113,39 +115,87 @@ def open_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
-    loose = StringColumn(image_names(folder, deep=False))
-    classes = tuple(class_folders(folder))
-    names, labels = in_classes(folder, classes)
-    if len(loose) and len(names):
-        raise InputError(
-            f"{folder} has both images of its own (such as {loose[0]}) and sub-folders of "
-            "images: give a folder with one sub-folder per class, or with images only"
-        )
-    if not len(loose) and not len(names):
-        raise InputError(
-            f"{folder} has no images. Accepted: one sub-folder per class, or images only, as "
-            "PNG, JPEG, WebP, BMP, TIFF or any other format that Pillow reads"
-        )
+    unread = Unread()
+    is_tiny = is_tiny_imagenet(folder)
+    loose = StringColumn(image_names(folder, deep=False, unread=None if is_tiny else unread))
+    groups = [IMAGES] if is_tiny else class_folders(folder)
+    names, labels, counts = _listed(folder, groups, unread)
+    unread.report(folder)
+    _check_layout(folder, loose, [name for name, count in counts.items() if count])
     if len(loose):
         none = IntegerColumn(np.full(len(loose), UNLABELLED))
         return ImageSet(folder.name, Files(str(folder), loose), none, loose, preprocessing)
     read = Files(str(folder), names)
-    return ImageSet(folder.name, read, labels, names, preprocessing, classes)
+    if is_tiny:
+        labels, known = labels_of(folder, names)
+        return ImageSet(folder.name, read, labels, names, preprocessing, known)
+    if keep_empty:
+        return ImageSet(folder.name, read, labels, names, preprocessing, tuple(groups))
+    empty = tuple(name for name, count in counts.items() if not count)
+    hidden = [p.name for p in folder.iterdir() if p.is_dir() and is_left_out(p.name)]
+    others = sorted([*empty, *hidden])
+    if others:
+        note_once(
+            f"{len(others)} sub-folder{'s' if len(others) > 1 else ''} of {folder} without images, "
+            f"hidden or left behind by other programs: {some(others, len(others))}. Such a folder "
+            "is no class"
+        )
+    classes = tuple(name for name, count in counts.items() if count)
+    ranks = np.cumsum([count > 0 for count in counts.values()]) - 1
+    labels = IntegerColumn(ranks[labels.array])
+    return ImageSet(folder.name, read, labels, names, preprocessing, classes, empty)
+
+
+def _check_layout(folder: Path, loose: StringColumn, classes: Sequence[str]) -> None:
+    """Checks that a folder contains either images or classes.
+
+    Raises:
+        InputError: It does not.
+    """
+    if len(loose) and classes:
+        raise InputError(
+            f"{folder} has both images of its own (such as {loose[0]}) and sub-folders of "
+            "images: give a folder with one sub-folder per class, or with images only"
+        )
+    if not len(loose) and not classes:
+        raise InputError(
+            f"{folder} has no images. Accepted: one sub-folder per class, or images only, as "
+            "PNG, JPEG, WebP, BMP, TIFF or any other format that Pillow reads"
+        )
+    if len(classes) > 1 and SPLITS.issuperset(map(str.lower, classes)):
+        raise InputError(
+            f"the sub-folders of {folder} are parts of a set and no classes "
+            f"({', '.join(classes)}): give one of them, such as folder:{folder / classes[-1]}"
+        )
+    if len(classes) == 1 and classes[0].lower() in CONTAINERS and not is_tiny_imagenet(folder):
+        raise InputError(
+            f"{folder} has its images in one sub-folder, {classes[0]!r}, which is no class: give "
+            f"folder:{folder / classes[0]}"
+        )
 
 
 def in_classes(
     folder: Path, classes: Sequence[str], *, deep: bool = True
 ) -> tuple[StringColumn, IntegerColumn]:
     """The images of the named sub-folders and their labels, which are the names' indices."""
-    counts: list[int] = []
+    unread = Unread()
+    names, labels, _ = _listed(folder, classes, unread, deep=deep)
+    unread.report(folder)
+    return names, labels
+
+
+def _listed(
+    folder: Path, classes: Sequence[str], unread: Unread, *, deep: bool = True
+) -> tuple[StringColumn, IntegerColumn, dict[str, int]]:
+    """The images of the named sub-folders, their labels, and how many images each of them has."""
+    counts: dict[str, int] = {}
 
     def listed() -> Iterator[str]:
         for name in classes:
-            count = 0
-            for path in image_names(folder / name, deep=deep):
-                count += 1
-                yield f"{name}/{path}"
-            counts.append(count)
+            counts[name] = 0
+            for path in image_names(folder, name, deep=deep, unread=unread):
+                counts[name] += 1
+                yield path
 
     names = StringColumn(listed())
-    return names, IntegerColumn(np.repeat(np.arange(len(classes)), counts))
+    return names, IntegerColumn(np.repeat(np.arange(len(classes)), list(counts.values()))), counts

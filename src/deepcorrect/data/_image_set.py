@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from deepcorrect.data._class_order import ClassOrder
 from deepcorrect.data._columns import Column, IntegerColumn, StringColumn
 from deepcorrect.data._label_matching import ClassNames
+from deepcorrect.data._listing import note_once
 from deepcorrect.data._preprocessing import BAD_IMAGE, Preprocessing, to_tensor
 from deepcorrect.runtime import InputError, console
 
@@ -37,6 +38,8 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         names: One name per image, for messages and predictions.
         preprocessing: The size and the channels of the decoded images.
         classes: The names of the classes, in the order of the labels.
+        empty: The names of further classes that have no image. They count as classes only for a
+            network that does not name its classes and has as many as there are with these.
 
     Example:
         >>> import deepcorrect as dc
@@ -56,8 +59,10 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         names: Iterable[str],
         preprocessing: Preprocessing,
         classes: tuple[str, ...] | None = None,
+        empty: tuple[str, ...] = (),
     ) -> None:
         self.name = name
+        self._empty = empty
         self.labels = labels if isinstance(labels, IntegerColumn) else IntegerColumn(labels)
         self.names: Column[str] = names if isinstance(names, Column) else StringColumn(names)
         self.preprocessing = preprocessing
@@ -157,11 +162,23 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         if self.classes is None or not len(labels) or labels.max() >= len(self.classes):
             return self
         known = ClassNames(count, names)
+        if self._empty and not known.names and len(self.classes) + len(self._empty) == count:
+            return self._with_empty().matched(count, names, class_order=class_order)
         used = np.unique(labels[labels != UNLABELLED]).tolist()
         indices = known.indices(self.classes, self.name, used, class_order)
         if np.array_equal(indices[used], used):
             return self
         return self.relabelled(indices, known.names or tuple(map(str, range(count))))
+
+    def _with_empty(self) -> ImageSet:
+        """The set with its empty classes among its classes, all in sorted order."""
+        own = self.classes or ()
+        note_once(
+            f"the network has {len(own) + len(self._empty)} classes, as many as {self.name} has "
+            "sub-folders including those without images, so these count as classes"
+        )
+        classes = tuple(sorted((*own, *self._empty)))
+        return self.relabelled([classes.index(name) for name in own], classes)
 
     def relabelled(self, indices: Sequence[int] | np.ndarray, classes: tuple[str, ...]) -> ImageSet:
         """The same images with label k replaced by `indices[k]`, an index into `classes`."""
@@ -170,7 +187,7 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         changed.labels = IntegerColumn(
             np.where(labels == UNLABELLED, UNLABELLED, np.asarray(indices)[labels])
         )
-        changed.classes = classes
+        changed.classes, changed._empty = classes, ()
         return changed
 
     def without_labels(self) -> ImageSet:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from deepcorrect.data._columns import IntegerColumn, StringColumn
-from deepcorrect.data._image_folder import Files, class_folders, image_names, in_classes
+from deepcorrect.data._image_folder import Files, class_folders, in_classes
 from deepcorrect.data._image_set import ImageSet
+from deepcorrect.data._listing import image_names
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.runtime import InputError, files
 

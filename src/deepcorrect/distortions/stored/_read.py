@@ -305,7 +305,7 @@ def _read_folders(
 
 
 def _named_folder(name: str, folder: Path, preprocessing: Preprocessing) -> ImageSet:
-    images = open_folder(folder, preprocessing)
+    images = open_folder(folder, preprocessing, keep_empty=True)
     images.name = name
     return images
 
