@@ -118,6 +118,12 @@ def _seeded() -> None:
 
 
 @pytest.fixture
+def any_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests whose images carry numbers that are easily counted, and are no pictures."""
+    monkeypatch.setenv("DEEPCORRECT_CHECK_IMAGES", "0")
+
+
+@pytest.fixture
 def network() -> TinyCNN:
     return tiny_cnn()
 

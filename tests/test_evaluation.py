@@ -40,6 +40,7 @@ def hits(logits: Tensor, labels: Tensor, best: int) -> float:
 # --- accuracy
 
 
+@pytest.mark.usefixtures("any_values")
 def test_top1_and_top5_by_hand() -> None:
     images = torch.cat([one_image(7, 6, 5, 4, 3, 2, 1)] * 7)
     labels = torch.arange(7)
@@ -49,6 +50,7 @@ def test_top1_and_top5_by_hand() -> None:
     assert (curve.top1, curve.top5) == ((1 / 7,), (5 / 7,))
 
 
+@pytest.mark.usefixtures("any_values")
 def test_with_fewer_than_five_classes_top5_is_all() -> None:
     images = torch.cat([one_image(3, 2, 1)] * 3)
     grid = evaluate(Answers(), [(images, torch.arange(3))], ["gaussian_blur:0"])

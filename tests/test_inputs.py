@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect.networks import features, tap
+from deepcorrect.runtime import InputError
 
 MEAN, STD = 0.4, 0.25
 GRID = ["gaussian_blur:1,2", "awgn:20"]
@@ -110,3 +111,65 @@ def test_maps_and_features_are_read_alike(
             read.append([vectors(), *maps.values()])
     for one, other in zip(*read, strict=True):
         torch.testing.assert_close(one, other)
+
+
+# --- images and numbers that cannot be right
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ((torch.rand(12, 3, 16, 16) - 0.45) / 0.2, "look normalised"),
+        (torch.rand(12, 3, 16, 16) * 255, "divide them by 255"),
+        ((torch.rand(12, 3, 16, 16) * 255).round(), "divide them by 255"),
+        ((torch.rand(12, 3, 16, 16) * 255).byte(), r"are uint8: give floats in \[0, 1\]"),
+        (torch.rand(12, 3, 16, 16).double() * 2 - 1, "look normalised"),
+    ],
+    ids=["normalised", "of 0 to 255", "whole", "bytes", "from -1 to 1"],
+)
+def test_a_loader_of_other_values_is_refused_everywhere(
+    classifier: dc.Classifier, images: Tensor, labels: Tensor, message: str
+) -> None:
+    loader = [(images, labels)]
+    adapted = dc.correct(classifier, {"stem": [0]})
+    calls = [
+        lambda: dc.evaluate(classifier, loader, "awgn:20"),
+        lambda: dc.rank(classifier, loader, "awgn:20"),
+        lambda: dc.fit(adapted, loader, "awgn:20", epochs=1),
+        lambda: dc.fit_gate(adapted, [(images.repeat(4, 1, 1, 1), labels)], "awgn:20"),
+        lambda: dc.feature_transfer(classifier, loader, loader, "awgn:20"),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_bicubic_overshoot_is_accepted_and_the_check_can_be_switched_off(
+    classifier: dc.Classifier, images: Tensor, labels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = nn.functional.interpolate((images > 0.5).float(), scale_factor=2, mode="bicubic")
+    assert float(over.min()) < 0 < 1 < float(over.max())
+    dc.evaluate(classifier, [(over[..., :16, :16], labels)], "awgn:20")
+    monkeypatch.setenv("DEEPCORRECT_CHECK_IMAGES", "0")
+    dc.evaluate(classifier, [(images * 255, labels)], "awgn:20")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((33.3,), (0.3,), "mean 33.3 .* divided by 255: 0.1306"),
+        ((0.13,), (78.6,), "std 78.6 .* divided by 255: 0.3082"),
+        ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4), "divided by 255: 0.4851, 0.4561, 0.4059"),
+        ((-0.1, 0.5, 0.5), (0.2, 0.2, 0.2), r"mean -0.1, 0.5, 0.5 is not in \[0, 1\]"),
+        ((0.5,), (0.0,), r"std 0 is not in \(0, 1\]"),
+        ((0.5,), (-0.2,), r"std -0.2 is not in"),
+        ((float("nan"),), (0.2,), "mean nan is not in"),
+        ((300.0,), (0.2,), r"mean 300 is not in \[0, 1\]: it is that of images in \[0, 1\]$"),
+        ((0.5, 0.5), (0.2, 0.2), "one value"),
+    ],
+)
+def test_statistics_that_images_cannot_have_are_refused(
+    mean: tuple[float, ...], std: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        dc.Preprocessing(32, mean, std)

@@ -142,6 +142,7 @@ def test_the_svm_is_scikit_learns_and_c_is_its_cross_validations(classifier: Cla
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("any_values")
 def test_accuracies_are_those_of_scikit_learn_on_distorted_features(
     classifier: Classifier,
 ) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._gate import LEAST_PIXELS, GateConfig, statistics
 from deepcorrect.data import Batches, count_of
-from deepcorrect.distortions import Distortion, distort_some, parse_all
+from deepcorrect.distortions import Distortion, distort_some, numbered_batches, parse_all
 from deepcorrect.networks import arguments_of, input_images, input_size_of
 from deepcorrect.runtime import InputError, device_of, inference, progress
 
@@ -84,7 +84,7 @@ def fit_gate(
     total = min(images, count_of(loader))
     with torch.random.fork_rng(devices=[]), progress("fitting the gate", total) as advance:
         torch.manual_seed(seed)  # so that a shuffling loader yields the same images
-        for batch, _ in loader:
+        for batch, _, _ in numbered_batches(loader, "to fit a gate to"):
             some = batch[: images - count]
             grid = grid or parse_all(distortions, input_size_of(adapted, some))
             for shown in _at_scales(some, scale, generator):

@@ -15,6 +15,7 @@ from deepcorrect.data._preprocessing import (
     to_tensor,
     to_uint8,
 )
+from deepcorrect.data._range import check_range
 from deepcorrect.data._registry import SPECS, STORED, open_dataset
 from deepcorrect.data._streaming import ImageStream
 from deepcorrect.data._targets import Target, target_for
@@ -38,6 +39,7 @@ __all__ = [
     "StringColumn",
     "Target",
     "check_labels",
+    "check_range",
     "convert_channels",
     "count_of",
     "images_in",

@@ -58,8 +58,8 @@ class Preprocessing:
                 f"mean has {len(self.mean)} values and std has {len(self.std)}: "
                 "both need one value (grey) or three (RGB)"
             )
-        if any(value <= 0 for value in self.std):
-            raise InputError(f"std {self.std} has a value that is not above 0")
+        _check_statistics("mean", self.mean, all(0 <= value <= 1 for value in self.mean))
+        _check_statistics("std", self.std, all(0 < value <= 1 for value in self.std))
         if self.resize is not None and self.resize < self.input_size:
             raise InputError(
                 f"resize {self.resize} is smaller than the input size {self.input_size}"
@@ -71,6 +71,19 @@ class Preprocessing:
     def channels(self) -> int:
         """The number of image channels: 1 (grey) or 3 (RGB)."""
         return len(self.mean)
+
+
+def _check_statistics(name: str, values: tuple[float, ...], possible: bool) -> None:
+    """Raises InputError where a mean or standard deviation cannot be that of images in [0, 1]."""
+    if possible:
+        return
+    limits = "[0, 1]" if name == "mean" else "(0, 1]"
+    advice = ""
+    if all(0 < value <= 255 for value in values) and any(value > 1 for value in values):
+        divided = ", ".join(f"{value / 255:.4g}" for value in values)
+        advice = f". If it is of pixel values 0 to 255, give it divided by 255: {divided}"
+    shown = ", ".join(f"{value:g}" for value in values)
+    raise InputError(f"{name} {shown} is not in {limits}: it is that of images in [0, 1]{advice}")
 
 
 LONGEST_ASPECT = 8

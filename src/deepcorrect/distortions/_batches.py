@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepcorrect.data import Batches, no_images
+from deepcorrect.data import Batches, check_range, no_images
 from deepcorrect.distortions._distortion import LevelledDistortion
 from deepcorrect.runtime import seed_of, to_device
 
@@ -104,11 +104,13 @@ def numbered_batches(loader: Batches, purpose: str) -> Iterator[NumberedBatch]:
         purpose: what the images are for, as an error says it: `to evaluate on`.
 
     Raises:
-        InputError: the loader had no image at all.
+        InputError: the loader had no image at all, or its first are not in [0, 1].
     """
     first = 0
     for images, labels in loader:
         if len(images):
+            if not first:
+                check_range(images)
             yield NumberedBatch(images, labels, first)
             first += len(images)
     if not first:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.data import Batches, Target, check_labels, count_of, no_images
+from deepcorrect.data import Batches, Target, check_labels, check_range, count_of, no_images
 from deepcorrect.distortions import Distortion, distort_some
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import frozen, trainable_parameters
@@ -141,6 +141,8 @@ def _train_epoch(job: Job, epoch: int, advance: Callable[[float], None]) -> tupl
         if len(images) < 2:  # batch norm needs more than one value
             alone = alone or len(images) == 1
             continue
+        if not images_seen:
+            check_range(images)
         rate = learning_rate(
             job.settings, epoch * job.steps + step, job.settings.epochs * job.steps, epoch
         )
