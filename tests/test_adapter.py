@@ -9,8 +9,10 @@ import itertools
 import json
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, cast
 
@@ -720,6 +722,150 @@ def test_networks_that_are_hard_to_copy_are_corrected(images: Tensor) -> None:
     assert torch.equal(answers(network, images), baseline)
     with pytest.raises(InputError, match="inside a TorchScript module"):
         correct(network, {"scripted.0": [0]})
+
+
+class Referring(nn.Module):
+    """A network that calls its layer through something else than an attribute."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 6, 3)
+        lock = threading.Lock()
+        self.shared = {"lock": lock, "factor": 2.0}
+        self.again = self.shared
+        self.calls: dict[str, Any] = {
+            "closure": lambda images: self.layer(images + 0.0),
+            "list with a lock": [self.layer, lock],
+            "partial of a closure": partial(lambda scale, images: self.layer(images) * scale, 2.0),
+            "weak reference": weakref.ref(self.layer),
+        }
+        self.how = how
+        before = self.layer.forward
+        if how == "wrapped forward":
+
+            @wraps(before)
+            def forward(images: Tensor) -> Tensor:
+                return before(images) + before(images.flip(-1))
+
+            self.forward = forward_of(self, forward)
+        if how == "compiled in place":
+            self.compile(backend="eager")
+        if how == "compiled forward":
+            self.forward = torch.compile(self.forward, backend="eager")
+
+    def forward(self, images: Tensor) -> Tensor:
+        call = self.calls.get(self.how, self.layer)
+        call = call[0] if isinstance(call, list) else call
+        call = call() if isinstance(call, weakref.ref) else call
+        return call(images).mean((2, 3)) * self.again["factor"]
+
+
+def forward_of(network: Referring, forward: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """A forward pass that is set on an instance and leads to the network through its closure."""
+
+    def call(images: Tensor) -> Tensor:
+        return network.layer(images).mean((2, 3))
+
+    return wraps(forward)(call)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "closure",
+        "list with a lock",
+        "partial of a closure",
+        "weak reference",
+        "wrapped forward",
+        "compiled in place",
+        "compiled forward",
+    ],
+)
+def test_whatever_calls_a_site_calls_its_correction(how: str, images: Tensor) -> None:
+    torch.manual_seed(0)
+    network = Referring(how).eval()
+    adapted = correct(network, {"layer": [0, 2, 5]}, unit={"kind": "bottleneck", "start": "he"})
+    unit, chosen = adapted.unit_at("layer")
+    baseline = answers(network, images)
+    plain = answers(network.layer, images)
+    scale = baseline[0, 0] / plain.mean((2, 3))[0, 0]
+    expected = answers(lambda x: unit(x, chosen), plain).mean((2, 3)) * scale
+    torch.testing.assert_close(answers(adapted, images), expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(expected, baseline, atol=1e-3)
+
+
+class Encoder(nn.Module):
+    """Torch's transformer, whose layers in inference mode do not call their linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(self.patches(images).flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_layers_whose_weights_torch_reads_itself_are_corrected_or_refused(images: Tensor) -> None:
+    torch.manual_seed(0)
+    network, unit = Encoder().eval(), {"kind": "bottleneck", "start": "he"}
+    adapted = correct(network, {"layers.layers.1.linear1": [0, 1, 5]}, unit=unit)
+    with torch.enable_grad():  # torch calls the layers where gradients are computed
+        expected = adapted(images).detach()
+    torch.testing.assert_close(answers(adapted, images), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(answers(fuse(adapted, images), images), expected)
+    assert not torch.allclose(answers(network, images), expected, atol=1e-3)
+    adapted = correct(network, {"layers.layers.0.self_attn.out_proj": [0, 1]}, unit=unit)
+    with pytest.raises(InputError, match=r"did not call .*out_proj.*name other sites"):
+        answers(adapted, images)
+
+
+def test_layers_in_a_list_are_corrected(images: Tensor) -> None:
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3)])
+            self.chain = nn.Sequential(*self.layers)
+
+        def forward(self, images: Tensor) -> Tensor:
+            for layer in self.layers:
+                images = layer(images)
+            return images.mean((2, 3))
+
+    class Chain(Layers):
+        def forward(self, images: Tensor) -> Tensor:
+            for number in range(len(self.chain)):
+                images = self.chain[number](images)
+            return images.mean((2, 3))
+
+    torch.manual_seed(0)
+    for kind, rest in ((Layers, "chain"), (Chain, "layers")):
+        network = kind().eval()
+        delattr(network, rest)
+        site = f"{'layers' if rest == 'chain' else 'chain'}.0"
+        adapted = correct(network, {site: [0, 2]}, unit={"kind": "bottleneck", "start": "he"})
+        with tap(adapted) as maps:
+            found = answers(adapted, images)
+        assert not torch.allclose(found, answers(network, images), atol=1e-5)
+        torch.testing.assert_close(maps[f"{site[:-1]}2"].mean((2, 3)), found)
+
+
+def test_tensors_that_are_exchanged_for_one_call_come_back(
+    network: TinyCNN, images: Tensor
+) -> None:
+    adapted = adapted_tiny(network)
+    held = [*network.parameters(), *adapted.units.parameters()]
+    before = copy.deepcopy(held)
+    doubled = {name: each.detach() * 2 for name, each in adapted.named_parameters()}
+    found = torch.func.functional_call(adapted, doubled, (images,))
+    now = [*network.parameters(), *adapted.units.parameters()]
+    assert all(a is b for a, b in zip(held, now, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            parameter.mul_(2)
+    torch.testing.assert_close(found.detach(), answers(adapted, images))
 
 
 def test_threads_that_call_it_at_once_get_their_own_answers() -> None:

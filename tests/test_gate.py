@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from conftest import SIZE, Batch, TinyCNN, cut, tiny_cnn
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel, GateConfig
@@ -422,6 +424,55 @@ def test_a_network_that_cuts_its_images_up_is_refused_with_a_gate(clean: Tensor)
     dc.fit_gate(adapted, cut(clean, torch.zeros(120), 24), KINDS)
     with pytest.raises(InputError, match="one row of output per image"):
         answers(adapted, images)
+
+
+@dataclass
+class Found:
+    """An output that torch knows nothing of."""
+
+    logits: Tensor
+
+
+@pytest.mark.parametrize(
+    ("output", "refused"),
+    [
+        (lambda logits: {"logits": logits, "loss": None, "classes": 10, "name": "tiny"}, ""),
+        (lambda logits: (logits, [logits * 2]), ""),
+        (Found, "Found"),
+        (lambda logits: [{"logits": each} for each in logits], "list"),
+        (lambda logits: {"logits": logits, "mean": float(logits.mean())}, "float"),
+    ],
+)
+def test_outputs_of_both_branches_are_merged_or_refused(
+    output: Callable[[Tensor], Any], refused: str, clean: Tensor
+) -> None:
+    class Wrapped(TinyCNN):
+        def forward(self, images: Tensor) -> Any:
+            return output(super().forward(images))
+
+    images, _ = half_distorted(clean)
+    images = images[:11]
+    adapted = dc.correct(Wrapped().eval(), FILTERS, unit=UNIT)
+    dc.fit_gate(adapted, cut(clean, torch.zeros(120), 24), KINDS)
+    if refused:
+        with pytest.raises(InputError, match=f"cannot merge .*{refused}.* without a gate"):
+            answers(adapted, images)
+        return
+    chosen = dc.looks_distorted(adapted, images)
+    assert chosen.any()
+    assert not chosen.all()
+    compiled: Any = torch.compile(adapted, backend="eager")
+    with torch.no_grad():
+        with adapted.ungated():
+            first = adapted(images)
+        for found in (adapted(images), compiled(images)):
+            pairs = zip(*map(tree_leaves, (found, first, adapted.network(images))), strict=True)
+            for merged, corrected, original in pairs:
+                if not isinstance(merged, Tensor):
+                    assert merged == corrected == original
+                    continue
+                expected = torch.where(chosen[:, None], corrected, original)
+                torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_features_of_a_gated_network_come_from_the_one_that_answered(

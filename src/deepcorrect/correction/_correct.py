@@ -17,7 +17,8 @@ from deepcorrect.correction._checkpoint import (
     read_verified,
 )
 from deepcorrect.correction._config import AdapterConfig, SiteConfig
-from deepcorrect.correction._corrected_model import AdaptedModel, check_site
+from deepcorrect.correction._corrected_model import AdaptedModel
+from deepcorrect.correction._corrected_site import check_site
 from deepcorrect.correction._unit_config import UnitChoice, unit_config
 from deepcorrect.networks import (
     Classifier,

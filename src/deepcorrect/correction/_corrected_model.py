@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.correction._checkpoint import WEIGHTS_FILE, file_sha256, write_config
-from deepcorrect.correction._config import AdapterConfig, SiteConfig
+from deepcorrect.correction._config import AdapterConfig
+from deepcorrect.correction._corrected_site import CorrectedSite, check_site
 from deepcorrect.correction._gate import Gate, GateConfig
 from deepcorrect.correction._units import CorrectionUnit
 from deepcorrect.networks import (
@@ -20,55 +21,14 @@ from deepcorrect.networks import (
     Replace,
     Replacement,
     Wrapper,
-    filter_count,
     find,
     innermost,
-    layout_of,
     network_of,
     running_modules,
     shared_copy,
     uncompiled,
 )
 from deepcorrect.runtime import InputError, device_of, files
-
-
-class CorrectedSite(Replacement):
-    """A site's module followed by its correction unit.
-
-    Args:
-        site: The module.
-        name: The site's dotted name, used in messages.
-        config: The site's corrected filters and number of channels.
-        unit: The unit that corrects the filters.
-        device: The device of the unit.
-    """
-
-    filters: Tensor
-
-    def __init__(
-        self,
-        site: nn.Module,
-        name: str,
-        config: SiteConfig,
-        unit: CorrectionUnit,
-        device: torch.device,
-    ) -> None:
-        super().__init__(site)
-        self.name, self.config, self.unit = name, config, unit
-        filters = torch.tensor(config.filters, device=device)
-        self.register_buffer("filters", filters, persistent=False)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Computes the module's output with corrected maps (paper, equation 6)."""
-        output = self.site(*args, **kwargs)
-        layout = layout_of(self.name, self.site, output)
-        maps, channels = layout.maps(output), self.config.channels
-        if maps.shape[1] != channels:
-            raise InputError(
-                f"site {self.name!r} returns {tuple(output.shape)}: a corrected site must have "
-                f"{channels} channels"
-            )
-        return layout.output(self.unit(maps, self.filters), output)
 
 
 class _Switch:
@@ -141,6 +101,7 @@ class AdaptedModel(Wrapper):
         self.subnetwork = subnetwork
         self.units = nn.ModuleDict()
         self._switch = _Switch()
+        self._ran: set[str] = set()
         parameters = next(network.parameters(), torch.zeros(()))
         replace: dict[nn.Module, Replace] = {}
         for name in (name for name in own if name in config.sites):
@@ -150,9 +111,8 @@ class AdaptedModel(Wrapper):
             # torch's type annotations lack this overload
             unit = unit.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             self.units[_key(name)] = unit
-            put = partial(
-                CorrectedSite, name=name, config=site, unit=unit, device=parameters.device
-            )
+            about: dict[str, Any] = {"name": name, "config": site, "unit": unit, "ran": self._ran}
+            put = partial(CorrectedSite, device=parameters.device, **about)
             # if the network has an adapter already, both its copy and its own module are replaced
             replace |= {own[name]: put, running[name]: put}
         self._gated = next(n for n, module in own.items() if module is self.gated_module)
@@ -181,8 +141,13 @@ class AdaptedModel(Wrapper):
         if not self._switch.on:
             return self.network(*args, **kwargs)
         choice = self._choice
-        if not choice.deciding or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return self.corrected(*args, **kwargs)
+        if not choice.deciding:
+            output = self.corrected(*args, **kwargs)
+            if len(self._ran) < len(self.config.sites):
+                self._refuse_idle_sites()
+            return output
         calls = choice.calls
         output = self.corrected(*args, **kwargs)
         if choice.calls == calls:
@@ -191,6 +156,30 @@ class AdaptedModel(Wrapper):
                 "gate should read; correct this network without a gate"
             )
         return output
+
+    def _refuse_idle_sites(self) -> None:
+        idle = ", ".join(repr(name) for name in self.config.sites if name not in self._ran)
+        raise InputError(
+            f"the network did not call {idle}, so that nothing was corrected there: it reads the "
+            "layer's weights itself, or calls the layer only in training; name other sites"
+        )
+
+    def named_modules(
+        self,
+        memo: set[nn.Module] | None = None,
+        prefix: str = "",
+        remove_duplicate: bool = True,
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Yields the modules; with duplicates, each of those that share their tensors once.
+
+        Tools that exchange tensors by all their names (`torch.func.functional_call`) would
+        otherwise exchange each of them twice and leave the network with the wrong one.
+        """
+        seen: set[int] = set()
+        for name, module in super().named_modules(memo, prefix, remove_duplicate):
+            if remove_duplicate or id(module._parameters) not in seen:
+                yield name, module
+            seen.add(id(module._parameters))
 
     def train(self, mode: bool = True) -> AdaptedModel:
         """Sets the mode of the units. In training mode every image is corrected despite a gate.
@@ -352,26 +341,6 @@ class AdaptedModel(Wrapper):
                     )
                 tensor.copy_(given)
         return nn.modules.module._IncompatibleKeys(missing, left_over)
-
-
-def check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
-    """Checks that a site's module has the configured channels and filters.
-
-    Raises:
-        InputError: The number of channels differs, or the filters are not ascending indices.
-    """
-    channels = filter_count(name, module)
-    if channels != site.channels:
-        raise InputError(
-            f"site {name!r} has {channels} filters; the adapter was made for {site.channels}"
-        )
-    if list(site.filters) != sorted(set(site.filters)) or not (
-        site.filters[0] >= 0 and site.filters[-1] < channels
-    ):
-        raise InputError(
-            f"the filters to correct at {name!r} must be ascending and distinct, "
-            f"from 0 to {channels - 1}; given: {site.filters}"
-        )
 
 
 def _branching(

@@ -54,7 +54,7 @@ class Branches(Replacement):
         if torch.compiler.is_compiling():
             copies, more = tree_map(_copied, (args, kwargs))  # either may change its input in place
             both = self.site(*copies, **more), self.base(*args, **kwargs)
-            return tree_map(lambda a, b: torch.where(_column(chosen, a), a, b), *both)
+            return tree_map(lambda a, b: _where(chosen, a, b), *both)
         self.calls += 1
         if bool(chosen.all()):
             return self.site(*args, **kwargs)
@@ -64,22 +64,29 @@ class Branches(Replacement):
         for network, mask in ((self.site, chosen), (self.base, ~chosen)):
             some_args, some_kwargs = _rows((args, kwargs), mask)
             parts.append(network(*some_args, **some_kwargs))
-        return tree_map(lambda a, b: merge_rows(a, b, chosen), *parts)
+        try:
+            return tree_map(lambda a, b: merge_rows(a, b, chosen), *parts)
+        except InputError:
+            raise
+        except ValueError as error:  # of lists with one item per image
+            raise _unmergeable(*parts) from error
 
 
 def merge_rows(first: Tensor, second: Tensor, chosen: Tensor) -> Tensor:
     """Merges the rows of the chosen images and of the others into one batch, N x ...
 
     Args:
-        first: One row per chosen image. A value that is not a tensor is returned unchanged.
+        first: One row per chosen image. A number, string or None must be the same for all images.
         second: One row per other image.
         chosen: Which images are chosen, (N,) bool.
 
     Raises:
-        InputError: The tensors do not have one row per image.
+        InputError: The tensors do not have one row per image, or the values are of other types.
     """
     if not isinstance(first, Tensor):
-        return first
+        if isinstance(first, bool | int | float | complex | str | None) and first == second:
+            return first
+        raise _unmergeable(first, second)
     counts = int(chosen.sum()), int((~chosen).sum())
     if not first.dim() or (len(first), len(second)) != counts:
         raise InputError(
@@ -116,6 +123,21 @@ def _rows(values: Any, mask: Tensor) -> Any:
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
+
+
+def _unmergeable(first: Any, second: Any) -> InputError:
+    kinds = " and ".join(dict.fromkeys(type(each).__name__ for each in (first, second)))
+    return InputError(
+        f"a gate cannot merge what the network returns for corrected and uncorrected images "
+        f"({kinds}): it merges tensors with one row per image, also in tuples and dictionaries; "
+        "return these, or correct this network without a gate"
+    )
+
+
+def _where(chosen: Tensor, first: Any, second: Any) -> Any:
+    if not isinstance(first, Tensor):
+        return merge_rows(first, second, chosen)
+    return torch.where(_column(chosen, first), first, second)
 
 
 def _column(chosen: Tensor, like: Tensor) -> Tensor:

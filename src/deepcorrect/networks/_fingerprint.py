@@ -99,13 +99,16 @@ def find_subnetwork(model: nn.Module, wanted: str, names: Iterable[str] = ()) ->
 def innermost(network: nn.Module) -> nn.Module:
     """The innermost module that contains all of a network's tensors.
 
-    It is the module inside wrappers without tensors of their own, such as one that normalises.
+    It is the module inside wrappers without tensors of their own, such as one that normalises. A
+    module that keeps all its layers in one `ModuleList` or `ModuleDict` is itself the innermost.
     """
     while True:
         own = [*network._parameters.values(), *_persistent(network)]
         below = [m for m in network.children() if any(True for _ in m.state_dict(keep_vars=True))]
         if any(tensor is not None for tensor in own) or len(below) != 1:
             return network
+        if isinstance(below[0], nn.ModuleList | nn.ModuleDict):
+            return network  # these are never called
         network = below[0]
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -26,6 +30,10 @@ class Replacement(nn.Module):
         super().__init__()
         self.site = site
         self.training = False
+        if isinstance(site, nn.Linear):
+            # torch's transformer layers use the weights of their linear layers without calling
+            # these layers, unless one has a hook
+            self.register_forward_hook(_no_change)
 
     def __getattr__(self, name: str) -> Any:
         """Returns the replaced module's attribute if this module has none of that name."""
@@ -35,6 +43,27 @@ class Replacement(nn.Module):
             if "_modules" not in self.__dict__ or "site" not in self._modules:
                 raise  # during construction, copying or unpickling
             return getattr(self._modules["site"], name)
+
+    # Python looks these up in the class, not with `__getattr__`
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.site)  # pyright: ignore[reportArgumentType]
+
+    def __len__(self) -> int:
+        return len(self.site)  # pyright: ignore[reportArgumentType]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.site[key]  # pyright: ignore[reportIndexIssue]
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self.site  # pyright: ignore[reportOperatorIssue]
+
+
+def _no_change(*call: Any) -> None:
+    """A forward hook that keeps the output."""
 
 
 def original(module: nn.Module) -> nn.Module:
@@ -52,8 +81,9 @@ def shared_copy(
     Each copied module uses the same dictionaries of parameters and buffers as its original. The
     copy therefore follows the original through `.to`, `load_state_dict` and optimiser steps and
     needs no memory for tensors. It has its own hooks, flags and training mode, and is in inference
-    mode. Every reference to a replaced module, including those in lists and bound methods, leads to
-    its replacement. Attributes that cannot be copied, and TorchScript modules, are shared.
+    mode. Every reference to a replaced module, including those in lists, bound methods and
+    closures, leads to its replacement. Parts that `torch.compile` compiled in place run uncompiled.
+    Attributes that cannot be copied, and TorchScript modules, are shared.
 
     Args:
         network: Any module. It is not changed.
@@ -88,6 +118,7 @@ def shared_copy(
             {
                 name: value if name in shared else _copied(value, memo)
                 for name, value in module.__dict__.items()
+                if name != "_compiled_call_impl"  # would call the original
             }
         )
         twin.__dict__["training"] = False
@@ -123,7 +154,92 @@ def _tensors(modules: list[nn.Module]) -> Iterator[Tensor]:
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """Copies a value as `copy.deepcopy` does, but also functions whose closures lead to modules.
+
+    Of containers with an item that cannot be copied, the other items are copied.
+    """
+    if id(value) in memo:
+        return memo[id(value)]
+    kind, twin = type(value), value
+    if kind is list:
+        memo[id(value)] = twin = []
+        twin += [_copied(each, memo) for each in value]
+    elif kind in (dict, OrderedDict):
+        memo[id(value)] = twin = kind()
+        twin.update({_copied(key, memo): _copied(each, memo) for key, each in value.items()})
+    elif kind is tuple:
+        twin = tuple(_copied(each, memo) for each in value)
+    elif kind is partial:
+        args, keywords = _copied(value.args, memo), _copied(value.keywords, memo)
+        twin = partial(_copied(value.func, memo), *args, **keywords)
+    elif kind is MethodType:
+        twin = MethodType(_copied(value.__func__, memo), _copied(value.__self__, memo))
+    elif kind is weakref.ref:
+        twin = weakref.ref(memo[id(value())]) if id(value()) in memo else value
+    elif kind is FunctionType:
+        twin = _rebound(value, memo)
+    else:
+        count = len(memo)
+        try:
+            return copy.deepcopy(value, memo)
+        except Exception:  # locks, files, C++ objects: deepcopy fails at them in many ways
+            for key in list(memo)[count:]:  # parts that were copied incompletely
+                del memo[key]
+    return twin
+
+
+def _rebound(function: FunctionType, memo: dict[int, Any]) -> Callable[..., Any]:
+    """A copy of a function whose closure refers to the copies of modules.
+
+    A function that does not lead to a module is returned itself.
+    """
+    if not _leads_to_module(function, memo, set()):
+        return function
+    compiled = vars(function).get("_torchdynamo_orig_callable")
+    if compiled is not None:
+        return _copied(compiled, memo)
+    cells = tuple(CellType() for _ in function.__closure__ or ())
+    twin = FunctionType(
+        function.__code__, function.__globals__, function.__name__, closure=cells or None
+    )
+    memo[id(function)] = twin
+    for cell, known in zip(cells, function.__closure__ or (), strict=True):
+        for content in _contents(known):
+            leads = _leads_to_module(content, memo, set())
+            cell.cell_contents = _copied(content, memo) if leads else content
+    twin.__defaults__ = _copied(function.__defaults__, memo)
+    twin.__kwdefaults__ = _copied(function.__kwdefaults__, memo)
+    twin.__dict__.update(_copied(vars(function), memo))
+    return twin
+
+
+def _leads_to_module(value: Any, memo: Mapping[int, Any], seen: set[int]) -> bool:
+    """Whether a copied module can be reached through functions and containers."""
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    parts: list[Any] = []
+    if isinstance(value, nn.Module):
+        return id(value) in memo
+    if isinstance(value, FunctionType):
+        parts = [each for cell in value.__closure__ or () for each in _contents(cell)]
+        parts += [value.__defaults__, value.__kwdefaults__, vars(value)]
+    elif isinstance(value, MethodType):
+        parts = [value.__self__, value.__func__]
+    elif isinstance(value, partial):
+        parts = [value.func, value.args, value.keywords]
+    elif isinstance(value, list | tuple | set):
+        parts = list(value)
+    elif isinstance(value, Mapping):
+        parts = list(value.values())
+    elif isinstance(value, weakref.ref):
+        parts = [value()]
+    return any(_leads_to_module(part, memo, seen) for part in parts)
+
+
+def _contents(cell: CellType) -> list[Any]:
+    """The content of a closure's cell; empty before the variable is set."""
     try:
-        return copy.deepcopy(value, memo)
-    except Exception:  # locks, files, C++ objects: deepcopy fails at them in many ways
-        return value
+        return [cell.cell_contents]
+    except ValueError:
+        return []
