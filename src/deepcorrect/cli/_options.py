@@ -101,6 +101,14 @@ class ModelOptions(OptionGroup):
             "an untrained network. Default: the source's pretrained weights."
         ),
     ] = None
+    state: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which state dict of the weights file to take, if it holds several. Default: "
+            "averaged weights such as state_dict_ema, as timm does.",
+        ),
+    ] = None
     classes: Annotated[
         int | None, typer.Option(help="Number of classes, if it is not the usual one.")
     ] = None
@@ -127,6 +135,7 @@ class ModelOptions(OptionGroup):
         model = dc.load_model(
             self.model,
             self.weights,
+            state=self.state,
             classes=self.classes,
             input_size=self.input_size,
             resize=self.resize,

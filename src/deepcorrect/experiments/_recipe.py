@@ -39,6 +39,7 @@ class ModelSection(Section):
 
     spec: str
     weights: str | None = None
+    state: str | None = None
     classes: int | None = Field(default=None, ge=1)
     input_size: int | None = Field(default=None, ge=1)
     resize: int | None = Field(default=None, ge=1)

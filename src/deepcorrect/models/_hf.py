@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deepcorrect.data import Interpolation, Preprocessing, to_tensor
+from deepcorrect.models._fit import State
 from deepcorrect.models._hub import hugging_face
 from deepcorrect.models._source import Built, Request
-from deepcorrect.models._weights import State
 from deepcorrect.networks import Classifier, Wrapper
 from deepcorrect.runtime import InputError, optional_import
 

@@ -45,6 +45,7 @@ def load_model(
     spec: str,
     weights: str | Path | None = None,
     *,
+    state: str | None = None,
     classes: int | None = None,
     input_size: int | None = None,
     resize: int | None = None,
@@ -60,6 +61,9 @@ def load_model(
         weights: A safetensors file, or a PyTorch file that `torch.load(weights_only=True)` reads;
             `random` for an untrained network. None stands for the source's pretrained weights,
             which are read from the cache or downloaded.
+        state: The key of the state dict in the weights file, such as `state_dict`, if the file
+            holds several. None takes averaged weights (`state_dict_ema`, `model_ema`), as timm
+            does, and says so.
         classes: The number of logits, if it is not the source's usual number.
         input_size: The side of the network's input, in pixels; see `Preprocessing`. This and the
             following arguments replace what the source specifies.
@@ -80,6 +84,8 @@ def load_model(
         >>> model(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
+    if state is not None and (weights is None or str(weights) == RANDOM):
+        raise InputError(f"state {state!r} (--state) needs a weights file: give --weights FILE")
     kind, _, rest = spec.partition(":")
     request = Request(spec, rest, weights is None, classes, input_size)
     if spec in BUILT_IN:
@@ -94,7 +100,7 @@ def load_model(
     model = _with_preprocessing(built, spec, input_size, resize, mean, std)
     file = built.file if weights is None else Path(weights)
     if file is not None and str(file) != RANDOM:
-        load_weights(model, file, built.rename)
+        load_weights(model, file, built.rename, state=state)
     elif not built.trained and weights is None:
         console().print(
             f"warning: {spec} has no weights of its own and --weights is not given: "

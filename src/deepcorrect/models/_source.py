@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from deepcorrect.models._weights import Rename
+from deepcorrect.models._fit import Rename
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError
 

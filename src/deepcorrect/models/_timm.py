@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from deepcorrect.data import Preprocessing
+from deepcorrect.models._fit import State
 from deepcorrect.models._hub import REMEDY, hugging_face
 from deepcorrect.models._source import Built, Request
-from deepcorrect.models._weights import State
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError, optional_import, unknown
 

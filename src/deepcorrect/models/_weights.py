@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+import difflib
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
+from deepcorrect.models._fit import Fit, Rename, State, load_fit
+from deepcorrect.models._states import choose_state
 from deepcorrect.networks import network_of
 from deepcorrect.runtime import InputError, files
 
 RANDOM = "random"
 """The value of `--weights` for an untrained network."""
-
-State = Mapping[str, Tensor]
-Rename = Callable[[State, nn.Module], State]
-"""Converts the names in a source's older or foreign files to the network's names."""
+SHOWN = 3
 
 
-def load_weights(model: nn.Module, path: Path, rename: Rename | None = None) -> None:
+def load_weights(
+    model: nn.Module, path: Path, rename: Rename | None = None, *, state: str | None = None
+) -> None:
     """Loads a state dict into a network; every tensor of both must have a counterpart.
+
+    PyTorch decides what is missing: counters of batches and further names of a tied tensor are not.
+    The file's names may have a prefix, such as `module.`, which is stripped if the names then fit.
 
     Args:
         model: The network, or a `Classifier` around it.
-        path: A `.safetensors` or PyTorch file. The state dict may lie under the key `state_dict` or
-            `model`, and its names may all begin with `module.`.
+        path: A `.safetensors` or PyTorch file. The state dict may lie under any key.
         rename: Applied if the file's names are not the network's.
+        state: The key of the state dict to take, such as `state_dict`. None takes the one that
+            fits; of several, averaged weights (`state_dict_ema`, `model_ema`) as timm does.
 
     Raises:
         InputError: The file cannot be read safely, or has the weights of another network.
@@ -39,76 +41,77 @@ def load_weights(model: nn.Module, path: Path, rename: Rename | None = None) -> 
         >>> saved, network = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "weights.pt")
-        ...     torch.save(saved.state_dict(), path)
+        ...     torch.save({"net": saved.state_dict(), "epoch": 3}, path)
         ...     load_weights(network, path)
         >>> network.weight.equal(saved.weight)
         True
     """
     network = network_of(model)
-    state = _read_state(path)
-    own = network.state_dict()
-    if rename is not None and state.keys() != own.keys():
-        # for another network's file this fails, and the check below names what does not fit
-        with contextlib.suppress(KeyError, ValueError, TypeError, AttributeError, RuntimeError):
-            state = rename(state, network)
-    _check_state(network, state, path)
-    given = OrderedDict(state)
-    # some layers read older files by this version of the format, which safetensors does not store
-    metadata = getattr(state, "_metadata", None) or getattr(own, "_metadata", None)
-    if metadata is not None:
-        given._metadata = metadata  # pyright: ignore[reportAttributeAccessIssue]
-    network.load_state_dict(given)
+    is_safe = path.suffix == ".safetensors"
+    value = files.read_tensors(path) if is_safe else files.read_checkpoint(path)
+    fit = choose_state(network, value, path, rename, state)
+    if not fit.exact:
+        raise _explained(network, fit, path)
+    load_fit(network, fit)
 
 
 def in_order(state: State, network: nn.Module) -> State:
     """The tensors under the network's names, in order; unchanged if the shapes do not match so."""
     own = network.state_dict()
-    shapes = [tensor.shape for tensor in state.values()]
-    if shapes != [tensor.shape for tensor in own.values()]:
+    shapes = [getattr(tensor, "shape", None) for tensor in state.values()]
+    if shapes != [getattr(tensor, "shape", None) for tensor in own.values()]:
         return state
     return dict(zip(own, state.values(), strict=True))
 
 
-def _read_state(path: Path) -> State:
-    if path.suffix == ".safetensors":
-        state: Any = files.read_tensors(path)
-    else:
-        state = files.read_checkpoint(path)
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise InputError(
-            f"{path} is not a state dict: it must map parameter names to tensors, "
-            f"but holds {_describe(state)}"
-        )
-    if state and all(name.startswith("module.") for name in state):
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return state
-
-
-def _check_state(network: nn.Module, state: State, path: Path) -> None:
+def _explained(network: nn.Module, fit: Fit, path: Path) -> InputError:
+    """The error for a state that does not fit: what is missing, what is left over, and a guess."""
     own = network.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is not in the network" for name in state if name not in own]
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)}, the network's has {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
+    shapes = [
+        f"{name} has shape {tuple(fit.state[name].shape)}, the network's has "
+        f"{tuple(own[name].shape)}"
+        for name in fit.shapes
     ]
-    if problems:
-        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(
-            f"{path} holds the weights of another network than this "
-            f"{type(network).__name__}: {'; '.join(problems[:3])}{more}"
-        )
+    problems = [
+        _some([f"{name} is missing" for name in fit.missing]),
+        _some([f"{name} is not in the network" for name in fit.surplus]),
+        _some(shapes),
+    ]
+    if not any(problems):
+        problems.append(fit.error.splitlines()[-1].strip())
+    under = f" under {fit.prefix!r}" if fit.prefix else ""
+    return InputError(
+        f"{path} holds{under} the weights of another network than this "
+        f"{type(network).__name__}: {'; '.join(filter(None, problems))}{_guess(own, fit)}"
+    )
 
 
-def _describe(value: Any) -> str:
-    if isinstance(value, Mapping):
-        for name, entry in value.items():
-            if not isinstance(name, str) or not isinstance(entry, Tensor):
-                return f"{type(entry).__name__} under {name!r}"
-    return type(value).__name__
+def _some(problems: list[str]) -> str:
+    more = f" (and {len(problems) - SHOWN} more)" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more
+
+
+def _guess(own: State, fit: Fit) -> str:
+    """What the difference may come from; empty if there is nothing to say."""
+    pairs = [(tuple(fit.state[name].shape), tuple(own[name].shape)) for name in fit.shapes]
+    if any("/" in name for name in fit.surplus):
+        return ". It may be an adapter of deepcorrect: give its folder with --adapter"
+    if any("lora_" in name for name in fit.surplus):
+        return ". It may be a LoRA adapter: merge it into its network, and save that one's weights"
+    if pairs and not fit.missing and not fit.surplus:
+        heads = {(given[0], has[0]) for given, has in pairs if given and given[1:] == has[1:]}
+        if len(heads) == 1 and len(pairs) <= 2:
+            return f". It may be for {heads.pop()[0]} classes: give --classes"
+        return ". It may be the same architecture in another size"
+    if fit.missing and fit.surplus and _shapes(fit.surplus, fit.state) == _shapes(fit.missing, own):
+        return ". The shapes agree in order: it may be the same network under other names"
+    if fit.missing and not fit.surplus and len(fit.missing) < len(own):
+        return ". The file may be of a part of the network, such as one without its head"
+    if fit.surplus and not fit.missing:
+        return ". The file may be of a larger network, or have training heads"
+    near = difflib.get_close_matches(next(iter(fit.missing), ""), fit.surplus, n=1, cutoff=0.6)
+    return f". The nearest name to {fit.missing[0]} in the file is {near[0]}" if near else ""
+
+
+def _shapes(names: tuple[str, ...], state: State) -> list[tuple[int, ...]]:
+    return [tuple(state[n].shape) for n in names if isinstance(state[n], Tensor)]

@@ -186,22 +186,43 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_checkpoint(path: Path) -> Any:
     """Reads a PyTorch checkpoint with `weights_only=True`, so that no code in it is ever run.
 
+    What the file holds beside tensors and plain containers, such as an `argparse.Namespace`, NumPy
+    numbers, paths or enums, is replaced by inert stand-ins.
+
     Raises:
-        InputError: The file does not exist, is broken, or contains more than tensors and plain
-            containers.
+        InputError: The file does not exist, is broken, or names functions that act.
     """
-    import torch  # noqa: PLC0415  (slow to import)
+    from deepcorrect.runtime._stand_ins import (  # noqa: PLC0415
+        StandIn,
+        is_refused,
+        load_with_stand_ins,
+        unknown_globals,
+    )
 
     if not path.is_file():
         raise InputError(f"there is no file {path}")
+    names = unknown_globals(path)
+    refused = [name for name in names if is_refused(name)]
+    if refused:
+        raise _unsafe(path, f"it names {refused[0]}, which is never called")
     try:
         with warnings.catch_warnings(action="ignore"):  # about pickles, which are then refused
-            return torch.load(path, map_location="cpu", weights_only=True)
+            value = load_with_stand_ins(path, names)
     except Exception as error:  # PyTorch and pickle raise errors of many classes
-        raise InputError(
-            f"{path} is not a PyTorch file of tensors that can be read safely "
-            f"({type(error).__name__}). Accepted: a state dict saved by torch.save, or safetensors"
-        ) from None
+        foreign = [name for name in names if not name.startswith(("torch._", "builtins."))]
+        held = f"; it holds {', '.join(foreign[:3])}" if foreign else ""
+        raise _unsafe(path, type(error).__name__ + held) from None
+    if isinstance(value, StandIn):
+        raise _unsafe(path, f"it is a whole object of the class {value.origin}")
+    return value
+
+
+def _unsafe(path: Path, reason: str) -> InputError:
+    return InputError(
+        f"{path} is not a PyTorch file of tensors that can be read safely ({reason}). Accepted: a "
+        "state dict saved by torch.save, or safetensors. If you trust the file, save its tensors "
+        "alone where it was made: torch.save(network.state_dict(), FILE)"
+    )
 
 
 def _discard(_: object) -> None:
