@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 State = Mapping[str, Tensor]
 Rename = Callable[[State, nn.Module], State]
@@ -24,6 +24,7 @@ COUNTERS = ("num_batches_tracked",)
 SPARE = ("total_ops", "total_params", "n_averaged")
 """What tools that count operations or average weights leave among the tensors."""
 
+NOT_YET = (UninitializedParameter, UninitializedBuffer)
 FOREIGN = LookupError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError
 """What a source's conversion raises for another network's file."""
 
@@ -174,7 +175,7 @@ def _fit(shell: nn.Module, own: Mapping[str, Any], state: State, prefix: str, wh
         name
         for name, tensor in own.items()
         if isinstance(tensor, Tensor)
-        and not isinstance(tensor, UninitializedTensorMixin)
+        and not isinstance(tensor, NOT_YET)
         and isinstance(given := state.get(name), Tensor)
         and given.shape != tensor.shape
     )
@@ -200,7 +201,7 @@ def _tied(own: Mapping[str, Any], state: State) -> set[str]:
         name: place(tensor)
         for name, tensor in own.items()
         if isinstance(tensor, Tensor)
-        and not isinstance(tensor, UninitializedTensorMixin)
+        and not isinstance(tensor, NOT_YET)
         and tensor.numel()
         and not tensor.is_meta
     }
@@ -216,7 +217,7 @@ def _shell(network: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     for tensor in [*network.parameters(), *network.buffers()]:
-        if not isinstance(tensor, UninitializedTensorMixin):
+        if not isinstance(tensor, NOT_YET):
             empty = tensor.detach().to("meta")
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
