@@ -5,7 +5,7 @@ from deepcorrect.data._columns import Column, IntegerColumn, NumberedNames, Stri
 from deepcorrect.data._digits import BUILT_IN
 from deepcorrect.data._image_folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels
-from deepcorrect.data._loader import Batches, Loader, count_of, loader, no_images
+from deepcorrect.data._loader import Batches, Loader, check_repeatable, count_of, loader, no_images
 from deepcorrect.data._named import NamedBatch, named_batches
 from deepcorrect.data._preprocessing import (
     Interpolation,
@@ -40,6 +40,7 @@ __all__ = [
     "Target",
     "check_labels",
     "check_range",
+    "check_repeatable",
     "convert_channels",
     "count_of",
     "images_in",

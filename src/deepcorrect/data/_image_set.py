@@ -150,9 +150,10 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         Example:
             >>> from PIL import Image
             >>> import deepcorrect as dc
+            >>> from deepcorrect.data import ImageSet
             >>> black, fit = Image.new("RGB", (1, 1)), dc.Preprocessing(1, (0.5,), (0.25,))
             >>> folders = ("1", "10", "2")
-            >>> images = dc.ImageSet("set", lambda row: black, [0, 1, 2], "abc", fit, folders)
+            >>> images = ImageSet("set", lambda row: black, [0, 1, 2], "abc", fit, folders)
             >>> images.matched(3, class_order="number").labels
             [0, 2, 1]
             >>> images.matched(3, class_order="text").labels

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from deepcorrect.data._image_set import ImageSet
 from deepcorrect.data._streaming import ImageStream, StreamBatches
@@ -35,6 +35,50 @@ def count_of(loader: Batches) -> int:
     if isinstance(images, ImageStream):
         return images.count or 0
     return len(images) if isinstance(images, Sized) else 0
+
+
+def check_repeatable(loader: Batches, *, probe: bool = True) -> None:
+    """Checks that a loader can be read more than once: the first batch is often looked at first.
+
+    Args:
+        loader: The loader.
+        probe: Whether to find out, too, whether an object that is no iterator begins anew: it is
+            asked for two iterators, from which nothing is read. A DataLoader itself is not asked.
+
+    Raises:
+        InputError: It is an iterator or a generator, or reads from one.
+
+    Example:
+        >>> from deepcorrect.data import check_repeatable
+        >>> batches = [("images", "labels")]
+        >>> check_repeatable(batches)
+        >>> check_repeatable(batch for batch in batches)
+        Traceback (most recent call last):
+            ...
+        deepcorrect.runtime._errors.InputError: the loader is a generator, which ...
+    """
+    source: Any = loader
+    while source is not None:
+        if _is_used_up(source, probe=probe):
+            raise InputError(
+                f"the loader {'is' if source is loader else 'reads from'} a "
+                f"{type(source).__name__}, which can be read only once, and the images are read "
+                "several times here: give list(loader) if the images fit into memory, or else a "
+                "DataLoader or an object whose __iter__ begins anew at each call"
+            )
+        if isinstance(source, DataLoader):  # a new worker has a copy that is not used up
+            data = source.dataset
+            source = data if isinstance(data, IterableDataset) and not source.num_workers else None
+        else:
+            source = getattr(source, "iterable", None)  # a progress bar's
+
+
+def _is_used_up(source: Any, *, probe: bool) -> bool:
+    """Whether one pass over an object leaves nothing for the next."""
+    if isinstance(source, Iterator):  # one with a length starts anew where it is asked to iterate
+        return not isinstance(source, Sized)
+    can_tell = not isinstance(source, DataLoader | list | tuple) and isinstance(source, Iterable)
+    return probe and can_tell and iter(source) is iter(source)
 
 
 def no_images(loader: Batches, purpose: str) -> InputError:

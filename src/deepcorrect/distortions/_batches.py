@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepcorrect.data import Batches, check_range, no_images
+from deepcorrect.data import Batches, check_range, check_repeatable, no_images
 from deepcorrect.distortions._distortion import LevelledDistortion
 from deepcorrect.runtime import seed_of, to_device
 
@@ -94,7 +94,9 @@ class NumberedBatch(NamedTuple):
     first: int
 
 
-def numbered_batches(loader: Batches, purpose: str) -> Iterator[NumberedBatch]:
+def numbered_batches(
+    loader: Batches, purpose: str, *, once: bool = False
+) -> Iterator[NumberedBatch]:
     """The batches of a loader that hold an image, with the number of their first image.
 
     A batch is empty where none of its images could be decoded.
@@ -102,10 +104,14 @@ def numbered_batches(loader: Batches, purpose: str) -> Iterator[NumberedBatch]:
     Args:
         loader: batches of (images, labels), in a fixed order.
         purpose: what the images are for, as an error says it: `to evaluate on`.
+        once: whether nothing else reads the loader, which may then be an iterator.
 
     Raises:
-        InputError: the loader had no image at all, or its first are not in [0, 1].
+        InputError: the loader had no image at all, its first are not in [0, 1], or it can be read
+            only once.
     """
+    if not once:
+        check_repeatable(loader, probe=False)
     first = 0
     for images, labels in loader:
         if len(images):

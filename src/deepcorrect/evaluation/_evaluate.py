@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.data import Batches, Target, count_of, target_for
+from deepcorrect.data import Batches, Target, check_repeatable, count_of, target_for
 from deepcorrect.distortions import (
     CLEAN,
     Cell,
@@ -203,7 +203,7 @@ def _accuracy(
     device, total, tally = device_of(model), count_of(loader), Tally()
     if isinstance(model, TestTimeSystem):
         model.start_level(*cell)
-    for images, labels, _ in numbered_batches(loader, PURPOSE):
+    for images, labels, _ in numbered_batches(loader, PURPOSE, once=True):
         tally.add(logits_of(model, to_device(images, device)), labels.to(device))
         step(len(images) / max(total, 1))
     return tally.accuracy()
@@ -214,4 +214,5 @@ def _pixels(model: nn.Module, loader: Batches) -> int:
     known = preprocessing_of(model)
     if known is not None:
         return known.input_size
+    check_repeatable(loader)
     return min(next(numbered_batches(loader, PURPOSE)).images.shape[-2:])

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel
-from deepcorrect.data import Batches
+from deepcorrect.data import Batches, check_repeatable
 from deepcorrect.distortions import (
     DistortedCache,
     Distortion,
@@ -81,6 +81,9 @@ def open_job(
     checkpoint: Path | None,
     task: str,
 ) -> Job:
+    for batches in (loader, validation):
+        if batches is not None:
+            check_repeatable(batches)
     accelerator = Accelerator(cpu=device_of(model).type == "cpu")
     several = accelerator.num_processes > 1
     device = accelerator.device if several else device_of(model)
