@@ -1,4 +1,4 @@
-"""Work that PyTorch's threads share: in order, in the caller's precision, with threads restored."""
+"""Devices, and work that threads share: in order, in the caller's precision, threads restored."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from conftest import tiny_cnn
 from test_graph import all_swaps, maps_of, swapped_by_hand
 
 from deepcorrect.networks.patching import Graph, GraphPass
+from deepcorrect.runtime import InputError, device_for
 from deepcorrect.runtime._threads import parallel_map
 
 
@@ -28,6 +29,50 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 two_ways = pytest.mark.parametrize("threads", [1, 2], indirect=True)
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["mps", "mps:0", "cuda", "cuda:7", "meta", "gpu", "xla", "hpu", "x"]
+)
+def test_a_device_that_is_not_here_is_refused_in_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=f"device '{name}' cannot be used here: ") as caught:
+        device_for(name)
+    message = str(caught.value)
+    assert message.endswith("Accepted: cpu, auto")
+    assert len(message) < 260
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "built", "reason"),
+    [
+        ("cuda", False, "this PyTorch is built without CUDA"),
+        ("cuda", True, "PyTorch finds no CUDA device and driver on this machine"),
+        ("mps", False, "this PyTorch is built without MPS, which only Macs have"),
+        ("mps", True, "MPS needs macOS 12.3 or later"),
+    ],
+)
+def test_the_reason_says_whether_pytorch_or_the_machine_lacks_the_device(
+    name: str, built: bool, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for kind in (torch.backends.cuda, torch.backends.mps):
+        monkeypatch.setattr(kind, "is_built", lambda: built)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=reason):
+        device_for(name)
+
+
+def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="the CUDA devices are numbered from 0 to 1"):
+        device_for("cuda:2")
 
 
 @two_ways

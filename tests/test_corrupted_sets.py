@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,22 @@ def test_what_does_not_fit_is_said_in_one_line(digits_c: Path, tmp_path: Path) -
         assert (said.status, said.out) == (1, "")
         assert message in said.err
         assert len(said.err.splitlines()) == 1
+
+
+def test_stored_images_of_the_input_size_are_not_resized_again(tmp_path: Path) -> None:
+    """The networks of ImageNet resize by more than they crop; ImageNet-C is cropped already."""
+    cifar_c(tmp_path / "arrays", {"fog": 4}, LABELS)
+    imagenet_c(tmp_path / "folders", {"fog": "1"})
+    for spec in (f"cifar_c:{tmp_path / 'arrays'}", f"imagenet_c:{tmp_path / 'folders'}"):
+        plain, larger = (
+            next(iter(open_corrupted(spec, fit).parts["fog"].values()))().matched(9)
+            for fit in (COLOUR, replace(COLOUR, resize=11))
+        )
+        for index in range(4):
+            one, other = plain[index], larger[index]
+            assert one is not None
+            assert other is not None
+            assert torch.equal(one[0], other[0])
 
 
 def test_bad_images_of_a_level_are_counted(digits_c: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import signal
+import tarfile
 import threading
 import time
 import tracemalloc
@@ -34,11 +35,14 @@ from deepcorrect.data import (
     check_labels,
     count_of,
     loader,
+    named_batches,
+    no_images,
     open_dataset,
     open_files,
     to_tensor,
 )
 from deepcorrect.data._image_folder import Files
+from deepcorrect.distortions.stored import write_distorted
 from deepcorrect.runtime import InputError
 
 COLOUR = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
@@ -135,9 +139,9 @@ def test_resizing_and_the_central_crop_are_pillows(
     shorter = resize or input_size
     scale = shorter / min(size)
     resized = image.resize(
-        (round(size[0] * scale), round(size[1] * scale)), Image.Resampling.BILINEAR
+        (int(size[0] * scale + 1e-9), int(size[1] * scale + 1e-9)), Image.Resampling.BILINEAR
     )
-    left, top = (resized.width - input_size) // 2, (resized.height - input_size) // 2
+    left, top = round((resized.width - input_size) / 2), round((resized.height - input_size) / 2)
     pixels = np.asarray(resized)[top : top + input_size, left : left + input_size]
     preprocessing = Preprocessing(input_size, (0.5,) * 3, (0.5,) * 3, resize)
     expected = torch.tensor(pixels).permute(2, 0, 1) / 255
@@ -284,6 +288,87 @@ def test_a_missing_file_is_a_bad_image(tmp_path: Path) -> None:
     images = open_files([tmp_path / "nowhere.png"], COLOUR)
     assert images[0] is None
     assert images.bad == [str(tmp_path / "nowhere.png")]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_is_not_read_has_its_reason(
+    tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(random_pixels(9, 9)).save(tmp_path / "0.png")
+    Image.fromarray(np.full((9, 9), 300.0, np.float32)).save(tmp_path / "1.tif")
+    (tmp_path / "2.png").write_text("no image")
+    reason = "mode F with values from 300 to 300"
+    images = open_dataset(f"folder:{tmp_path}", COLOUR)
+    assert len(all_batches(images, workers=workers)[0]) == 1
+    images.warn_of_bad()
+    warning = capsys.readouterr().err
+    assert f"1.tif ({reason}" in warning
+    assert warning.rstrip().endswith(", 2.png")
+    only = images.select([1])
+    assert only[0] is None
+    assert str(no_images(loader(only), "to rank on")).startswith(
+        f"none of the 1 images to rank on could be read: 1.tif ({reason}"
+    )
+
+
+# --- orientation
+
+
+def lying() -> tuple[bytes, Tensor]:
+    """A file that is stored lying on its side, and the network's input for what a person sees."""
+    pixels = random_pixels(16, 16)
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # row 0 is on the right, and column 0 at the top
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    upright = np.ascontiguousarray(pixels.swapaxes(0, 1)[:, ::-1])
+    return buffer.getvalue(), torch.from_numpy(upright).permute(2, 0, 1) / 255
+
+
+def write_parquet(folder: Path, content: bytes) -> None:
+    row = {"image": {"bytes": content, "path": None}, "label": 0}
+    pq.write_table(pa.Table.from_pylist([row]), folder / "train.parquet")
+
+
+def write_shard(folder: Path, content: bytes) -> None:
+    with tarfile.open(folder / "0.tar", "w") as archive:
+        member = tarfile.TarInfo("0.png")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+
+
+def write_image(folder: Path, content: bytes) -> None:
+    (folder / "0.png").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spec", "write"),
+    [
+        ("folder:{}", write_image),
+        ("parquet:{}/train.parquet", write_parquet),
+        ("hf:{}:train", write_parquet),
+        ("hf:{}:train:stream", write_parquet),
+        ("webdataset:{}/0.tar", write_shard),
+    ],
+)
+def test_orientation_is_applied_wherever_images_are_decoded(
+    spec: str, write: Callable[[Path, bytes], None], tmp_path: Path
+) -> None:
+    content, expected = lying()
+    write(tmp_path, content)
+    found, _ = all_batches(open_dataset(spec.format(tmp_path), COLOUR))
+    assert torch.equal(found, expected[None])
+
+
+def test_orientation_is_applied_to_files_and_to_distorted_copies(tmp_path: Path) -> None:
+    content, expected = lying()
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in", content)
+    (batch,) = named_batches([str(tmp_path / "in" / "0.png")], COLOUR, 4)
+    assert torch.equal(batch.images, expected[None])
+    write_distorted(f"folder:{tmp_path / 'in'}", ["awgn:0"], tmp_path / "out", "parquet")
+    (copy,) = sorted((tmp_path / "out").glob("*.parquet"))
+    found, _ = all_batches(open_dataset(f"parquet:{copy}", COLOUR))
+    assert torch.equal(found, expected[None])
 
 
 # --- Parquet

@@ -194,8 +194,11 @@ class _Count:
             self.changed += answer["baseline"]["labels"][0] != answer["corrected"]["labels"][0]
 
     def leave_out(self, batch: NamedBatch) -> None:
+        from deepcorrect.data import open_image, why_unreadable, with_reason
+
         for name in batch.bad:
-            runtime.console().print(f"could not be read: {name}")
+            reason = why_unreadable(lambda name=name: open_image(name))
+            runtime.console().print(f"could not be read: {with_reason(name, reason)}")
         self.bad += len(batch.bad)
         self.first_bad += batch.bad[: max(0, 3 - len(self.first_bad))]
 

@@ -2,15 +2,15 @@
 
 from deepcorrect.data._class_order import ClassOrder
 from deepcorrect.data._columns import Column, IntegerColumn, NumberedNames, StringColumn
+from deepcorrect.data._decoding import convert_channels, open_image, why_unreadable
 from deepcorrect.data._digits import BUILT_IN
 from deepcorrect.data._image_folder import images_in, open_files, open_folder
-from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels
+from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels, with_reason
 from deepcorrect.data._loader import Batches, Loader, check_repeatable, count_of, loader, no_images
 from deepcorrect.data._named import NamedBatch, named_batches
 from deepcorrect.data._preprocessing import (
     Interpolation,
     Preprocessing,
-    convert_channels,
     resize_and_crop,
     to_tensor,
     to_uint8,
@@ -50,8 +50,11 @@ __all__ = [
     "open_dataset",
     "open_files",
     "open_folder",
+    "open_image",
     "resize_and_crop",
     "target_for",
     "to_tensor",
     "to_uint8",
+    "why_unreadable",
+    "with_reason",
 ]

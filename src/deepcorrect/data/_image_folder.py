@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from deepcorrect.data._columns import Column, IntegerColumn, StringColumn
+from deepcorrect.data._decoding import open_image
 from deepcorrect.data._image_set import UNLABELLED, ImageSet
 from deepcorrect.data._listing import Unread, image_names, is_left_out, note_once, some
 from deepcorrect.data._preprocessing import Preprocessing
@@ -32,7 +33,7 @@ class Files:
     names: Column[str]
 
     def __call__(self, row: int) -> Image.Image:
-        return Image.open(os.path.join(self.folder, self.names[row]))  # noqa: PTH118 (faster)
+        return open_image(os.path.join(self.folder, self.names[row]))  # noqa: PTH118 (faster)
 
 
 def open_files(paths: Sequence[Path], preprocessing: Preprocessing) -> ImageSet:

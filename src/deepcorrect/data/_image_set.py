@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -14,15 +15,18 @@ from torch.utils.data import Dataset
 
 from deepcorrect.data._class_order import ClassOrder
 from deepcorrect.data._columns import Column, IntegerColumn, StringColumn
+from deepcorrect.data._decoding import BAD_IMAGE, why_unreadable
 from deepcorrect.data._label_matching import ClassNames
 from deepcorrect.data._listing import note_once
-from deepcorrect.data._preprocessing import BAD_IMAGE, Preprocessing, to_tensor
+from deepcorrect.data._preprocessing import Preprocessing, to_tensor
 from deepcorrect.runtime import InputError, console
 
 Read = Callable[[int], Image.Image]
 Decoded = TypeVar("Decoded")
 
 UNLABELLED = -1
+
+SHOWN = 3  # of the images that could not be read, in messages
 
 
 class ImageSet(Dataset[tuple[Tensor, int] | None]):
@@ -70,6 +74,7 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         self._read = read
         self._rows: np.ndarray | None = None  # which images `read` opens; None for all in order
         self._bad = _flags(len(self.labels))
+        self._keep_fitting = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,22 +84,33 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
 
         None stands for an image that cannot be read.
         """
-        pixels = self.decoded(index, lambda image: to_tensor(image, self.preprocessing))
+        fit, keep = self.preprocessing, self._keep_fitting
+        pixels = self.decoded(index, lambda image: to_tensor(image, fit, keep_fitting=keep))
         return None if pixels is None else (pixels, self.labels[index])
 
     def decoded(self, index: int, decode: Callable[[Image.Image], Decoded]) -> Decoded | None:
         """The result of `decode` for image `index` as stored; None if it cannot be read."""
         try:
-            with self._read(index if self._rows is None else int(self._rows[index])) as image:
+            with self._opened(index) as image:
                 return decode(image)
         except BAD_IMAGE:
             self._bad[index] = True
             return None
 
+    def _opened(self, index: int) -> Image.Image:
+        return self._read(index if self._rows is None else int(self._rows[index]))
+
     @property
     def bad(self) -> list[str]:
         """The names of the images that could not be read so far."""
         return [self.names[index] for index in self._bad.nonzero().flatten().tolist()]
+
+    def described_bad(self, count: int) -> list[str]:
+        """The first `count` names in `bad`, with a reason if the file is not merely damaged."""
+        rows = self._bad.nonzero().flatten()[:count].tolist()
+        return [
+            with_reason(self.names[row], why_unreadable(partial(self._opened, row))) for row in rows
+        ]
 
     @property
     def labelled(self) -> bool:
@@ -191,6 +207,12 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         changed.classes, changed._empty = classes, ()
         return changed
 
+    def keeping_fitting(self) -> ImageSet:
+        """The same images; those that have the input size are neither resized nor cropped."""
+        changed = copy.copy(self)
+        changed._keep_fitting = True
+        return changed
+
     def without_labels(self) -> ImageSet:
         """The same images without labels."""
         changed = copy.copy(self)
@@ -209,7 +231,7 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
 
     def warn_of_bad(self) -> None:
         """Prints one line about the images that could not be read, if there are any."""
-        warn_of_bad(self.name, self.bad, len(self))
+        warn_of_bad(self, len(self.bad), len(self))
 
 
 def _flags(count: int) -> Tensor:
@@ -249,12 +271,23 @@ def check_labels(labels: Tensor, classes: int, name: str = "the data") -> None:
         )
 
 
-def warn_of_bad(name: str, bad: Sequence[str], count: int) -> None:
+def with_reason(name: str, reason: str) -> str:
+    """The name of an unreadable image, with the reason in brackets if there is one.
+
+    Example:
+        >>> from deepcorrect.data import with_reason
+        >>> with_reason("a.tif", "mode F"), with_reason("b.tif", "")
+        ('a.tif (mode F)', 'b.tif')
+    """
+    return f"{name} ({reason})" if reason else name
+
+
+def warn_of_bad(images: ImageSet, bad: int, count: int) -> None:
     """Prints one line about the `bad` ones of `count` images, if there are any."""
     if bad:
-        shown = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "")
+        shown = ", ".join(images.described_bad(SHOWN)) + (", ..." if bad > SHOWN else "")
         console().print(
-            f"warning: {len(bad)} of {count} images of {name} could not be read "
+            f"warning: {bad} of {count} images of {images.name} could not be read "
             f"and were left out: {shown}",
             style="yellow",
         )

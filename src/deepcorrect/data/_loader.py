@@ -89,8 +89,10 @@ def no_images(loader: Batches, purpose: str) -> InputError:
         purpose: What the images were needed for, such as "to train on".
     """
     count = count_of(loader)
+    images = getattr(loader, "dataset", None)
+    bad = images.described_bad(1) if isinstance(images, ImageSet) else []
     return InputError(
-        f"none of the {count} images {purpose} could be read"
+        f"none of the {count} images {purpose} could be read" + "".join(f": {b}" for b in bad)
         if count
         else f"there are no images {purpose}"
     )

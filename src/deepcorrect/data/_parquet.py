@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from deepcorrect.data._columns import IntegerColumn, NumberedNames
+from deepcorrect.data._decoding import open_image
 from deepcorrect.data._image_set import UNLABELLED, ImageSet
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.runtime import InputError, files
@@ -58,7 +59,7 @@ class Cells:
         cell = self.table[row][self.column]
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise UnidentifiedImageError("no image in this row")
-        return Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"])
+        return open_image(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"])
 
 
 def table_set(table: Any, source: str, name: str, preprocessing: Preprocessing) -> ImageSet:

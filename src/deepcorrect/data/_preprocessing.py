@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from deepcorrect.data._decoding import convert_channels
 from deepcorrect.runtime import InputError, unknown
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -21,7 +22,8 @@ class Preprocessing:
     """How decoded images are turned into a network's input.
 
     The data reader resizes the shorter side to `resize` pixels (with `squash`, both sides), crops
-    the central `input_size` square and yields floats in [0, 1], on which distortions act.
+    the central `input_size` square and yields floats in [0, 1], on which distortions act. The
+    longer side is truncated and the margins of the crop are rounded as in torchvision and timm.
     `Classifier` then subtracts `mean` and divides by `std`.
 
     Args:
@@ -87,15 +89,22 @@ def _check_statistics(name: str, values: tuple[float, ...], possible: bool) -> N
 
 
 LONGEST_ASPECT = 8
-"""Images with a larger aspect ratio are cropped to it before they are resized, to save memory; the
-central crop is the same."""
-
-BAD_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError)
-"""What Pillow raises for files that are truncated or are not images."""
+"""Of images with a larger aspect ratio, only the central square is computed, to save memory."""
 
 
-def to_tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+def to_tensor(
+    image: Image.Image, preprocessing: Preprocessing, *, keep_fitting: bool = False
+) -> Tensor:
     """An image as a network's input before normalisation: floats in [0, 1], C x H x W.
+
+    Args:
+        image: The image as it was opened; its EXIF orientation is applied.
+        preprocessing: The network's preprocessing.
+        keep_fitting: Whether an image that already has the input size keeps its pixels, even if
+            the preprocessing resizes images to more than the input size.
+
+    Raises:
+        UnsupportedImageError: The meaning of the image's values is not known.
 
     Example:
         >>> import deepcorrect as dc
@@ -104,28 +113,21 @@ def to_tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
         >>> to_tensor(Image.new("RGB", (640, 480)), dc.Preprocessing(28, (0.13,), (0.31,))).shape
         torch.Size([1, 28, 28])
     """
-    return to_uint8(resize_and_crop(image, preprocessing)).float() / 255
+    pixels = resize_and_crop(image, preprocessing, keep_fitting=keep_fitting)
+    return to_uint8(pixels).float() / 255
 
 
-def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """An image in 8 bits with a network's channels and input size."""
-    image, size = convert_channels(image, preprocessing.channels), preprocessing.input_size
-    if image.size != (size, size):
-        image = _resize(image, preprocessing)
-    return image
+def resize_and_crop(
+    image: Image.Image, preprocessing: Preprocessing, *, keep_fitting: bool = False
+) -> Image.Image:
+    """An image in 8 bits with a network's channels and input size.
 
-
-def convert_channels(image: Image.Image, channels: int) -> Image.Image:
-    """An image of the same size in 8 bits, grey (1 channel) or RGB (3 channels).
-
-    Palette, CMYK and RGBA images are converted, without their transparency. Images of 16 bits are
-    scaled to 8 bits.
+    The pixels equal those of torchvision's `Resize` and `CenterCrop`, and of timm's transforms.
     """
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
-        image = Image.fromarray(np.uint8(np.clip(np.asarray(image) / 257, 0, 255).round()), "L")
-    elif image.mode == "P":
-        image = image.convert("RGBA")
-    return image.convert("L" if channels == 1 else "RGB")
+    image, size = convert_channels(image, preprocessing.channels), preprocessing.input_size
+    if keep_fitting and image.size == (size, size):
+        return image
+    return _resize(image, preprocessing)
 
 
 def to_uint8(image: Image.Image) -> Tensor:
@@ -138,18 +140,16 @@ def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     size = preprocessing.input_size
     shorter = preprocessing.resize or size
     resample = Image.Resampling[preprocessing.interpolation.upper()]
-    if preprocessing.squash:
-        return _cut_centre(image.resize((shorter, shorter), resample), size, size)
     width, height = image.size
-    longest = LONGEST_ASPECT * min(width, height)
-    if max(width, height) > longest:
-        image = _cut_centre(image, min(width, longest), min(height, longest))
-        width, height = image.size
-    scale = shorter / min(width, height)
-    target = (max(size, round(width * scale)), max(size, round(height * scale)))
-    return _cut_centre(image.resize(target, resample), size, size)
-
-
-def _cut_centre(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    if preprocessing.squash:
+        target = (shorter, shorter)
+    elif width <= height:  # torchvision truncates the longer side
+        target = (shorter, int(shorter * height / width))
+    else:
+        target = (int(shorter * width / height), shorter)
+    left, top = (round((side - size) / 2) for side in target)  # to even, as torchvision does
+    if max(target) <= LONGEST_ASPECT * shorter:
+        return image.resize(target, resample).crop((left, top, left + size, top + size))
+    across, down = width / target[0], height / target[1]
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return image.resize((size, size), resample, box)

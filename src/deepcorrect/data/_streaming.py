@@ -20,9 +20,16 @@ from PIL import Image
 from torch import Tensor
 
 from deepcorrect.data._class_order import ClassOrder
-from deepcorrect.data._image_set import UNLABELLED, ImageSet, needs_labels, warn_of_bad
+from deepcorrect.data._decoding import BAD_IMAGE, open_image, reason_of
+from deepcorrect.data._image_set import (
+    UNLABELLED,
+    ImageSet,
+    needs_labels,
+    warn_of_bad,
+    with_reason,
+)
 from deepcorrect.data._label_matching import ClassNames
-from deepcorrect.data._preprocessing import BAD_IMAGE, Preprocessing, to_tensor
+from deepcorrect.data._preprocessing import Preprocessing, to_tensor
 from deepcorrect.runtime import InputError
 
 BUFFER_IMAGES, BUFFER_BYTES = 2048, 1 << 28
@@ -137,12 +144,12 @@ class ImageStream(ImageSet):
     def _decoded(self, sample: Sample) -> tuple[Tensor, int] | None:
         content = sample.content
         try:
-            with Image.open(
+            with open_image(
                 io.BytesIO(content) if isinstance(content, bytes) else content
             ) as image:
                 pixels = to_tensor(image, self.preprocessing)
-        except BAD_IMAGE:
-            self._log.add(sample.name)
+        except BAD_IMAGE as error:
+            self._log.add(sample.name, reason_of(error))
             return None
         return pixels, int(sample.label)
 
@@ -154,7 +161,11 @@ class ImageStream(ImageSet):
     @property
     def bad(self) -> list[str]:
         """The sorted names of the images that could not be read so far."""
-        return self._log.names()
+        return [name for name, _ in self._log.read()]
+
+    def described_bad(self, count: int) -> list[str]:
+        """The first `count` names in `bad`, with a reason if the file is not merely damaged."""
+        return [with_reason(name, reason) for name, reason in self._log.read()[:count]]
 
     @property
     def labelled(self) -> bool:
@@ -255,7 +266,7 @@ class ImageStream(ImageSet):
 
     def warn_of_bad(self) -> None:
         """Prints one line about the images that could not be read, if there are any."""
-        warn_of_bad(self.name, self.bad, self.seen)
+        warn_of_bad(self, len(self.bad), self.seen)
 
 
 def _none(seed: int | None) -> Iterator[Sample]:
@@ -328,7 +339,7 @@ def _first(samples: Samples, count: int, chosen_by: int, seed: int | None) -> It
 
 
 class _BadLog:
-    """Names that decoding processes append to a temporary file and this process reads."""
+    """Names and reasons that decoding processes append to a temporary file for this process."""
 
     def __init__(self) -> None:
         handle, path = tempfile.mkstemp(prefix="deepcorrect-", suffix=".bad")
@@ -336,13 +347,13 @@ class _BadLog:
         self.path = Path(path)
         weakref.finalize(self, _remove, self.path, os.getpid())
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, reason: str) -> None:
         with self.path.open("a", encoding="utf-8") as file:  # a line is written at once
-            file.write(json.dumps(name) + "\n")
+            file.write(json.dumps([name, reason]) + "\n")
 
-    def names(self) -> list[str]:
+    def read(self) -> list[tuple[str, str]]:
         with self.path.open(encoding="utf-8") as file:
-            return sorted({json.loads(line) for line in file})
+            return sorted(dict(map(json.loads, file)).items())
 
 
 def _remove(path: Path, owner: int) -> None:

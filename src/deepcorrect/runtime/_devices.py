@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -34,10 +35,41 @@ def device_for(name: str | torch.device | None = None) -> torch.device:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {str(name)!r} cannot be used here: {error}") from None
+        reason = _missing(device)
+        if reason is None:
+            torch.zeros(1, device=device)
+    except (NotImplementedError, ImportError):
+        reason = "this PyTorch does not compute on it"
+    except (RuntimeError, AssertionError) as error:  # PyTorch may add many lines of advice
+        reason = re.split(r"\.\s|\n", str(error).strip())[0] or type(error).__name__
+    if reason is not None:
+        raise InputError(
+            f"device {str(name)!r} cannot be used here: {reason}. Accepted: {_usable()}"
+        )
     return device
+
+
+def _missing(device: torch.device) -> str | None:
+    """Why PyTorch has no such device, in one line; None if it may have it."""
+    if device.type == "cuda":
+        if not (torch.backends.cuda.is_built() or torch.version.hip):
+            return "this PyTorch is built without CUDA"
+        if not torch.cuda.is_available():
+            return "PyTorch finds no CUDA device and driver on this machine"
+        if (device.index or 0) >= torch.cuda.device_count():
+            return f"the CUDA devices are numbered from 0 to {torch.cuda.device_count() - 1}"
+    if device.type == "mps":
+        if not torch.backends.mps.is_built():
+            return "this PyTorch is built without MPS, which only Macs have"
+        if not torch.backends.mps.is_available():
+            return "MPS needs macOS 12.3 or later and a Mac with a supported GPU"
+    return "it computes no values" if device.type == "meta" else None
+
+
+def _usable() -> str:
+    """The names of the devices that this machine has."""
+    names = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return ", ".join([*names, *(["mps"] if torch.backends.mps.is_available() else []), "auto"])
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -245,9 +245,8 @@ def _rows(
     preprocessing: Preprocessing,
 ) -> ImageSet:
     numbers = np.arange(len(labels)) + place * len(labels)
-    return ImageSet(
-        name, _Row(path, pixels, numbers[0]), labels, NumberedNames("row ", numbers), preprocessing
-    )
+    read, names = _Row(path, pixels, numbers[0]), NumberedNames("row ", numbers)
+    return ImageSet(name, read, labels, names, preprocessing).keeping_fitting()
 
 
 class _Row:
@@ -305,7 +304,7 @@ def _read_folders(
 
 
 def _named_folder(name: str, folder: Path, preprocessing: Preprocessing) -> ImageSet:
-    images = open_folder(folder, preprocessing, keep_empty=True)
+    images = open_folder(folder, preprocessing, keep_empty=True).keeping_fitting()
     images.name = name
     return images
 

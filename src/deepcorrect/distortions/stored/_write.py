@@ -144,9 +144,14 @@ def write_distorted(
                     _fill(store, source, kind, seed, batch_size, place, step)
             written += store.written
     if len(chosen.bad) == len(chosen):
-        raise InputError(f"none of the {len(chosen)} images of {chosen.name} could be read")
+        raise _none_readable(chosen)
     files.write_json(out / INFO_FILE, asked | {"finished": True})
     return Written(chosen, kinds, written, kept)
+
+
+def _none_readable(images: ImageSet) -> InputError:
+    example = images.described_bad(1)[0]
+    return InputError(f"none of the {len(images)} images of {images.name} could be read: {example}")
 
 
 def _store(
