@@ -38,15 +38,12 @@ def device_for(name: str | torch.device | None = None) -> torch.device:
         reason = _missing(device)
         if reason is None:
             torch.zeros(1, device=device)
+            return device
     except (NotImplementedError, ImportError):
         reason = "this PyTorch does not compute on it"
     except (RuntimeError, AssertionError) as error:  # PyTorch may add many lines of advice
         reason = re.split(r"\.\s|\n", str(error).strip())[0] or type(error).__name__
-    if reason is not None:
-        raise InputError(
-            f"device {str(name)!r} cannot be used here: {reason}. Accepted: {_usable()}"
-        )
-    return device
+    raise InputError(f"device {str(name)!r} cannot be used here: {reason}. Accepted: {_usable()}")
 
 
 def _missing(device: torch.device) -> str | None:
