@@ -155,8 +155,8 @@ def test_every_command_has_help_and_json(name: str) -> None:
 @pytest.mark.parametrize("name", ["evaluate", "rank", "correct", "transfer", "predict", "export"])
 def test_every_model_command_takes_the_models_flags(name: str) -> None:
     text = command(name, "--help").out
-    flags = ("--weights", "--classes", "--input-size", "--resize", "--mean", "--std", "--device")
-    for flag in ("--model", *flags):
+    flags = ("--weights", "--state", "--classes", "--input-size", "--resize", "--mean", "--std")
+    for flag in ("--model", "--device", *flags):
         assert flag in text
     if name not in ("transfer", "predict", "export"):
         assert "--data" in text
