@@ -14,6 +14,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from deepcorrect.networks import Layout, affine, find, folded, layout_of
+from deepcorrect.networks.patching._batch_flow import BatchFlow, probe
 from deepcorrect.networks.patching._nodes import (
     CONVOLUTIONS,
     ExportError,
@@ -21,6 +22,7 @@ from deepcorrect.networks.patching._nodes import (
     argument,
     as_node,
     batch_norm,
+    call,
     channel_by_channel,
     dependents,
     map_by_map,
@@ -75,7 +77,9 @@ class Cut:
         rerun: The steps that compute everything after the site.
         alone: The nodes after the site whose map i depends only on the site's map i, in order.
         edge: The nodes among `site` and `alone` that the mixed part or the output reads.
-        swap: The steps that compute the mixed part when one map on the edge is swapped.
+        swap: The steps that compute the mixed part when one map on the edge is swapped. Before it,
+            they recompute those values from before the site that the mixed part reads and that do
+            not hold one row per image.
     """
 
     site: Node
@@ -89,11 +93,15 @@ class Cut:
 class Graph:
     """A network in inference mode as a graph of tensor operations, cut after its sites.
 
-    The graph is exported by `torch.export` for a fixed number of images per pass.
+    The graph is exported by `torch.export` for a fixed number of images per pass. Values that do
+    not depend on the images, such as weights that are computed in `forward`, are constants: they
+    are computed once. Which of the other values hold one row per image is found by a probe (see
+    `_batch_flow`). The size of a value decides nothing, as a weight may have as many filters, or a
+    position embedding as many tokens, as there are images.
 
     Args:
         model: A network, wrapped or bare, in inference mode.
-        images: A batch, N x C x H x W, of the size of later passes. Its values do not matter.
+        images: A batch, N x C x H x W, of the size of later passes, at least two images.
         sites: The names of the sites to cut after. Each must run exactly once.
 
     Raises:
@@ -114,13 +122,17 @@ class Graph:
         self.constants: Values = {}
         self._read_inputs(program)
         self._simplify()
+        self._compute_constants()
+        self._flow = probe(self._nodes, self.constants, self.images, images)
+        if self.output in self._flow.across_rows:
+            raise ExportError("an image's answer depends on the other images of its batch")
         modules = find(model, sites)
         order = {node: place for place, node in enumerate(self._nodes)}
         needed = ancestors([self.output])
         self.cuts = {
             name: self._cut(
                 site,
-                _layout(name, modules[name], site, self.rows),
+                _layout(name, modules[name], site, self._flow),
                 sorted(dependents([site]) & needed, key=order.__getitem__),
             )
             for name, site in self._site_nodes(model, modules).items()
@@ -166,6 +178,17 @@ class Graph:
                 self._nodes.remove(node)
                 node.graph.erase_node(node)
 
+    def _compute_constants(self) -> None:
+        """Computes all values that do not depend on the images, and keeps those that are read."""
+        depending = dependents([self.images])
+        fixed = [node for node in self._nodes if node not in depending]
+        self._nodes = [node for node in self._nodes if node in depending]
+        with torch.no_grad():
+            for node in fixed:
+                self.constants[node] = call(node, self.constants.__getitem__)
+        read = {given for node in self._nodes for given in node.all_input_nodes} | {self.output}
+        self.constants = {node: value for node, value in self.constants.items() if node in read}
+
     def _site_nodes(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Node]:
         paths = {module: path for path, module in model.named_modules()}
         found: dict[str, Node] = {}
@@ -198,8 +221,21 @@ class Graph:
             self._steps_of(behind, ()),
             tuple(node for node in behind if node in alone),
             edge,
-            self._steps_of(mixed, edge),
+            self._steps_of([*self._not_by_row(mixed, changed), *mixed], edge),
         )
+
+    def _not_by_row(self, mixed: Sequence[Node], changed: Collection[Node]) -> list[Node]:
+        """The values from before the site that `mixed` reads and that do not hold one row per
+        image, with the values that they are computed from, back to those that do."""
+        found: set[Node] = set()
+        waiting = list(mixed)
+        while waiting:
+            for given in waiting.pop().all_input_nodes:
+                known = given in self.constants or given in self._flow.by_row
+                if not known and given not in changed and given not in found:
+                    found.add(given)
+                    waiting.append(given)
+        return [node for node in self._nodes if node in found]
 
     def _steps_of(self, nodes: Sequence[Node], edge: Collection[Node]) -> tuple[Step, ...]:
         """The steps that compute `nodes`, each convolution together with its batch norm."""
@@ -302,12 +338,12 @@ class Graph:
         return self.constants[value] if isinstance(value, Node) else value
 
 
-def _layout(name: str, module: nn.Module, site: Node, rows: int) -> Layout:
+def _layout(name: str, module: nn.Module, site: Node, flow: BatchFlow) -> Layout:
     value = site.meta["val"]
     try:
         layout = layout_of(name, module, value)
     except InputError as error:
         raise ExportError(str(error)) from error
-    if len(value) != rows:
+    if site in flow.across_rows:
         raise ExportError(f"{site.name} does not have one row per image")
     return layout
