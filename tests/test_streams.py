@@ -185,6 +185,74 @@ def test_bad_images_and_cut_shards_are_counted_and_named(
     assert len(images) == 6  # counted from the headers of the tar files
 
 
+def opened_tar(tmp_path: Path, parts: dict[str, bytes], choice: str = "") -> ImageSet:
+    write_tar(tmp_path / "a.tar", parts)
+    return open_dataset(f"webdataset:{tmp_path}/a.tar{choice}", COLOUR)
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (["0.mask.png", "0.png"], "0.png"),
+        (["0.png", "0.jpg"], "0.jpg"),
+        (["0.webp", "0.bmp", "0.JPEG"], "0.jpeg"),
+        (["0.rgb.png", "0.depth.jpg"], "0.depth.jpg"),
+        (["0.seg.png", "0.rgb.png"], "0.rgb.png"),
+    ],
+)
+def test_which_of_several_images_is_read_does_not_depend_on_their_order(
+    tmp_path: Path, names: list[str], read: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for order in (names, names[::-1]):
+        parts = {name: encoded(9 if name.lower() == read else 2) for name in order}
+        images = opened_tar(tmp_path, parts | {"0.cls": b"3"})
+        found, labels = contents(images)
+        assert torch.equal(found[0], expected(9))
+        assert (len(found), labels, len(images)) == (1, [3], 1)
+    error = capsys.readouterr().err
+    assert f"{read.partition('.')[2]} is read" in error
+    assert "add its extension to the data, such as webdataset:SHARDS:" in error
+
+
+def test_an_extension_chooses_the_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {"0.mask.png": encoded(1), "0.png": encoded(2), "1.png": encoded(3)}
+    images = opened_tar(tmp_path, parts, ":mask.PNG")
+    found, _ = contents(images)
+    assert torch.equal(found, expected(1)[None])
+    assert images.bad == ["1.mask.png of a.tar"]  # it is not replaced by another image
+    assert len(images) == 2
+    assert torch.equal(contents(opened_tar(tmp_path, parts, ":png"))[0][1], expected(3))
+    star = open_dataset(f"webdataset:{tmp_path}/*.tar:png", COLOUR)
+    assert torch.equal(contents(star)[0][0], expected(2))
+    with pytest.raises(InputError, match="has no image with the extension 'jpg'"):
+        opened_tar(tmp_path, parts, ":jpg")
+    assert capsys.readouterr().err == ""
+
+
+def test_names_with_dots_are_samples_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["img_12.5_a", "img_12.5_b", "img_12.7_a", "dog.0", "dog.1", "d.ir/2020.01.05"]
+    parts: dict[str, bytes] = {}
+    for number, name in enumerate(names):
+        parts |= {f"{name}.png": encoded(number), f"{name}.cls": b"%d" % (number % 5)}
+    images = opened_tar(tmp_path, parts)
+    assert numbers(images) == list(range(6))
+    assert len(images) == 6
+    assert capsys.readouterr().err == ""
+
+
+def test_a_name_that_comes_twice_is_two_samples(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in (0, 1):
+            for name, content in (("x.png", encoded(number)), ("x.cls", b"%d" % number)):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    assert numbers(open_dataset(f"webdataset:{path}", COLOUR)) == [0, 1]
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         del format, args

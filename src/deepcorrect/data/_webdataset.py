@@ -1,9 +1,11 @@
 """WebDataset shards: tar files in which the files of one sample follow each other.
 
-The files of a sample share their names up to the first dot: `000017.jpg`, `000017.cls`. Shards are
-read with the standard library and fsspec, and nothing in them is ever unpickled. The reader of the
-`datasets` library raises at a truncated shard and at samples with different kinds of files. Here a
-truncated shard counts as one unreadable image, and the shards after it are still read.
+The files of a sample share their names up to the extensions: `000017.jpg`, `000017.mask.png`,
+`000017.cls`. Extensions begin with a letter, so that `img_12.5_a.png` is the image of `img_12.5_a`
+and not of `img_12`. Shards are read with the standard library and fsspec, and nothing in them is
+ever unpickled. The reader of the `datasets` library raises at a truncated shard and at samples with
+different kinds of files. Here a truncated shard counts as one unreadable image, and the shards
+after it are still read.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from deepcorrect.data._image_set import UNLABELLED
+from deepcorrect.data._listing import note_once
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.data._streaming import ImageStream, Sample
 from deepcorrect.runtime import InputError, progress
@@ -33,7 +36,14 @@ LABEL_KEYS = ("label", "cls", "class", "class_id", "class_index", "target", "cla
 BRACES = re.compile(r"\{([^{}]*)\}")
 TIMEOUT_SECONDS = 60  # without an answer from a server
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
-SAMPLE_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)")
+SAMPLE_NAME = re.compile(r"((?:.*/)?[^/]+?)((?:\.[^\W\d][\w-]*)+)")
+"""A name and its extensions, each of which begins with a letter."""
+
+CHOICE = re.compile(r"(.*\.(?:tar|tgz)(?:\.\w+)?|.*[*}]):([A-Za-z][\w.-]*)")
+"""Shards, and the extension of the images to read from them."""
+
+FIRST = ("jpg", "jpeg", "png", "webp")
+"""The extensions that are preferred in a sample with several images, best first."""
 
 
 def open_webdataset(pattern: str, preprocessing: Preprocessing) -> ImageStream:
@@ -41,15 +51,23 @@ def open_webdataset(pattern: str, preprocessing: Preprocessing) -> ImageStream:
 
     Args:
         pattern: Paths, which may contain `*` and the braces `{000..146}` and `{a,b}`; or addresses
-            that fsspec opens (`https://...`, `hf://datasets/...`), which may contain braces.
+            that fsspec opens (`https://...`, `hf://datasets/...`), which may contain braces. At
+            the end, `:EXT` chooses the image of a sample with several: `DIR/*.tar:rgb.png`.
         preprocessing: The network's preprocessing.
 
     Raises:
         InputError: There is no such shard, or the shards contain no image.
     """
+    chosen = CHOICE.fullmatch(pattern)
+    pattern, wanted = (chosen[1], chosen[2].lower()) if chosen else (pattern, "")
     shards = expanded(pattern)
     name = pattern.rpartition("/")[2]
-    first = next((sample for sample in _read(shards, None) if sample.content), None)
+    first = next((sample for sample in _read(shards, wanted, None) if sample.content), None)
+    if first is None and wanted:
+        raise InputError(
+            f"{pattern} has no image with the extension {wanted!r}: give an extension that its "
+            "samples have, or none"
+        )
     if first is None:
         raise InputError(
             f"{pattern} has no images. Accepted: tar files in which the files of an image follow "
@@ -57,7 +75,7 @@ def open_webdataset(pattern: str, preprocessing: Preprocessing) -> ImageStream:
         )
     return ImageStream(
         name,
-        partial(_read, shards),
+        partial(_read, shards, wanted),
         preprocessing,
         labelled=first.label != UNLABELLED,
         counted=partial(_count, shards) if all(map(_is_local, shards)) else None,
@@ -105,15 +123,15 @@ def _is_local(shard: str) -> bool:
     return "://" not in shard
 
 
-def _read(shards: list[str], seed: int | None) -> Iterator[Sample]:
+def _read(shards: list[str], wanted: str, seed: int | None) -> Iterator[Sample]:
     order = np.arange(len(shards))
     if seed is not None:
         np.random.default_rng(seed).shuffle(order)
     for number in order:
-        yield from _samples(shards[number])
+        yield from _samples(shards[number], wanted)
 
 
-def _samples(shard: str) -> Iterator[Sample]:
+def _samples(shard: str, wanted: str) -> Iterator[Sample]:
     """Yields the samples of one shard; if it is truncated, one more that cannot be read."""
     name = shard.rpartition("/")[2]
     read = 0
@@ -121,7 +139,7 @@ def _samples(shard: str) -> Iterator[Sample]:
         with _opened(shard) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
             for group in _groups(archive, partial(_content, archive)):
                 read += 1
-                sample = _sample(name, *group)
+                sample = _sample(name, wanted, *group)
                 if sample is not None:
                     yield sample
     except (tarfile.TarError, OSError, EOFError, http.client.HTTPException) as error:
@@ -163,26 +181,48 @@ def _groups(
         found = SAMPLE_NAME.fullmatch(member.name)
         if not member.isreg() or found is None or member.name.rpartition("/")[2].startswith("."):
             continue
-        if parts and found[1] != key:
+        extension = found[2][1:].lower()
+        if parts and (found[1] != key or extension in parts):  # a file twice begins a new sample
             yield key, parts
             parts = {}
         key = found[1]
-        parts[found[2].lower()] = content(member)
+        parts[extension] = content(member)
     if parts:
         yield key, parts
 
 
-def _sample(shard: str, key: str, parts: dict[str, bytes]) -> Sample | None:
-    """One image and its label; None if the files of a sample contain no image."""
-    image = _image_in(parts)
-    if image is None:
+def _sample(shard: str, wanted: str, key: str, parts: dict[str, bytes]) -> Sample | None:
+    """One image and its label; None if the files of a sample contain no image.
+
+    Its content is empty if the sample has images but not the one that is wanted.
+    """
+    images = _images_in(parts)
+    if not images:
         return None
-    return Sample(f"{key}.{image} of {shard}", parts[image], _label(parts))
+    if wanted:
+        return Sample(f"{key}.{wanted} of {shard}", parts.get(wanted, b""), _label(parts))
+    if len(images) > 1:
+        note_once(
+            f"samples have several images, such as {key} of {shard} with {', '.join(images)}: "
+            f"{images[0]} is read. To choose another, add its extension to the data, such as "
+            f"webdataset:SHARDS:{images[1]}"
+        )
+    return Sample(f"{key}.{images[0]} of {shard}", parts[images[0]], _label(parts))
 
 
-def _image_in(parts: dict[str, bytes]) -> str | None:
+def _images_in(parts: dict[str, bytes]) -> list[str]:
+    """The extensions of a sample's images, the preferred one first, whatever their order is.
+
+    Extensions without a dot come before those with one (`mask.png`), then those in `FIRST` in its
+    order, and then the others in alphabetical order.
+    """
     known = Image.registered_extensions()
-    return next((part for part in parts if f".{part.rpartition('.')[2]}" in known), None)
+    ends = {part: part.rpartition(".")[2] for part in parts}
+    ranks = {end: place for place, end in enumerate(FIRST)}
+    return sorted(
+        (part for part, end in ends.items() if f".{end}" in known),
+        key=lambda part: (part.count("."), ranks.get(ends[part], len(FIRST)), part),
+    )
 
 
 def _label(parts: dict[str, bytes]) -> int | str:
@@ -217,7 +257,7 @@ def _count(shards: list[str]) -> int:
                 with tarfile.open(shard) as archive:
                     groups = _groups(archive, lambda _: b"")
                     for _, parts in groups:
-                        total += _image_in(parts) is not None
+                        total += bool(_images_in(parts))
             except (tarfile.TarError, OSError, EOFError):
                 total += 1  # the unreadable sample that stands for the rest
             step(1)
