@@ -232,6 +232,12 @@ def test_a_small_part_of_another_network_is_refused_unless_it_is_named(tmp_path:
     assert has_state(loaded(given, tmp_path, nn.Linear(2, 3), state="fc"), {"bias": torch.ones(3)})
 
 
+def test_a_network_without_tensors_and_one_without_shapes_load(tmp_path: Path) -> None:
+    loaded({}, tmp_path, nn.ReLU())
+    source = nn.Linear(3, 2).state_dict()
+    assert has_state(loaded(source, tmp_path, nn.LazyLinear(2)), source)
+
+
 # --- wrappings
 
 

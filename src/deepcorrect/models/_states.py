@@ -57,7 +57,8 @@ class Held:
     @property
     def is_main(self) -> bool:
         """Whether most of the state dict's tensors are the network's."""
-        return self.fit.exact and len(self.fit.state) > len(self.fit.outside)
+        outside = len(self.fit.outside)
+        return self.fit.exact and (not outside or len(self.fit.state) > outside)
 
 
 def find_states(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
