@@ -757,6 +757,7 @@ class Referring(nn.Module):
         call = self.calls.get(self.how, self.layer)
         call = call[0] if isinstance(call, list) else call
         call = call() if isinstance(call, weakref.ref) else call
+        assert call is not None
         return call(images).mean((2, 3)) * self.again["factor"]
 
 

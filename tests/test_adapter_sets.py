@@ -72,6 +72,29 @@ def test_the_network_stays_as_it_is(
     assert not any(module._forward_hooks for module in classifier.modules())
 
 
+def test_a_sets_state_is_that_of_its_adapters(
+    folders: dict[str, str | Path], classifier: Classifier, images: Tensor
+) -> None:
+    adapters = dc.load_adapters(classifier, folders)
+    state = {name: tensor.clone() for name, tensor in adapters.state_dict().items()}
+    assert {name.split("/")[0] for name in state} == {"blur", "noise"}
+    other = dc.load_adapters(Classifier(tiny_cnn(), classifier.preprocessing), folders)
+    with torch.no_grad():
+        for parameter in other.adapters.parameters():
+            if not any(parameter is each for each in other.network.parameters()):
+                parameter.zero_()
+        found = other.load_state_dict(state)
+        assert not found.missing_keys
+        assert not found.unexpected_keys
+        for name in ("blur", "noise"):
+            with adapters.use(name), other.use(name):
+                assert torch.equal(adapters(images), other(images))
+    with pytest.raises(InputError, match="belongs to no adapter of the set: blur, noise"):
+        other.load_state_dict({**state, "rain/stem/residual.0.weight": images})
+    with pytest.raises(InputError, match="tensors"):
+        other.load_state_dict({k: v for k, v in state.items() if k.startswith("blur")})
+
+
 def test_a_set_stands_for_the_adapter_in_use(
     folders: dict[str, str | Path], classifier: Classifier, images: Tensor
 ) -> None:

@@ -119,6 +119,46 @@ class AdapterSet(Wrapper):
         """Makes the active adapter correct every image while the block runs."""
         return nullcontext() if self._active is None else self[self._active].ungated()
 
+    def state_dict(
+        self,
+        *args: Any,
+        destination: dict[str, Any] | None = None,
+        prefix: str = "",
+        keep_vars: bool = False,
+    ) -> dict[str, Any]:
+        """Returns the tensors of all adapters under `NAME/SITE/`, without the network's."""
+        del args
+        found: dict[str, Any] = {} if destination is None else destination
+        for name in self.names:
+            own = f"{prefix}{name}/"
+            self[name].state_dict(destination=found, prefix=own, keep_vars=keep_vars)
+        return found
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Loads what `state_dict` returned.
+
+        Returns:
+            The missing and the unexpected names, as `torch.nn.Module.load_state_dict` does.
+
+        Raises:
+            InputError: With `strict`, a tensor is missing or left over; or a shape is different.
+        """
+        prefixes = tuple(f"{name}/" for name in self.names)
+        odd = [key for key in state_dict if not key.startswith(prefixes)]
+        if strict and odd:
+            raise InputError(
+                f"the tensor {odd[0]!r} belongs to no adapter of the set: {', '.join(self.names)}"
+            )
+        missing: list[str] = []
+        for name, own in zip(self.names, prefixes, strict=True):
+            some = {k.removeprefix(own): v for k, v in state_dict.items() if k.startswith(own)}
+            found = self[name].load_state_dict(some, strict, assign)
+            missing += [f"{own}{key}" for key in found.missing_keys]
+            odd += [f"{own}{key}" for key in found.unexpected_keys]
+        return nn.modules.module._IncompatibleKeys(missing, odd)
+
     def train(self, mode: bool = True) -> AdapterSet:
         """Sets the mode of the units. The network keeps its own mode."""
         self.training = mode

@@ -82,7 +82,7 @@ def _ambiguous(
     """The error that shows both orders, and what one class would be in each of them."""
 
     def listed(ranks: np.ndarray) -> str:
-        names = [classes[index] for index in ranks.argsort(kind="stable").tolist()]
+        names = [classes[int(index)] for index in ranks.argsort(kind="stable")]
         return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
     moved = int((by_number != as_text).argmax())

@@ -47,7 +47,7 @@ class Replacement(nn.Module):
     # Python looks these up in the class, not with `__getattr__`
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.site)  # pyright: ignore[reportArgumentType]
+        return iter(self.site)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     def __len__(self) -> int:
         return len(self.site)  # pyright: ignore[reportArgumentType]
