@@ -129,4 +129,4 @@ def test_a_usual_loader_is_not_opened_by_the_check() -> None:
         def __iter__(self) -> Any:
             raise AssertionError("workers would start")
 
-    check_repeatable(Opened([1, 2]))
+    check_repeatable(Opened(Stream(), num_workers=2))
