@@ -58,7 +58,7 @@ def assert_refused(said: Said, *messages: str) -> None:
     """One line on stderr that holds `messages`, status 1, nothing on stdout."""
     assert said.status == 1, said
     assert said.out == ""
-    lines = said.err.splitlines()
+    lines = [line for line in said.err.splitlines() if not line.startswith("note: ")]
     assert len(lines) == 1, said.err
     assert lines[0].startswith("error: ")
     for message in messages:
