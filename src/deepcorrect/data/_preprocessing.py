@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -35,6 +36,10 @@ class Preprocessing:
         interpolation: How images are resized.
         squash: Whether both sides are resized to `resize`, which changes the aspect ratio of
             images that are not square but crops them only by `resize` - `input_size`.
+        margins: How half a pixel of the crop's margin is rounded: `round` (to even) as torchvision
+            and timm do, or `floor` as the image processors of transformers do.
+        any_statistics: Whether a mean outside [0, 1] or a deviation above 1 is accepted, as some
+            processors of transformers have; usually it is that of pixel values 0 to 255.
 
     Raises:
         InputError: A value is not accepted.
@@ -51,6 +56,8 @@ class Preprocessing:
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
     squash: bool = False
+    margins: Literal["round", "floor"] = "round"
+    any_statistics: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.input_size < 1:
@@ -60,8 +67,11 @@ class Preprocessing:
                 f"mean has {len(self.mean)} values and std has {len(self.std)}: "
                 "both need one value (grey) or three (RGB)"
             )
-        _check_statistics("mean", self.mean, all(0 <= value <= 1 for value in self.mean))
-        _check_statistics("std", self.std, all(0 < value <= 1 for value in self.std))
+        unchecked = self.any_statistics
+        means = unchecked or all(0 <= value <= 1 for value in self.mean)
+        _check_statistics("mean", self.mean, means)
+        most = math.inf if unchecked else 1
+        _check_statistics("std", self.std, all(0 < value <= most for value in self.std))
         if self.resize is not None and self.resize < self.input_size:
             raise InputError(
                 f"resize {self.resize} is smaller than the input size {self.input_size}"
@@ -147,7 +157,9 @@ def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
         target = (shorter, int(shorter * height / width))
     else:
         target = (int(shorter * width / height), shorter)
-    left, top = (round((side - size) / 2) for side in target)  # to even, as torchvision does
+    margins = ((side - size) / 2 for side in target)
+    # to even, as torchvision does; down, as transformers does
+    left, top = map(math.floor if preprocessing.margins == "floor" else round, margins)
     if max(target) <= LONGEST_ASPECT * shorter:
         return image.resize(target, resample).crop((left, top, left + size, top + size))
     across, down = width / target[0], height / target[1]

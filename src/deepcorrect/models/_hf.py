@@ -193,7 +193,11 @@ def _read(processor: Any) -> Preprocessing:
     resample = Image.Resampling(settings.get("resample") or Image.Resampling.BILINEAR)
     mean, std = _normalisation(settings)
     interpolation = cast(Interpolation, resample.name.lower())
-    return Preprocessing(input_size, mean, std, shorter, interpolation, squash)
+    return Preprocessing(
+        *(input_size, mean, std, shorter, interpolation, squash),
+        margins="floor",
+        any_statistics=True,
+    )
 
 
 def _sides(value: Any) -> dict[str, int]:
