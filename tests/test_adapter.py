@@ -7,6 +7,7 @@ import copy
 import importlib.util
 import itertools
 import json
+import pickle
 import threading
 import warnings
 import weakref
@@ -35,11 +36,12 @@ from deepcorrect.correction import (
     looks_distorted,
 )
 from deepcorrect.correction._checkpoint import config_sha256
+from deepcorrect.data import Preprocessing
 from deepcorrect.deployment import fuse
 from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.evaluation import evaluate
 from deepcorrect.models import CifarAllCNN, CifarResNet20, load_model
-from deepcorrect.networks import Classifier, convolutions, tap
+from deepcorrect.networks import Classifier, convolutions, costs, tap
 from deepcorrect.networks._fingerprint import fingerprint
 from deepcorrect.ranking import Ranking, load_ranking
 from deepcorrect.runtime import InputError
@@ -867,6 +869,40 @@ def test_tensors_that_are_exchanged_for_one_call_come_back(
         for parameter in adapted.parameters():
             parameter.mul_(2)
     torch.testing.assert_close(found.detach(), answers(adapted, images))
+
+
+def test_a_network_may_ask_what_its_layers_are(images: Tensor) -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3)])
+
+        def forward(self, images: Tensor) -> Tensor:
+            total = torch.zeros(len(images), 6)
+            for layer in self.layers:
+                images = layer(images)
+                if isinstance(layer, nn.Conv2d):
+                    total = total + images.mean((2, 3))
+            return total
+
+    network = Asking().eval()
+    adapted = correct(network, {"layers.0": [0, 2]}, unit={"kind": "full", "start": "he"})
+
+    def edit(site: str, maps: Tensor) -> Tensor:
+        unit, chosen = adapted.unit_at(site)
+        return unit(maps, chosen)
+
+    with tap(network, ["layers.0"], edit), torch.no_grad():
+        expected = network(images)
+    torch.testing.assert_close(answers(adapted, images), expected)
+    again = pickle.loads(pickle.dumps(correct(tiny_cnn(), FILTERS, unit={"start": "he"})))
+    twin = copy.deepcopy(again)
+    assert torch.equal(answers(again, images), answers(twin, images))
+    preprocessing = Preprocessing(16, (0.5,) * 3, (0.25,) * 3)
+    added = (
+        costs(adapted, preprocessing).multiply_adds - costs(network, preprocessing).multiply_adds
+    )
+    assert added == adapted.unit_at("layers.0")[0].multiply_adds(torch.zeros(1, 6, 14, 14))
 
 
 def test_threads_that_call_it_at_once_get_their_own_answers() -> None:

@@ -21,6 +21,7 @@ from deepcorrect.deployment._gated import GatedNetwork, Verdict
 from deepcorrect.deployment._trace import Trace, trace
 from deepcorrect.networks import (
     Affine,
+    Replacement,
     affine_of,
     innermost,
     logits_of,
@@ -248,7 +249,8 @@ class _Folding:
         if name not in self.seen.norms:
             return None
         module = self.network.get_submodule(self.seen.norms[name])
-        if not isinstance(module, nn.BatchNorm2d) or module._forward_hooks:
+        corrected = isinstance(module, Replacement)
+        if corrected or not isinstance(module, nn.BatchNorm2d) or module._forward_hooks:
             return None
         affine = affine_of(module)
         if affine is None:

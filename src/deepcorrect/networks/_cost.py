@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from deepcorrect.data import Preprocessing
 from deepcorrect.networks._classifier import logits_of, trainable_parameters, ungated
 from deepcorrect.networks._hooks import forward_hooks
+from deepcorrect.networks._sharing import Replacement
 from deepcorrect.runtime import Precision, autocast, device_of, inference, to_device
 
 
@@ -72,6 +73,8 @@ def multiply_adds(model: nn.Module, image: Tensor) -> int:
     def count(name: str, module: nn.Module, args: Any, output: Tensor) -> None:
         nonlocal total
         del name, args
+        if isinstance(module, Replacement):
+            return  # the module that it holds is counted
         own: Any = getattr(type(module), "multiply_adds", None)
         if own is not None:
             total += own(module, output)

@@ -44,6 +44,20 @@ class Replacement(nn.Module):
                 raise  # during construction, copying or unpickling
             return getattr(self._modules["site"], name)
 
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The class that `isinstance` sees beside this one: that of the replaced module.
+
+        A network may ask what its layers are while it runs.
+        """
+        modules = self.__dict__.get("_modules") or {}
+        return type(modules["site"]) if modules.get("site") is not None else type(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickles this module by its own class."""
+        del protocol
+        return object.__new__, (type(self),), self.__dict__
+
     # Python looks these up in the class, not with `__getattr__`
 
     def __iter__(self) -> Iterator[Any]:
