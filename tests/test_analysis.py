@@ -108,15 +108,16 @@ def test_images_stream_through(
 ) -> None:
     seen: list[weakref.ref[Tensor]] = []
 
-    def batches() -> Iterator[Batch]:
-        for _ in range(6):
-            batch = images.clone()
-            assert sum(ref() is not None for ref in seen) <= 1  # the one before, at most
-            seen.append(weakref.ref(batch))
-            yield batch, labels
-            del batch
+    class Streamed:
+        def __iter__(self) -> Iterator[Batch]:
+            for _ in range(6):
+                batch = images.clone()
+                assert sum(ref() is not None for ref in seen) <= 1  # the one before, at most
+                seen.append(weakref.ref(batch))
+                yield batch, labels
+                del batch
 
-    found = measure(adapted, batches(), GRID[1:])
+    found = measure(adapted, Streamed(), GRID[1:])
     assert found.images == 6 * len(images)
 
 

@@ -274,7 +274,7 @@ def test_a_python_file_with_an_error_says_so(tmp_path: Path) -> None:
     [
         ({"mean": (0.5,) * 3}, "mean has 3 values and std has 1"),
         ({"mean": (0.5,) * 2, "std": (0.5,) * 2}, r"one value \(grey\) or three"),
-        ({"std": (0.0,)}, "not above 0"),
+        ({"std": (0.0,)}, r"std 0 is not in \(0, 1\]"),
         ({"input_size": 0}, "not a number of pixels above 0"),
         ({"resize": 4}, "smaller than the input size"),
     ],

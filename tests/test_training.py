@@ -535,7 +535,13 @@ def test_a_model_without_trainable_parameters_is_refused(lessons: list[Batch]) -
 
 
 def test_a_loader_must_have_a_length_and_images(lessons: list[Batch]) -> None:
+    class Endless:
+        def __iter__(self) -> Iterator[Batch]:
+            return iter(lessons)
+
     with pytest.raises(InputError, match="must have a length"):
+        fit(adapted_classifier(), Endless(), GRID, epochs=1)
+    with pytest.raises(InputError, match="can be read only once"):
         fit(adapted_classifier(), iter(lessons), GRID, epochs=1)
     with pytest.raises(InputError, match="no images to train on"):
         fit(adapted_classifier(), [], GRID, epochs=1)
