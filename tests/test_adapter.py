@@ -20,7 +20,7 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY_SITES, Batch, TinyCNN, tiny_cnn
+from conftest import CLASSES, TINY_SITES, Batch, TinyCNN, tiny_cnn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -355,6 +355,28 @@ def test_training_changes_units_alone(classifier: Classifier, batches: list[Batc
     assert all(torch.equal(state[name], t) for name, t in classifier.state_dict().items())
     after = list(adapted.units.parameters())
     assert all(not torch.equal(a, b) for a, b in zip(units, after, strict=True) if a.dim() == 4)
+
+
+def test_a_checkpointed_network_with_a_gate_trains_its_units() -> None:
+    """Also where the gate would let the first images pass."""
+
+    class Whole(TinyCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            out: Any = checkpoint(super().forward, images, use_reentrant=True)
+            return out
+
+    generator = torch.Generator().manual_seed(0)
+    soft = F.interpolate(torch.rand(120, 3, 4, 4, generator=generator), size=(16, 16))
+    adapted = correct(Whole().eval(), {"stem": [1, 4]}, unit={"kind": "lite", "width": 4})
+    fit_gate(adapted, [(soft, torch.zeros(120))], ["awgn:40"])
+    assert not looks_distorted(adapted, soft[:1]).any()
+    before = copy.deepcopy(adapted.state_dict())
+    lessons = [(soft[:8], torch.arange(8) % CLASSES)] * 2
+    fit(adapted, lessons, "awgn:40", epochs=1, precision="float32")
+    changed = {
+        name for name, tensor in adapted.state_dict().items() if not tensor.equal(before[name])
+    }
+    assert "stem/residual.6.weight" in changed
 
 
 def test_a_checkpointed_network_of_timm_trains_units_to_the_same() -> None:

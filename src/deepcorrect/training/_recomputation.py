@@ -19,14 +19,15 @@ def needs_image_gradients(
 
     `torch.utils.checkpoint` with `use_reentrant=True` (the default of older code) passes gradients
     on only where an input of the checkpointed part requires them. Parameters before which nothing
-    else is trained would be left as they are, without an error. One small pass tells; the model is
-    afterwards as before.
+    else is trained would be left as they are, without an error. One small pass tells; the model's
+    tensors are afterwards as before.
 
     Args:
-        model: in training mode.
+        model: put into training mode, in which no gate lets images pass uncorrected.
         images: a batch, N x C x H x W, on the model's device; two of its images are used.
         parameters: those that are trained.
     """
+    model.train()
     state = copy.deepcopy(model.state_dict())
     without = _reached(model, images[:2], parameters)
     through = without < len(parameters) and without < _reached(
