@@ -478,7 +478,6 @@ def test_beta_by_site_leaves_the_others_out(network: TinyCNN) -> None:
         ({"stemm": [0]}, 0.5, "unknown site 'stemm', did you mean 'stem'"),
         ({"stem": [8]}, 0.5, r"from 0 to 7; given: \(8,\)"),
         ({"stem": [-1]}, 0.5, r"from 0 to 7; given: \(-1,\)"),
-        ({"relu": [0]}, 0.5, "number of filters is not known"),
     ],
 )
 def test_what_cannot_be_corrected_is_refused_and_leaves_the_network_alone(

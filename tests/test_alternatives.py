@@ -25,7 +25,7 @@ from deepcorrect.alternatives import (
 from deepcorrect.data import Preprocessing
 from deepcorrect.distortions import Distortion
 from deepcorrect.evaluation import evaluate
-from deepcorrect.networks import Classifier, costs, filter_count, find
+from deepcorrect.networks import Classifier, costs, describe, find
 from deepcorrect.runtime import InputError, MissingExtraError
 from deepcorrect.training import fit
 from deepcorrect.training._augmentation import augmix
@@ -103,8 +103,11 @@ def test_lora_starts_as_the_network_and_keeps_to_its_budget(
 
 def test_sites_of_an_adapted_network_are_the_networks_own(classifier: Classifier) -> None:
     adapted = lora(classifier, 0.8)
-    counts = {name: filter_count(name, module) for name, module in find(adapted).items()}
-    assert counts == {name: filter_count(name, module) for name, module in find(classifier).items()}
+    channels = [
+        {name: site.channels for name, site in describe(model, find(model)).items()}
+        for model in (adapted, classifier)
+    ]
+    assert channels[0] == channels[1]
 
 
 def test_merged_lora_answers_alike_and_costs_nothing(

@@ -150,10 +150,11 @@ def test_tap_leaves_no_hook_behind_even_when_the_block_fails(
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_a_site_must_give_maps(network: TinyCNN, images: Tensor) -> None:
-    message = r"site 'head' returns \(12, 5\).*N x C x H x W"
-    with pytest.raises(InputError, match=message), tap(network, ["head"]):
-        network(images)
+def test_a_site_must_give_maps(images: Tensor) -> None:
+    pair = nn.ModuleDict({"pair": nn.LSTM(8, 4, batch_first=True)})
+    message = "site 'pair' returns tuple: .*N x C x H x W"
+    with pytest.raises(InputError, match=message), tap(pair, ["pair"]):
+        pair["pair"](images[:, 0, :, :8])
 
 
 # --- replay

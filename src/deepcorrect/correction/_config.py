@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deepcorrect.correction._gate import GateConfig
 from deepcorrect.correction._unit_config import UnitConfig
+from deepcorrect.networks import Sketch
 
 
 class SiteConfig(BaseModel):
@@ -19,6 +20,8 @@ class SiteConfig(BaseModel):
         unit: The shape of the site's correction unit.
         content: The digest of the module's tensors and geometry, by which the site is recognised
             under another name.
+        sketch: How large the maps of a block are, by which it is distinguished from the layers
+            inside it; None for a single layer.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,6 +30,7 @@ class SiteConfig(BaseModel):
     channels: int = Field(ge=1)
     unit: UnitConfig
     content: str = ""
+    sketch: Sketch | None = None
 
 
 class AdapterConfig(BaseModel):

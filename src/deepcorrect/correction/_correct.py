@@ -25,7 +25,6 @@ from deepcorrect.networks import (
     find_subnetwork,
     fingerprint,
     fingerprint_by_names,
-    layer_digests,
     match_sites,
     network_of,
 )
@@ -46,6 +45,7 @@ def correct(
     seed: int = 0,
     *,
     budget: Budget | Mapping[str, float] | None = None,
+    image: tuple[int, int, int] | None = None,
 ) -> AdaptedModel:
     """Puts a correction unit after the filters of each site that distortion affects most.
 
@@ -64,6 +64,9 @@ def correct(
         budget: The largest accepted cost of all units together, in place of `beta`:
             `{"parameters": X}` or `{"multiply_adds": X}`. Values of X up to 1 are a fraction of the
             network's own cost. The priorities then determine the number of filters per site.
+        image: The shape of an image that the network reads, C x H x W. It is needed only if a site
+            is a block, `model` is a bare network, and the network reads no common size: the number
+            of a block's filters is found by running the network on noise.
 
     Returns:
         The corrected network. Before training it computes the same as `model`, unless the unit's
@@ -97,20 +100,26 @@ def correct(
             raise InputError(
                 f"there is no filter to correct at {name!r}: name at least one, or omit the site"
             )
-    modules = networks.find(model, chosen)
-    digests = layer_digests(network_of(model))
+    widths = None if isinstance(ranking, Mapping) else _widths(ranking)
+    facts = networks.describe(model, networks.find(model, chosen), image, widths)
     entries = {
         name: SiteConfig(
             filters=tuple(chosen[name]),
-            channels=networks.filter_count(name, module),
+            channels=site.channels,
             unit=unit_config(unit, position),
-            content=digests.get(name, ""),
+            content=site.content,
+            sketch=site.sketch,
         )
-        for position, (name, module) in enumerate(modules.items())
+        for position, (name, site) in enumerate(facts.items())
     }
     name = model.name if isinstance(model, Classifier) else type(network_of(model)).__name__
     config = AdapterConfig(base=name, fingerprint=fingerprint(model), sites=entries)
     return AdaptedModel(model, config, torch.Generator().manual_seed(seed))
+
+
+def _widths(ranking: FilterRanking) -> dict[str, int]:
+    """The number of filters of each ranked site."""
+    return {name: values.shape[-1] for name, values in ranking.priorities.items()}
 
 
 def load_adapter(model: nn.Module, source: str | Path) -> AdaptedModel:
@@ -166,8 +175,7 @@ def _names_here(
         else find_subnetwork(model, config.fingerprint, config.sites)
     )
     if config.schema_version > 1 and prefix is not None:
-        digests = {name: site.content for name, site in config.sites.items()}
-        return prefix.removesuffix("."), match_sites(model, prefix, digests, folder)
+        return prefix.removesuffix("."), match_sites(model, prefix, config.sites, folder)
     modules = dict(network_of(model).named_modules())
     for name, site in config.sites.items():
         if name not in modules:

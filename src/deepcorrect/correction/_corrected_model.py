@@ -23,6 +23,7 @@ from deepcorrect.networks import (
     Wrapper,
     find,
     innermost,
+    layout_rule,
     network_of,
     running_modules,
     shared_copy,
@@ -111,7 +112,10 @@ class AdaptedModel(Wrapper):
             # torch's type annotations lack this overload
             unit = unit.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             self.units[_key(name)] = unit
-            about: dict[str, Any] = {"name": name, "config": site, "unit": unit, "ran": self._ran}
+            rule = layout_rule(name, own[name], site.channels)
+            about: dict[str, Any] = {
+                "name": name, "config": site, "rule": rule, "unit": unit, "ran": self._ran
+            }  # fmt: skip
             put = partial(CorrectedSite, device=parameters.device, **about)
             # if the network has an adapter already, both its copy and its own module are replaced
             replace |= {own[name]: put, running[name]: put}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deepcorrect.correction._config import SiteConfig
 from deepcorrect.correction._units import CorrectionUnit
-from deepcorrect.networks import Replacement, filter_count, layout_of
+from deepcorrect.networks import LayoutRule, Replacement, stated_width
 from deepcorrect.runtime import InputError
 
 
@@ -20,6 +20,7 @@ class CorrectedSite(Replacement):
         site: The module.
         name: The site's dotted name, used in messages.
         config: The site's corrected filters and number of channels.
+        rule: Where the module's output holds its maps.
         unit: The unit that corrects the filters.
         device: The device of the unit.
         ran: Gets the site's name when the module is called.
@@ -32,12 +33,14 @@ class CorrectedSite(Replacement):
         site: nn.Module,
         name: str,
         config: SiteConfig,
+        rule: LayoutRule,
         unit: CorrectionUnit,
         device: torch.device,
         ran: set[str],
     ) -> None:
         super().__init__(site)
         self.name, self.config, self.unit, self.ran = name, config, unit, ran
+        self.rule = rule
         filters = torch.tensor(config.filters, device=device)
         self.register_buffer("filters", filters, persistent=False)
 
@@ -46,7 +49,7 @@ class CorrectedSite(Replacement):
         if not torch.compiler.is_compiling():
             self.ran.add(self.name)
         output = self.site(*args, **kwargs)
-        layout = layout_of(self.name, self.site, output)
+        layout = self.rule(output)
         maps, channels = layout.maps(output), self.config.channels
         if maps.shape[1] != channels:
             raise InputError(
@@ -59,13 +62,15 @@ class CorrectedSite(Replacement):
 def check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
     """Checks that a site's module has the configured channels and filters.
 
+    The channels of a module that does not state them are checked when it runs.
+
     Raises:
         InputError: The number of channels differs, or the filters are not ascending indices.
     """
-    channels = filter_count(name, module)
-    if channels != site.channels:
+    channels = site.channels
+    if stated_width(module) not in (None, channels):
         raise InputError(
-            f"site {name!r} has {channels} filters; the adapter was made for {site.channels}"
+            f"site {name!r} has {stated_width(module)} filters; the adapter was made for {channels}"
         )
     if list(site.filters) != sorted(set(site.filters)) or not (
         site.filters[0] >= 0 and site.filters[-1] < channels

@@ -24,6 +24,7 @@ from deepcorrect.networks import (
     Replacement,
     affine_of,
     innermost,
+    layout_rule,
     logits_of,
     network_of,
     preprocessing_of,
@@ -81,8 +82,10 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
     if any(isinstance(module, AdaptedModel) for module in twin.modules()):
         raise InputError("the network contains a corrected network: fuse that one")
     units: dict[str, tuple[CorrectionUnit, Tensor]] = {}
+    channels: dict[str, int] = {}
     gate = read = None
     if corrected is not None:
+        channels = {name: site.channels for name, site in corrected.config.sites.items()}
         units = {name: corrected.unit_at(name) for name in corrected.config.sites}
         gate = copy.deepcopy(corrected.gate)
         read = innermost(network_of(twin).get_submodule(corrected.subnetwork))
@@ -93,7 +96,7 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         # inner sites first: a replaced site has other module names inside
         for name in sorted(units, key=lambda name: name.count("."), reverse=True):
             unit, filters = units[name]
-            folding.correct(name, copy.deepcopy(unit).eval(), filters.clone())
+            folding.correct(name, copy.deepcopy(unit).eval(), filters.clone(), channels[name])
         with inference(model):
             if gate is not None and read is not None:
                 with ungated(model):  # the gate may not correct these images
@@ -207,10 +210,11 @@ class _Folding:
         self.corrected = corrected
         self.gated = gated
 
-    def correct(self, name: str, unit: CorrectionUnit, filters: Tensor) -> None:
+    def correct(self, name: str, unit: CorrectionUnit, filters: Tensor, channels: int) -> None:
         """Folds a unit, and the batch norm after it where that is exact, into the site `name`."""
         site = self.network.get_submodule(name)
-        followed = FollowedSite(name, site, folded_unit(unit), filters)
+        rule = layout_rule(name, site, channels)
+        followed = FollowedSite(site, rule, folded_unit(unit), filters)
         conv = self._convolution(name)
         # modulations and gates depend on the image, so that no convolution can replace them
         if conv is not None and unit.modulation is None and not self.gated:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deepcorrect.correction import CorrectionUnit, spread_out
 from deepcorrect.deployment._gated import Verdict
-from deepcorrect.networks import Affine, Replacement, affine_of, folded, layout_of
+from deepcorrect.networks import Affine, LayoutRule, Replacement, affine_of, folded
 
 LEAST_SCALE = 1e-2
 """A filter whose scale is below this fraction of the largest is not read after its batch norm:
@@ -88,25 +88,27 @@ class FollowedSite(Replacement):
     """A site's module followed by its unit, for units that cannot be folded into the module.
 
     Args:
-        name: The site's dotted name, used in messages.
         site: The module.
+        rule: Where the module's output holds its maps.
         unit: The site's unit with folded batch norms.
         filters: The corrected filters, (n,), ascending.
     """
 
     filters: Tensor
 
-    def __init__(self, name: str, site: nn.Module, unit: CorrectionUnit, filters: Tensor) -> None:
+    def __init__(
+        self, site: nn.Module, rule: LayoutRule, unit: CorrectionUnit, filters: Tensor
+    ) -> None:
         super().__init__(site)
         self.verdict: Verdict | None = None
         """The images to correct; None corrects all of them."""
-        self.name = name
+        self.rule = rule
         self.unit = unit
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, *args: object, **kwargs: object) -> Tensor:
         output = self.site(*args, **kwargs)
-        layout = layout_of(self.name, self.site, output)
+        layout = self.rule(output)
         maps = layout.maps(output)
         corrected = self.unit(maps, self.filters)
         if self.verdict is not None:

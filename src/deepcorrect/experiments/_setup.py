@@ -79,7 +79,7 @@ def open_setup(recipe: Recipe, folder: Path) -> Setup:
 
 
 def _check_sites(recipe: Recipe, model: Classifier) -> None:
-    """Checks that every site to be corrected exists, is ranked, and has filters."""
+    """Checks that every site to be corrected exists, is ranked, and gives maps."""
     ranked = networks.find(model, recipe.ranking.sites)
     for system in recipe.systems.values():
         if not isinstance(system, CorrectionSystem):
@@ -89,5 +89,4 @@ def _check_sites(recipe: Recipe, model: Classifier) -> None:
             corrected = networks.find(model, system.beta)
             if not corrected.keys() <= ranked.keys():
                 raise InputError("key 'beta' names a site that ranking.sites leaves out")
-        for name, module in corrected.items():
-            networks.filter_count(name, module)
+        networks.describe(model, corrected)

@@ -78,7 +78,6 @@ class _BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.stride = stride
         self.extra = outputs - inputs
-        self.out_channels = outputs  # so that the block itself can be a site
 
     def forward(self, maps: Tensor) -> Tensor:
         shortcut = maps[:, :, :: self.stride, :: self.stride]

@@ -22,8 +22,6 @@ from deepcorrect.networks._fingerprint import (
     fingerprint,
     fingerprint_by_names,
     innermost,
-    layer_digests,
-    match_sites,
 )
 from deepcorrect.networks._folding import Affine, affine, affine_of, folded
 from deepcorrect.networks._hooks import (
@@ -35,9 +33,11 @@ from deepcorrect.networks._hooks import (
     require_one_run,
     tap,
 )
-from deepcorrect.networks._layers import convolutions, filter_count, find, mlp_channels
-from deepcorrect.networks._layout import Layout, layout_of
+from deepcorrect.networks._layers import convolutions, find, mlp_channels, stated_width
+from deepcorrect.networks._layout import Layout, LayoutRule, layout_of, layout_rule
+from deepcorrect.networks._match_sites import match_sites
 from deepcorrect.networks._sharing import Replace, Replacement, original, shared_copy
+from deepcorrect.networks._site_facts import SiteFacts, Sketch, describe
 
 __all__ = [
     "Affine",
@@ -46,9 +46,12 @@ __all__ = [
     "Costs",
     "Edit",
     "Layout",
+    "LayoutRule",
     "Read",
     "Replace",
     "Replacement",
+    "SiteFacts",
+    "Sketch",
     "Wrapper",
     "affine",
     "affine_of",
@@ -56,8 +59,8 @@ __all__ = [
     "choose",
     "convolutions",
     "costs",
+    "describe",
     "features",
-    "filter_count",
     "find",
     "find_subnetwork",
     "fingerprint",
@@ -70,8 +73,8 @@ __all__ = [
     "innermost",
     "input_images",
     "input_size_of",
-    "layer_digests",
     "layout_of",
+    "layout_rule",
     "logits_of",
     "match_sites",
     "mlp_channels",
@@ -82,6 +85,7 @@ __all__ = [
     "require_one_run",
     "running_modules",
     "shared_copy",
+    "stated_width",
     "tap",
     "throughput",
     "trainable_parameters",

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks._classifier import logits_of, ungated
-from deepcorrect.networks._hooks import forward_hooks, gradients, require_one_run
+from deepcorrect.networks._hooks import gradients, require_one_run
 from deepcorrect.networks._layers import find
-from deepcorrect.networks._layout import layout_of
 from deepcorrect.networks._sharing import original
+from deepcorrect.networks._site_outputs import outputs_of
 from deepcorrect.runtime import InputError, console
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A module's output in one forward pass.
-
-    Attributes:
-        rows: The batch size of the output.
-        pixels: The pixels per output map.
-        read: The pixels per input map.
-        refused: The reason why the output contains no maps, or None.
-    """
-
-    rows: int
-    pixels: int
-    read: int
-    refused: InputError | None
 
 
 def choose(
@@ -56,11 +35,11 @@ def choose(
         InputError: A named site does not run exactly once or has no maps, or no candidate is left.
     """
     found = find(model, names)
-    seen = _outputs(model, found, images)
+    seen = outputs_of(model, found, images)
     if names is not None:
         for name in found:
             require_one_run(name, len(seen[name]))
-            _refuse_unless_maps(name, seen[name][0], len(images))
+            seen[name][0].require_maps(name, len(images))
         return found
     left_out: dict[str, list[str]] = defaultdict(list)
     order = [name for name in seen if len(seen[name]) == 1]  # as they run
@@ -73,7 +52,7 @@ def choose(
         runs = seen[name]
         if len(runs) != 1:
             left_out["run more than once" if runs else "do not run"].append(name)
-        elif runs[0].refused or runs[0].rows != len(images):
+        elif runs[0].refused or runs[0].flat or runs[0].rows != len(images):
             left_out["do not give one row of maps an image"].append(name)
         elif runs[0].pixels == runs[0].read == 1 and largest_behind[name] > 1:
             left_out["only gate larger maps"].append(name)
@@ -88,35 +67,6 @@ def choose(
     if reasons:
         console().print(f"note: not taken as sites: {'; '.join(reasons)}", markup=False)
     return chosen
-
-
-def _outputs(
-    model: nn.Module, modules: dict[str, nn.Module], images: Tensor
-) -> dict[str, list[_Seen]]:
-    """Each module's outputs, one entry per call, in the order of the modules' first calls."""
-    seen: dict[str, list[_Seen]] = defaultdict(list)
-
-    def hook(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        read = args[0].shape[2:].numel() if args and isinstance(args[0], Tensor) else 0
-        try:
-            maps = layout_of(name, module, output).maps(output)
-            seen[name].append(_Seen(len(maps), maps.shape[2:].numel(), read, None))
-        except InputError as error:
-            seen[name].append(_Seen(0, 0, read, error))
-
-    with torch.no_grad(), ungated(model), forward_hooks(modules, hook):
-        logits_of(model, images)
-    return seen
-
-
-def _refuse_unless_maps(name: str, seen: _Seen, images: int) -> None:
-    if seen.refused:
-        raise seen.refused
-    if seen.rows != images:
-        raise InputError(
-            f"site {name!r} returns {seen.rows} rows for {images} images, as a layer inside "
-            "windows or patches does: a site must return one row of maps per image"
-        )
 
 
 def _unread(model: nn.Module, images: Tensor, names: list[str]) -> list[str]:

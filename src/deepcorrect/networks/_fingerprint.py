@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.networks._classifier import network_of
-from deepcorrect.runtime import InputError
 
 GEOMETRY = ("stride", "padding", "dilation", "groups", "padding_mode", "num_groups", "eps")
 """Attributes that determine what a layer computes, besides its tensors."""
@@ -48,6 +47,23 @@ def layer_digests(network: nn.Module) -> dict[str, str]:
                     digest.update(f"{key}={value}\n".encode())
             found[name] = digest.hexdigest()
     return found
+
+
+def site_digest(digests: Mapping[str, str], name: str) -> str:
+    """The digest of a module with everything inside it.
+
+    Args:
+        digests: The digests of a network's layers, see `layer_digests`.
+        name: The module's dotted name.
+
+    Returns:
+        The layer's own digest for a layer without others inside; an empty text for a module
+        without tensors.
+    """
+    inside = {at: d for at, d in digests.items() if at == name or at.startswith(f"{name}.")}
+    if inside.keys() <= {name}:
+        return inside.get(name, "")
+    return _combined(inside.values())
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -90,7 +106,7 @@ def find_subnetwork(model: nn.Module, wanted: str, names: Iterable[str] = ()) ->
     for name, _ in network.named_modules():
         prefix = f"{name}." if name else ""
         if _combined(d for at, d in known.items() if at == name or at.startswith(prefix)) == wanted:
-            if all(_has(model, f"{prefix}{each}") for each in names):
+            if all(has_module(model, f"{prefix}{each}") for each in names):
                 return prefix
             found.append(prefix)
     return found[-1] if found else None
@@ -118,42 +134,13 @@ def _persistent(module: nn.Module) -> list[Tensor | None]:
     return [module._buffers[name] for name in names]
 
 
-def match_sites(
-    model: nn.Module, prefix: str, saved: Mapping[str, str], source: object
-) -> dict[str, str]:
-    """Finds the names of an adapter's sites in a network whose modules may be named otherwise.
-
-    Args:
-        model: The model that contains the adapter's network.
-        prefix: The prefix of the network's module names, see `find_subnetwork`.
-        saved: The digest of each site's module by its name when the adapter was saved.
-        source: The source of the adapter, used in messages.
-
-    Returns:
-        The name in `model` of each site in `saved`.
-
-    Raises:
-        InputError: A site cannot be identified.
-    """
-    known = layer_digests(network_of(model))
-    own = {name.removeprefix(prefix): d for name, d in known.items() if name.startswith(prefix)}
-    names = {name: f"{prefix}{name}" for name in saved}
-    if all(saved[name] in ("", own.get(name)) for name in saved) and all(
-        _has(model, names[name]) for name in saved
-    ):
-        return names
-    renamed = {}
-    for digest in dict.fromkeys(saved.values()):
-        before = [name for name, known in saved.items() if known == digest]
-        now = [name for name, known in own.items() if known == digest]
-        if not digest or len(before) != len(now):
-            raise InputError(
-                f"the adapter in {source} was trained for this network with other module names, "
-                f"and its site {before[0]!r} cannot be identified: build the network as for the "
-                "training"
-            )
-        renamed |= {old: f"{prefix}{new}" for old, new in zip(before, now, strict=True)}
-    return renamed
+def has_module(model: nn.Module, name: str) -> bool:
+    """Whether the network in `model` has a module of this dotted name."""
+    try:
+        network_of(model).get_submodule(name)
+    except AttributeError:
+        return False
+    return True
 
 
 def fingerprint_by_names(model: nn.Module) -> str:
@@ -174,11 +161,3 @@ def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
 def _combined(digests: Iterable[str]) -> str:
     inside: Sequence[str] = sorted(digests)
     return hashlib.sha256("\n".join(inside).encode()).hexdigest()
-
-
-def _has(model: nn.Module, name: str) -> bool:
-    try:
-        network_of(model).get_submodule(name)
-    except AttributeError:
-        return False
-    return True

@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from torch import nn
 
 from deepcorrect.networks._classifier import network_of, running_modules
+from deepcorrect.networks._sharing import original
 from deepcorrect.runtime import InputError, unknown
+
+WIDTHS = ("out_channels", "num_features", "num_channels", "out_features")
+"""The attributes in which torch's layers state their number of filters."""
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -92,7 +96,7 @@ def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.M
         if not found:
             raise InputError(
                 "the network has no 2-D convolution and no transformer's MLP: name the sites "
-                "yourself (modules whose output is N x C x H x W)"
+                "yourself (modules that give maps)"
             )
         running = running_modules(model)
         return {name: running[name] for name in found}
@@ -105,21 +109,18 @@ def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.M
     return {name: module for name, module in modules.items() if name in wanted}
 
 
-def filter_count(name: str, module: nn.Module) -> int:
-    """The number of filters of a site.
+def stated_width(module: nn.Module) -> int | None:
+    """The number of filters that a layer's attributes state.
 
     Args:
-        name: The site's name, used in messages.
-        module: The site's module.
+        module: Any module.
 
-    Raises:
-        InputError: The module has no attribute with this number.
+    Returns:
+        The number; None for a module of several layers, whose attributes may mean something else,
+        and for a layer without such an attribute.
     """
-    for attribute in ("out_channels", "num_features", "num_channels", "out_features"):
-        value = getattr(module, attribute, None)
-        if isinstance(value, int):
-            return value
-    raise InputError(
-        f"site {name!r} is a {type(module).__name__}, whose number of filters is not known: "
-        "name a convolution, a linear layer or a normalisation layer"
-    )
+    layer = original(module)
+    if any(True for _ in layer.children()):
+        return None
+    values = (getattr(layer, name, None) for name in WIDTHS)
+    return next((value for value in values if isinstance(value, int)), None)
