@@ -272,7 +272,7 @@ def test_the_copy_follows_the_network(network: TinyCNN, images: Tensor) -> None:
     assert follows()
     held = {t.data_ptr() for t in (*network.parameters(), *network.buffers())}
     own = {t.data_ptr() for t in (*adapted.units.parameters(), *adapted.units.buffers())}
-    extra = {adapted.unit_at(site)[1].data_ptr() for site in FILTERS}
+    extra = {adapted.corrected_site(site).filters.data_ptr() for site in FILTERS}
     assert {t.data_ptr() for t in (*adapted.parameters(), *adapted.buffers())} <= held | own | extra
 
 
@@ -735,7 +735,7 @@ def test_networks_that_are_hard_to_copy_are_corrected(images: Tensor) -> None:
     adapted = correct(network, filters, unit=unit)
 
     def edit(site: str, maps: Tensor) -> Tensor:
-        unit, chosen = adapted.unit_at(site)
+        unit, chosen = unit_at(adapted, site), adapted.corrected_site(site).filters
         return unit(maps, chosen)
 
     with tap(network, filters, edit), torch.no_grad():
@@ -809,7 +809,7 @@ def test_whatever_calls_a_site_calls_its_correction(how: str, images: Tensor) ->
     torch.manual_seed(0)
     network = Referring(how).eval()
     adapted = correct(network, {"layer": [0, 2, 5]}, unit={"kind": "bottleneck", "start": "he"})
-    unit, chosen = adapted.unit_at("layer")
+    unit, chosen = unit_at(adapted, "layer"), adapted.corrected_site("layer").filters
     baseline = answers(network, images)
     plain = answers(network.layer, images)
     scale = baseline[0, 0] / plain.mean((2, 3))[0, 0]
@@ -910,7 +910,7 @@ def test_a_network_may_ask_what_its_layers_are(images: Tensor) -> None:
     adapted = correct(network, {"layers.0": [0, 2]}, unit={"kind": "full", "start": "he"})
 
     def edit(site: str, maps: Tensor) -> Tensor:
-        unit, chosen = adapted.unit_at(site)
+        unit, chosen = unit_at(adapted, site), adapted.corrected_site(site).filters
         return unit(maps, chosen)
 
     with tap(network, ["layers.0"], edit), torch.no_grad():
@@ -923,7 +923,7 @@ def test_a_network_may_ask_what_its_layers_are(images: Tensor) -> None:
     added = (
         costs(adapted, preprocessing).multiply_adds - costs(network, preprocessing).multiply_adds
     )
-    assert added == adapted.unit_at("layers.0")[0].multiply_adds(torch.zeros(1, 6, 14, 14))
+    assert added == unit_at(adapted, "layers.0").multiply_adds(torch.zeros(1, 6, 14, 14))
 
 
 def test_threads_that_call_it_at_once_get_their_own_answers() -> None:

@@ -305,7 +305,7 @@ def test_a_units_maps_are_the_grid_and_the_class_token_passes(
             )
             for each in (classifier.network, twin.site)
         ),
-        adapted.unit_at("first.fc1")[0].register_forward_hook(
+        adapted.corrected_site("first.fc1").unit.register_forward_hook(
             lambda m, args, out: seen.append(args[0])
         ),
     ]

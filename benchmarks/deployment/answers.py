@@ -35,7 +35,7 @@ def untrained(model: dc.Classifier) -> dc.AdaptedModel:
     }
     adapted = dc.correct(model, chosen, unit={"kind": "bottleneck", "start": "he"})
     for name in adapted.config.sites:
-        unit, _ = adapted.unit_at(name)
+        unit = adapted.corrected_site(name).unit
         last = unit.residual[-1]
         assert isinstance(last, nn.Conv2d)
         with torch.no_grad():

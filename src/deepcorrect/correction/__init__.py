@@ -6,11 +6,18 @@ from deepcorrect.correction._checkpoint import CONFIG_FILE
 from deepcorrect.correction._config import AdapterConfig
 from deepcorrect.correction._correct import correct, load_adapter
 from deepcorrect.correction._corrected_model import AdaptedModel
+from deepcorrect.correction._filter_weights import FilterWeights
 from deepcorrect.correction._fit_gate import fit_gate, looks_distorted
 from deepcorrect.correction._gate import Gate, GateConfig
 from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
-from deepcorrect.correction._unit_config import DESCRIPTIONS, UnitChoice, UnitConfig, unit_config
+from deepcorrect.correction._unit_config import (
+    DESCRIPTIONS,
+    UnitChoice,
+    UnitConfig,
+    check_unit,
+    unit_config,
+)
 from deepcorrect.correction._units import CorrectionUnit, spread_out
 
 __all__ = [
@@ -21,10 +28,12 @@ __all__ = [
     "AdapterSet",
     "Budget",
     "CorrectionUnit",
+    "FilterWeights",
     "Gate",
     "GateConfig",
     "UnitChoice",
     "UnitConfig",
+    "check_unit",
     "correct",
     "fit_gate",
     "load_adapter",

@@ -9,7 +9,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from deepcorrect.correction._unit_config import UnitChoice, UnitConfig, unit_config, unit_costs
+from deepcorrect.correction._unit_config import (
+    Parts,
+    UnitChoice,
+    own_parameters,
+    parts_at,
+    unit_costs,
+)
 from deepcorrect.runtime import InputError, first_problem
 
 HALVINGS = 60
@@ -25,7 +31,8 @@ class Budget(BaseModel):
     are absolute.
 
     Attributes:
-        parameters: The number of parameters of all units together.
+        parameters: The number of parameters of the adapter: of its units, and of the weights that
+            filters have of their own.
         multiply_adds: The number of multiply-adds of all units together, per image.
     """
 
@@ -65,6 +72,8 @@ class Ranked(Protocol):
     def priorities(self) -> Mapping[str, Tensor]: ...
     @property
     def maps(self) -> Mapping[str, tuple[int, int]]: ...
+    @property
+    def weights(self) -> Mapping[str, int]: ...
     @property
     def network(self) -> Size | None: ...
     @property
@@ -113,7 +122,7 @@ def filters_within(
     assert given is not None  # exactly one field is set
     limit = given * getattr(ranking.network, kind) if given <= 1 else given
     pixels = {site: height * width for site, (height, width) in ranking.maps.items()}
-    return select_within_budget(ranking.priorities, pixels, limit, kind, unit)
+    return select_within_budget(ranking.priorities, pixels, limit, kind, unit, ranking.weights)
 
 
 def select_within_budget(
@@ -122,6 +131,7 @@ def select_within_budget(
     limit: float,
     kind: Cost = "parameters",
     unit: UnitChoice = "bottleneck",
+    weights: Mapping[str, int] | None = None,
 ) -> dict[str, list[int]]:
     """Selects the filters with the largest sum of priorities whose units fit a budget.
 
@@ -138,18 +148,26 @@ def select_within_budget(
         limit: The largest accepted cost of all units together, above 0.
         kind: The cost that is counted: `parameters`, or `multiply_adds` per image.
         unit: The kind of the units, or their configuration.
+        weights: The number of weights of each filter of a site. A site that is to have weights of
+            its own must be named.
 
     Returns:
         The selected filters by site, ascending. Sites without a selected filter are omitted.
 
     Raises:
-        InputError: No unit fits the budget, or no priority is positive.
+        InputError: No unit fits the budget, no priority is positive, or a site has no weights.
     """
     sites: Sequence[str] = tuple(priorities)
     values = {site: _values(priorities[site]) for site in sites}
     while True:  # dropping a site changes the positions of the others, and with them their units
         costs = {
-            site: _costs(len(priorities[site]), pixels.get(site, 0), unit_config(unit, place), kind)
+            site: _costs(
+                len(priorities[site]),
+                pixels.get(site, 0),
+                parts_at(unit, site, place),
+                _weights(site, weights or {}) if parts_at(unit, site, place).weights else 0,
+                kind,
+            )
             for place, site in enumerate(sites)
         }
         here = {site: values[site] for site in sites}
@@ -179,16 +197,29 @@ def _values(priorities: Tensor) -> Tensor:
     return torch.cat([torch.zeros(1, dtype=torch.float64), values]).cumsum(0)
 
 
-def _costs(filters: int, pixels: int, config: UnitConfig, kind: Cost) -> Tensor:
-    """The cost of a unit for a site's first 0, 1, 2, ... filters, (filters + 1,)."""
-    each = [unit_costs(config, count) for count in range(1, filters + 1)]
-    values = [
-        cost.parameters
-        if kind == "parameters"
-        else cost.multiply_adds * pixels + cost.multiply_adds_once
-        for cost in each
-    ]
-    return torch.tensor([0, *values], dtype=torch.float64)
+def _weights(site: str, weights: Mapping[str, int]) -> int:
+    """The number of weights of each filter of a site.
+
+    Raises:
+        InputError: It is not known, or the site has none.
+    """
+    if not weights.get(site):
+        raise InputError(
+            f"the filters of {site!r} cannot get weights of their own, or the ranking does not "
+            "say how many they have: rank again, or choose another kind of unit for this site"
+        )
+    return weights[site]
+
+
+def _costs(filters: int, pixels: int, parts: Parts, weights: int, kind: Cost) -> Tensor:
+    """The cost of correcting a site's first 0, 1, 2, ... filters, (filters + 1,)."""
+    values = [0]
+    for count in range(1, filters + 1):
+        parameters, per_pixel, once = unit_costs(parts.unit, count) if parts.unit else (0, 0, 0)
+        if parts.weights:
+            parameters += own_parameters(count, weights)
+        values.append(parameters if kind == "parameters" else per_pixel * pixels + once)
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _relax(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deepcorrect.correction._gate import GateConfig
-from deepcorrect.correction._unit_config import UnitConfig
+from deepcorrect.correction._unit_config import UnitConfig, own_parameters, unit_costs
 from deepcorrect.networks import Sketch
 
 
@@ -17,7 +17,8 @@ class SiteConfig(BaseModel):
     Attributes:
         filters: The corrected filters, ascending.
         channels: The number of all filters of the site.
-        unit: The shape of the site's correction unit.
+        unit: The shape of the site's correction unit; None for no unit.
+        weights: The number of weights that each filter has of its own; 0 if the network's are used.
         content: The digest of the module's tensors and geometry, by which the site is recognised
             under another name.
         sketch: How large the maps of a block are, by which it is distinguished from the layers
@@ -28,9 +29,29 @@ class SiteConfig(BaseModel):
 
     filters: tuple[int, ...] = Field(min_length=1)
     channels: int = Field(ge=1)
-    unit: UnitConfig
+    unit: UnitConfig | None = None
+    weights: int = Field(default=0, ge=0)
     content: str = ""
     sketch: Sketch | None = None
+
+    @model_validator(mode="after")
+    def _corrects(self) -> SiteConfig:
+        if self.unit is None and not self.weights:
+            raise ValueError("a site needs a unit, weights of its own, or both")
+        return self
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters of the site's unit and of its filters' own weights."""
+        count = len(self.filters)
+        own = own_parameters(count, self.weights) if self.weights else 0
+        return own + (unit_costs(self.unit, count).parameters if self.unit else 0)
+
+    @property
+    def corrected_by(self) -> str:
+        """What corrects the filters, in words."""
+        parts = ["weights"] * bool(self.weights) + ["unit"] * bool(self.unit)
+        return " and ".join(parts)
 
 
 class AdapterConfig(BaseModel):
@@ -71,3 +92,8 @@ class AdapterConfig(BaseModel):
     weights_sha256: str = ""
     config_sha256: str = ""
     notes: dict[str, Any] = {}
+
+    @property
+    def parameters(self) -> int:
+        """The number of the adapter's parameters."""
+        return sum(site.parameters for site in self.sites.values())

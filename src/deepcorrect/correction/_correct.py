@@ -19,7 +19,8 @@ from deepcorrect.correction._checkpoint import (
 from deepcorrect.correction._config import AdapterConfig, SiteConfig
 from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._corrected_site import check_site
-from deepcorrect.correction._unit_config import UnitChoice, unit_config
+from deepcorrect.correction._filter_weights import layer_weights
+from deepcorrect.correction._unit_config import UnitChoice, parts_at
 from deepcorrect.networks import (
     Classifier,
     find_subnetwork,
@@ -47,9 +48,10 @@ def correct(
     budget: Budget | Mapping[str, float] | None = None,
     image: tuple[int, int, int] | None = None,
 ) -> AdaptedModel:
-    """Puts a correction unit after the filters of each site that distortion affects most.
+    """Corrects the filters of each site that distortion affects most.
 
-    This is the network of the paper's section IV, before its units are trained.
+    Each site gets a correction unit after these filters, or weights of their own for them. With
+    units this is the network of the paper's section IV, before its units are trained.
 
     Args:
         model: The network to correct. It is never changed.
@@ -58,8 +60,10 @@ def correct(
             all sites, or one per site (sites that are left out are not corrected). The default is
             0.5 without a budget. It is ignored if `ranking` gives the filters directly.
         unit: The kind of the units: `full`, `bottleneck`, `lite`, `cifar`, `rank_constrained` or
-            `inverted`; or a mapping with a `kind` and changes to it, such as
-            `{"kind": "full", "separable": True}`; or a `UnitConfig` for every site.
+            `inverted`; `weights`, with which the filters get weights of their own in place of a
+            unit; or `weights+KIND` for both. Or a mapping with a `kind` and changes to it, such as
+            `{"kind": "full", "separable": True}`; or a `UnitConfig`; or a mapping from each site to
+            one of these.
         seed: The seed of the units' initial weights.
         budget: The largest accepted cost of all units together, in place of `beta`:
             `{"parameters": X}` or `{"multiply_adds": X}`. Values of X up to 1 are a fraction of the
@@ -101,16 +105,19 @@ def correct(
                 f"there is no filter to correct at {name!r}: name at least one, or omit the site"
             )
     widths = None if isinstance(ranking, Mapping) else _widths(ranking)
-    facts = networks.describe(model, networks.find(model, chosen), image, widths)
+    modules = networks.find(model, chosen)
+    facts = networks.describe(model, modules, image, widths)
+    parts = {name: parts_at(unit, name, position) for position, name in enumerate(facts)}
     entries = {
         name: SiteConfig(
             filters=tuple(chosen[name]),
             channels=site.channels,
-            unit=unit_config(unit, position),
+            unit=parts[name].unit,
+            weights=layer_weights(name, modules[name]) if parts[name].weights else 0,
             content=site.content,
             sketch=site.sketch,
         )
-        for position, (name, site) in enumerate(facts.items())
+        for name, site in facts.items()
     }
     name = model.name if isinstance(model, Classifier) else type(network_of(model)).__name__
     config = AdapterConfig(base=name, fingerprint=fingerprint(model), sites=entries)

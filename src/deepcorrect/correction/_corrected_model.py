@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from deepcorrect.correction._checkpoint import WEIGHTS_FILE, file_sha256, write_config
 from deepcorrect.correction._config import AdapterConfig
 from deepcorrect.correction._corrected_site import CorrectedSite, check_site
+from deepcorrect.correction._filter_weights import FilterWeights
 from deepcorrect.correction._gate import Gate, GateConfig
 from deepcorrect.correction._units import CorrectionUnit
 from deepcorrect.networks import (
@@ -25,6 +26,7 @@ from deepcorrect.networks import (
     innermost,
     layout_rule,
     network_of,
+    original,
     running_modules,
     shared_copy,
     uncompiled,
@@ -43,9 +45,10 @@ class AdaptedModel(Wrapper):
     """A network with correction units after some filters of some sites.
 
     It holds the user's network unchanged, and a copy of the network's modules that shares its
-    parameters and buffers. In the copy, each corrected site is followed by its unit. A call runs
-    the copy; with a gate, each image is sent to the copy or to the network. The network itself is
-    never changed: its weights, its mode, its hooks and its `requires_grad` flags stay as they are.
+    parameters and buffers. In the copy, some filters of each corrected site have weights of their
+    own, or a unit follows them, or both. A call runs the copy; with a gate, each image is sent to
+    the copy or to the network. The network itself is never changed: its weights, its mode, its
+    hooks and its `requires_grad` flags stay as they are.
 
     The copy is made once. It follows the network through `.to`, `load_state_dict` and training
     steps. It does not follow modules that are exchanged in the network afterwards, nor hooks and
@@ -64,6 +67,7 @@ class AdaptedModel(Wrapper):
         network: The user's network.
         corrected: The copy with its units, in inference mode except for the units.
         units: The correction units by site name, with `/` in place of `.`.
+        weights: The weights that filters have of their own, by the same names.
         config: The configuration of the adapter.
         gate: The gate that decides which images are corrected; None corrects all images. See
             `set_gate`.
@@ -100,22 +104,25 @@ class AdaptedModel(Wrapper):
         self.config = config
         self.network = network
         self.subnetwork = subnetwork
-        self.units = nn.ModuleDict()
+        self.units, self.weights = nn.ModuleDict(), nn.ModuleDict()
         self._switch = _Switch()
         self._ran: set[str] = set()
         parameters = next(network.parameters(), torch.zeros(()))
         replace: dict[nn.Module, Replace] = {}
         for name in (name for name in own if name in config.sites):
             site = config.sites[name]
-            unit = CorrectionUnit(len(site.filters), site.unit, generator)
-            unit = unit.to(parameters.device, parameters.dtype)
-            # torch's type annotations lack this overload
-            unit = unit.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-            self.units[_key(name)] = unit
             rule = layout_rule(name, own[name], site.channels)
-            about: dict[str, Any] = {
-                "name": name, "config": site, "rule": rule, "unit": unit, "ran": self._ran
-            }  # fmt: skip
+            about: dict[str, Any] = {"name": name, "config": site, "rule": rule, "ran": self._ran}
+            about |= {"unit": None, "weights": None}
+            if site.unit is not None:
+                unit = CorrectionUnit(len(site.filters), site.unit, generator)
+                unit = unit.to(parameters.device, parameters.dtype)
+                # torch's type annotations lack this overload
+                unit = unit.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+                about["unit"] = self.units[_key(name)] = unit
+            if site.weights:
+                own_weights = FilterWeights(original(own[name]), len(site.filters))
+                about["weights"] = self.weights[_key(name)] = own_weights
             put = partial(CorrectedSite, device=parameters.device, **about)
             # if the network has an adapter already, both its copy and its own module are replaced
             replace |= {own[name]: put, running[name]: put}
@@ -236,8 +243,9 @@ class AdaptedModel(Wrapper):
         return place
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Returns the units' parameters that require gradients."""
-        return [parameter for parameter in self.units.parameters() if parameter.requires_grad]
+        """Returns the parameters of units and of filters' own weights that require gradients."""
+        parts = (*self.weights.parameters(), *self.units.parameters())
+        return [parameter for parameter in parts if parameter.requires_grad]
 
     @property
     def gated_module(self) -> nn.Module:
@@ -284,13 +292,13 @@ class AdaptedModel(Wrapper):
         write_config(folder, config)
         return folder
 
-    def unit_at(self, site: str) -> tuple[CorrectionUnit, Tensor]:
-        """Returns the unit of a site and the filters that it corrects, (n,)."""
+    def corrected_site(self, site: str) -> CorrectedSite:
+        """Returns the module that corrects a site."""
         place = self._running[site]
         while isinstance(place, Replacement) and not isinstance(place, CorrectedSite):
             place = place.site  # the branches of a gate, where the whole network is one site
         assert isinstance(place, CorrectedSite)
-        return place.unit, place.filters
+        return place
 
     def state_dict(
         self,
@@ -299,16 +307,18 @@ class AdaptedModel(Wrapper):
         prefix: str = "",
         keep_vars: bool = False,
     ) -> dict[str, Any]:
-        """Returns the adapter's tensors: the units' parameters and running statistics.
+        """Returns the adapter's tensors: of the units, and of the weights that filters own.
 
-        The keys are `SITE/` followed by the unit's own names. The network's tensors are not
-        included.
+        The keys are `SITE/` followed by the unit's own names, and `SITE/weights.` followed by those
+        of the `FilterWeights`. The network's tensors are not included.
         """
         del args
         found: dict[str, Any] = {} if destination is None else destination
         for site in self.config.sites:
-            state = self.units[_key(site)].state_dict(keep_vars=keep_vars)
-            found |= {f"{prefix}{site}/{name}": tensor for name, tensor in state.items()}
+            for parts, start in ((self.weights, "/weights."), (self.units, "/")):
+                if _key(site) in parts:
+                    state = parts[_key(site)].state_dict(keep_vars=keep_vars)
+                    found |= {f"{prefix}{site}{start}{name}": each for name, each in state.items()}
         return found
 
     def load_state_dict(
@@ -317,7 +327,7 @@ class AdaptedModel(Wrapper):
         """Copies the tensors that `state_dict` returned into the units.
 
         Args:
-            state_dict: The tensors by `SITE/` followed by the unit's own names.
+            state_dict: The tensors by name.
             strict: Whether the keys must match exactly.
             assign: Must be False: the units keep their own tensors.
 

@@ -1,4 +1,4 @@
-"""A site in a corrected network: the site's module followed by its correction unit."""
+"""A site in a corrected network: the site's module, its filters' own weights, and its unit."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.correction._config import SiteConfig
+from deepcorrect.correction._filter_weights import FilterWeights, called_with, layer_weights
 from deepcorrect.correction._units import CorrectionUnit
 from deepcorrect.networks import LayoutRule, Replacement, stated_width
 from deepcorrect.runtime import InputError
 
 
 class CorrectedSite(Replacement):
-    """A site's module followed by its correction unit.
+    """A site's module, with weights of their own for some filters, followed by its unit.
 
     Args:
         site: The module.
         name: The site's dotted name, used in messages.
         config: The site's corrected filters and number of channels.
         rule: Where the module's output holds its maps.
-        unit: The unit that corrects the filters.
+        unit: The unit that corrects the filters' outputs; None for no unit.
+        weights: The filters' own weights; None for the module's weights.
         device: The device of the unit.
         ran: Gets the site's name when the module is called.
+
+    Raises:
+        InputError: The filters are to get weights of their own, but another adapter corrects the
+            site already.
     """
 
     filters: Tensor
@@ -34,13 +40,19 @@ class CorrectedSite(Replacement):
         name: str,
         config: SiteConfig,
         rule: LayoutRule,
-        unit: CorrectionUnit,
+        unit: CorrectionUnit | None,
+        weights: FilterWeights | None,
         device: torch.device,
         ran: set[str],
     ) -> None:
         super().__init__(site)
-        self.name, self.config, self.unit, self.ran = name, config, unit, ran
-        self.rule = rule
+        if weights is not None and isinstance(site, Replacement):
+            raise InputError(
+                f"the filters of {name!r} cannot get weights of their own: another adapter "
+                "corrects this site already. Choose another kind of unit for it"
+            )
+        self.name, self.config, self.rule, self.ran = name, config, rule, ran
+        self.unit, self.weights = unit, weights
         filters = torch.tensor(config.filters, device=device)
         self.register_buffer("filters", filters, persistent=False)
 
@@ -48,7 +60,13 @@ class CorrectedSite(Replacement):
         """Computes the module's output with corrected maps (paper, equation 6)."""
         if not torch.compiler.is_compiling():
             self.ran.add(self.name)
-        output = self.site(*args, **kwargs)
+        if self.weights is None:
+            output = self.site(*args, **kwargs)
+        else:
+            merged = self.weights.merged(self.site, self.filters)
+            output = called_with(self.site, *merged, (args, kwargs))
+        if self.unit is None:
+            return output
         layout = self.rule(output)
         maps, channels = layout.maps(output), self.config.channels
         if maps.shape[1] != channels:
@@ -65,8 +83,14 @@ def check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
     The channels of a module that does not state them are checked when it runs.
 
     Raises:
-        InputError: The number of channels differs, or the filters are not ascending indices.
+        InputError: The number of channels or of weights differs, or the filters are not ascending
+            indices.
     """
+    if site.weights and site.weights != layer_weights(name, module):
+        raise InputError(
+            f"each filter of site {name!r} has {layer_weights(name, module)} weights; the adapter "
+            f"was made for {site.weights}"
+        )
     channels = site.channels
     if stated_width(module) not in (None, channels):
         raise InputError(

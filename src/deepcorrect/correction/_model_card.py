@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from deepcorrect.correction._config import AdapterConfig
-from deepcorrect.correction._unit_config import unit_costs
 
 CARD_FILE = "README.md"
 ENDS = "<!-- Below this line the card is yours: saving again leaves it. -->"
@@ -72,7 +71,7 @@ def _head(config: AdapterConfig) -> str:
     lines = [
         f"# Correction adapter for {config.base}",
         "",
-        "Correction units that keep the accuracy of an image classifier on distorted images. The "
+        "A correction that keeps the accuracy of an image classifier on distorted images. The "
         "classifier's own weights are untouched: without the adapter, it answers as before.",
         "",
         f"- Base network: `{notes.get('model', config.base)}`, recognised by the fingerprint "
@@ -137,12 +136,9 @@ def _accuracies(notes: Mapping[str, Any]) -> str:
 
 
 def _cost(config: AdapterConfig, bytes: int) -> str:
-    parameters = sum(
-        unit_costs(site.unit, len(site.filters)).parameters for site in config.sites.values()
-    )
     cost = config.notes.get("cost", {})
     lines = ["## Cost", "", "| | adapter | network |", "| --- | --- | --- |"]
-    lines.append(f"| parameters | {parameters:,} | {_number(cost.get('base_parameters'))} |")
+    lines.append(f"| parameters | {config.parameters:,} | {_number(cost.get('base_parameters'))} |")
     lines.append(
         f"| multiply-adds per image | {_number(cost.get('multiply_adds'))} | "
         f"{_number(cost.get('base_multiply_adds'))} |"
@@ -152,9 +148,9 @@ def _cost(config: AdapterConfig, bytes: int) -> str:
 
 
 def _sites(config: AdapterConfig) -> str:
-    lines = ["## Sites", "", "| site | corrected filters | of |", "| --- | --- | --- |"]
+    lines = ["## Sites", "", "| site | corrected filters | of | by |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| `{name}` | {len(site.filters)} | {site.channels} |"
+        f"| `{name}` | {len(site.filters)} | {site.channels} | {site.corrected_by} |"
         for name, site in config.sites.items()
     ]
     return "\n".join(lines)

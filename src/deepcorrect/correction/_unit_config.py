@@ -114,7 +114,11 @@ rank_constrained: full with separable stages. inverted, which is not in the pape
 depthwise 5 x 5 stage, trained scale and shift after the sum.
 """
 
+WEIGHTS = "weights"
+"""The kind without a unit, whose filters have weights of their own."""
+
 DESCRIPTIONS = {
+    WEIGHTS: "no unit: the filters' own weights are trained, at no cost; not in the paper",
     "full": "the paper's CW unit: as wide as the corrected filters, two k x k stages",
     "bottleneck": "half as wide, three 3 x 3 stages",
     "lite": "128 wide, two 3 x 3 stages",
@@ -125,6 +129,66 @@ DESCRIPTIONS = {
 
 
 UnitChoice = str | UnitConfig | Mapping[str, Any]
+"""What corrects a site's filters, or each of several sites; see `parts_at`."""
+
+
+class Parts(NamedTuple):
+    """What corrects the filters of a site; at least one of the two.
+
+    Attributes:
+        weights: Whether the filters have weights of their own, in place of the network's.
+        unit: The unit that corrects the filters' outputs.
+    """
+
+    weights: bool
+    unit: UnitConfig | None
+
+
+def parts_at(choice: UnitChoice, site: str, position: int) -> Parts:
+    """What corrects the filters of a site.
+
+    Args:
+        choice: A kind of unit; `weights`; or `weights+KIND` for both. Or a mapping with such a
+            `kind` and the unit's attributes to change. Or a `UnitConfig`. Or a mapping from each
+            site's name to one of these.
+        site: The site's dotted name.
+        position: The position of the site among the corrected sites, from 0 in module order.
+
+    Raises:
+        InputError: The kind or an attribute does not exist, a value is not accepted, or a mapping
+            from sites lacks this one.
+    """
+    if isinstance(choice, Mapping) and _names_sites(choice):
+        if site not in choice:
+            raise unknown("site with a unit", site, choice)
+        choice = choice[site]
+    options = dict(choice) if isinstance(choice, Mapping) else {"kind": choice}
+    kind = str(options.pop("kind", ""))
+    if kind == WEIGHTS and options:
+        raise InputError(f"unit option {next(iter(options))!r} is not accepted: {WEIGHTS} has none")
+    if kind == WEIGHTS:
+        return Parts(True, None)
+    if kind.startswith(f"{WEIGHTS}+"):
+        unit = unit_config({**options, "kind": kind.removeprefix(f"{WEIGHTS}+")}, position)
+        return Parts(True, unit)
+    return Parts(False, unit_config(choice, position))
+
+
+def check_unit(choice: UnitChoice) -> None:
+    """Checks a choice of units, as far as this is possible without a network.
+
+    Raises:
+        InputError: The kind or an attribute does not exist, or a value is not accepted.
+    """
+    sites = choice if isinstance(choice, Mapping) and _names_sites(choice) else [""]
+    for site in sites:
+        parts_at(choice, site, 0)
+
+
+def _names_sites(choice: Mapping[str, Any]) -> bool:
+    """Whether a mapping's keys are sites, and not `kind` and attributes of units."""
+    named = all(isinstance(value, str | Mapping | UnitConfig) for value in choice.values())
+    return bool(choice) and named and not choice.keys() & {"kind", *UnitConfig.model_fields}
 
 
 def unit_config(choice: UnitChoice, position: int) -> UnitConfig:
@@ -143,7 +207,7 @@ def unit_config(choice: UnitChoice, position: int) -> UnitConfig:
     changes = {} if isinstance(choice, str) else dict(choice)
     kind = choice if isinstance(choice, str) else str(changes.pop("kind", "full"))
     if kind not in KINDS:
-        raise unknown("correction unit", kind, KINDS)
+        raise unknown("correction unit", kind, (*DESCRIPTIONS, f"{WEIGHTS}+KIND"))
     try:
         return UnitConfig.model_validate({**KINDS[kind](position).model_dump(), **changes})
     except ValidationError as error:
@@ -186,3 +250,8 @@ def unit_costs(config: UnitConfig, filters: int) -> UnitCosts:
     answers = 2 * filters + (width if config.hidden_gains else 0)
     modulation = hidden * (2 * filters + 1 + answers) + answers if hidden else 0
     return UnitCosts(weights + norms + ends + modulation, weights, (2 * filters + answers) * hidden)
+
+
+def own_parameters(filters: int, weights: int) -> int:
+    """The number of parameters of a `FilterWeights` for filters with so many weights each."""
+    return filters * (weights + 2)  # with a scale and a shift

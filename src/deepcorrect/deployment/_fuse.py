@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel, CorrectionUnit, Gate
+from deepcorrect.correction import AdaptedModel, CorrectionUnit, FilterWeights, Gate
 from deepcorrect.deployment._fused_layers import (
     FollowedSite,
     folded_unit,
@@ -86,7 +86,12 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
     gate = read = None
     if corrected is not None:
         channels = {name: site.channels for name, site in corrected.config.sites.items()}
-        units = {name: corrected.unit_at(name) for name in corrected.config.sites}
+        for name in corrected.config.sites:
+            site = corrected.corrected_site(name)
+            if site.weights is not None:
+                _give_weights(network_of(twin).get_submodule(name), site.weights, site.filters)
+            if site.unit is not None:
+                units[name] = (site.unit, site.filters)
         gate = copy.deepcopy(corrected.gate)
         read = innermost(network_of(twin).get_submodule(corrected.subnetwork))
     with torch.no_grad():
@@ -105,6 +110,13 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
             twin.requires_grad_(False)
             check_logits(model, images, logits_of(twin, images), "the fused network")
     return twin
+
+
+def _give_weights(layer: nn.Module, own: FilterWeights, filters: Tensor) -> None:
+    """Writes the weights that filters have of their own into their layer."""
+    with torch.no_grad():
+        weight, bias = own.merged(layer, filters)
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
 
 
 def _with_gate(model: nn.Module, read: nn.Module, gate: Gate) -> nn.Module:

@@ -18,7 +18,7 @@ from pydantic import (
 from torch import nn
 
 from deepcorrect import alternatives, correction
-from deepcorrect.correction import read_budget, unit_config
+from deepcorrect.correction import check_unit, read_budget
 from deepcorrect.networks import Classifier
 from deepcorrect.ranking import METHODS, Ranking
 from deepcorrect.training import TrainingConfig, needs_of
@@ -127,7 +127,7 @@ class CorrectionSystem(TrainedSystem):
     @field_validator("unit")
     @classmethod
     def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        unit_config(value, 0)
+        check_unit(value)
         return value
 
     @field_validator("ranking")

@@ -33,7 +33,13 @@ from deepcorrect.networks._hooks import (
     require_one_run,
     tap,
 )
-from deepcorrect.networks._layers import convolutions, find, mlp_channels, stated_width
+from deepcorrect.networks._layers import (
+    convolutions,
+    find,
+    mlp_channels,
+    stated_width,
+    weights_per_filter,
+)
 from deepcorrect.networks._layout import Layout, LayoutRule, layout_of, layout_rule
 from deepcorrect.networks._match_sites import match_sites
 from deepcorrect.networks._sharing import Replace, Replacement, original, shared_copy
@@ -91,4 +97,5 @@ __all__ = [
     "trainable_parameters",
     "uncompiled",
     "ungated",
+    "weights_per_filter",
 ]

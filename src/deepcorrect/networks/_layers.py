@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 
 from deepcorrect.networks._classifier import network_of, running_modules
 from deepcorrect.networks._sharing import original
@@ -86,7 +86,7 @@ def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.M
         InputError: A name is not a module of the network, or there is no candidate.
 
     Example:
-        >>> from torch import nn
+        >>> from torch import Tensor, nn
         >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3))
         >>> list(find(network)), list(find(network, ["2"]))
         (['0', '2'], ['2'])
@@ -124,3 +124,16 @@ def stated_width(module: nn.Module) -> int | None:
         return None
     values = (getattr(layer, name, None) for name in WIDTHS)
     return next((value for value in values if isinstance(value, int)), None)
+
+
+def weights_per_filter(module: nn.Module) -> int | None:
+    """The number of weights of each filter of a convolution or linear layer.
+
+    None is returned for all other modules, and for layers whose weights are computed by a
+    parametrization or are not arranged by filters.
+    """
+    weight = module._parameters.get("weight")
+    if getattr(module, "transposed", False) or not isinstance(weight, Tensor) or weight.dim() < 2:
+        return None
+    channels = getattr(module, "out_channels", None) or getattr(module, "out_features", None)
+    return weight[0].numel() if channels == len(weight) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -102,4 +102,14 @@ def rank(
         {name: (height, width) for name, (_, height, width) in coverage.maps.items()},
         coverage.network,
         METHODS[method].gains,
+        _weights(networks.find(model, coverage.maps)),
     )
+
+
+def _weights(modules: Mapping[str, nn.Module]) -> dict[str, int]:
+    """The number of weights of each filter, for sites whose filters have some."""
+    counts = {
+        site: networks.weights_per_filter(networks.original(module))
+        for site, module in modules.items()
+    }
+    return {site: count for site, count in counts.items() if count}

@@ -44,6 +44,8 @@ class Ranking:
         seed: of the noise.
         target: what answers were measured against; see `rank`.
         maps: the height and width of each site's output.
+        weights: the number of weights of each filter, for sites that are convolutions or linear
+            layers.
         network: the size of the network.
         gains: whether priorities are gains of the network's answer, which are comparable across
             sites.
@@ -68,6 +70,7 @@ class Ranking:
     maps: dict[str, tuple[int, int]] = field(default_factory=dict)
     network: NetworkSize | None = None
     gains: bool = True
+    weights: dict[str, int] = field(default_factory=dict)
 
     @property
     def priorities(self) -> dict[str, Tensor]:
@@ -141,6 +144,7 @@ class Ranking:
             "seed": self.seed,
             "target": self.target,
             "maps": self.maps,
+            "weights": self.weights,
             "gains": self.gains,
             "network": None if self.network is None else asdict(self.network),
         }
@@ -188,6 +192,7 @@ def load_ranking(folder: str | Path) -> Ranking:
             {site: (height, width) for site, (height, width) in info["maps"].items()},
             NetworkSize(**info["network"]) if info["network"] else None,
             info["gains"],
+            info.get("weights", {}),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
