@@ -304,7 +304,7 @@ def test_correct_writes_an_adapter_and_says_what_it_did(chain: Chain) -> None:
     adapted = dc.load_adapter(dc.load_model("digits_cnn"), chain.adapter)
     sites = {name: list(site.filters) for name, site in adapted.config.sites.items()}
     assert sites == dc.load_ranking(chain.ranking).top(0.25)
-    assert all(site.unit.separable for site in adapted.config.sites.values())
+    assert all(site.unit and site.unit.separable for site in adapted.config.sites.values())
     assert adapted.config.gate is None
     units = sum(p.numel() for p in adapted.units.parameters())
     assert said.json["trainable_parameters"] == units

@@ -81,7 +81,9 @@ def test_a_modulated_unit_answers_on_any_batch(
     preprocessing = Preprocessing(SIZE, (0.5,) * 3, (0.25,) * 3)
     model = correct(Classifier(tiny_cnn(), preprocessing, "tiny"), FILTERS, unit=unit)
     for name in FILTERS:
-        part = model.corrected_site(name).unit.modulation
+        added = model.corrected_site(name).unit
+        assert added is not None
+        part = added.modulation
         assert part is not None
         nn.init.normal_(part.last.weight)
     path = export(model, tmp_path / ("a.onnx" if format == "onnx" else "a.pt2")).path

@@ -305,9 +305,7 @@ def test_a_units_maps_are_the_grid_and_the_class_token_passes(
             )
             for each in (classifier.network, twin.site)
         ),
-        adapted.corrected_site("first.fc1").unit.register_forward_hook(
-            lambda m, args, out: seen.append(args[0])
-        ),
+        adapted.units["first/fc1"].register_forward_hook(lambda m, args, out: seen.append(args[0])),
     ]
     with torch.no_grad():
         adapted(images)
@@ -321,6 +319,19 @@ def test_a_units_maps_are_the_grid_and_the_class_token_passes(
     assert torch.equal(corrected[:, :2], own[:, :2])
     assert torch.equal(corrected[:, :, kept], own[:, :, kept])
     assert not torch.equal(corrected[:, 2:, 0], own[:, 2:, 0])
+
+
+@pytest.mark.parametrize("unit", ["weights", {"kind": "bottleneck", "start": "he"}])
+def test_a_compiled_transformer_is_corrected(
+    classifier: Classifier, images: Tensor, unit: Any
+) -> None:
+    adapted = dc.correct(classifier, {"first.fc1": [1, 2, 9], "second.fc1": [0]}, unit=unit)
+    with torch.no_grad():
+        for parameter in adapted.trainable_parameters():
+            parameter.add_(0.3)
+        compiled = torch.compile(adapted, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(images), adapted(images))
+        assert not torch.allclose(adapted(images), classifier(images))
 
 
 def test_a_corrected_transformer_is_fused_and_exported(

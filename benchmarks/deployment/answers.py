@@ -34,8 +34,8 @@ def untrained(model: dc.Classifier) -> dc.AdaptedModel:
         if name == "conv_stem" or name.endswith("conv_pwl")
     }
     adapted = dc.correct(model, chosen, unit={"kind": "bottleneck", "start": "he"})
-    for name in adapted.config.sites:
-        unit = adapted.corrected_site(name).unit
+    for unit in adapted.units.values():
+        assert isinstance(unit, dc.CorrectionUnit)
         last = unit.residual[-1]
         assert isinstance(last, nn.Conv2d)
         with torch.no_grad():

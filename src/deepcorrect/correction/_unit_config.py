@@ -186,9 +186,12 @@ def check_unit(choice: UnitChoice) -> None:
 
 
 def _names_sites(choice: Mapping[str, Any]) -> bool:
-    """Whether a mapping's keys are sites, and not `kind` and attributes of units."""
-    named = all(isinstance(value, str | Mapping | UnitConfig) for value in choice.values())
-    return bool(choice) and named and not choice.keys() & {"kind", *UnitConfig.model_fields}
+    """Whether a mapping's keys are sites, and not `kind` and attributes of units.
+
+    `start` is the only attribute whose value is a text, as kinds are.
+    """
+    kinds = all(isinstance(value, str | Mapping | UnitConfig) for value in choice.values())
+    return kinds and "kind" not in choice and choice.keys() not in ({"start"}, set())
 
 
 def unit_config(choice: UnitChoice, position: int) -> UnitConfig:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._guards import TracingContext
 
 Replace = Callable[[nn.Module], nn.Module]
 """A function of a module's copy that returns the replacement."""
@@ -48,8 +49,11 @@ class Replacement(nn.Module):
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The class that `isinstance` sees beside this one: that of the replaced module.
 
-        A network may ask what its layers are while it runs.
+        A network may ask what its layers are while it runs. `torch.compile` must see this class,
+        as it takes the forward pass of the class that it sees.
         """
+        if TracingContext.try_get() is not None:
+            return type(self)
         modules = self.__dict__.get("_modules") or {}
         return type(modules["site"]) if modules.get("site") is not None else type(self)
 
