@@ -335,7 +335,9 @@ def test_layers_with_a_blocks_tensors_are_not_taken_for_the_block(
 
 def test_a_unit_corrects_a_blocks_output(network: Net, images: Tensor) -> None:
     adapted = dc.correct(network, {"last": [0, 4]}, unit={"kind": "lite", "start": "he"})
-    unit, filters = adapted.unit_at("last")
+    place = adapted.corrected_site("last")
+    unit, filters = place.unit, place.filters
+    assert unit is not None
 
     def change(out: Tensor) -> Tensor:
         return unit(out.permute(0, 3, 1, 2), filters).permute(0, 2, 3, 1)

@@ -88,6 +88,11 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         channels = {name: site.channels for name, site in corrected.config.sites.items()}
         for name in corrected.config.sites:
             site = corrected.corrected_site(name)
+            if site.weights is not None and corrected.gate is not None:
+                raise InputError(
+                    "filters' own weights behind a gate cannot be fused into one network: "
+                    "remove the gate (set_gate(None)), or run the network without fusing it"
+                )
             if site.weights is not None:
                 _give_weights(network_of(twin).get_submodule(name), site.weights, site.filters)
             if site.unit is not None:
