@@ -243,10 +243,17 @@ def test_the_code_in_a_malicious_pickle_never_runs(
         assert trace.is_dir()
 
 
-@pytest.mark.parametrize("name", ["nowhere.pt", "nowhere.safetensors", "."])
-def test_weights_that_are_no_file(digits: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.pt", "there is no file nowhere.pt"),
+        ("nowhere.safetensors", "there is no file nowhere.safetensors"),
+        (".", ". is a folder: give"),
+    ],
+)
+def test_weights_that_are_no_file(digits: Path, name: str, message: str) -> None:
     said = command("evaluate", *on(digits / "test"), "--weights", name)
-    assert_refused(said, f"there is no file {name}")
+    assert_refused(said, message)
 
 
 def test_cut_weights(digits: Path, tmp_path: Path) -> None:

@@ -55,6 +55,14 @@ def fails():
 def refuses():
     raise InputError("not like this")
 
+class InColour(Net):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3)
+
+def colour():
+    return InColour()
+
 def number():
     return 3
 
@@ -272,7 +280,7 @@ def test_a_python_file_with_an_error_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mean": (0.5,) * 3}, "mean has 3 values and std has 1"),
+        ({"mean": (0.5,) * 3, "std": (0.5,) * 2}, "mean has 3 values and std has 2"),
         ({"mean": (0.5,) * 2, "std": (0.5,) * 2}, r"one value \(grey\) or three"),
         ({"std": (0.0,)}, r"std 0 is not in \(0, 1\]"),
         ({"input_size": 0}, "not a number of pixels above 0"),
@@ -284,6 +292,53 @@ def test_bad_preprocessing_says_what_is_wrong(
 ) -> None:
     with pytest.raises(InputError, match=message):
         load_model(f"python:{python_file}:bare", **{**GIVEN, **changes})
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "mean", "std"),
+    [
+        ("colour", {"mean": (0.4,), "std": (0.2,)}, (0.4,) * 3, (0.2,) * 3),
+        ("colour", {"mean": (0.4,), "std": (0.2, 0.3, 0.1)}, (0.4,) * 3, (0.2, 0.3, 0.1)),
+        ("bare", {"mean": (0.4,), "std": (0.2,)}, (0.4,), (0.2,)),
+        ("cifar_resnet20", {"mean": (0.4,)}, (0.4,) * 3, (0.2673, 0.2564, 0.2762)),
+        ("cifar_resnet20", {"mean": 0.4, "std": [0.2]}, (0.4,) * 3, (0.2,) * 3),
+        ("digits_cnn", {"std": (0.5,)}, (0.1307,), (0.5,)),
+    ],
+)
+def test_one_value_stands_for_all_channels(
+    python_file: Path, spec: str, given: Any, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    own = spec in ("colour", "bare")
+    size: dict[str, Any] = {"input_size": 8} if own else {}
+    named = f"python:{python_file}:{spec}" if own else spec
+    model = load_model(named, "random", **size, **given)
+    assert (model.preprocessing.mean, model.preprocessing.std) == (mean, std)
+    side = model.preprocessing.input_size
+    images = torch.rand(2, len(mean), side, side)
+    channels = [(images[:, c] - mean[c]) / std[c] for c in range(len(mean))]
+    with torch.no_grad():
+        expected = model.network(torch.stack(channels, 1))
+        assert torch.allclose(model(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "values", "message"),
+    [
+        ("cifar_resnet20", (0.5,) * 2, "mean has 2 values, and this network's images have 3"),
+        ("cifar_resnet20", (0.5,) * 4, "give one value for all channels, or one for each"),
+        ("digits_cnn", (0.5,) * 3, "mean has 3 values, and this network's images have 1 channel"),
+        ("colour", (0.5,) * 2, r"one value \(grey\) or three"),
+        ("colour", (0.5,) * 4, r"one value \(grey\) or three"),
+        ("colour", ("a",), "is not one number per channel"),
+        ("colour", (), "mean has 0 values"),
+    ],
+)
+def test_statistics_of_other_channels_are_refused(
+    python_file: Path, spec: str, values: Any, message: str
+) -> None:
+    named = f"python:{python_file}:{spec}" if spec == "colour" else spec
+    with pytest.raises(InputError, match=message):
+        load_model(named, "random", input_size=32, mean=values, std=values)
 
 
 def test_a_network_that_does_not_take_the_images_says_so(python_file: Path) -> None:
@@ -368,24 +423,24 @@ class Exploit:
         (lambda d: saved([1, 2], d / "w.pt"), "not a state dict.*holds list"),
         (lambda d: saved(torch.ones(3), d / "w.pt"), "not a state dict.*holds Tensor"),
         (lambda d: saved({"epoch": 3}, d / "w.pt"), "not a state dict.*holds int under 'epoch'"),
-        (lambda d: saved({0: torch.ones(1)}, d / "w.pt"), "not a state dict.*Tensor under 0"),
+        (lambda d: saved({0: torch.ones(1)}, d / "w.pt"), "0 is not in the network"),
         (lambda d: saved(DigitsCNN(), d / "w.pt"), "can be read safely"),
         (lambda d: saved(types.SimpleNamespace(a=1), d / "w.pt"), "can be read safely"),
         (lambda d: saved(Exploit(), d / "w.pt"), "can be read safely"),
         (lambda d: pickled(Exploit(), d / "w.pkl"), "can be read safely"),
         (lambda d: pickled({"a": 1}, d / "w.pkl"), "can be read safely|not a state dict"),
-        (lambda d: truncated(saved(DigitsCNN().state_dict(), d / "w.pt")), "can be read safely"),
+        (lambda d: truncated(saved(DigitsCNN().state_dict(), d / "w.pt")), "cut off or damaged"),
         (
             lambda d: truncated(safetensors_of(DigitsCNN(), d / "w.safetensors")),
             "not a complete safetensors file",
         ),
         (
             lambda d: truncated(safetensors_of(DigitsCNN(), d / "w.safetensors"), 0),
-            "not a complete safetensors file",
+            "it is empty",
         ),
         (lambda d: d / "nowhere.safetensors", "there is no file"),
         (lambda d: d / "nowhere.pt", "there is no file"),
-        (lambda d: d, "there is no file"),
+        (lambda d: d, "is a folder: give a file"),
     ],
 )
 def test_other_files_are_refused_and_the_network_left_alone(

@@ -118,7 +118,9 @@ class ModelOptions(OptionGroup):
     resize: Resize = None
     mean: Annotated[
         str | None,
-        typer.Option(help="Mean of images in [0, 1] for normalisation: one number or R,G,B."),
+        typer.Option(
+            help="Mean of images in [0, 1] for normalisation: R,G,B, or one number for all."
+        ),
     ] = None
     std: Annotated[
         str | None, typer.Option(help="Standard deviation, in the same form as --mean.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -60,6 +60,8 @@ class Preprocessing:
     any_statistics: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
         if self.input_size < 1:
             raise InputError(f"input size {self.input_size} is not a number of pixels above 0")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
@@ -83,6 +85,21 @@ class Preprocessing:
     def channels(self) -> int:
         """The number of image channels: 1 (grey) or 3 (RGB)."""
         return len(self.mean)
+
+
+def _numbers(name: str, given: Any) -> tuple[float, ...]:
+    """The values as a tuple of numbers.
+
+    Raises:
+        InputError: They are something else.
+    """
+    try:
+        return tuple(float(value) for value in given)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name} {given!r} is not one number per channel: give a tuple such as (0.5,) or "
+            "(0.485, 0.456, 0.406)"
+        ) from None
 
 
 def _check_statistics(name: str, values: tuple[float, ...], possible: bool) -> None:

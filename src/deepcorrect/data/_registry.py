@@ -36,7 +36,8 @@ SPECS = {
     "folder:DIR": "one sub-folder per class, or images without labels",
     "parquet:GLOB": "Parquet in the Hugging Face image schema",
     "hf:REPO[:SPLIT][:stream]": "a data set on the Hugging Face Hub, or one that 'datasets' wrote",
-    "webdataset:SHARDS": "tar files or addresses, also with * and {000..146}; streamed",
+    "webdataset:SHARDS[:EXT]": "tar files or addresses, also with * and {000..146}; streamed; EXT "
+    "is the extension of the images, if a sample has several",
     "imagenet:DIR:train|val": "ILSVRC2012 as unpacked; val needs its development kit",
     "caltech101:DIR[:train|test[:N]]": "Caltech-101; random split N, 30 training images per class",
     "caltech256:DIR[:train|test[:N]]": "Caltech-256; random split N, 60 training images per class",

@@ -61,6 +61,10 @@ class Fit:
         """Whether besides no tensor under the prefix is left over."""
         return self.complete and not self.surplus
 
+    def numbers(self, own: Mapping[str, Any]) -> list[str]:
+        """The single numbers at the top of the state that are not the network's."""
+        return [n for n, tensor in self.state.items() if n not in own and _is_number(n, tensor)]
+
 
 def fits(network: nn.Module, state: State, rename: Rename | None) -> list[Fit]:
     """How a state dict fits with each prefix that it may have: complete ones, or the best alone.
@@ -97,9 +101,13 @@ def _tensors_of(own: Mapping[str, Any], fit: Fit) -> frozenset[int]:
     return frozenset(used or map(id, fit.state.values()))
 
 
-def load_fit(network: nn.Module, fit: Fit) -> None:
-    """Loads the tensors; PyTorch's own rules, such as a module's hooks, apply."""
-    _load(network, fit.state)
+def load_fit(network: nn.Module, fit: Fit) -> str:
+    """Loads the tensors; PyTorch's own rules, such as a module's hooks, apply.
+
+    Returns:
+        What PyTorch says of tensors that it cannot copy; empty if all are loaded.
+    """
+    return _load(network, fit.state)[2]
 
 
 def _prefixes(state: State, own: Mapping[str, Any]) -> list[str]:
@@ -183,11 +191,16 @@ def _fit(shell: nn.Module, own: Mapping[str, Any], state: State, prefix: str, wh
         prefix,
         state,
         tuple(name for name in missing if not name.endswith(COUNTERS) and name not in tied),
-        tuple(name for name in surplus if not name.endswith(SPARE)),
+        tuple(n for n in surplus if not n.endswith(SPARE) and not _is_number(n, state[n])),
         shapes if error else (),
         tuple(n for n in whole if not n.startswith(prefix) and not n.endswith(SPARE)),
         error,
     )
+
+
+def _is_number(name: str, tensor: Any) -> bool:
+    """Whether an entry is a single number that belongs to no module, such as `epoch`."""
+    return "." not in name and isinstance(tensor, Tensor) and not tensor.dim()
 
 
 def _tied(own: Mapping[str, Any], state: State) -> set[str]:

@@ -68,8 +68,8 @@ def load_model(
         input_size: The side of the network's input, in pixels; see `Preprocessing`. This and the
             following arguments replace what the source specifies.
         resize: The shorter side of an image before the central crop, in pixels.
-        mean: The mean of each channel of images in [0, 1].
-        std: The standard deviation of each channel of images in [0, 1].
+        mean: The mean of each channel of images in [0, 1]; one value stands for all channels.
+        std: The standard deviation of each channel of images in [0, 1], likewise.
 
     Raises:
         InputError: The spec, the weights or the network cannot be used, or the pretrained weights
@@ -125,6 +125,7 @@ def _with_preprocessing(
         if not changes:
             return model
         known = model.preprocessing
+        changes |= _per_channel(changes, known)
         if "input_size" in changes and "resize" not in changes:
             changes["resize"] = None
         return Classifier(model.network, replace(known, **changes), model.name, model.labels)
@@ -135,8 +136,54 @@ def _with_preprocessing(
             f"model {spec!r} does not say how its images are prepared: give {flags}, "
             "or return a deepcorrect.Classifier"
         )
-    preprocessing = Preprocessing(**changes)
+    preprocessing = Preprocessing(**changes | _per_channel(changes))
+    if preprocessing.channels == 1 and not _runs(model, 1, preprocessing.input_size):
+        in_colour = replace(preprocessing, mean=preprocessing.mean * 3, std=preprocessing.std * 3)
+        if _runs(model, in_colour.channels, in_colour.input_size):
+            preprocessing = in_colour
     return Classifier(model, preprocessing, spec.rpartition(":")[2])
+
+
+def _per_channel(
+    given: dict[str, Any], known: Preprocessing | None = None
+) -> dict[str, tuple[float, ...]]:
+    """The mean and std that are given; one value stands for all channels, as in torchvision.
+
+    Args:
+        given: Values by the names of `Preprocessing`.
+        known: What the source says; None if it says nothing.
+
+    Raises:
+        InputError: The source's network has another number of channels.
+    """
+    values = {
+        name: (given[name],) if isinstance(given[name], int | float) else tuple(given[name])
+        for name in ("mean", "std")
+        if name in given
+    }
+    channels = known.channels if known else max(map(len, values.values()))
+    for name, each in values.items():
+        if known is not None and len(each) not in (1, channels):
+            raise InputError(
+                f"{name} has {len(each)} values, and this network's images have {channels} "
+                f"channel{'s' if channels > 1 else ''}: give one value"
+                + (" for all channels, or one for each" if channels > 1 else "")
+            )
+    return {name: each * channels if len(each) == 1 else each for name, each in values.items()}
+
+
+def _runs(network: nn.Module, channels: int, size: int) -> bool:
+    """Whether a network runs on a black image with a number of channels."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            network(torch.zeros(1, channels, size, size, device=device_of(network)))
+    except Exception:  # whatever the user's code raises, and is told when it is used
+        return False
+    finally:
+        network.train(was_training)
+    return True
 
 
 def output_classes(model: nn.Module, preprocessing: Preprocessing) -> int:

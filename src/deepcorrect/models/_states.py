@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ PREFERRED = ("state_dict_ema", "model_ema")
 USUAL = ("state_dict", "model", "model_state_dict")
 """The usual names of the one state that a checkpoint holds, in timm's order."""
 DEEPEST = 4
+LONGEST = 16
+"""The longest list in which state dicts are looked for."""
 TOP = "."
 """The name of a state that lies at the top of the file, under no key and no prefix."""
 
@@ -64,20 +67,49 @@ class Held:
 def find_states(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
     """The state dicts in a checkpoint, each with the keys that lead to it.
 
-    A state dict maps names to tensors; only a module's `_extra_state` may be anything.
+    A state dict maps names to tensors or arrays; a module's `_extra_state` may be anything, and so
+    may what lies beside the tensors (`epoch`) where no state dict lies deeper. The entries of a
+    short list have their numbers as keys.
     """
-    if not isinstance(value, Mapping):
+    entries = _entries(value)
+    if entries is None or "param_groups" in entries:  # an optimizer's
         return
-    names = [name for name in value if isinstance(name, str)]
-    if len(names) == len(value) and all(
-        isinstance(value[name], Tensor) or name.endswith("_extra_state") for name in names
-    ):
-        if value or not depth:
-            yield key, value
+    tensors = {
+        name: entry
+        for name, entry in ((name, _as_tensor(entry)) for name, entry in entries.items())
+        if isinstance(entry, Tensor) or name.endswith("_extra_state")
+    }
+    is_whole = isinstance(value, Mapping) and len(tensors) == len(value)
+    if is_whole and (tensors or not depth):
+        is_same = all(value.get(name) is entry for name, entry in tensors.items())
+        yield key, value if is_same else tensors  # which knows the versions of its modules
         return
+    is_deeper = False
     if depth < DEEPEST:
-        for name in names:
-            yield from find_states(value[name], f"{key}.{name}" if key else name, depth + 1)
+        for name, entry in entries.items():
+            for found in find_states(entry, f"{key}.{name}" if key else name, depth + 1):
+                is_deeper = True
+                yield found
+    if tensors and not is_deeper and isinstance(value, Mapping):
+        yield key, tensors
+
+
+def _entries(value: Any) -> dict[str, Any] | None:
+    """The entries of a mapping or a short list, by names in text; None for anything else."""
+    if isinstance(value, Mapping):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list | tuple) and len(value) <= LONGEST:
+        items = enumerate(value)
+    else:
+        return None
+    return {n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n): e for n, e in items}
+
+
+def _as_tensor(entry: Any) -> Any:
+    """An array of numbers as a tensor; anything else as it is."""
+    if not isinstance(entry, np.ndarray) or entry.dtype.kind not in "biufc":
+        return entry
+    return torch.from_numpy(entry.astype(entry.dtype.newbyteorder("="), order="C"))
 
 
 def choose_state(
@@ -113,6 +145,7 @@ def choose_state(
         if complete and complete[0].fit.exact:
             raise _refused_part(network, complete[0], path)
         return min(complete or held, key=lambda each: (not each.fit.complete, *_distance(each))).fit
+    _say_nameless(value, path)
     return _preferred(fitting, held, path).fit
 
 
@@ -209,6 +242,8 @@ def _no_state(path: Path, value: Any) -> str:
         f"{path} is not a state dict: it must map parameter names to tensors, "
         f"but holds {_describe(value)}"
     )
+    if _holds_key(value, "param_groups"):
+        message += ". It may be the state of an optimizer alone: give the network's"
     entries = value.values() if isinstance(value, Mapping) else value
     classes = [each.origin for each in _iterated(entries) if isinstance(each, StandIn)]
     if classes:
@@ -217,6 +252,31 @@ def _no_state(path: Path, value: Any) -> str:
             "save its tensors alone where it was made: torch.save(network.state_dict(), FILE)"
         )
     return message
+
+
+def _holds_key(value: Any, key: str) -> bool:
+    """Whether a mapping has a key, or one of the mappings in it has."""
+    if not isinstance(value, Mapping):
+        return False
+    return key in value or any(isinstance(v, Mapping) and key in v for v in value.values())
+
+
+def _say_nameless(value: Any, path: Path, key: str = "") -> None:
+    """Names averaged weights that are stored as a list, without names, and are not read."""
+    for name, entry in value.items() if isinstance(value, Mapping) else ():
+        within = f"{key}.{name}" if key else str(name)
+        if isinstance(entry, Mapping):
+            _say_nameless(entry, path, within)
+        elif (
+            isinstance(entry, list | tuple)
+            and len(entry) > 1
+            and all(isinstance(each, Tensor) for each in entry)
+            and re.search(r"(?:^|[_.])(?:ema|shadow|averaged?|avg|swa)", within.lower())
+        ):
+            console().print(
+                f"{path}: {within} holds averaged weights without names, which are not read. To "
+                "use them, copy them into the network where it was made, and save its state dict"
+            )
 
 
 def _iterated(value: Any) -> list[Any]:

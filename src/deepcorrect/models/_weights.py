@@ -8,9 +8,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from deepcorrect.models._fit import Fit, Rename, State, load_fit
+from deepcorrect.models._reading import read_weights, shard_hint
 from deepcorrect.models._states import choose_state
+from deepcorrect.models._values import QUANTISED, what_is_wrong
 from deepcorrect.networks import network_of
-from deepcorrect.runtime import InputError, files
+from deepcorrect.runtime import InputError, console
 
 RANDOM = "random"
 """The value of `--weights` for an untrained network."""
@@ -24,16 +26,19 @@ def load_weights(
 
     PyTorch decides what is missing: counters of batches and further names of a tied tensor are not.
     The file's names may have a prefix, such as `module.`, which is stripped if the names then fit.
+    What a file is, is decided by its content and not by its name.
 
     Args:
         model: The network, or a `Classifier` around it.
-        path: A `.safetensors` or PyTorch file. The state dict may lie under any key.
+        path: A safetensors file, a PyTorch file, an archive of NumPy arrays (`.npz`), or the index
+            of a checkpoint in several files. The state dict may lie under any key.
         rename: Applied if the file's names are not the network's.
         state: The key of the state dict to take, such as `state_dict`. None takes the one that
             fits; of several, averaged weights (`state_dict_ema`, `model_ema`) as timm does.
 
     Raises:
-        InputError: The file cannot be read safely, or has the weights of another network.
+        InputError: The file cannot be read safely, has the weights of another network, or has
+            values that no trained network has, such as NaN.
 
     Example:
         >>> import pathlib, tempfile, torch
@@ -47,12 +52,19 @@ def load_weights(
         True
     """
     network = network_of(model)
-    is_safe = path.suffix == ".safetensors"
-    value = files.read_tensors(path) if is_safe else files.read_checkpoint(path)
-    fit = choose_state(network, value, path, rename, state)
+    path = path.expanduser()
+    fit = choose_state(network, read_weights(path), path, rename, state)
     if not fit.exact:
         raise _explained(network, fit, path)
-    load_fit(network, fit)
+    wrong = what_is_wrong(network, fit.state)
+    if wrong:
+        raise InputError(f"{path} cannot be used: {wrong}")
+    numbers = fit.numbers(network.state_dict())
+    if numbers:
+        console().print(f"{path}: {', '.join(numbers)} are single numbers and are left out")
+    error = load_fit(network, fit)
+    if error:
+        raise InputError(f"{path} cannot be loaded: {error.splitlines()[-1].strip()}")
 
 
 def in_order(state: State, network: nn.Module) -> State:
@@ -82,7 +94,8 @@ def _explained(network: nn.Module, fit: Fit, path: Path) -> InputError:
     under = f" under {fit.prefix!r}" if fit.prefix else ""
     return InputError(
         f"{path} holds{under} the weights of another network than this "
-        f"{type(network).__name__}: {'; '.join(filter(None, problems))}{_guess(own, fit)}"
+        f"{type(network).__name__}: {'; '.join(filter(None, problems))}"
+        f"{shard_hint(path) or _guess(own, fit)}"
     )
 
 
@@ -94,6 +107,15 @@ def _some(problems: list[str]) -> str:
 def _guess(own: State, fit: Fit) -> str:
     """What the difference may come from; empty if there is nothing to say."""
     pairs = [(tuple(fit.state[name].shape), tuple(own[name].shape)) for name in fit.shapes]
+    if not fit.state:
+        return ". The file holds no tensors"
+    if any("_packed_params" in name or name.endswith(".scale") for name in fit.surplus):
+        return f". {QUANTISED}"
+    if pairs and not fit.missing and all(sorted(given) == sorted(has) for given, has in pairs):
+        return (
+            ". The sides of these weights are in another order, as in TensorFlow and Flax: convert "
+            "them to PyTorch's"
+        )
     if any("/" in name for name in fit.surplus):
         return ". It may be an adapter of deepcorrect: give its folder with --adapter"
     if any("lora_" in name for name in fit.surplus):

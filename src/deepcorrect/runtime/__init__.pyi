@@ -11,6 +11,8 @@ from ._errors import InputError as InputError
 from ._errors import MissingExtraError as MissingExtraError
 from ._errors import first_problem as first_problem
 from ._errors import unknown as unknown
+from ._file_kinds import kind_of_content as kind_of_content
+from ._file_kinds import kind_of_file as kind_of_file
 from ._optional_imports import optional_import as optional_import
 from ._optional_imports import try_torchvision as try_torchvision
 from ._progress import Advance as Advance

@@ -3,7 +3,7 @@
 A training checkpoint often also holds an `argparse.Namespace`, NumPy numbers, paths, enums or a
 configuration. PyTorch's safe reader refuses all of them. Here each of their classes is replaced by
 one that accepts any arguments, keeps none of them and runs nothing, so that the tensors can be read
-and no code that the file names is ever called.
+and no code that the file names is ever called. Arrays of numbers alone are read by NumPy.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ REFUSED = {
     *("subprocess", "sys", "webbrowser"),
 }
 """Modules whose functions have no place in a checkpoint: a file that names one is refused."""
+ARRAY = "numpy.ndarray"
 _LOCK = threading.Lock()
 """The classes that PyTorch's reader accepts are a global setting, which one thread changes."""
 
@@ -102,25 +103,47 @@ def _modern(module: str, name: str) -> str:
     return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"
 
 
+def _arrays() -> dict[str, Any]:
+    """What makes NumPy arrays of numbers, by name: the only classes that are real.
+
+    The type of an array of objects is not among them, so that none can be made.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    types = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    made = {f"numpy.dtypes.{kind.__name__}": kind for kind in types}
+    empty: Any = np._core.multiarray._reconstruct  # pyright: ignore[reportAttributeAccessIssue]
+    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
+        made[f"{module}._reconstruct"] = empty
+    return {ARRAY: np.ndarray, "numpy.dtype": np.dtype, **made}
+
+
 def load_with_stand_ins(path: Path, names: list[str]) -> Any:
     """Reads a PyTorch file with `weights_only=True`; what has these names becomes stand-ins.
 
     Whether a class is a mapping or a list is seen when items are put into its stand-in, which
-    PyTorch then refuses: the file is read again with a plain mapping or list there.
+    PyTorch then refuses: the file is read again with a plain mapping or list there. Arrays are
+    stand-ins, too, if one of them does not hold numbers.
     """
     import torch  # noqa: PLC0415
 
-    kinds: dict[str, type[StandIn]] = dict.fromkeys(names, StandIn)
+    arrays = _arrays() if ARRAY in names else {}
+    kinds: dict[str, type[StandIn]] = dict.fromkeys((n for n in names if n not in arrays), StandIn)
     while True:
         classes: list[Any] = [
             (type(name, (kind,), {"origin": name}), name) for name, kind in kinds.items()
         ]
+        classes += [(made, name) for name, made in arrays.items()]
         try:
-            with _LOCK, torch.serialization.safe_globals(classes):
-                return torch.load(path, map_location="cpu", weights_only=True)
+            # as a path, its ending would decide how PyTorch reads it
+            with _LOCK, torch.serialization.safe_globals(classes), path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             kind = _Mapping if "SETITEM" in str(error) else _List
-            refused = [name for name in names if f".{name}'>" in str(error)]
-            if not refused or kinds[refused[0]] is not StandIn:
+            refused = [name for name in kinds if f".{name}'>" in str(error)]
+            if refused and kinds[refused[0]] is StandIn:
+                kinds[refused[0]] = kind
+            elif arrays:
+                arrays, kinds = {}, dict.fromkeys(names, StandIn)
+            else:
                 raise
-            kinds[refused[0]] = kind
