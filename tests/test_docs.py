@@ -51,6 +51,19 @@ def test_the_distortions_example_runs_as_pasted() -> None:
     assert names["foggy"].shape == names["mixed"].shape == names["images"].shape
 
 
+def test_the_checkpoints_example_runs_as_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = [each for each in blocks("docs/requirements.md", "python") if "weights=" in each]
+    (example,) = examples
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert "diverged.pt cannot be used: head.bias has NaN." in capsys.readouterr().out
+    own, trained = names["model"].network.state_dict(), dc.load_model("digits_cnn").network
+    assert all(own[name].equal(tensor) for name, tensor in trained.state_dict().items())
+
+
 def test_the_gates_example_runs_as_pasted(
     digits_model: dc.Classifier, digits_test: ImageSet, digits_batch: tuple[Tensor, Tensor]
 ) -> None:

@@ -2,12 +2,18 @@
 
 from deepcorrect.data._class_order import ClassOrder
 from deepcorrect.data._columns import Column, IntegerColumn, NumberedNames, StringColumn
-from deepcorrect.data._decoding import convert_channels, open_image, why_unreadable
+from deepcorrect.data._decoding import (
+    convert_channels,
+    image_extensions,
+    open_image,
+    why_unreadable,
+)
 from deepcorrect.data._digits import BUILT_IN
 from deepcorrect.data._image_folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels, with_reason
 from deepcorrect.data._loader import Batches, Loader, check_repeatable, count_of, loader, no_images
 from deepcorrect.data._named import NamedBatch, named_batches
+from deepcorrect.data._no_folder import no_folder
 from deepcorrect.data._preprocessing import (
     Interpolation,
     Preprocessing,
@@ -43,9 +49,11 @@ __all__ = [
     "check_repeatable",
     "convert_channels",
     "count_of",
+    "image_extensions",
     "images_in",
     "loader",
     "named_batches",
+    "no_folder",
     "no_images",
     "open_dataset",
     "open_files",

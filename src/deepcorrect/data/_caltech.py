@@ -11,6 +11,7 @@ import torch
 
 from deepcorrect.data._image_folder import Files, class_folders, in_classes
 from deepcorrect.data._image_set import ImageSet
+from deepcorrect.data._no_folder import no_folder
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.data._splits import folder_and_split
 from deepcorrect.runtime import InputError, generator_for
@@ -76,7 +77,7 @@ def open_caltech(dataset: Caltech, rest: str, preprocessing: Preprocessing) -> I
 def _image_folder(dataset: Caltech, folder: Path) -> Path:
     """The folder with one sub-folder per class, which may lie one or two levels below."""
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
+        raise no_folder(folder)
     for parent in ("", dataset.name, "caltech-101"):
         if (folder / parent / dataset.folder).is_dir():
             return folder / parent / dataset.folder

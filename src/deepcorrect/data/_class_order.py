@@ -14,7 +14,9 @@ ClassOrder = Literal["number", "text"]
 """How class names that are numbers are ordered: by their value, or alphabetically as torchvision's
 `ImageFolder` orders folders."""
 
-NUMBER = re.compile(r"(?:label|class)?[ _-]?(\d+)", re.IGNORECASE)
+NUMBER = re.compile(r"\s*(?:(?:label|class)[ _-]?)?(\d+)\s*", re.IGNORECASE)
+NUMBERED = re.compile(r"(\D*)(\d+)(?:\D.*)?", re.DOTALL)
+"""A name with a number, which all of them have behind the same text: `fish2`, `2_cod`."""
 SHOWN = 4
 
 
@@ -43,7 +45,7 @@ def numbered_indices(
     """
     found = [NUMBER.fullmatch(name) for name in classes]
     if not all(found):
-        return None
+        return _numbered_names(classes, count, source, order, is_known=is_known)
     numbers = np.array([int(match[1]) for match in found if match])
     is_whole = len(classes) == count
     if numbers.max() < count:
@@ -59,6 +61,24 @@ def numbered_indices(
     if is_known or np.array_equal(by_number, own):
         return by_number
     raise _ambiguous(classes, by_number, as_text, source, is_whole)
+
+
+def _numbered_names(
+    classes: Sequence[str], count: int, source: str, order: ClassOrder | None, *, is_known: bool
+) -> np.ndarray | None:
+    """The same for names such as `fish2` or `2_cod`, if their numbers order them otherwise."""
+    found = [match for match in map(NUMBERED.fullmatch, classes) if match]
+    numbers = np.array([int(match[2]) for match in found])
+    is_numbered = len(found) == len(classes) == count and len(set(numbers.tolist())) == count
+    if is_known or not is_numbered or len({match[1] for match in found}) > 1:
+        return None
+    by_number = numbers.argsort(kind="stable").argsort()
+    as_text = _text_ranks(classes, numbers, count)
+    if order is not None:
+        return by_number if order == "number" else as_text
+    if np.array_equal(by_number, as_text):
+        return None
+    raise _ambiguous(classes, by_number, as_text, source, is_whole=True)
 
 
 def _text_ranks(classes: Sequence[str], numbers: np.ndarray, count: int) -> np.ndarray:
@@ -88,7 +108,7 @@ def _ambiguous(
     moved = int((by_number != as_text).argmax())
     orders = f": {listed(by_number)} by number, and {listed(as_text)} as text" if is_whole else ""
     return InputError(
-        f"{source} has classes whose names are numbers, and the network does not name its "
+        f"{source} has classes whose names are or have numbers, and the network does not name its "
         f"classes, so it is not known in which order it was trained on them{orders}. "
         f"{classes[moved]!r} is the network's class {by_number[moved]} by number, and class "
         f"{as_text[moved]} as text, which is the order of torchvision's ImageFolder. Give "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,28 @@ from PIL import Image
 from deepcorrect.data._columns import Column, IntegerColumn, StringColumn
 from deepcorrect.data._decoding import open_image
 from deepcorrect.data._image_set import UNLABELLED, ImageSet
-from deepcorrect.data._listing import Unread, image_names, is_left_out, note_once, some
+from deepcorrect.data._listing import Unread, image_names, is_left_out, some
+from deepcorrect.data._no_folder import no_folder
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.data._tiny_imagenet import IMAGES, is_tiny_imagenet, labels_of
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, note_once
 
-SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
+SPLIT = re.compile(
+    r"(?:train|training|val|valid|validation|dev|test|testing|eval)"
+    r"(?:[ _-]?(?:set|data|images?|imgs?|\d*))?",
+    re.IGNORECASE,
+)
 """Names of sub-folders that are parts of a set; two or more of them alone are no classes."""
+
+TABLES = frozenset((".csv", ".tsv", ".jsonl", ".xlsx", ".mat"))
+"""Extensions of files that may hold the labels of a folder of images."""
+
+ELSEWHERE = {
+    ".parquet": "parquet:{}/*.parquet",
+    ".arrow": "hf:{}",
+    ".tar": "webdataset:{}/*.tar",
+}
+"""What to give in the place of a folder with such files."""
 
 CONTAINERS = frozenset(("images", "image", "imgs", "img", "jpegimages"))
 """Names of a single sub-folder that holds the images and is no class."""
@@ -115,15 +131,17 @@ def open_folder(
         (('cat', 'dog'), ['cat/1.png', 'dog/1.png'])
     """
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
+        raise no_folder(folder)
     unread = Unread()
     is_tiny = is_tiny_imagenet(folder)
     loose = StringColumn(image_names(folder, deep=False, unread=None if is_tiny else unread))
     groups = [IMAGES] if is_tiny else class_folders(folder)
     names, labels, counts = _listed(folder, groups, unread)
     unread.report(folder)
-    _check_layout(folder, loose, [name for name, count in counts.items() if count])
+    inner = () if len(loose) or is_tiny else _inner(names)
+    _check_layout(folder, loose, [name for name, count in counts.items() if count], unread, inner)
     if len(loose):
+        _name_tables(folder)
         none = IntegerColumn(np.full(len(loose), UNLABELLED))
         return ImageSet(folder.name, Files(str(folder), loose), none, loose, preprocessing)
     read = Files(str(folder), names)
@@ -144,10 +162,43 @@ def open_folder(
     classes = tuple(name for name, count in counts.items() if count)
     ranks = np.cumsum([count > 0 for count in counts.values()]) - 1
     labels = IntegerColumn(ranks[labels.array])
-    return ImageSet(folder.name, read, labels, names, preprocessing, classes, empty)
+    if inner:
+        note_once(
+            f"the classes of {folder} are its sub-folders ({some(list(classes), len(classes))}), "
+            f"and all images below them are read, from {some(list(inner), len(inner))}"
+        )
+    return ImageSet(folder.name, read, labels, names, preprocessing, classes, empty, inner)
 
 
-def _check_layout(folder: Path, loose: StringColumn, classes: Sequence[str]) -> None:
+def _inner(names: StringColumn) -> tuple[str, ...]:
+    """The sub-folders of the classes, if no class has an image of its own; otherwise nothing."""
+    found: set[str] = set()
+    for name in names:
+        _, inside, *deeper = name.split("/", 2)
+        if not deeper:
+            return ()
+        found.add(inside)
+    return tuple(sorted(found))
+
+
+def _name_tables(folder: Path) -> None:
+    """Says of a folder of images which files beside them may have labels."""
+    found = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in TABLES)
+    if found:
+        note_once(
+            f"labels in {found[0]} are not read, and the images of {folder} have none: make one "
+            f"sub-folder per class, or a Parquet file; hf:{folder} reads metadata.csv and "
+            "metadata.jsonl"
+        )
+
+
+def _check_layout(
+    folder: Path,
+    loose: StringColumn,
+    classes: Sequence[str],
+    unread: Unread,
+    inner: Sequence[str],
+) -> None:
     """Checks that a folder contains either images or classes.
 
     Raises:
@@ -162,17 +213,33 @@ def _check_layout(folder: Path, loose: StringColumn, classes: Sequence[str]) -> 
         raise InputError(
             f"{folder} has no images. Accepted: one sub-folder per class, or images only, as "
             "PNG, JPEG, WebP, BMP, TIFF or any other format that Pillow reads"
+            f"{_instead(folder, unread)}"
         )
-    if len(classes) > 1 and SPLITS.issuperset(map(str.lower, classes)):
+    if len(classes) > 1 and all(map(SPLIT.fullmatch, classes)):
         raise InputError(
             f"the sub-folders of {folder} are parts of a set and no classes "
             f"({', '.join(classes)}): give one of them, such as folder:{folder / classes[-1]}"
         )
-    if len(classes) == 1 and classes[0].lower() in CONTAINERS and not is_tiny_imagenet(folder):
+    is_container = len(classes) == 1 and (
+        classes[0].lower() in CONTAINERS or bool(inner and SPLIT.fullmatch(classes[0]))
+    )
+    if is_container and not is_tiny_imagenet(folder):
         raise InputError(
             f"{folder} has its images in one sub-folder, {classes[0]!r}, which is no class: give "
             f"folder:{folder / classes[0]}"
         )
+
+
+def _instead(folder: Path, unread: Unread) -> str:
+    """What to give in the place of a folder without images, if its first file says so."""
+    if not unread.names:
+        return ""
+    name = unread.names[0]
+    form = ELSEWHERE.get(Path(name).suffix.lower())
+    if form:
+        return f". For files such as {name}, give {form.format((folder / name).parent)}"
+    kind = unread.kind(folder)
+    return f". {name} is {kind}" if kind else ""
 
 
 def in_classes(

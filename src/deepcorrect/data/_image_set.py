@@ -16,10 +16,9 @@ from torch.utils.data import Dataset
 from deepcorrect.data._class_order import ClassOrder
 from deepcorrect.data._columns import Column, IntegerColumn, StringColumn
 from deepcorrect.data._decoding import BAD_IMAGE, why_unreadable
-from deepcorrect.data._label_matching import ClassNames
-from deepcorrect.data._listing import note_once
+from deepcorrect.data._label_matching import ClassNames, check_level
 from deepcorrect.data._preprocessing import Preprocessing, to_tensor
-from deepcorrect.runtime import InputError, console
+from deepcorrect.runtime import InputError, console, note_once
 
 Read = Callable[[int], Image.Image]
 Decoded = TypeVar("Decoded")
@@ -44,6 +43,8 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         classes: The names of the classes, in the order of the labels.
         empty: The names of further classes that have no image. They count as classes only for a
             network that does not name its classes and has as many as there are with these.
+        inner: The names of the folders below the classes, if all images lie in them. They may be
+            the classes in truth, and are then named in the error.
 
     Example:
         >>> import deepcorrect as dc
@@ -64,9 +65,10 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         preprocessing: Preprocessing,
         classes: tuple[str, ...] | None = None,
         empty: tuple[str, ...] = (),
+        inner: tuple[str, ...] = (),
     ) -> None:
         self.name = name
-        self._empty = empty
+        self._empty, self._inner = empty, inner
         self.labels = labels if isinstance(labels, IntegerColumn) else IntegerColumn(labels)
         self.names: Column[str] = names if isinstance(names, Column) else StringColumn(names)
         self.preprocessing = preprocessing
@@ -181,6 +183,8 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         known = ClassNames(count, names)
         if self._empty and not known.names and len(self.classes) + len(self._empty) == count:
             return self._with_empty().matched(count, names, class_order=class_order)
+        if self._inner:
+            check_level(self.name, self.classes, self._inner, known)
         used = np.unique(labels[labels != UNLABELLED]).tolist()
         indices = known.indices(self.classes, self.name, used, class_order)
         if np.array_equal(indices[used], used):
@@ -204,7 +208,7 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         changed.labels = IntegerColumn(
             np.where(labels == UNLABELLED, UNLABELLED, np.asarray(indices)[labels])
         )
-        changed.classes, changed._empty = classes, ()
+        changed.classes, changed._empty, changed._inner = classes, (), ()
         return changed
 
     def keeping_fitting(self) -> ImageSet:

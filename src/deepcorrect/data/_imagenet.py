@@ -14,6 +14,7 @@ from deepcorrect.data._columns import IntegerColumn, StringColumn
 from deepcorrect.data._image_folder import Files, class_folders, in_classes
 from deepcorrect.data._image_set import ImageSet
 from deepcorrect.data._listing import image_names
+from deepcorrect.data._no_folder import no_folder
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.runtime import InputError, files
 
@@ -51,7 +52,7 @@ def open_imagenet(rest: str, preprocessing: Preprocessing) -> ImageSet:
     if not given or split not in FOLDERS:
         raise InputError(f"data 'imagenet:{rest}' is not imagenet:DIR:train or imagenet:DIR:val")
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
+        raise no_folder(folder)
     images = _images_below(folder, split)
     found = [each for each in class_folders(images) if CLASS.fullmatch(each)]
     if found:

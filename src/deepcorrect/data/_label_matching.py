@@ -21,6 +21,9 @@ WORDNET = re.compile(r"(n\d{8})(?:[\s_.-]+(.*))?")
 
 IMAGENET_CLASSES = 1000
 
+WITH_NUMBER = re.compile(r"\d+[\s_.-]+(\D.*)")
+"""A name with its number before it, as in CUB and Caltech: `001.ak47`."""
+
 
 class ClassNames:
     """The classes of a network, which can be found by name.
@@ -119,6 +122,7 @@ class ClassNames:
             index if index not in twice or self.names[index] == name else None
             for name, index in zip(classes, found, strict=True)
         ]
+        used = list(used)
         lost = [label for label in used if known[label] is None]
         if not lost:
             return np.array([-1 if index is None else index for index in known])
@@ -126,9 +130,14 @@ class ClassNames:
         if numbers is not None:
             return numbers
         own = np.arange(len(classes))
+        if not self.names:
+            self._check_count(classes, used, source)
         if not self.names or (len(classes) == self.count and self._in_order(classes, known)):
             self._warn(classes, source)
             return own
+        double = [classes[label] for label in lost if found[label] in twice]
+        if double:
+            raise _double(double, self.names[found[classes.index(double[0])] or 0], source)
         raise self._refusal([classes[label] for label in lost], source)
 
     def _in_order(self, classes: Sequence[str], known: Sequence[int | None]) -> bool:
@@ -141,8 +150,25 @@ class ClassNames:
         moved = any(index not in (None, own) for own, index in enumerate(known))
         return not moved and sum(index is not None for index in known) >= len(known) / 2
 
+    def _check_count(self, classes: Sequence[str], used: Iterable[int], source: str) -> None:
+        if len(classes) > self.count and max(used) >= self.count:
+            shown = ", ".join(map(repr, classes[:3]))
+            raise InputError(
+                f"{source} has {len(classes)} classes ({shown}, ...), and the network has "
+                f"{self.count}: leave out the folders that are none of its classes, or name the "
+                f"folders by its classes' numbers, 0 to {self.count - 1}"
+            )
+
     def _warn(self, classes: Sequence[str], source: str) -> None:
-        if not self.names and len(classes) < self.count:
+        digits = [name for name in classes if name.isdecimal()]
+        if not self.names and 0 < len(digits) < len(classes):
+            other = next(name for name in classes if not name.isdecimal())
+            console().print(
+                f"warning: {source} has classes with and without numbers for names, such as "
+                f"{digits[0]!r} and {other!r}: all are taken in the order of their names",
+                style="yellow",
+            )
+        elif not self.names and len(classes) < self.count:
             console().print(
                 f"warning: {source} has {len(classes)} classes and the network has {self.count}, "
                 "whose names are not known: the labels are taken in their order. To choose other "
@@ -170,6 +196,41 @@ class ClassNames:
         )
 
 
+def check_level(
+    source: str, classes: Sequence[str], inner: Sequence[str], known: ClassNames
+) -> None:
+    """Checks that the folders that are taken as classes are not one level above the classes.
+
+    Args:
+        source: The name of the data set in errors.
+        classes: The names of the folders that are taken as classes.
+        inner: The names of the folders below them, which hold all images.
+        known: The network's classes.
+
+    Raises:
+        InputError: The network has another number of classes, and neither their names nor numbers
+            say that the folders are some of them.
+    """
+    lost = [name for name in classes if known.find(name) is None]
+    if not lost or len(classes) == known.count or all(map(NUMBER.fullmatch, classes)):
+        return
+    shown, below = (", ".join(names[:3]) + ", ..." * (len(names) > 3) for names in (classes, inner))
+    raise InputError(
+        f"{source} has {len(classes)} sub-folder{'s' if len(classes) > 1 else ''} ({shown}), in "
+        f"which all images lie deeper, in {below}, and the network has {known.count} classes. If "
+        f"the classes are the deeper ones, give a folder that has them, such as {classes[0]}; if "
+        f"not, name the sub-folders after the network's classes, or by their numbers"
+    )
+
+
+def _double(classes: Sequence[str], name: str, source: str) -> InputError:
+    shown = ", ".join(map(repr, classes[:3]))
+    return InputError(
+        f"{source} has {shown} beside other names for the network's class {name!r}: give each "
+        "class one folder"
+    )
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
@@ -177,6 +238,9 @@ def _plain(name: str) -> str:
 def _synonyms(name: str) -> set[str]:
     """The names of a class, in lower case and without spaces or punctuation."""
     parts = [name, *name.split(",")]
+    listed = WITH_NUMBER.fullmatch(name.strip())
+    if listed:
+        parts.append(listed[1])
     numbered = WORDNET.fullmatch(name.strip())
     if numbered:
         number, words = numbered[1], numbered[2] or _words().get(numbered[1], "")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
-from deepcorrect.runtime import console, is_main_process
+from deepcorrect.data._decoding import image_extensions
+from deepcorrect.runtime import kind_of_file, note_once
 
 LEFTOVERS = frozenset(
     ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "_trash")
@@ -23,13 +21,6 @@ UNSUPPORTED = frozenset(
 """Extensions of photographs, of which Pillow reads few or none by itself."""
 
 SHOWN = 3
-
-
-@functools.lru_cache(maxsize=4096)
-def note_once(text: str) -> None:
-    """Prints a line on stderr, once per process and only in rank zero."""
-    if is_main_process():
-        console().print(f"note: {text}")
 
 
 @dataclass
@@ -59,13 +50,19 @@ class Unread:
             self.photos += 1
             self.photo = self.photo or path
 
+    def kind(self, folder: Path) -> str:
+        """What the first of the files is by its content; empty if that is not known."""
+        return kind_of_file(folder / self.names[0]) if self.names else ""
+
     def report(self, folder: Path) -> None:
         """Says once what was not read."""
         if self.count:
+            kind = self.kind(folder)
+            hint = f". {self.names[0]} is {kind}: give it its extension" if "image" in kind else ""
             note_once(
                 f"{self.count} file{'s' if self.count > 1 else ''} in {folder} "
                 f"{'are' if self.count > 1 else 'is'} not read, because the extension is not that "
-                f"of an image that Pillow reads: {some(self.names, self.count)}"
+                f"of an image that Pillow reads: {some(self.names, self.count)}{hint}"
             )
         if self.photos:
             extension = _extension(self.photo)
@@ -104,7 +101,7 @@ def image_names(
     """
     root = Path(folder).resolve()
     above = frozenset(map(_identity, (root, *root.parents)))
-    known = frozenset(Image.registered_extensions())
+    known = image_extensions()
     yield from _Walk(str(folder), known, deep, unread or Unread()).below(below, above, is_root=True)
 
 

@@ -45,6 +45,9 @@ SPECS = {
 }
 """The forms of a DATA spec, and what each of them means."""
 
+FORMS = {".parquet": "parquet:{}", ".tar": "webdataset:{}"}
+"""The DATA spec of a path without one, by the path's extension; `folder:` for any other."""
+
 
 def open_dataset(spec: str, preprocessing: Preprocessing) -> ImageSet:
     """Opens the set of images that a DATA spec names.
@@ -79,4 +82,10 @@ def open_dataset(spec: str, preprocessing: Preprocessing) -> ImageSet:
             "evaluate --data' reads all of them: give folder:DIR/KIND/LEVEL for one level in "
             "ImageNet-C's layout"
         )
+    if kind.lower() in KINDS and rest:
+        raise InputError(f"data {spec!r}: write {kind.lower()}:{rest}")
+    path = Path(spec.removeprefix("file://")).expanduser()
+    if spec and path.exists():
+        form = FORMS.get(path.suffix.lower(), "folder:{}").format(path)
+        raise InputError(f"data {spec!r} names no kind of data: give {form}")
     raise unknown("data", spec, [*SPECS, *BUILT_IN])

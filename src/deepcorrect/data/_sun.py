@@ -10,6 +10,7 @@ import numpy as np
 from deepcorrect.data._columns import IntegerColumn, StringColumn
 from deepcorrect.data._image_folder import Files, in_classes
 from deepcorrect.data._image_set import ImageSet
+from deepcorrect.data._no_folder import no_folder
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.data._splits import folder_and_split
 from deepcorrect.runtime import InputError
@@ -36,7 +37,7 @@ def open_sun(rest: str, preprocessing: Preprocessing) -> ImageSet:
     """
     given, split, number = folder_and_split(rest)
     if not given.is_dir():
-        raise InputError(f"there is no folder {given}")
+        raise no_folder(given)
     folder = next((f for f in (given / "SUN397", given) if (f / CLASSES_FILE).is_file()), None)
     if folder is None:
         raise InputError(f"{given} has no SUN397/{CLASSES_FILE}: sun397:DIR reads DIR/SUN397")

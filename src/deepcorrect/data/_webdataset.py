@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from deepcorrect.data._decoding import image_extensions
 from deepcorrect.data._image_set import UNLABELLED
-from deepcorrect.data._listing import note_once
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.data._streaming import ImageStream, Sample
-from deepcorrect.runtime import InputError, progress
+from deepcorrect.runtime import InputError, note_once, progress
 
 LABEL_FILES = ("cls", "class", "index", "txt", "text", "json")
 LABEL_KEYS = ("label", "cls", "class", "class_id", "class_index", "target", "class_name")
@@ -216,7 +215,7 @@ def _images_in(parts: dict[str, bytes]) -> list[str]:
     Extensions without a dot come before those with one (`mask.png`), then those in `FIRST` in its
     order, and then the others in alphabetical order.
     """
-    known = Image.registered_extensions()
+    known = image_extensions()
     ends = {part: part.rpartition(".")[2] for part in parts}
     ranks = {end: place for place, end in enumerate(FIRST)}
     return sorted(

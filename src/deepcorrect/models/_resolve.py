@@ -144,9 +144,7 @@ def _with_preprocessing(
     return Classifier(model, preprocessing, spec.rpartition(":")[2])
 
 
-def _per_channel(
-    given: dict[str, Any], known: Preprocessing | None = None
-) -> dict[str, tuple[float, ...]]:
+def _per_channel(given: dict[str, Any], known: Preprocessing | None = None) -> dict[str, Any]:
     """The mean and std that are given; one value stands for all channels, as in torchvision.
 
     Args:

@@ -18,6 +18,7 @@ from ._optional_imports import try_torchvision as try_torchvision
 from ._progress import Advance as Advance
 from ._progress import console as console
 from ._progress import is_main_process as is_main_process
+from ._progress import note_once as note_once
 from ._progress import progress as progress
 from ._seeding import generator_for as generator_for
 from ._seeding import seed_of as seed_of

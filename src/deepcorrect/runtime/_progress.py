@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -32,6 +33,13 @@ def console() -> Console:
     It prints text as it is, because file names may contain brackets.
     """
     return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+
+@functools.cache
+def note_once(text: str) -> None:
+    """Prints a note on stderr, each text once in a process, on rank zero alone."""
+    if is_main_process():
+        console().print(f"note: {text}")
 
 
 def is_main_process() -> bool:

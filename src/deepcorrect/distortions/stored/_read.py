@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deepcorrect.data import STORED, ImageSet, NumberedNames, Preprocessing, open_folder
+from deepcorrect.data import (
+    STORED,
+    ImageSet,
+    NumberedNames,
+    Preprocessing,
+    no_folder,
+    open_folder,
+)
 from deepcorrect.distortions import GROUPS, Distortion, kind_of, ungrouped
 from deepcorrect.runtime import InputError, files, unknown
 
@@ -99,7 +106,7 @@ def open_corrupted(spec: str, preprocessing: Preprocessing) -> CorruptedSet:
     layout, _, rest = spec.partition(":")
     folder = Path(rest).expanduser()
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
+        raise no_folder(folder)
     info = _info(folder, layout)
     read = _read_arrays if layout == "cifar_c" else _read_folders
     return read(folder, preprocessing, info)
