@@ -225,7 +225,7 @@ def test_a_cut_file_is_never_half_an_image(tmp_path: Path, ending: str, cut: flo
 def test_the_smallest_and_longest_images_have_their_colour(
     tmp_path: Path, shape: tuple[int, int]
 ) -> None:
-    Image.new("RGB", shape[::-1], (9, 80, 200)).save(tmp_path / "a.png")
+    Image.new("RGB", (shape[1], shape[0]), (9, 80, 200)).save(tmp_path / "a.png")
     assert np.array_equal(
         np.unique(read(tmp_path / "a.png").reshape(-1, 3), axis=0), [[9, 80, 200]]
     )
