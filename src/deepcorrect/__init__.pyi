@@ -17,6 +17,7 @@ from .data import open_dataset as open_dataset
 from .deployment import export as export
 from .deployment import fuse as fuse
 from .deployment import load_exported as load_exported
+from .deployment import quantize as quantize
 from .distortions import Distortion as Distortion
 from .evaluation import FeatureTransfer as FeatureTransfer
 from .evaluation import Grid as Grid

@@ -45,6 +45,33 @@ def print_results(results: dict[str, Any], measured: str = "top-1 accuracy") -> 
         _print(table)
 
 
+def print_quantized(systems: dict[str, Any], target: str) -> None:
+    """Prints what eight bits cost: a row per file, and below each pair what is lost.
+
+    Args:
+        systems: The `systems` of the JSON file that `quantize` wrote.
+        target: What counted as right, `labels` or `prediction`.
+    """
+    from deepcorrect.distortions import kind_of
+
+    measured = "top-1 accuracy" if target == "labels" else "agreement with the untouched network"
+    names = [name for name in systems if f"{name}, int8" in systems]
+    for kind, values in systems[names[0]]["distortions"].items():
+        levels = (f"{level:g}" for level in values["levels"])
+        headings = ("clean", *levels, "mean", "MB")
+        table = _table(f"{kind} ({kind_of(kind).unit}): {measured}", ("network",), headings)
+        for name in names:
+            shares: list[list[float]] = []
+            for file in (name, f"{name}, int8"):
+                curve = systems[file]["distortions"][kind]
+                shares.append([curve["clean_top1"], *curve["top1"], curve["mean_top1"]])
+                size = f"{systems[file]['bytes'] / 1e6:.2f}"
+                table.add_row(file, *(f"{share:.3f}" for share in shares[-1]), size)
+            changes = (100 * (after - before) for before, after in zip(*shares, strict=True))
+            table.add_row("  change, points", *(f"{change:+.1f}" for change in changes), "")
+        _print(table)
+
+
 def print_transfer(results: dict[str, Any]) -> None:
     """Prints the accuracies of an SVM on features, and what it was trained on."""
     print_results(results, "accuracy of a linear SVM on features")

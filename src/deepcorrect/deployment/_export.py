@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,9 @@ from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.deployment._fuse import check_logits, example_images, fuse
+from deepcorrect.deployment._onnx_network import OnnxNetwork, onnx_runtime, quiet
 from deepcorrect.networks import Classifier, Wrapper, preprocessing_of
-from deepcorrect.runtime import InputError, MissingExtraError, files, inference
+from deepcorrect.runtime import InputError, files, inference
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
@@ -92,7 +91,7 @@ def export(
     chosen = _format(out, format)
     files.check_folder(out.parent)
     if chosen == "onnx":
-        _onnx_runtime()
+        onnx_runtime()
     if images is None:
         images = example_images(model, batch_size or 2)
     if batch_size is not None and len(images) != batch_size:
@@ -104,7 +103,7 @@ def export(
         program = _program(ready, images, batch_size is None)
         notes = details(model)
         write = _write_onnx if chosen == "onnx" else _write_torch
-        run_file = _run_onnx if chosen == "onnx" else load_exported
+        run_file = OnnxNetwork if chosen == "onnx" else load_exported
         differences: list[float] = []
 
         def write_and_check(temporary: Path) -> None:
@@ -146,9 +145,10 @@ def details(model: nn.Module) -> dict[str, Any]:
 
 
 def load_exported(path: str | Path) -> nn.Module:
-    """Loads a torch.export program that `export` wrote.
+    """Loads a file that `export` or `quantize` wrote.
 
-    Some tensors of the program are pickled; they are read with `weights_only=True`.
+    Some tensors of a torch.export program are pickled; they are read with `weights_only=True`. An
+    ONNX file, whose name must end in `.onnx`, is run by ONNX Runtime on the CPU.
 
     Args:
         path: The file.
@@ -157,8 +157,9 @@ def load_exported(path: str | Path) -> nn.Module:
         A module that maps images in [0, 1], N x C x H x W, to logits, N x classes.
 
     Raises:
-        InputError: The file does not exist, is not such a program, or contains other objects than
+        InputError: The file does not exist, is not such a file, or contains other objects than
             tensors.
+        MissingExtraError: It is an ONNX file, and the `onnx` extra is not installed.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -171,8 +172,10 @@ def load_exported(path: str | Path) -> nn.Module:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
+    if path.suffix == ".onnx":
+        return OnnxNetwork(path)
     try:
-        with _weights_only(), _quiet(), path.open("rb") as file:
+        with _weights_only(), quiet(), path.open("rb") as file:
             return torch.export.load(file).module()  # pyright: ignore[reportArgumentType]
     except Exception as error:  # a broken file may raise anything
         raise InputError(
@@ -196,7 +199,7 @@ def _format(out: Path, given: Format | None) -> Format:
 def _program(model: nn.Module, images: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     try:
-        with _quiet():
+        with quiet():
             return torch.export.export(model, (images,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # user code may raise anything during the export
         advice = "; if it needs a fixed batch size, give batch_size" if dynamic else ""
@@ -216,7 +219,7 @@ def _write_onnx(
             "give format torch"
         )
     try:
-        with _quiet():
+        with quiet():
             onnx = torch.onnx.export(
                 program,
                 (images,),
@@ -241,39 +244,12 @@ def _write_torch(
     program: torch.export.ExportedProgram, images: Tensor, notes: dict[str, Any], path: Path
 ) -> None:
     del images
-    with _quiet(), path.open("wb") as file:
+    with quiet(), path.open("wb") as file:
         torch.export.save(
             program,
             file,  # pyright: ignore[reportArgumentType]
             extra_files={DETAILS: json.dumps(notes)},
         )
-
-
-def _run_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    session = _onnx_runtime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.cpu().numpy()})[0])
-
-
-def _onnx_runtime() -> Any:
-    try:
-        import onnxruntime  # noqa: PLC0415
-        import onnxscript  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise MissingExtraError("ONNX (onnx, onnxscript and onnxruntime)", "onnx") from error
-    return onnxruntime
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppresses the exporters' warnings and log messages while the block runs."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @contextmanager
