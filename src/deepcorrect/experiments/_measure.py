@@ -11,7 +11,7 @@ from deepcorrect.distortions import Cell, numbered_batches
 from deepcorrect.evaluation import TestTimeSystem, evaluate, system_record
 from deepcorrect.experiments._folder import CHECKPOINTS, log, once
 from deepcorrect.experiments._setup import Setup
-from deepcorrect.networks import costs, throughput
+from deepcorrect.networks import costs, latencies
 from deepcorrect.training import History
 
 
@@ -72,8 +72,8 @@ def _speed(setup: Setup, model: nn.Module) -> dict[str, float]:
     shown = cell.show(batch.images, setup.recipe.seed, range(len(batch.images)))
     if isinstance(model, TestTimeSystem):
         model.start_level(*cell)
-    own, baseline = throughput([model, setup.model], shown, setup.recipe.precision)
+    _, own = latencies([setup.model, model], shown, setup.recipe.precision)
     return {
-        "images_per_second": round(own, 1),
-        "relative_speed": round(own / baseline, 3),
+        "images_per_second": round(len(shown) / own.seconds, 1),
+        "relative_speed": round(1 / own.ratio, 3),
     }

@@ -15,7 +15,7 @@ from deepcorrect.networks._classifier import (
     uncompiled,
     ungated,
 )
-from deepcorrect.networks._cost import Costs, costs, multiply_adds, throughput
+from deepcorrect.networks._cost import Costs, Latency, costs, latencies, multiply_adds
 from deepcorrect.networks._features import Read, features
 from deepcorrect.networks._fingerprint import (
     find_subnetwork,
@@ -51,6 +51,7 @@ __all__ = [
     "Classifier",
     "Costs",
     "Edit",
+    "Latency",
     "Layout",
     "LayoutRule",
     "Read",
@@ -79,6 +80,7 @@ __all__ = [
     "innermost",
     "input_images",
     "input_size_of",
+    "latencies",
     "layout_of",
     "layout_rule",
     "logits_of",
@@ -93,7 +95,6 @@ __all__ = [
     "shared_copy",
     "stated_width",
     "tap",
-    "throughput",
     "trainable_parameters",
     "uncompiled",
     "ungated",

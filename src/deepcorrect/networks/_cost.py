@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,29 +90,73 @@ def multiply_adds(model: nn.Module, image: Tensor) -> int:
     return total
 
 
-def throughput(
-    models: Sequence[nn.Module], images: Tensor, precision: Precision = "float32", turns: int = 5
-) -> list[float]:
-    """Measures the images per second of each model on one batch, as medians of alternating runs.
+@dataclass(frozen=True)
+class Latency:
+    """The time that a network takes for one batch.
+
+    Attributes:
+        seconds: The median time of the batch, in seconds.
+        ratio: The time as a multiple of the reference's: the median of the turns' own ratios, which
+            a busy machine disturbs less than a ratio of medians.
+    """
+
+    seconds: float
+    ratio: float
+
+
+def latencies(
+    models: Sequence[nn.Module],
+    images: Tensor,
+    precision: Precision = "float32",
+    turns: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Latency]:
+    """Measures the time of each model on one batch, in alternating turns.
+
+    In each turn, every model runs twice, and the second run is timed: the first one brings its
+    weights into the cache, as in continuous use. Every other turn goes through the models in
+    reverse order, so that none of them is always the first.
 
     Args:
-        models: The models, which run in inference mode on their own devices.
+        models: The models, the reference first. They run in inference mode on their own devices,
+            with as many threads as PyTorch uses.
         images: N x C x H x W, in [0, 1].
         precision: The data type of the computation, as in `evaluate`.
-        turns: The number of timed runs per model, after one untimed run.
+        turns: The number of timed runs per model.
+        clock: Gives the time in seconds.
 
     Returns:
-        The images per second of each model.
+        The latency of each model. The reference's ratio is 1.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.networks import latencies
+        >>> small, large = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(3, 256, 7)
+        >>> reference, measured = latencies([small, large], torch.rand(4, 3, 64, 64))
+        >>> reference.ratio, measured.seconds > 0
+        (1.0, True)
     """
     seconds: list[list[float]] = [[] for _ in models]
+    order = list(zip(models, seconds, strict=True))
     with torch.no_grad():
-        for turn in range(turns + 1):
-            for model, found in zip(models, seconds, strict=True):
+        for turn in range(turns):
+            for model, found in order if turn % 2 == 0 else reversed(order):
                 device = device_of(model)
                 shown = to_device(images, device)
                 with inference(model), autocast(device, precision):
-                    started = time.perf_counter()
-                    float(logits_of(model, shown).float().sum())  # waits for a GPU
-                    if turn:
-                        found.append(time.perf_counter() - started)
-    return [len(images) / statistics.median(found) for found in seconds]
+                    _run(model, shown)
+                    started = clock()
+                    _run(model, shown)
+                    found.append(clock() - started)
+    reference = seconds[0]
+    return [
+        Latency(
+            statistics.median(found),
+            statistics.median(own / other for own, other in zip(found, reference, strict=True)),
+        )
+        for found in seconds
+    ]
+
+
+def _run(model: nn.Module, images: Tensor) -> None:
+    float(logits_of(model, images).float().sum())  # waits for a GPU
