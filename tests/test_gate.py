@@ -23,7 +23,6 @@ from deepcorrect.correction import AdaptedModel, GateConfig
 from deepcorrect.correction._checkpoint import read_config
 from deepcorrect.correction._gate import Gate, statistics
 from deepcorrect.data import Preprocessing
-from deepcorrect.deployment._gated import Verdict
 from deepcorrect.networks import Classifier, features
 from deepcorrect.runtime import InputError
 from deepcorrect.runtime._devices import Precision, autocast
@@ -388,17 +387,6 @@ def test_too_few_images_are_refused(adapted: AdaptedModel, loader: list[Batch]) 
     few: Sequence[Batch] = [(images[:3], labels[:3]) for images, labels in loader[:2]]
     with pytest.raises(InputError, match=r"0.05 needs at least 40 images, but there are 6"):
         dc.fit_gate(adapted, few, KINDS)
-
-
-def test_maps_of_other_images_than_were_read_are_refused() -> None:
-    verdict = Verdict()
-    verdict.set(Gate(SOME)(torch.rand(4, 3, SIZE, SIZE)))
-    maps = torch.rand(8, 2, 3, 3)
-    with pytest.raises(InputError, match=r"read 4 images, but a site has maps of 8"):
-        verdict.choose(maps, maps)
-    verdict.clear()
-    with pytest.raises(InputError, match="received no images"):
-        verdict.choose(maps, maps)
 
 
 def test_a_network_that_cuts_its_images_up_is_refused_with_a_gate(clean: Tensor) -> None:

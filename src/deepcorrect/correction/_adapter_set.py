@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from deepcorrect.correction._correct import load_adapter
 from deepcorrect.correction._corrected_model import AdaptedModel
-from deepcorrect.networks import Wrapper, network_of
+from deepcorrect.networks import Wrapper, network_of, ungated
 from deepcorrect.runtime import InputError, unknown
 
 
@@ -116,8 +116,8 @@ class AdapterSet(Wrapper):
         return [] if self._active is None else self[self._active].trainable_parameters()
 
     def ungated(self) -> AbstractContextManager[None]:
-        """Makes the active adapter correct every image while the block runs."""
-        return nullcontext() if self._active is None else self[self._active].ungated()
+        """Makes the adapters correct every image while the block runs."""
+        return ungated(self)
 
     def state_dict(
         self,

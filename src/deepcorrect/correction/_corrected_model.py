@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from deepcorrect.networks import (
     running_modules,
     shared_copy,
     uncompiled,
+    ungated,
 )
 from deepcorrect.runtime import InputError, device_of, files
 
@@ -211,15 +212,9 @@ class AdaptedModel(Wrapper):
         finally:
             self._switch.on = before
 
-    @contextmanager
-    def ungated(self) -> Iterator[None]:
+    def ungated(self) -> AbstractContextManager[None]:
         """Corrects every image while the block runs, whatever the gate decides."""
-        choice = self._choice
-        before, choice.choosing = choice.choosing, False
-        try:
-            yield
-        finally:
-            choice.choosing = before
+        return ungated(self)
 
     def untouched(self) -> nn.Module:
         """Returns the user's network."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.deployment._fuse import check_logits, example_images, fuse
+from deepcorrect.deployment._gated import RoutedNetwork, gated_parts
+from deepcorrect.deployment._onnx_gate import IMAGES, LOGITS, compose_gated
 from deepcorrect.deployment._onnx_network import OnnxNetwork, onnx_runtime, quiet
 from deepcorrect.networks import Classifier, Wrapper, preprocessing_of
 from deepcorrect.runtime import InputError, files, inference
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
@@ -97,21 +103,22 @@ def export(
     if batch_size is not None and len(images) != batch_size:
         raise InputError(f"batch_size is {batch_size}, but there are {len(images)} images")
     with torch.no_grad(), inference(model):
-        samples = [images] if batch_size else [images, images[:1], torch.cat([images, images])]
         # Python code decides what runs in a corrected network, so that it is always fused
         ready = fuse(model, images) if fused or isinstance(model, AdaptedModel) else model
-        program = _program(ready, images, batch_size is None)
-        notes = details(model)
-        write = _write_onnx if chosen == "onnx" else _write_torch
-        run_file = OnnxNetwork if chosen == "onnx" else load_exported
+        notes, dynamic = details(model), batch_size is None
+        if chosen == "onnx":
+            written, run_file = _onnx_file(ready, images, dynamic, notes), OnnxNetwork
+        else:
+            written, run_file = _torch_file(ready, images, dynamic, notes), load_exported
+        samples = _samples(ready, images, dynamic)
         differences: list[float] = []
 
         def write_and_check(temporary: Path) -> None:
-            write(program, images, notes, temporary)
-            written = run_file(temporary)
+            temporary.write_bytes(written)
+            run = run_file(temporary)
             for batch in samples:
                 what = f"the {chosen} file"
-                differences.append(check_logits(model, batch, written(batch), what))
+                differences.append(check_logits(model, batch, run(batch), what))
 
         files.write_with(out, write_and_check)
     return Exported(out, chosen, out.stat().st_size, sum(map(len, samples)), max(differences))
@@ -196,6 +203,25 @@ def _format(out: Path, given: Format | None) -> Format:
     return given
 
 
+def _samples(model: nn.Module, images: Tensor, dynamic: bool) -> list[Tensor]:
+    """Batches to compare a file on; for a network with a gate, also flat, noisy and mixed ones."""
+    gated = gated_parts(model)
+    if not dynamic and gated is None:
+        return [images]
+    known = preprocessing_of(model)
+    lowest, highest = (0, 1) if known else (float(images.min()), float(images.max()))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(images.shape, generator=generator).to(images) * (highest - lowest) + lowest
+    flat = images.mean((2, 3), keepdim=True).expand_as(images)
+    half = len(images) // 2
+    if not dynamic:
+        return [images, noise, flat, torch.cat([flat[:half], noise[half:]])]
+    batches = [images, images[:1], torch.cat([images, images])]
+    if gated is not None:
+        batches += [noise[:1], flat[:1], torch.cat([flat, noise, images, flat])]
+    return batches
+
+
 def _program(model: nn.Module, images: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     try:
@@ -209,22 +235,31 @@ def _program(model: nn.Module, images: Tensor, dynamic: bool) -> torch.export.Ex
         ) from error
 
 
-def _write_onnx(
-    program: torch.export.ExportedProgram, images: Tensor, notes: dict[str, Any], path: Path
-) -> None:
-    size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+def onnx_model(model: nn.Module, images: Tensor, dynamic: bool) -> ModelProto:
+    """Converts a network to ONNX, from `images` to `logits`.
+
+    Args:
+        model: A network without control flow; a gated one is converted in its `gated_parts`.
+        images: Sample images, N x C x H x W.
+        dynamic: Whether the result accepts any batch size, or only N.
+
+    Raises:
+        InputError: The network is too large, or has an operation that cannot be converted.
+    """
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     if size > LARGEST_ONNX:
         raise InputError(
             f"the network has {size / 1e9:.1f} GB of tensors, but one ONNX file holds at most 2: "
             "give format torch"
         )
+    program = _program(model, images, dynamic)
     try:
         with quiet():
             onnx = torch.onnx.export(
                 program,
                 (images,),
-                input_names=["images"],
-                output_names=["logits"],
+                input_names=[IMAGES],
+                output_names=[LOGITS],
                 dynamo=True,
                 verbose=False,
             )
@@ -234,22 +269,30 @@ def _write_onnx(
         ) from error
     if onnx is None:
         raise InputError("torch.onnx returned no program")
-    properties = onnx.model.metadata_props
+    return onnx.model_proto
+
+
+def _onnx_file(model: nn.Module, images: Tensor, dynamic: bool, notes: dict[str, Any]) -> bytes:
+    parts = gated_parts(model)
+    if parts is None:
+        whole = onnx_model(model, images, dynamic)
+    else:
+        models = (parts.gate, parts.base, parts.corrected)
+        whole = compose_gated(*(onnx_model(part, images, dynamic) for part in models))
     for key, value in notes.items():
-        properties[key] = value if isinstance(value, str) else json.dumps(value)
-    onnx.save(str(path), external_data=False)
+        text = value if isinstance(value, str) else json.dumps(value)
+        whole.metadata_props.add(key=key, value=text)
+    return whole.SerializeToString()
 
 
-def _write_torch(
-    program: torch.export.ExportedProgram, images: Tensor, notes: dict[str, Any], path: Path
-) -> None:
-    del images
-    with quiet(), path.open("wb") as file:
-        torch.export.save(
-            program,
-            file,  # pyright: ignore[reportArgumentType]
-            extra_files={DETAILS: json.dumps(notes)},
-        )
+def _torch_file(model: nn.Module, images: Tensor, dynamic: bool, notes: dict[str, Any]) -> bytes:
+    parts = gated_parts(model)
+    whole = model if parts is None else RoutedNetwork(parts, gathers=dynamic)
+    file = io.BytesIO()
+    with quiet():
+        program = _program(whole, images, dynamic)
+        torch.export.save(program, file, extra_files={DETAILS: json.dumps(notes)})
+    return file.getvalue()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel, CorrectionUnit, FilterWeights, Gate
+from deepcorrect.correction import AdaptedModel, CorrectionUnit, FilterWeights
 from deepcorrect.deployment._fused_layers import (
     FollowedSite,
     folded_unit,
     fused_site,
     scaled,
 )
-from deepcorrect.deployment._gated import GatedNetwork, Verdict
+from deepcorrect.deployment._gated import GatedNetwork, exchange
 from deepcorrect.deployment._trace import Trace, trace
 from deepcorrect.networks import (
     Affine,
@@ -44,8 +45,9 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
     Batch norms are folded into the convolutions before them, where nothing else reads these
     convolutions. Each correction unit is folded into its site's convolution, and the selection of
     the corrected filters becomes part of the unit's own 1x1 convolutions. Layers that cannot be
-    folded exactly stay as they are, as do modulated and gated units, whose computation depends on
-    the image.
+    folded exactly stay as they are, as do modulated units, whose computation depends on the image.
+    With a gate, the result is the gate and two networks, fused with the units and without them,
+    which share equal tensors: each image passes one of the two.
 
     Args:
         model: A corrected network, or any network, of which only batch norms are folded. It is not
@@ -83,38 +85,36 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         raise InputError("the network contains a corrected network: fuse that one")
     units: dict[str, tuple[CorrectionUnit, Tensor]] = {}
     channels: dict[str, int] = {}
-    gate = read = None
+    base = None
     if corrected is not None:
+        base = copy.deepcopy(twin) if corrected.gate is not None else None
         channels = {name: site.channels for name, site in corrected.config.sites.items()}
         for name in corrected.config.sites:
             site = corrected.corrected_site(name)
-            if site.weights is not None and corrected.gate is not None:
-                raise InputError(
-                    "filters' own weights behind a gate cannot be fused into one network: "
-                    "remove the gate (set_gate(None)), or run the network without fusing it"
-                )
             if site.weights is not None:
                 _give_weights(network_of(twin).get_submodule(name), site.weights, site.filters)
             if site.unit is not None:
                 units[name] = (site.unit, site.filters)
-        gate = copy.deepcopy(corrected.gate)
-        read = innermost(network_of(twin).get_submodule(corrected.subnetwork))
-    with torch.no_grad():
+    with torch.no_grad(), inference(model):
         seen = trace(twin, images)
-        folding = _Folding(network_of(twin), seen, first == "always", set(units), bool(gate))
-        folding.fold_other_norms()
+        gated = "" if corrected is None else _gated_name(network_of(twin), corrected.subnetwork)
+        folding = _Folding(network_of(twin), seen.within(gated), first == "always")
+        folding.fold_norms(skip=units.keys())
         # inner sites first: a replaced site has other module names inside
         for name in sorted(units, key=lambda name: name.count("."), reverse=True):
             unit, filters = units[name]
             folding.correct(name, copy.deepcopy(unit).eval(), filters.clone(), channels[name])
-        with inference(model):
-            if gate is not None and read is not None:
-                with ungated(model):  # the gate may not correct these images
-                    check_logits(model, images, logits_of(twin, images), "the fused network")
-                twin = _with_gate(twin, read, gate)
-            twin.requires_grad_(False)
+        with ungated(model):  # the gate may not correct these images
             check_logits(model, images, logits_of(twin, images), "the fused network")
-    return twin
+        if corrected is not None and corrected.gate is not None and base is not None:
+            _Folding(network_of(base), folding.seen, first == "always").fold_norms()
+            with inference(corrected.network):
+                given = logits_of(base, images)
+                check_logits(corrected.network, images, given, "the fused network without units")
+            read, own = (network_of(each).get_submodule(gated) for each in (twin, base))
+            twin = exchange(twin, read, GatedNetwork(read, own, copy.deepcopy(corrected.gate)))
+            check_logits(model, images, logits_of(twin, images), "the fused network")
+    return twin.requires_grad_(False)
 
 
 def _give_weights(layer: nn.Module, own: FilterWeights, filters: Tensor) -> None:
@@ -124,25 +124,10 @@ def _give_weights(layer: nn.Module, own: FilterWeights, filters: Tensor) -> None
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
 
 
-def _with_gate(model: nn.Module, read: nn.Module, gate: Gate) -> nn.Module:
-    """Connects a gate, which reads the input of `read`, to the corrected sites of a model."""
-    verdict = Verdict()
-    for module in model.modules():
-        if isinstance(module, FollowedSite):
-            module.verdict = verdict
-    gated = GatedNetwork(read, gate, verdict)
-    if read is model:
-        return gated
-    _exchange(model, read, gated)
-    return model
-
-
-def _exchange(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Replaces a module by another wherever it is registered."""
-    for parent in list(network.modules()):
-        for child, known in parent._modules.items():
-            if known is old:
-                parent._modules[child] = new
+def _gated_name(network: nn.Module, subnetwork: str) -> str:
+    """The name of the module whose input a gate reads, see `AdaptedModel.gated_module`."""
+    read = innermost(network.get_submodule(subnetwork))
+    return next(name for name, module in network.named_modules() if module is read)
 
 
 def example_images(model: nn.Module, count: int = 2) -> Tensor:
@@ -213,19 +198,10 @@ def check_logits(model: nn.Module, images: Tensor, given: Tensor, what: str) -> 
 class _Folding:
     """Replaces modules of a network by folded ones."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        seen: Trace,
-        always: bool,
-        corrected: set[str],
-        gated: bool,
-    ) -> None:
+    def __init__(self, network: nn.Module, seen: Trace, always: bool) -> None:
         self.network = network
         self.seen = seen
         self.always = always
-        self.corrected = corrected
-        self.gated = gated
 
     def correct(self, name: str, unit: CorrectionUnit, filters: Tensor, channels: int) -> None:
         """Folds a unit, and the batch norm after it where that is exact, into the site `name`."""
@@ -233,8 +209,8 @@ class _Folding:
         rule = layout_rule(name, site, channels)
         followed = FollowedSite(site, rule, folded_unit(unit), filters)
         conv = self._convolution(name)
-        # modulations and gates depend on the image, so that no convolution can replace them
-        if conv is not None and unit.modulation is None and not self.gated:
+        # modulations depend on the image, so that no convolution can replace them
+        if conv is not None and unit.modulation is None:
             maps = self._like_input(name, conv)
             for norm in dict.fromkeys((self._norm_behind(name), None)):
                 affine = norm and norm.affine
@@ -246,9 +222,9 @@ class _Folding:
                     return
         self._replace(name, followed)
 
-    def fold_other_norms(self) -> None:
-        """Folds the batch norms after convolutions that are not corrected."""
-        for name in self.seen.norms.keys() - self.corrected:
+    def fold_norms(self, skip: Set[str] = frozenset()) -> None:
+        """Folds the batch norms after convolutions, without those whose names are in `skip`."""
+        for name in self.seen.norms.keys() - skip:
             conv, norm = self._convolution(name), self._norm_behind(name)
             if conv is None or norm is None:
                 continue
@@ -294,7 +270,7 @@ class _Folding:
 
     def _replace(self, name: str, module: nn.Module) -> None:
         """Replaces the module `name` wherever it is registered."""
-        _exchange(self.network, self.network.get_submodule(name), module)
+        exchange(self.network, self.network.get_submodule(name), module)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.correction import CorrectionUnit, spread_out
-from deepcorrect.deployment._gated import Verdict
 from deepcorrect.networks import Affine, LayoutRule, Replacement, affine_of, folded
 
 LEAST_SCALE = 1e-2
@@ -100,8 +99,6 @@ class FollowedSite(Replacement):
         self, site: nn.Module, rule: LayoutRule, unit: CorrectionUnit, filters: Tensor
     ) -> None:
         super().__init__(site)
-        self.verdict: Verdict | None = None
-        """The images to correct; None corrects all of them."""
         self.rule = rule
         self.unit = unit
         self.register_buffer("filters", filters, persistent=False)
@@ -110,10 +107,7 @@ class FollowedSite(Replacement):
         output = self.site(*args, **kwargs)
         layout = self.rule(output)
         maps = layout.maps(output)
-        corrected = self.unit(maps, self.filters)
-        if self.verdict is not None:
-            corrected = self.verdict.choose(corrected, maps)
-        return layout.output(corrected, output)
+        return layout.output(self.unit(maps, self.filters), output)
 
 
 def with_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:

@@ -29,6 +29,19 @@ class Trace:
     norms: Mapping[str, str]
     shapes: Mapping[str, torch.Size]
 
+    def within(self, part: str) -> Trace:
+        """The trace without norms that read a convolution across the border of a part.
+
+        The part is a module's name; empty for the whole network.
+        """
+        inside = {name: f"{name}.".startswith(f"{part}." if part else "") for name in self.shapes}
+        norms = {
+            conv: norm
+            for conv, norm in self.norms.items()
+            if inside[conv] == f"{norm}.".startswith(f"{part}." if part else "")
+        }
+        return Trace(norms, self.shapes)
+
 
 class _Reads(TorchFunctionMode):
     """Records the readers of convolutions' outputs: the name of a batch norm, or None."""

@@ -1,6 +1,6 @@
 """Classifiers and their layers: fingerprints, features, costs, sites and hooks."""
 
-from deepcorrect.networks._branches import Branches, input_images
+from deepcorrect.networks._branches import Branches, input_images, ungated
 from deepcorrect.networks._choose_layers import choose
 from deepcorrect.networks._classifier import (
     Classifier,
@@ -13,7 +13,6 @@ from deepcorrect.networks._classifier import (
     running_modules,
     trainable_parameters,
     uncompiled,
-    ungated,
 )
 from deepcorrect.networks._cost import Costs, Latency, costs, latencies, multiply_adds
 from deepcorrect.networks._features import Read, features

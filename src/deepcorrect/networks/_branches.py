@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ from deepcorrect.runtime import InputError
 class Branches(Replacement):
     """Runs `site` on the images that `chooser` selects, and `base` on all others.
 
-    In a mixed batch, each branch runs only on its own images. Under tracing (`torch.compile`,
-    `torch.export`), both branches run on all images, because control flow that depends on the data
-    would break the graph.
+    If all images go to one branch, only this branch runs, on the batch itself. In a mixed batch,
+    each branch runs on its own images only. Under tracing (`torch.compile`, `torch.export`), both
+    branches run on all images, because control flow that depends on the data would break the graph.
 
     Args:
         site: The branch of the selected images. It runs on all images if there is no chooser, in
@@ -52,13 +53,12 @@ class Branches(Replacement):
             return self.site(*args, **kwargs)
         chosen: Tensor = self.chooser(input_images(args, kwargs))
         if torch.compiler.is_compiling():
-            copies, more = tree_map(_copied, (args, kwargs))  # either may change its input in place
-            both = self.site(*copies, **more), self.base(*args, **kwargs)
-            return tree_map(lambda a, b: _where(chosen, a, b), *both)
+            return self.traced(chosen, args, kwargs)
         self.calls += 1
-        if bool(chosen.all()):
+        count = int(chosen.sum())
+        if count == len(chosen):
             return self.site(*args, **kwargs)
-        if not bool(chosen.any()):
+        if count == 0:
             return self.base(*args, **kwargs)
         parts = []
         for network, mask in ((self.site, chosen), (self.base, ~chosen)):
@@ -70,6 +70,32 @@ class Branches(Replacement):
             raise
         except ValueError as error:  # of lists with one item per image
             raise _unmergeable(*parts) from error
+
+    def traced(self, chosen: Tensor, args: Any, kwargs: Any) -> Any:
+        """Computes the output without control flow: both branches run on all images.
+
+        Args:
+            chosen: Which images are selected, (N,) bool.
+            args: The positional arguments of the call.
+            kwargs: The keyword arguments of the call.
+        """
+        copies, more = tree_map(_copied, (args, kwargs))  # either may change its input in place
+        both = self.site(*copies, **more), self.base(*args, **kwargs)
+        return tree_map(lambda a, b: _where(chosen, a, b), *both)
+
+
+@contextmanager
+def ungated(model: nn.Module) -> Iterator[None]:
+    """Makes a corrected network correct every image while the block runs, despite a gate."""
+    found = [module for module in model.modules() if isinstance(module, Branches)]
+    before = [branches.choosing for branches in found]
+    try:
+        for branches in found:
+            branches.choosing = False
+        yield
+    finally:
+        for branches, choosing in zip(found, before, strict=True):
+            branches.choosing = choosing
 
 
 def merge_rows(first: Tensor, second: Tensor, chosen: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +43,6 @@ class Wrapper(nn.Module):
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters that training changes."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def ungated(self) -> AbstractContextManager[None]:
-        """Corrects every image while the block runs, whatever a gate decides."""
-        return nullcontext()
 
 
 class Classifier(Wrapper):
@@ -167,15 +163,6 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     if isinstance(model, Wrapper):
         return model.trainable_parameters()
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-@contextmanager
-def ungated(model: nn.Module) -> Iterator[None]:
-    """Makes a corrected network correct every image while the block runs, despite a gate."""
-    with ExitStack() as stack:
-        for wrapper in wrappers(model):
-            stack.enter_context(wrapper.ungated())
-        yield
 
 
 @contextmanager

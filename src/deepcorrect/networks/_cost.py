@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import Preprocessing
-from deepcorrect.networks._classifier import logits_of, trainable_parameters, ungated
+from deepcorrect.networks._branches import ungated
+from deepcorrect.networks._classifier import logits_of, trainable_parameters
 from deepcorrect.networks._hooks import forward_hooks
 from deepcorrect.networks._sharing import Replacement
 from deepcorrect.runtime import Precision, autocast, device_of, inference, to_device

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks._classifier import logits_of, module_trees, ungated
+from deepcorrect.networks._branches import ungated
+from deepcorrect.networks._classifier import logits_of, module_trees
 from deepcorrect.networks._layers import find
 from deepcorrect.networks._layout import layout_of
 from deepcorrect.runtime import InputError

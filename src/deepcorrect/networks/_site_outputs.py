@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks._classifier import logits_of, ungated
+from deepcorrect.networks._branches import ungated
+from deepcorrect.networks._classifier import logits_of
 from deepcorrect.networks._hooks import forward_hooks
 from deepcorrect.networks._layout import layout_of
 from deepcorrect.runtime import InputError
