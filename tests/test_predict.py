@@ -118,7 +118,8 @@ def test_bad_files_are_named_each_and_leave_the_order(
     assert said.status == 0
     assert [answer["file"] for answer in said.json] == list(map(str, good[:3]))
     *lines, warning = said.err.splitlines()
-    assert lines == [f"could not be read: {path}" for path in bad]
+    reasons = [""] * 4 + [" (no such file or directory)"]
+    assert lines == [f"could not be read: {path}{r}" for path, r in zip(bad, reasons, strict=True)]
     assert warning.startswith("warning: 5 of 8 images could not be read and were left out: ")
     assert warning.endswith(f"{bad[2]}, ...")
 
