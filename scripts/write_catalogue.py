@@ -19,6 +19,7 @@ from deepcorrect import (
     evaluation,
     experiments,
     models,
+    networks,
     ranking,
     training,
 )
@@ -65,6 +66,7 @@ def lists() -> dict[str, dict[str, str]]:
         "units": correction.DESCRIPTIONS,
         "methods": {name: method.summary for name, method in ranking.METHODS.items()},
         "targets": ranking.TARGETS,
+        "sites": networks.CHOICES,
         "systems": {method: experiments.summary(method) for method in experiments.SECTIONS},
         "objectives": {name: each.summary for name, each in training.OBJECTIVES.items()},
         "recipes": {name: experiments.load_summary(name) for name in experiments.shipped()},

@@ -12,6 +12,7 @@ from PIL import Image
 from test_cli import Said, command, on
 
 import deepcorrect as dc
+from deepcorrect import networks
 from deepcorrect import ranking as room
 from deepcorrect.correction._budget import filters_within
 from deepcorrect.distortions import LevelledDistortion
@@ -50,6 +51,18 @@ def assert_refused(said: Said, *parts: str) -> None:
 
 
 # --- rank
+
+
+def test_sites_are_chosen_by_structure(digits: Path) -> None:
+    call = ["rank", *on(digits, "validation"), "--images", 4, "--method", "gradient"]
+    call += ["--distortion", "gaussian_blur:1.5", "--json", "--sites"]
+    said = command(*call, "auto")
+    assert said.status == 0, said.err
+    assert "note: sites: convolutions (" in said.err
+    network = dc.load_model("digits_cnn")
+    assert list(json.loads(said.out)["sites"]) == list(networks.convolutions(network))
+    assert_refused(command(*call, "stem+sum"), "unknown choice of sites 'sum'", "'sums'")
+    assert_refused(command(*call, "sums"), "the network has no sums: choose its convolutions")
 
 
 def test_rank_writes_a_picture_too(rankings: tuple[Path, Path]) -> None:

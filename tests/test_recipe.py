@@ -190,6 +190,7 @@ systems:
         ("systems.deepcorrect.beta=5e-1", lambda r: r.systems["deepcorrect"].beta, 0.5),
         ("data.test=folder:a=b", lambda r: r.data.test, "folder:a=b"),
         ("ranking.sites=[features.0.0]", lambda r: r.ranking.sites, ("features.0.0",)),
+        ("ranking.sites=stem+sums", lambda r: r.ranking.sites, "stem+sums"),
         ("model.mean=[0.5]", lambda r: r.model.mean, (0.5,)),
         ("data.train_images=", lambda r: r.data.train_images, None),
         ("ideal={images: 0}", lambda r: r.ideal.images, 0),

@@ -17,6 +17,7 @@ Listed = Literal[
     "units",
     "methods",
     "targets",
+    "sites",
     "systems",
     "objectives",
     "recipes",

@@ -50,8 +50,8 @@ TargetOption = Annotated[
 Sites = Annotated[
     str | None,
     typer.Option(
-        help="Dotted names of the sites, with commas between them. Default: all convolutions and "
-        "the MLPs of transformers."
+        help="Dotted names of the sites, with commas between them; or a choice by the network's "
+        "structure, such as auto or stem+sums, see 'list sites'. Default: convolutions+mlps."
     ),
 ]
 RankingFolder = Annotated[
@@ -131,7 +131,7 @@ def command(
             subject.loader,
             distortion or DEFAULT_DISTORTIONS,
             method,
-            [name.strip() for name in sites.split(",")] if sites else None,
+            _sites(sites) if sites else None,
             seed,
             precision,
             target,
@@ -139,6 +139,13 @@ def command(
         subject.images.warn_of_bad()
         if runtime.is_main_process():
             _write(ranking, out, as_json)
+
+
+def _sites(text: str) -> list[str] | str:
+    """The names of sites, or a choice by the network's structure."""
+    if "+" in text or text.strip() in _catalogue.entries("sites"):
+        return text
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from pydantic import (
 
 from deepcorrect.data import ClassOrder
 from deepcorrect.distortions import GROUPS, Distortion, Parameters, kind_of
-from deepcorrect.experiments._systems import SECTIONS, Section, System, known_ranking
+from deepcorrect.experiments._systems import SECTIONS, Choice, Section, System, known_ranking
 from deepcorrect.ranking import BETAS, DEFAULT_METHOD, Target
 from deepcorrect.runtime import InputError, Precision, unknown
 
@@ -105,14 +105,15 @@ class DistortionSection(Section):
 
 
 class RankingSection(Section):
-    """How filters are ranked: on `images` validation images, at `sites` (null: all sites).
+    """How filters are ranked: on `images` validation images, at `sites` (names, or a choice by
+    structure such as `auto` or `stem+sums`; null: all convolutions and MLPs).
 
     `target` is what answers are compared with: `labels`, `prediction` or `kl`.
     """
 
     method: str = DEFAULT_METHOD
     images: int = Field(default=500, ge=1)
-    sites: tuple[str, ...] | None = None
+    sites: tuple[str, ...] | Choice | None = None
     precision: Precision = "auto"
     target: Target = "labels"
 

@@ -80,13 +80,15 @@ def open_setup(recipe: Recipe, folder: Path) -> Setup:
 
 def _check_sites(recipe: Recipe, model: Classifier) -> None:
     """Checks that every site to be corrected exists, is ranked, and gives maps."""
-    ranked = networks.find(model, recipe.ranking.sites)
+    sites = recipe.ranking.sites
+    chosen = isinstance(sites, str)  # by the network's structure, when it is ranked
+    ranked = {} if chosen else networks.find(model, sites)
     for system in recipe.systems.values():
         if not isinstance(system, CorrectionSystem):
             continue
         corrected = ranked
         if isinstance(system.beta, dict):
             corrected = networks.find(model, system.beta)
-            if not corrected.keys() <= ranked.keys():
+            if not chosen and not corrected.keys() <= ranked.keys():
                 raise InputError("key 'beta' names a site that ranking.sites leaves out")
         networks.describe(model, corrected)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -19,7 +20,7 @@ from torch import nn
 
 from deepcorrect import alternatives, correction
 from deepcorrect.correction import check_unit, read_budget
-from deepcorrect.networks import Classifier
+from deepcorrect.networks import Classifier, parse_choice
 from deepcorrect.ranking import METHODS, Ranking
 from deepcorrect.training import TrainingConfig, needs_of
 
@@ -146,6 +147,15 @@ class CorrectionSystem(TrainedSystem):
         return correction.correct(
             model, rank(self.ranking), self.beta, self.unit, seed, budget=self.budget
         )
+
+
+def known_choice(choice: str) -> str:
+    """Raises ValueError unless this is a choice of sites by structure; a list names sites."""
+    parse_choice(choice)
+    return choice
+
+
+Choice = Annotated[str, AfterValidator(known_choice)]
 
 
 def known_ranking(name: str) -> str:

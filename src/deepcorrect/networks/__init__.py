@@ -43,8 +43,10 @@ from deepcorrect.networks._layout import Layout, LayoutRule, layout_of, layout_r
 from deepcorrect.networks._match_sites import match_sites
 from deepcorrect.networks._sharing import Replace, Replacement, original, shared_copy
 from deepcorrect.networks._site_facts import SiteFacts, Sketch, describe
+from deepcorrect.networks._structure import CHOICES, Structure, parse_choice, structure_of
 
 __all__ = [
+    "CHOICES",
     "Affine",
     "Branches",
     "Classifier",
@@ -58,6 +60,7 @@ __all__ = [
     "Replacement",
     "SiteFacts",
     "Sketch",
+    "Structure",
     "Wrapper",
     "affine",
     "affine_of",
@@ -88,11 +91,13 @@ __all__ = [
     "multiply_adds",
     "network_of",
     "original",
+    "parse_choice",
     "preprocessing_of",
     "require_one_run",
     "running_modules",
     "shared_copy",
     "stated_width",
+    "structure_of",
     "tap",
     "trainable_parameters",
     "uncompiled",

@@ -11,19 +11,22 @@ from deepcorrect.networks._hooks import gradients, require_one_run
 from deepcorrect.networks._layers import find
 from deepcorrect.networks._sharing import original
 from deepcorrect.networks._site_outputs import outputs_of
+from deepcorrect.networks._structure import CHOICES, parse_choice, structure_of
 from deepcorrect.runtime import InputError, console
 
 
 def choose(
-    model: nn.Module, images: Tensor, names: Iterable[str] | None = None
+    model: nn.Module, images: Tensor, names: Iterable[str] | str | None = None
 ) -> dict[str, nn.Module]:
     """Chooses the sites to rank or correct, in module order.
 
     Args:
         model: A network, wrapped or bare, in inference mode.
         images: A few images, N x C x H x W.
-        names: The dotted names of the sites. None selects all `candidates` that can be sites. The
-            others are reported on standard error: modules that do not run exactly once, whose
+        names: The dotted names of the sites; or, as one text, a choice by the network's structure,
+            such as `auto` or `stem+sums` (see `CHOICES`). None selects all `candidates`. Those of
+            a choice or of None that cannot be sites are left out, and reported on standard error:
+            modules that do not run exactly once, whose
             output is not one row of maps per image, that only gate larger maps (from 1 x 1 maps to
             1 x 1 maps, as in squeeze-and-excitation), or whose tokens no later layer reads (such as
             the image's tokens in the last block before a class token).
@@ -34,9 +37,10 @@ def choose(
     Raises:
         InputError: A named site does not run exactly once or has no maps, or no candidate is left.
     """
-    found = find(model, names)
+    named = names is not None and not isinstance(names, str)
+    found = find(model, _selected(model, images, names) if isinstance(names, str) else names)
     seen = outputs_of(model, found, images)
-    if names is not None:
+    if named:
         for name in found:
             require_one_run(name, len(seen[name]))
             seen[name][0].require_maps(name, len(images))
@@ -67,6 +71,22 @@ def choose(
     if reasons:
         console().print(f"note: not taken as sites: {'; '.join(reasons)}", markup=False)
     return chosen
+
+
+def _selected(model: nn.Module, images: Tensor, choice: str) -> tuple[str, ...]:
+    """The names of the sites of a choice by structure."""
+    parse_choice(choice)
+    structure = structure_of(model, images)
+    found = structure.sites(choice)
+    if not found:
+        known = [name for name in CHOICES if name != "auto" and structure.sites(name)]
+        raise InputError(
+            f"the network has no {choice.replace('+', ' and no ')}: choose its "
+            f"{' or '.join(known) or 'sites by name'}"
+        )
+    if "auto" in choice:
+        console().print(f"note: sites: {structure.auto} ({len(found)})", markup=False)
+    return found
 
 
 def _unread(model: nn.Module, images: Tensor, names: list[str]) -> list[str]:

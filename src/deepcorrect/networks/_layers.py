@@ -49,11 +49,16 @@ def mlp_channels(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """All 2-D convolutions and first layers of MLPs, by dotted name, in module order.
+    """All 2-D convolutions and first layers of MLPs, by dotted name, in module order."""
+    return wrapped(model, convolutions(model).keys() | mlp_channels(model).keys())
+
+
+def wrapped(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Layers by dotted name, in module order.
 
     A layer that PEFT has wrapped is represented by the wrapper, whose output includes the addition.
     """
-    wanted = convolutions(model).keys() | mlp_channels(model).keys()
+    wanted = set(names)
     modules = dict(network_of(model).named_modules())
     found: dict[str, nn.Module] = {}
     wrapper = ""

@@ -198,7 +198,7 @@ def for_each_pair(
     model: nn.Module,
     loader: Batches,
     distortions: Sequence[str | Distortion] | str,
-    sites: Sequence[str] | None,
+    sites: Sequence[str] | str | None,
     visit: Visit,
     task: str,
     seed: int,
@@ -214,7 +214,7 @@ def for_each_pair(
         model: takes images in [0, 1]; runs in inference mode, on the device that it is on.
         loader: batches of (clean images, labels), the same in every process.
         distortions: specs; without levels, the grid for the input size.
-        sites: dotted names; None takes those that `networks.choose` finds with the first image.
+        sites: dotted names, a choice, or None; see `networks.choose`, which sees the first image.
         visit: see `Visit`.
         task: the name of this work in the progress line.
         seed: of the noise.
@@ -273,7 +273,7 @@ def _setup(
     model: nn.Module,
     batch: NumberedBatch,
     distortions: Sequence[str | Distortion] | str,
-    sites: Sequence[str] | None,
+    sites: Sequence[str] | str | None,
     target: Target | None,
 ) -> _Setup:
     device = device_of(model)

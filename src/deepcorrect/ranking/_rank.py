@@ -23,7 +23,7 @@ def rank(
     loader: Batches,
     distortions: Sequence[str | Distortion] | str,
     method: str = DEFAULT_METHOD,
-    sites: Sequence[str] | None = None,
+    sites: Sequence[str] | str | None = None,
     seed: int = 0,
     precision: Precision = "float32",
     target: Target | None = None,
@@ -44,8 +44,11 @@ def rank(
         distortions: specs such as `gaussian_blur` or `awgn:10,20`; without levels, the paper's
             grid for the input size.
         method: one of `deepcorrect.ranking.METHODS`; `swap` is the paper's.
-        sites: dotted names of modules whose outputs are scored; None takes every convolution and
-            every transformer's MLP, except those that cannot be corrected (see `networks.choose`).
+        sites: dotted names of modules whose outputs are scored; or, as one text, a choice by the
+            network's structure: `stem`, `sums`, `bottlenecks`, `mlps`, `convolutions`, several of
+            them joined by `+`, or `auto`. None takes every convolution and every transformer's MLP.
+            Those of a choice or of None that cannot be corrected are left out (see
+            `networks.choose`).
         seed: of the noise.
         precision: `bfloat16` runs the network faster and less exactly.
         target: what answers are measured against: `labels`; `prediction`, the class that the
@@ -73,8 +76,11 @@ def rank(
     if method not in METHODS:
         raise unknown("ranking method", method, METHODS)
     score = METHODS[method].score
-    found = list(networks.find(model, sites))  # an unknown name is an error at once
-    names = None if sites is None else found
+    if isinstance(sites, str):  # an unknown name is an error at once
+        networks.parse_choice(sites)
+    else:
+        found = list(networks.find(model, sites))
+        sites = None if sites is None else found
     started = time.monotonic()
     sums: dict[str, LevelSums] = {}
 
@@ -85,7 +91,7 @@ def rank(
             step(1 / len(pair.clean.sites))
 
     coverage = for_each_pair(
-        model, loader, distortions, names, visit, f"ranking ({method})", seed, precision, target
+        model, loader, distortions, sites, visit, f"ranking ({method})", seed, precision, target
     )
     by_level = {
         site: sums.get(site, LevelSums(channels)).total(coverage) / coverage.images
