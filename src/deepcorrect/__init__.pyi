@@ -17,7 +17,9 @@ from .data import open_dataset as open_dataset
 from .deployment import export as export
 from .deployment import fuse as fuse
 from .deployment import load_exported as load_exported
+from .deployment import measure_latency as measure_latency
 from .deployment import quantize as quantize
+from .deployment import within_latency as within_latency
 from .distortions import Distortion as Distortion
 from .evaluation import FeatureTransfer as FeatureTransfer
 from .evaluation import Grid as Grid

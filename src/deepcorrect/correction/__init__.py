@@ -1,7 +1,14 @@
 """Correction units on a network: adapters, gates, budgets, and saved adapters."""
 
 from deepcorrect.correction._adapter_set import AdapterSet, load_adapters
-from deepcorrect.correction._budget import Budget, read_budget, select_within_budget
+from deepcorrect.correction._budget import (
+    Budget,
+    Runtime,
+    best_options,
+    check_gains,
+    read_budget,
+    select_within_budget,
+)
 from deepcorrect.correction._checkpoint import CONFIG_FILE
 from deepcorrect.correction._config import AdapterConfig
 from deepcorrect.correction._correct import correct, load_adapter
@@ -16,7 +23,10 @@ from deepcorrect.correction._unit_config import (
     UnitChoice,
     UnitConfig,
     check_unit,
+    hidden_width,
+    parts_at,
     unit_config,
+    unit_costs,
 )
 from deepcorrect.correction._units import CorrectionUnit, spread_out
 
@@ -31,18 +41,24 @@ __all__ = [
     "FilterWeights",
     "Gate",
     "GateConfig",
+    "Runtime",
     "UnitChoice",
     "UnitConfig",
+    "best_options",
+    "check_gains",
     "check_unit",
     "correct",
     "fit_gate",
+    "hidden_width",
     "load_adapter",
     "load_adapters",
     "looks_distorted",
+    "parts_at",
     "push_to_hub",
     "read_budget",
     "select_within_budget",
     "spread_out",
     "unit_config",
+    "unit_costs",
     "upload",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,35 +24,47 @@ Cost = Literal["parameters", "multiply_adds"]
 """The quantity that a budget limits."""
 
 
+Runtime = Literal["torch", "onnx", "onnx-int8"]
+"""Where a network runs: PyTorch, ONNX Runtime, or ONNX Runtime in eight bits."""
+
+
 class Budget(BaseModel):
     """The largest accepted cost of an adapter.
 
-    Exactly one field is set. Values up to 1 are a fraction of the network's own cost, larger ones
-    are absolute.
+    Exactly one of the first three is set. Parameters and multiply-adds up to 1 are a fraction of
+    the network's own cost, larger ones are absolute.
 
     Attributes:
         parameters: The number of parameters of the adapter: of its units, and of the weights that
             filters have of their own.
         multiply_adds: The number of multiply-adds of all units together, per image.
+        latency: The added time as a fraction of the time of the network with folded batch norms;
+            0 for none. It is measured on this machine.
+        runtime: Where the latency is measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    parameters: float | None = Field(default=None, gt=0)
-    multiply_adds: float | None = Field(default=None, gt=0)
+    parameters: float | None = Field(default=None, gt=0, strict=True)
+    multiply_adds: float | None = Field(default=None, gt=0, strict=True)
+    latency: float | None = Field(default=None, ge=0, strict=True)
+    runtime: Runtime = "torch"
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
-        if (self.parameters is None) == (self.multiply_adds is None):
-            raise ValueError("give exactly one of parameters and multiply_adds")
+        limits = (self.parameters, self.multiply_adds, self.latency)
+        if sum(limit is not None for limit in limits) != 1:
+            raise ValueError("give exactly one of parameters, multiply_adds and latency")
+        if self.latency is None and "runtime" in self.model_fields_set:
+            raise ValueError("a runtime belongs to a latency: give latency, too")
         return self
 
 
 def read_budget(value: Any) -> Budget:
-    """Reads a budget from `{parameters: X}` or `{multiply_adds: X}`.
+    """Reads a budget from a mapping with one limit, such as `{parameters: X}`; see `Budget`.
 
     Raises:
-        InputError: The value has neither form.
+        InputError: The value is not such a mapping.
     """
     try:
         return value if isinstance(value, Budget) else Budget.model_validate(value)
@@ -61,7 +73,9 @@ def read_budget(value: Any) -> Budget:
         raise InputError(
             f"budget {given!r} is not accepted{f' at {where}' if where else ''}: {message}. "
             "Accepted: {parameters: X} or {multiply_adds: X}, where X is a fraction of the "
-            "network's cost (up to 1) or an absolute number (above 1)"
+            "network's cost (up to 1) or an absolute number (above 1); or {latency: X, runtime: "
+            f"RUNTIME}}, where X is the added time as a fraction of the network's, and RUNTIME is "
+            f"{', '.join(get_args(Runtime)[:-1])} or {get_args(Runtime)[-1]}"
         ) from None
 
 
@@ -109,12 +123,12 @@ def filters_within(
             does not record the cost of its network, no unit fits, or no priority is positive.
     """
     budget = read_budget(budget)
-    if not ranking.gains:
+    if budget.latency is not None:
         raise InputError(
-            f"a budget compares filters of different sites, but the priorities of method "
-            f"{ranking.method!r} are comparable only within a site: rank by a method that measures "
-            "gains in the answer, such as swap or path (see deepcorrect list methods)"
+            "a latency is measured before anything is corrected: give the filters and units that "
+            "deepcorrect.within_latency(model, ranking, limit) chooses"
         )
+    check_gains(ranking)
     if ranking.network is None:
         raise InputError("the ranking does not record the cost of its network: rank again")
     kind: Cost = "multiply_adds" if budget.parameters is None else "parameters"
@@ -123,6 +137,20 @@ def filters_within(
     limit = given * getattr(ranking.network, kind) if given <= 1 else given
     pixels = {site: height * width for site, (height, width) in ranking.maps.items()}
     return select_within_budget(ranking.priorities, pixels, limit, kind, unit, ranking.weights)
+
+
+def check_gains(ranking: Ranked) -> None:
+    """Checks that the priorities of different sites can be compared.
+
+    Raises:
+        InputError: They cannot.
+    """
+    if not ranking.gains:
+        raise InputError(
+            f"a budget compares filters of different sites, but the priorities of method "
+            f"{ranking.method!r} are comparable only within a site: rank by a method that measures "
+            "gains in the answer, such as swap or path (see deepcorrect list methods)"
+        )
 
 
 def select_within_budget(
@@ -136,10 +164,7 @@ def select_within_budget(
     """Selects the filters with the largest sum of priorities whose units fit a budget.
 
     The value of a site's first n filters is the sum of their priorities, and their cost is the cost
-    of a unit for n filters. Each site maximises its value minus a price times its cost, where the
-    price is the lowest at which all units together fit the budget (Lagrangian relaxation). The
-    rest of the budget is then filled greedily by the additions with the best ratio of value to
-    cost.
+    of a unit for n filters. See `best_options` for the choice.
 
     Args:
         priorities: The priorities of each site's filters, (filters,). They must be gains in the
@@ -171,7 +196,7 @@ def select_within_budget(
             for place, site in enumerate(sites)
         }
         here = {site: values[site] for site in sites}
-        counts = _fill(_relax(here, costs, limit), here, costs, limit)
+        counts = best_options(here, costs, limit)
         kept = [site for site in sites if counts[site]]
         if not kept:
             least = min(float(values[1]) for values in costs.values())
@@ -184,6 +209,35 @@ def select_within_budget(
         if len(kept) == len(sites):
             return {site: sorted(_order(priorities[site])[: counts[site]]) for site in sites}
         sites = kept
+
+
+def best_options(
+    values: Mapping[str, Tensor], costs: Mapping[str, Tensor], limit: float
+) -> dict[str, int]:
+    """Chooses one option of each site, so that the total value is large and the cost in the limit.
+
+    Each site maximises its value minus a price times its cost, where the price is the lowest at
+    which all sites together fit the limit (Lagrangian relaxation). The rest of the limit is then
+    filled greedily by the changes with the best ratio of value to cost.
+
+    Args:
+        values: The value of each option of each site, (options,); the first one is 0.
+        costs: The cost of each option, (options,), ascending; the first one is 0, for no
+            correction, and all others are larger.
+        limit: The largest accepted cost of all sites together, at least 0.
+
+    Returns:
+        The index of each site's option.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.correction import best_options
+        >>> values = {"a": torch.tensor([0.0, 3.0, 4.0]), "b": torch.tensor([0.0, 2.0])}
+        >>> costs = {"a": torch.tensor([0.0, 1.0, 3.0]), "b": torch.tensor([0.0, 2.0])}
+        >>> best_options(values, costs, limit=3)
+        {'a': 1, 'b': 1}
+    """
+    return _fill(_relax(values, costs, limit), values, costs, limit)
 
 
 def _order(priorities: Tensor) -> list[int]:

@@ -3,15 +3,22 @@ file, in float32 or in eight bits."""
 
 from deepcorrect.deployment._export import export, load_exported
 from deepcorrect.deployment._fuse import First, check_logits, example_images, fuse
+from deepcorrect.deployment._latency import MeasuredLatency, measure_latency
 from deepcorrect.deployment._quantize import Quantized, quantize
+from deepcorrect.deployment._within_latency import LatencyChoice, correct_within, within_latency
 
 __all__ = [
     "First",
+    "LatencyChoice",
+    "MeasuredLatency",
     "Quantized",
     "check_logits",
+    "correct_within",
     "example_images",
     "export",
     "fuse",
     "load_exported",
+    "measure_latency",
     "quantize",
+    "within_latency",
 ]
