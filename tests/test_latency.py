@@ -107,7 +107,7 @@ def ranking_of(sites: Iterable[str] = TINY_SITES, *, gains: bool = True) -> Rank
         for site in sites
     }
     kinds = (LevelledDistortion("awgn", (10,)),)
-    maps = {site: (SIZE, SIZE) for site in values}
+    maps: dict[str, tuple[int, int]] = dict.fromkeys(values, (SIZE, SIZE))
     return Ranking(values, "swap", kinds, 9, 0.5, maps=maps, gains=gains)
 
 
