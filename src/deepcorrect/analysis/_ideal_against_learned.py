@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepcorrect import networks
 from deepcorrect.correction import AdaptedModel
@@ -85,6 +85,7 @@ def ideal_against_learned(
         InputError: a distortion or a label is not accepted, or there is no image.
     """
     network = adapted.network
+    read: dict[nn.Module, nn.Module] = {}
     chosen = {site: list(config.filters) for site, config in adapted.config.sites.items()}
     right = LevelSums(len(CORRECTIONS), dtype=torch.long)
     clean_right = torch.zeros(2, dtype=torch.long)
@@ -97,15 +98,18 @@ def ideal_against_learned(
             swapped[:, chosen[site]] = pair.clean.maps[site][:, chosen[site]]
             return swapped
 
-        def hits(logits: Tensor) -> Tensor:
+        def hits(model: nn.Module, images: Tensor) -> Tensor:
+            if model not in read:
+                read[model] = networks.as_logits(model, images)
+            logits = networks.logits_of(read[model], images)
             return (logits.argmax(1) == pair.clean.classes).sum().cpu()
 
         if level == 0:
             clean = pair.clean.images
-            clean_right.add_(torch.stack([hits(network(clean)), hits(adapted(clean))]))
-        baseline, learned = hits(network(pair.images)), hits(adapted(pair.images))
+            clean_right.add_(torch.stack([hits(network, clean), hits(adapted, clean)]))
+        baseline, learned = hits(network, pair.images), hits(adapted, pair.images)
         with networks.tap(network, chosen, swap):
-            ideal = hits(network(pair.images))
+            ideal = hits(network, pair.images)
         right.add(level, torch.stack([baseline, learned, ideal]))
         step(1)
 

@@ -59,6 +59,7 @@ def command(
     Each answer is written when it is known, so memory does not grow with the number of files.
     """
     from deepcorrect.data import named_batches
+    from deepcorrect.networks import as_logits
 
     if compare and model.adapter is None:
         raise InputError("--compare shows the network with and without an adapter: give --adapter")
@@ -79,6 +80,8 @@ def command(
         for batch in named_batches(
             files, network.preprocessing, batches.batch_size, batches.workers
         ):
+            if not count.good and batch.indices:
+                systems = {name: as_logits(each, batch.images) for name, each in systems.items()}
             for answer in _answers(systems, network.labels, batch, top):
                 write(answer)
                 count.add(answer)

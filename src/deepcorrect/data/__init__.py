@@ -21,7 +21,8 @@ from deepcorrect.data._preprocessing import (
     to_tensor,
     to_uint8,
 )
-from deepcorrect.data._range import check_range
+from deepcorrect.data._range import SWITCH, check_range, checks_wanted
+from deepcorrect.data._reading import check_loader, read_batches
 from deepcorrect.data._registry import SPECS, STORED, open_dataset
 from deepcorrect.data._streaming import ImageStream
 from deepcorrect.data._targets import Target, target_for
@@ -30,6 +31,7 @@ __all__ = [
     "BUILT_IN",
     "SPECS",
     "STORED",
+    "SWITCH",
     "UNLABELLED",
     "Batches",
     "ClassOrder",
@@ -45,8 +47,10 @@ __all__ = [
     "StringColumn",
     "Target",
     "check_labels",
+    "check_loader",
     "check_range",
     "check_repeatable",
+    "checks_wanted",
     "convert_channels",
     "count_of",
     "image_extensions",
@@ -59,6 +63,7 @@ __all__ = [
     "open_files",
     "open_folder",
     "open_image",
+    "read_batches",
     "resize_and_crop",
     "target_for",
     "to_tensor",

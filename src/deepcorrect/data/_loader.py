@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from deepcorrect.data._image_set import ImageSet
+from deepcorrect.data._reading import check_loader
 from deepcorrect.data._streaming import ImageStream, StreamBatches
 from deepcorrect.runtime import InputError
 
@@ -46,7 +47,7 @@ def check_repeatable(loader: Batches, *, probe: bool = True) -> None:
             asked for two iterators, from which nothing is read. A DataLoader itself is not asked.
 
     Raises:
-        InputError: It is an iterator or a generator, or reads from one.
+        InputError: It is an iterator or a generator, or reads from one; or it is no loader at all.
 
     Example:
         >>> from deepcorrect.data import check_repeatable
@@ -57,6 +58,7 @@ def check_repeatable(loader: Batches, *, probe: bool = True) -> None:
             ...
         deepcorrect.runtime._errors.InputError: the loader is a generator, which ...
     """
+    check_loader(loader)
     source: Any = loader
     while source is not None:
         if _is_used_up(source, probe=probe):

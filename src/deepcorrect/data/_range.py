@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 import os
 
+import torch
 from torch import Tensor
 
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, note_once
 
 OVERSHOOT = 0.4
 """How far values may lie outside [0, 1]: bicubic resizing of floats overshoots at edges."""
 
 SWITCH = "DEEPCORRECT_CHECK_IMAGES"
-"""The environment variable that switches the check off where it is 0."""
+"""The environment variable that switches the checks at the start off where it is 0."""
+
+
+def checks_wanted() -> bool:
+    """Whether a loader's first images, and the network's answers to them, are checked."""
+    return os.environ.get(SWITCH) != "0"
 
 
 def check_range(images: Tensor) -> None:
@@ -26,7 +32,8 @@ def check_range(images: Tensor) -> None:
         images: N x C x H x W, the first batch of a loader.
 
     Raises:
-        InputError: the values are integers, or floats far outside [0, 1].
+        InputError: the values are integers other than bytes, bytes of 0 and 1 alone, or floats far
+            outside [0, 1].
 
     Example:
         >>> import torch
@@ -36,12 +43,20 @@ def check_range(images: Tensor) -> None:
         ...
         deepcorrect.runtime._errors.InputError: the loader's images have values from ... to ...
     """
-    if not images.numel() or os.environ.get(SWITCH) == "0":
+    if not images.numel() or not checks_wanted():
+        return
+    if images.dtype == torch.uint8:
+        if int(images.max()) <= 1:
+            raise InputError(
+                "the loader's images are bytes of at most 1, where 255 is expected of white: give "
+                f"floats in [0, 1], such as images.float(). If the images are black, set {SWITCH}=0"
+            )
+        note_once("the loader's images are bytes: they are divided by 255")
         return
     if not images.is_floating_point():
         raise InputError(
             f"the loader's images are {str(images.dtype).removeprefix('torch.')}: give floats in "
-            "[0, 1], such as images.float() / 255"
+            "[0, 1], such as images.float() / 255, or bytes"
         )
     low, high = (float(value) for value in images.float().aminmax())
     within = low >= -OVERSHOOT and high <= 1 + OVERSHOOT

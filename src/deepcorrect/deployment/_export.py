@@ -19,7 +19,15 @@ from deepcorrect.deployment._fuse import check_logits, example_images, fuse
 from deepcorrect.deployment._gated import RoutedNetwork, gated_parts
 from deepcorrect.deployment._onnx_gate import IMAGES, LOGITS, compose_gated
 from deepcorrect.deployment._onnx_network import OnnxNetwork, onnx_runtime, quiet
-from deepcorrect.networks import Classifier, Wrapper, preprocessing_of
+from deepcorrect.networks import (
+    Classifier,
+    Reading,
+    Wrapper,
+    logits_of,
+    preprocessing_of,
+    read_outputs,
+    refuse_torchscript,
+)
 from deepcorrect.runtime import InputError, files, inference
 
 if TYPE_CHECKING:
@@ -63,8 +71,9 @@ def export(
     """Exports a network, corrected or not, to one file, and checks the file's logits.
 
     The exported network reads images in [0, 1], N x C x H x W, normalises them itself and returns
-    logits, N x classes. The file contains the labels and the preprocessing as JSON: in ONNX one
-    metadata entry per key, in a torch program the extra file `deepcorrect.json`.
+    logits, N x classes; where a network returns probabilities, the file returns their logarithm
+    (see `networks.read_outputs`). The file contains the labels and the preprocessing as JSON: in
+    ONNX one metadata entry per key, in a torch program the extra file `deepcorrect.json`.
 
     Args:
         model: A network from `correct`, `load_adapter` or `load_model`, a `Classifier`, or a bare
@@ -102,9 +111,12 @@ def export(
         images = example_images(model, batch_size or 2)
     if batch_size is not None and len(images) != batch_size:
         raise InputError(f"batch_size is {batch_size}, but there are {len(images)} images")
+    refuse_torchscript(model, "exported")
+    reading = _reading(model, images)
     with torch.no_grad(), inference(model):
         # Python code decides what runs in a corrected network, so that it is always fused
         ready = fuse(model, images) if fused or isinstance(model, AdaptedModel) else model
+        ready = reading.of(ready)
         notes, dynamic = details(model), batch_size is None
         if chosen == "onnx":
             written, run_file = _onnx_file(ready, images, dynamic, notes), OnnxNetwork
@@ -118,10 +130,19 @@ def export(
             run = run_file(temporary)
             for batch in samples:
                 what = f"the {chosen} file"
-                differences.append(check_logits(model, batch, run(batch), what))
+                differences.append(check_logits(reading.of(model), batch, run(batch), what))
 
         files.write_with(out, write_and_check)
     return Exported(out, chosen, out.stat().st_size, sum(map(len, samples)), max(differences))
+
+
+def _reading(model: nn.Module, images: Tensor) -> Reading:
+    """How the network's output is read as logits; the maps of a network without a head are kept."""
+    with torch.no_grad(), inference(model):
+        output = logits_of(model, images)
+    if isinstance(output, Tensor) and output.shape[2:].numel() > 1:
+        return Reading(plain=True, kind="logits")
+    return read_outputs(model, images)
 
 
 def details(model: nn.Module) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepcorrect.data import Batches, check_range, check_repeatable, no_images
+from deepcorrect.data import Batches, check_repeatable, count_of, no_images, read_batches
 from deepcorrect.distortions._distortion import LevelledDistortion
-from deepcorrect.runtime import seed_of, to_device
+from deepcorrect.runtime import note_once, seed_of, to_device
 
 
 class Cell(NamedTuple):
@@ -113,14 +113,20 @@ def numbered_batches(
     if not once:
         check_repeatable(loader, probe=False)
     first = 0
-    for images, labels in loader:
+    for images, labels in read_batches(loader):
         if len(images):
-            if not first:
-                check_range(images)
             yield NumberedBatch(images, labels, first)
             first += len(images)
     if not first:
         raise no_images(loader, purpose)
+    _say_what_is_dropped(loader, first)
+
+
+def _say_what_is_dropped(loader: Batches, seen: int) -> None:
+    """Says that a DataLoader left its last, smaller batch out."""
+    left_out = count_of(loader) - seen
+    if getattr(loader, "drop_last", False) and 0 < left_out < (loader.batch_size or 1):  # pyright: ignore[reportAttributeAccessIssue]
+        note_once(f"the loader leaves {left_out} of {seen + left_out} images out (drop_last=True)")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deepcorrect.data import Batches, Target, check_repeatable, count_of, target_for
 from deepcorrect.distortions import (
@@ -22,7 +22,7 @@ from deepcorrect.distortions import (
     parse_all,
 )
 from deepcorrect.evaluation._results import Accuracy, Curve, Grid, Tally
-from deepcorrect.networks import Wrapper, logits_of, preprocessing_of
+from deepcorrect.networks import Wrapper, as_logits, logits_of, preprocessing_of
 from deepcorrect.runtime import (
     InputError,
     Precision,
@@ -103,6 +103,7 @@ def evaluate(
     tallies = [Tally() for _ in cells]
     is_test_time = isinstance(model, TestTimeSystem)
     clean = truth = torch.empty(0)
+    read, compared = model, None
     batches = distorted_batches(
         loader,
         cells,
@@ -122,11 +123,15 @@ def evaluate(
             if is_test_time and batch.first == 0:
                 model.start_level(*batch.cell)
             if batch.clean is not clean:
+                if batch.first == 0 and not is_test_time:  # such a model adapts to what it is shown
+                    read = as_logits(model, batch.clean)
                 clean, truth = batch.clean, batch.labels
                 target = target or target_for(truth)
                 if target == "prediction":
-                    truth = _untouched(model, reference, clean).argmax(1)
-            tallies[batch.row].add(logits_of(model, batch.images), truth)
+                    compared = compared or as_logits(_untouched(model, reference), clean)
+                    with inference(compared):
+                        truth = logits_of(compared, clean).argmax(1)
+            tallies[batch.row].add(logits_of(read, batch.images), truth)
             step(len(batch.images) / len(cells))
     before, *cells_under = (tally.accuracy() for tally in tallies)
     curves = {
@@ -136,23 +141,20 @@ def evaluate(
     return Grid(curves, before.images, before, target or "labels")
 
 
-def _untouched(model: nn.Module, reference: nn.Module | None, images: Tensor) -> Tensor:
-    """The untouched network's logits for clean images.
+def _untouched(model: nn.Module, reference: nn.Module | None) -> nn.Module:
+    """The untouched network, whose answers to clean images count as right.
 
     Raises:
         InputError: the model adapts itself at test time, and no reference was given.
     """
     if reference is not None:
-        with inference(reference):
-            return logits_of(reference, images)
+        return reference
     if isinstance(model, TestTimeSystem):
         raise InputError(
             "a system that adapts itself at test time does not have the answers of the untouched "
             "network: give that network as `reference`"
         )
-    untouched = model.untouched() if isinstance(model, Wrapper) else model
-    with inference(untouched):
-        return logits_of(untouched, images)
+    return model.untouched() if isinstance(model, Wrapper) else model
 
 
 def evaluate_stored(
@@ -203,8 +205,11 @@ def _accuracy(
     device, total, tally = device_of(model), count_of(loader), Tally()
     if isinstance(model, TestTimeSystem):
         model.start_level(*cell)
-    for images, labels, _ in numbered_batches(loader, PURPOSE, once=True):
-        tally.add(logits_of(model, to_device(images, device)), labels.to(device))
+    read = model
+    for images, labels, first in numbered_batches(loader, PURPOSE, once=True):
+        if first == 0 and not isinstance(model, TestTimeSystem):
+            read = as_logits(model, images)
+        tally.add(logits_of(read, to_device(images, device)), labels.to(device))
         step(len(images) / max(total, 1))
     return tally.accuracy()
 

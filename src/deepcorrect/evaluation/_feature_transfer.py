@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.data import UNLABELLED, Batches, count_of
+from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import Distortion, numbered_batches
 from deepcorrect.evaluation._evaluate import evaluate
 from deepcorrect.evaluation._results import Grid
@@ -180,9 +180,14 @@ def collect(
         features(model, site) as read,
         progress(task, count_of(loader)) as step,
     ):
-        for images, truth, _ in numbered_batches(loader, "to take features of"):
+        for images, truth, first in numbered_batches(loader, "to take features of"):
             logits_of(model, to_device(images, device))
             rows.append(read().float().cpu())
+            if not bool(rows[-1].isfinite().all()):
+                raise InputError(
+                    f"the features of images {first} to {first + len(images) - 1} have NaN or "
+                    "infinite values: look at these images and at the network's weights"
+                )
             labels.append(truth.cpu())
             step(len(images))
     return torch.cat(rows), torch.cat(labels)
@@ -213,9 +218,11 @@ def train_svm(
         InputError: a label is missing, or there are fewer than two classes.
     """
     if bool((labels < 0).any()):
-        missing = int((labels == UNLABELLED).sum())
+        missing = int((labels < 0).sum())
+        values = ", ".join(map(str, labels[labels < 0].unique().tolist()[:3]))
         raise InputError(
-            f"{missing} of {len(labels)} training images have no label: an SVM needs one for each"
+            f"{missing} of {len(labels)} training images have no label (label {values}): an SVM "
+            "needs one for each"
         )
     classes, counts = np.unique(labels.numpy(), return_counts=True)
     if len(classes) < 2:

@@ -13,6 +13,7 @@ from torch import Tensor
 from deepcorrect.data import Target, check_labels
 from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.networks import Costs
+from deepcorrect.runtime import InputError
 
 CALIBRATION_BINS = 15
 
@@ -144,8 +145,20 @@ class Tally:
         self._bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Counts a batch: logits N x classes, labels N."""
+        """Counts a batch: logits N x classes, labels N.
+
+        Raises:
+            InputError: a label is not one of the classes, or an answer is NaN.
+        """
         check_labels(labels, logits.shape[1])
+        broken = logits.float().softmax(1).isnan().any(1)
+        if bool(broken.any()):
+            place = self.images + int(broken.int().argmax())
+            raise InputError(
+                f"the network's answer to image {place} (counted from 0) is NaN, so that no class "
+                "is right or wrong: look at this image and at the network's weights, and compute "
+                "in float32"
+            )
         shares, order = logits.float().softmax(1).topk(min(5, logits.shape[1]), dim=1)
         right = order == labels[:, None]
         self._hits += torch.stack([right[:, 0].sum(), right.any(1).sum()]).cpu()

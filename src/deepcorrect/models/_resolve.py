@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deepcorrect.data import Preprocessing
 from deepcorrect.models._built_in import BUILT_IN
@@ -17,7 +18,7 @@ from deepcorrect.models._source import Built, Request, Source
 from deepcorrect.models._timm import from_timm
 from deepcorrect.models._torchvision import from_torchvision
 from deepcorrect.models._weights import RANDOM, load_weights
-from deepcorrect.networks import Classifier
+from deepcorrect.networks import Classifier, as_logits, logits_of, output_rows
 from deepcorrect.runtime import InputError, console, device_of, unknown
 
 SOURCES: dict[str, tuple[Source, str, str]] = {
@@ -107,7 +108,24 @@ def load_model(
             "its weights are random",
             style="yellow",
         )
-    return model.eval()
+    model.eval()
+    if kind == "python" or classes == 1:  # the others are known to return logits
+        _read_as_logits(model)
+    return model
+
+
+def _read_as_logits(model: Classifier) -> None:
+    """Wraps a classifier's network if its output is not logits, as far as two images tell.
+
+    A network that cannot be tried here, or is refused, is tried again on the images themselves.
+    """
+    known = model.preprocessing
+    shape = (2, known.channels, known.input_size, known.input_size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    images[1] = images[1].mean()
+    normalised = (images.to(model.mean) - model.mean) / model.std
+    with contextlib.suppress(InputError):
+        model.network = as_logits(model.network, normalised)
 
 
 def _with_preprocessing(
@@ -201,13 +219,7 @@ def output_classes(model: nn.Module, preprocessing: Preprocessing) -> int:
     image = torch.zeros(1, preprocessing.channels, size, size, device=device_of(model))
     try:
         with torch.no_grad():
-            logits = model(image)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise InputError(
-            f"the network does not accept images of {preprocessing.channels} x {size} x {size}: "
-            f"{error}. Check --input-size, --mean and --std"
-        ) from None
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"the network returns {given}: it must return logits, N x classes")
-    return logits.shape[1]
+            output = logits_of(model, image)
+    except InputError as error:
+        raise InputError(f"{error}. Check --input-size, --mean and --std") from None
+    return max(2, output_rows(output, 1).shape[1])  # one value per image stands for two classes

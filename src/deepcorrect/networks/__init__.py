@@ -10,6 +10,7 @@ from deepcorrect.networks._classifier import (
     logits_of,
     network_of,
     preprocessing_of,
+    refuse_torchscript,
     running_modules,
     trainable_parameters,
     uncompiled,
@@ -41,6 +42,7 @@ from deepcorrect.networks._layers import (
 )
 from deepcorrect.networks._layout import Layout, LayoutRule, layout_of, layout_rule
 from deepcorrect.networks._match_sites import match_sites
+from deepcorrect.networks._outputs import Logits, Reading, as_logits, output_rows, read_outputs
 from deepcorrect.networks._sharing import Replace, Replacement, original, shared_copy
 from deepcorrect.networks._site_facts import SiteFacts, Sketch, describe
 from deepcorrect.networks._structure import CHOICES, Structure, parse_choice, structure_of
@@ -55,7 +57,9 @@ __all__ = [
     "Latency",
     "Layout",
     "LayoutRule",
+    "Logits",
     "Read",
+    "Reading",
     "Replace",
     "Replacement",
     "SiteFacts",
@@ -65,6 +69,7 @@ __all__ = [
     "affine",
     "affine_of",
     "arguments_of",
+    "as_logits",
     "choose",
     "convolutions",
     "costs",
@@ -91,8 +96,11 @@ __all__ = [
     "multiply_adds",
     "network_of",
     "original",
+    "output_rows",
     "parse_choice",
     "preprocessing_of",
+    "read_outputs",
+    "refuse_torchscript",
     "require_one_run",
     "running_modules",
     "shared_copy",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import Preprocessing
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import DeepCorrectError, InputError, no_module
 
 
 class Wrapper(nn.Module):
@@ -87,8 +87,24 @@ class Classifier(Wrapper):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(shape), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Computes logits, N x classes, of images in [0, 1], N x C x H x W."""
+        """Computes logits, N x classes, of images in [0, 1], N x C x H x W.
+
+        Raises:
+            InputError: The images have another number of channels.
+        """
+        if images.shape[1] != self.preprocessing.channels:
+            raise InputError(
+                f"the images have {images.shape[1]} channels and the network takes "
+                f"{self.preprocessing.channels}: give such images, as "
+                + _channels_advice(self.preprocessing.channels)
+            )
         return self.network((images - self.mean) / self.std)
+
+
+def _channels_advice(channels: int) -> str:
+    if channels == 1:
+        return "images.mean(1, keepdim=True) of colours"
+    return f"images.expand(-1, {channels}, -1, -1) of grey ones, or images[:, :{channels}] of RGBA"
 
 
 def unwrapped(model: nn.Module) -> nn.Module | None:
@@ -97,7 +113,8 @@ def unwrapped(model: nn.Module) -> nn.Module | None:
         return model.network
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return model.module
-    return model._modules.get("_orig_mod")  # the class of torch.compile's wrapper is slow to import
+    # by name, as the class of torch.compile's wrapper is slow to import
+    return dict(model._modules.items()).get("_orig_mod")  # TorchScript's modules have no `get`
 
 
 def wrappers(model: nn.Module) -> Iterator[Wrapper]:
@@ -110,7 +127,13 @@ def wrappers(model: nn.Module) -> Iterator[Wrapper]:
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """The network inside `model`, without any wrappers."""
+    """The network inside `model`, without any wrappers.
+
+    Raises:
+        InputError: `model` is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise no_module(model)
     while (wrapped := unwrapped(model)) is not None:
         model = wrapped
     return model
@@ -145,6 +168,9 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         model: a network, wrapped or bare.
         images: N x C x H x W. Gradients flow to them where they require gradients.
 
+    Raises:
+        InputError: the network does not accept the images.
+
     Example:
         >>> import torch
         >>> class Centring(torch.nn.Module):
@@ -155,14 +181,59 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         >>> logits_of(Centring(), images), float(images.mean())
         (tensor([[0.5000, 0.5000]]), 1.0)
     """
-    return model(images.clone() if preprocessing_of(model) is None else images)
+    try:
+        return model(images.clone() if preprocessing_of(model) is None else images)
+    except (DeepCorrectError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        raise InputError(
+            f"the network does not accept images of {' x '.join(map(str, images.shape))} "
+            f"({images.dtype}): {_first_line(error)}{_type_advice(model, images)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _type_advice(model: nn.Module, images: Tensor) -> str:
+    """What to do if the network's numbers have another type than the images'."""
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if len(kinds) == 1 and images.dtype not in kinds:
+        return (
+            f". Its weights are {str(kinds.pop()).removeprefix('torch.')}: give network.float(); "
+            "precision='bfloat16' computes faster"
+        )
+    return ""
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that training changes; in a corrected network those of its units only."""
+    if not isinstance(model, nn.Module):
+        raise no_module(model)
     if isinstance(model, Wrapper):
         return model.trainable_parameters()
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def refuse_torchscript(model: nn.Module, purpose: str) -> None:
+    """Refuses a network that is, or contains, TorchScript, whose layers Python does not run.
+
+    Args:
+        model: A network, wrapped or bare.
+        purpose: What it cannot be, such as "ranked".
+
+    Raises:
+        InputError: A module is a ScriptModule.
+    """
+    if not isinstance(model, nn.Module):
+        raise no_module(model)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise InputError(
+            f"the network is TorchScript (traced or scripted) and cannot be {purpose}: give the "
+            "network that it was made from, and script or export the result"
+        )
 
 
 @contextmanager

@@ -18,6 +18,9 @@ from deepcorrect.networks._hooks import forward_hooks
 from deepcorrect.networks._sharing import Replacement
 from deepcorrect.runtime import Precision, autocast, device_of, inference, to_device
 
+PRODUCTS = frozenset({"aten.convolution", "aten._convolution", "aten.addmm", "aten.mm"})
+"""The operations of convolutions and linear layers."""
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -65,7 +68,7 @@ def multiply_adds(model: nn.Module, image: Tensor) -> int:
 
     Args:
         model: A network, wrapped or bare.
-        image: 1 x C x H x W.
+        image: 1 x C x H x W. A network in TorchScript is counted by its operations.
     """
     total = 0
     describing = [module for module in model.modules() if hasattr(type(module), "multiply_adds")]
@@ -84,11 +87,31 @@ def multiply_adds(model: nn.Module, image: Tensor) -> int:
         elif isinstance(module, nn.Linear):
             total += output[0].numel() * module.in_features
 
-    counted = {str(at): each for at, each in enumerate(model.modules()) if each not in described}
+    counted = {
+        str(at): each
+        for at, each in enumerate(model.modules())
+        if each not in described and not isinstance(each, torch.jit.ScriptModule)
+    }
     hooks = forward_hooks(counted, count, prepend=True)
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
     with ungated(model), inference(model), torch.no_grad(), hooks:
-        model(image)
+        if scripted:
+            return _products(model, image)
+        logits_of(model, image)
     return total
+
+
+def _products(model: nn.Module, image: Tensor) -> int:
+    """Counts the multiply-adds of convolutions and matrix products as they run.
+
+    It serves TorchScript, whose modules call no hooks of Python.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  (slow to import)
+
+    with FlopCounterMode(display=False) as counter:
+        logits_of(model, image)
+    counts = counter.get_flop_counts()["Global"].items()
+    return sum(flops for operation, flops in counts if str(operation) in PRODUCTS) // 2
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.networks._branches import Branches, merge_rows
-from deepcorrect.networks._classifier import module_trees, network_of
+from deepcorrect.networks._classifier import module_trees, network_of, refuse_torchscript
 from deepcorrect.networks._hooks import forward_hooks, forward_pre_hooks
 from deepcorrect.runtime import InputError, unknown
 
@@ -49,6 +49,7 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
         ...     read().shape  # maps, averaged over positions
         torch.Size([2, 4])
     """
+    refuse_torchscript(model, "asked for its features")
     network, trees = network_of(model), module_trees(model)
     last: dict[str, Any] = {}
 

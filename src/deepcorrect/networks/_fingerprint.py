@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.networks._classifier import network_of
+from deepcorrect.runtime import device_of
 
 GEOMETRY = ("stride", "padding", "dilation", "groups", "padding_mode", "num_groups", "eps")
 """Attributes that determine what a layer computes, besides its tensors."""
@@ -27,7 +28,11 @@ def layer_digests(network: nn.Module) -> dict[str, str]:
 
     Returns:
         The digests by module name, in module order. Modules without such tensors are omitted.
+
+    Raises:
+        InputError: The tensors have no values (device meta).
     """
+    device_of(network)
     found = {}
     for name, module in network.named_modules():
         tensors = {

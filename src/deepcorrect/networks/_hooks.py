@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,12 @@ PreHook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], None]
 """A function of a name, a module, and its positional and keyword arguments."""
 
 
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Runs compiled modules uncompiled in the block, as compiled code calls no new hooks."""
+    compiles = "torch._dynamo" in sys.modules and not torch.compiler.is_compiling()
+    return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
+
+
 @contextmanager
 def forward_hooks(
     modules: Mapping[str, nn.Module], hook: Hook, *, prepend: bool = False
@@ -39,6 +46,7 @@ def forward_hooks(
         prepend: Whether it runs before all hooks that are registered already.
     """
     with ExitStack() as stack:
+        stack.enter_context(_uncompiled())
         for name, module in modules.items():
             handle = module.register_forward_hook(partial(hook, name), prepend=prepend)
             stack.callback(handle.remove)
@@ -54,6 +62,7 @@ def forward_pre_hooks(modules: Mapping[str, nn.Module], hook: PreHook) -> Iterat
         hook: The function to call. It may raise to end the forward pass.
     """
     with ExitStack() as stack:
+        stack.enter_context(_uncompiled())
         for name, module in modules.items():
             handle = module.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
             stack.callback(handle.remove)
@@ -152,6 +161,11 @@ def gradients(
     with ungated(model), forward_hooks(found, hook), torch.enable_grad():
         # the images require gradients, as the weights may be frozen
         gain = measure(logits_of(model, images.detach().requires_grad_()))
+    if not gain.requires_grad:
+        raise InputError(
+            "the network's output has no gradient, as under torch.no_grad() or after an argmax, "
+            "and it is needed here: remove what stops gradients, or rank by method 'swap'"
+        )
     values = torch.autograd.grad(gain, [maps[name] for name in found], materialize_grads=True)
     return (
         {name: maps[name].detach() for name in found},

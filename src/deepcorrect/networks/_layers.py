@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from deepcorrect.networks._classifier import network_of, running_modules
+from deepcorrect.networks._classifier import network_of, refuse_torchscript, running_modules
 from deepcorrect.networks._sharing import original
 from deepcorrect.runtime import InputError, unknown
 
@@ -99,6 +99,7 @@ def find(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.M
     if names is None:
         found = candidates(model)
         if not found:
+            refuse_torchscript(model, "ranked or corrected")
             raise InputError(
                 "the network has no 2-D convolution and no transformer's MLP: name the sites "
                 "yourself (modules that give maps)"

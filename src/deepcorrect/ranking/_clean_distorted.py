@@ -237,6 +237,7 @@ def for_each_pair(
     ):
         batches = numbered_batches(loader, "to rank with")
         head = next(batches)
+        model = networks.as_logits(model, head.images)
         setup = _setup(model, head, distortions, sites, target)
         blocks = _blocks(head, batches, setup.block_size)
         del head  # so that its images are freed as those of the other batches are

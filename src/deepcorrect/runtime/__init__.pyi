@@ -4,6 +4,7 @@ from ._devices import autocast as autocast
 from ._devices import device_for as device_for
 from ._devices import device_of as device_of
 from ._devices import inference as inference
+from ._devices import no_module as no_module
 from ._devices import to_device as to_device
 from ._environment import environment as environment
 from ._errors import DeepCorrectError as DeepCorrectError

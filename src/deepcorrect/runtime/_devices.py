@@ -72,13 +72,31 @@ def _usable() -> str:
 def device_of(model: nn.Module) -> torch.device:
     """The device of a model's first parameter; the CPU for a model without parameters.
 
+    Raises:
+        InputError: It is no module, or its parameters have no values.
+
     Example:
         >>> import torch
         >>> from deepcorrect.runtime import device_of
         >>> device_of(torch.nn.Linear(2, 3))
         device(type='cpu')
     """
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+    if not isinstance(model, nn.Module):
+        raise no_module(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if device.type == "meta":
+        raise InputError(
+            "the network's parameters have no values (device meta): build it on a device, or call "
+            "network.to_empty(device='cpu') and load its weights"
+        )
+    return device
+
+
+def no_module(model: object) -> InputError:
+    """The error for a network that is no `torch.nn.Module`."""
+    return InputError(
+        f"the network is a {type(model).__name__}: give a torch.nn.Module, whose forward calls it"
+    )
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> Precision:

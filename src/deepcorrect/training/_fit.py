@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.data import Batches, Target, check_labels, check_range, count_of, no_images
+from deepcorrect.data import Batches, Target, check_labels, count_of, no_images, read_batches
 from deepcorrect.distortions import Distortion, distort_some
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import frozen, trainable_parameters
@@ -137,12 +137,10 @@ def _train_epoch(job: Job, epoch: int, advance: Callable[[float], None]) -> tupl
     job.model.train()
     total, images_seen, alone = 0.0, 0, False
     processes = job.accelerator.num_processes
-    for step, (images, labels) in enumerate(job.loader):
+    for step, (images, labels) in enumerate(read_batches(job.loader)):
         if len(images) < 2:  # batch norm needs more than one value
             alone = alone or len(images) == 1
             continue
-        if not images_seen:
-            check_range(images)
         rate = learning_rate(
             job.settings, epoch * job.steps + step, job.settings.epochs * job.steps, epoch
         )
@@ -185,6 +183,11 @@ def _train_batch(job: Job, images: Tensor, labels: Tensor, generator: torch.Gene
     if settings.l1 > 0:
         weights = [p.abs().sum() for p in job.parameters if p.dim() > 1]
         loss = loss + settings.l1 * torch.stack(weights).sum()
+    if not loss.requires_grad:
+        raise InputError(
+            "the objective has no gradient: the network computes its output without one, as under "
+            "torch.no_grad() or after an argmax, or nothing that is trained affects it"
+        )
     job.optimizer.zero_grad()
     job.accelerator.backward(loss)
     job.optimizer.step()

@@ -21,7 +21,14 @@ from deepcorrect.distortions import (
     numbered_batches,
     parse_all,
 )
-from deepcorrect.networks import find, preprocessing_of, shared_copy, trainable_parameters
+from deepcorrect.networks import (
+    find,
+    preprocessing_of,
+    read_outputs,
+    refuse_torchscript,
+    shared_copy,
+    trainable_parameters,
+)
 from deepcorrect.runtime import InputError, device_of
 from deepcorrect.training._forward import Compared
 from deepcorrect.training._objectives import needs_of
@@ -84,6 +91,7 @@ def open_job(
     for batches in (loader, validation):
         if batches is not None:
             check_repeatable(batches)
+    refuse_torchscript(model, "trained")
     accelerator = Accelerator(cpu=device_of(model).type == "cpu")
     several = accelerator.num_processes > 1
     device = accelerator.device if several else device_of(model)
@@ -100,17 +108,18 @@ def open_job(
     prepared: Any = accelerator.prepare(loader) if several else loader
     steps = _length(prepared)
     images = _example_images(model, prepared).to(device)
+    reading = read_outputs(model, images)
     pixels = min(images.shape[-2:])
     return Job(
         compared=Compared(
             model,
-            runner,
-            untouched if taught else None,
+            reading.of(runner),
+            reading.of(untouched) if taught and untouched is not None else None,
             sites,
             needs,
             device,
             settings.channels_last,
-            needs_image_gradients(model, images, parameters),
+            needs_image_gradients(model, reading.of(model), images, parameters),
         ),
         parameters=parameters,
         optimizer=optimizer,
@@ -139,8 +148,8 @@ def _length(loader: Any) -> int:
 
 
 def _example_images(model: nn.Module, loader: Batches) -> Tensor:
-    """Two images of the size and channels that the model takes; for a bare network, as many of the
-    loader's first."""
+    """Two images of the size and channels that the model takes; for a bare network, the loader's
+    first, at least two."""
     known = preprocessing_of(model)
     if known is not None:
         side = known.input_size
@@ -148,7 +157,7 @@ def _example_images(model: nn.Module, loader: Batches) -> Tensor:
         return torch.rand(2, known.channels, side, side, generator=generator)
     with torch.random.fork_rng(devices=[]):
         images = next(numbered_batches(loader, "to train on")).images
-    return images[:1].repeat(2, 1, 1, 1)
+    return images.repeat(2, 1, 1, 1) if len(images) == 1 else images
 
 
 def _teacher(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from deepcorrect.networks import logits_of
 
 
 def needs_image_gradients(
-    model: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]
+    model: nn.Module, read: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]
 ) -> bool:
     """Whether parameters get gradients only where the images require gradients, too.
 
@@ -24,24 +24,25 @@ def needs_image_gradients(
 
     Args:
         model: put into training mode, in which no gate lets images pass uncorrected.
+        read: the same model, its output read as logits.
         images: a batch, N x C x H x W, on the model's device; two of its images are used.
         parameters: those that are trained.
     """
     model.train()
     state = copy.deepcopy(model.state_dict())
-    without = _reached(model, images[:2], parameters)
+    without = _reached(read, images[:2], parameters)
     through = without < len(parameters) and without < _reached(
-        model, images[:2].clone().requires_grad_(), parameters
+        read, images[:2].clone().requires_grad_(), parameters
     )
     model.load_state_dict(state)
     return through
 
 
-def _reached(model: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> int:
+def _reached(read: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> int:
     """How many of the parameters get a gradient."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, that gradients will be None
-        output = logits_of(model, images)
+        output = logits_of(read, images)
         if not output.requires_grad:
             return 0
         output.float().sum().backward()
