@@ -112,7 +112,8 @@ def noise_seen(images: Tensor, size: int, spec: str, seed: int = 0) -> Tensor:
     recorder = Recorder()
     evaluate(recorder, cut(images, torch.zeros(len(images), dtype=torch.long), size), spec, seed)
     per_batch = 1 + len(spec.split(":")[1].split(","))
-    return torch.cat(recorder.seen[per_batch - 1 :: per_batch])  # the last level of each batch
+    shown = recorder.seen[-per_batch * -(-len(images) // size) :]  # after the check at the start
+    return torch.cat(shown[per_batch - 1 :: per_batch])  # the last level of each batch
 
 
 def test_noise_depends_on_seed_level_and_place_alone(images: Tensor) -> None:

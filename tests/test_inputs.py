@@ -122,10 +122,11 @@ def test_maps_and_features_are_read_alike(
         ((torch.rand(12, 3, 16, 16) - 0.45) / 0.2, "look normalised"),
         (torch.rand(12, 3, 16, 16) * 255, "divide them by 255"),
         ((torch.rand(12, 3, 16, 16) * 255).round(), "divide them by 255"),
-        ((torch.rand(12, 3, 16, 16) * 255).byte(), r"are uint8: give floats in \[0, 1\]"),
+        ((torch.rand(12, 3, 16, 16) * 255).long(), r"are int64: give floats in \[0, 1\]"),
+        ((torch.rand(12, 3, 16, 16) * 2).byte(), "bytes of at most 1"),
         (torch.rand(12, 3, 16, 16).double() * 2 - 1, "look normalised"),
     ],
-    ids=["normalised", "of 0 to 255", "whole", "bytes", "from -1 to 1"],
+    ids=["normalised", "of 0 to 255", "whole", "integers", "bits", "from -1 to 1"],
 )
 def test_a_loader_of_other_values_is_refused_everywhere(
     classifier: dc.Classifier, images: Tensor, labels: Tensor, message: str

@@ -151,18 +151,18 @@ def test_logits_that_look_like_probabilities_stay_logits(rows: str, images: Tens
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda logits: (logits, logits[:, :2]), r"a tuple of \(12 x 16; 12 x 2\)"),
+        (lambda logits: (logits, logits[:, :2]), r"a tuple of \(12 x 5; 12 x 2\)"),
         (lambda logits: {"out": logits}, "a dict of out"),
-        (lambda logits: logits.mean(0), "returns 16 for 12 images"),
-        (lambda logits: logits.T, "returns 16 x 12 for 12 images"),
-        (lambda logits: logits[..., None, None].expand(-1, -1, 4, 4), "12 x 16 x 4 x 4"),
+        (lambda logits: logits.mean(0), "returns 5 for 12 images"),
+        (lambda logits: logits.T, "returns 5 x 12 for 12 images"),
+        (lambda logits: logits[..., None, None].expand(-1, -1, 4, 4), "12 x 5 x 4 x 4"),
         (lambda logits: logits.argmax(1), "int64 numbers, such as the numbers of classes"),
         (lambda logits: logits.detach().numpy(), "returns a ndarray"),
         (lambda logits: None, "returns a NoneType"),
         (lambda logits: logits.sum(), "a single number"),
         (lambda logits: logits * torch.nan, "NaN or infinite values for 12 of the first 12"),
         (lambda logits: logits + torch.inf, "NaN or infinite values"),
-        (lambda logits: F.dropout(logits), "draws random numbers"),
+        (F.dropout, "draws random numbers"),
         (lambda logits: logits + torch.randn_like(logits), "DEEPCORRECT_CHECK_IMAGES=0"),
         (lambda logits: logits @ torch.zeros(3, 3), "does not accept images of 12 x 3 x 16 x 16"),
     ],
@@ -188,7 +188,7 @@ def test_the_check_of_random_answers_can_be_switched_off(
     batches: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEEPCORRECT_CHECK_IMAGES", "0")
-    assert dc.evaluate(ending(lambda logits: F.dropout(logits)), batches, GRID).images == 12
+    assert dc.evaluate(ending(F.dropout), batches, GRID).images == 12
 
 
 def test_a_nan_later_on_is_refused_with_its_image(images: Tensor, labels: Tensor) -> None:
@@ -360,6 +360,7 @@ def test_predict_prints_the_networks_own_confidence(
 def test_predict_with_one_value_per_image(name: str, code: Path, digits_folder: Path) -> None:
     for digit, label in ((3, "1"), (5, "0")):
         folder = digits_folder / "test" / str(digit)
+        note_once.cache_clear()
         said = command("predict", folder, "--model", f"python:{code}:{name}", *PREPARED, "--json")
         assert [answer["labels"] for answer in said.json] == [[label]] * len(said.json)
         assert all(answer["probabilities"][0] > 0.5 for answer in said.json)
@@ -375,7 +376,9 @@ def test_a_loaded_model_returns_logits(code: Path) -> None:
     )
     with torch.no_grad():
         wanted = plain(images)
-        torch.testing.assert_close(softmax(images), wanted.log_softmax(1), atol=1e-4, rtol=1e-4)
+        least = -80.0  # the logarithm of about the smallest float32
+        found, expected = softmax(images), wanted.log_softmax(1)
+        torch.testing.assert_close(found.clamp_min(least), expected.clamp_min(least))
         difference = wanted[:, 3] - wanted[:, 5]
         torch.testing.assert_close(one(images)[:, 1], difference, atol=1e-4, rtol=1e-4)
     assert output_classes(one, one.preprocessing) == 2

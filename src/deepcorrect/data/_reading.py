@@ -217,7 +217,8 @@ def _labels(value: Any, count: int) -> Tensor:
             )
     elif labels.is_complex():
         raise InputError("the loader's labels are complex numbers: give the numbers of classes")
-    return labels.long()
+    labels = labels.long()
+    return labels.clone() if labels.is_inference() else labels
 
 
 def _from_one_hot(labels: Tensor) -> Tensor:

@@ -108,7 +108,13 @@ def _channels_advice(channels: int) -> str:
 
 
 def unwrapped(model: nn.Module) -> nn.Module | None:
-    """The module inside a wrapper: ours, `DataParallel` or `torch.compile`'s; None without one."""
+    """The module inside a wrapper: ours, `DataParallel` or `torch.compile`'s; None without one.
+
+    Raises:
+        InputError: `model` is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise no_module(model)
     if isinstance(model, Wrapper):
         return model.network
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -127,13 +133,7 @@ def wrappers(model: nn.Module) -> Iterator[Wrapper]:
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """The network inside `model`, without any wrappers.
-
-    Raises:
-        InputError: `model` is no module.
-    """
-    if not isinstance(model, nn.Module):
-        raise no_module(model)
+    """The network inside `model`, without any wrappers."""
     while (wrapped := unwrapped(model)) is not None:
         model = wrapped
     return model

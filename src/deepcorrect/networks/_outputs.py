@@ -42,7 +42,8 @@ UNBOUNDED = frozenset({"Addmm", "Mm", "Convolution", "LogSoftmax"})
 
 SIGMOIDS = frozenset({"Sigmoid", "Hardsigmoid"})
 RESHAPING = frozenset(
-    {"View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "Clone", "ToCopy"}
+    {"View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "Clone", "ToCopy", "Select"}
+    | {"Slice", "Transpose", "T", "Permute", "Expand"}
 )
 """Operations that change no value."""
 
@@ -53,7 +54,7 @@ NOTES: dict[Kind, str] = {
     "the sigmoid is taken off, and each image is taken to have one class",
     "one logit": "the network returns one value per image: it is taken as the logit of class 1 "
     "against class 0",
-    "one probability": "the network returns one value per image and ends in a sigmoid: it is taken "
+    "one probability": "the network returns one value per image, of a sigmoid: it is taken "
     "as the probability of class 1 against class 0",
 }
 
@@ -168,7 +169,7 @@ def read_outputs(model: nn.Module, images: Tensor) -> Reading:
     with torch.no_grad(), inference(model), torch.random.fork_rng(devices=[]):
         output = logits_of(model, shown)
         rows = output_rows(output, len(shown))
-        plain = isinstance(output, Tensor) and output.dim() == 2
+        plain = isinstance(output, Tensor) and output.dim() == 2 and _is_plain_for_one(model, shown)
         if not checks_wanted():
             return Reading(plain, "logits" if rows.shape[1] > 1 else "one logit")
         _check_finite(rows, shown)
@@ -177,6 +178,15 @@ def read_outputs(model: nn.Module, images: Tensor) -> Reading:
     if kind in NOTES:
         note_once(NOTES[kind])
     return Reading(plain, kind)
+
+
+def _is_plain_for_one(model: nn.Module, images: Tensor) -> bool:
+    """Whether a single image's answer is 1 x classes: `squeeze` may drop its first dimension."""
+    try:
+        output = logits_of(model, images[:1])
+    except InputError:  # a network may need several images
+        return True
+    return isinstance(output, Tensor) and output.dim() == 2
 
 
 def output_rows(output: Any, count: int) -> Tensor:
@@ -277,7 +287,7 @@ def _kind(model: nn.Module, images: Tensor, rows: Tensor) -> Kind:
         return "logits" if several else "one logit"
     operation = last_operation(model, images)
     if not several:
-        if operation in SIGMOIDS:
+        if operation in SIGMOIDS or operation == "Softmax":
             return "one probability"
         if operation in UNBOUNDED:
             return "one logit"
