@@ -238,23 +238,27 @@ def test_compiled_networks_are_ranked_and_counted(batches: list[Batch]) -> None:
     assert dc.costs(compiled, preprocessing) == counted
 
 
-def test_torchscript_is_evaluated_and_counted_and_refused_elsewhere(batches: list[Batch]) -> None:
-    network = tiny_cnn()
+@pytest.mark.parametrize("make", ["traced", "scripted"])
+def test_torchscript_is_evaluated_and_counted_and_refused_elsewhere(
+    make: str, batches: list[Batch]
+) -> None:
+    network, images = tiny_cnn(), batches[0][0]
+    scripted: Any = (
+        torch.jit.trace(network, images) if make == "traced" else torch.jit.script(network)
+    )
     preprocessing = dc.Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
-    for scripted in (torch.jit.trace(network, batches[0][0]), torch.jit.script(network)):
-        assert isinstance(scripted, nn.Module)
-        found, wanted = (dc.evaluate(each, batches, GRID) for each in (scripted, network))
-        assert found.curves["awgn"].top1 == wanted.curves["awgn"].top1
-        assert dc.costs(scripted, preprocessing) == dc.costs(network, preprocessing)
-        calls: list[Callable[[], Any]] = [
-            lambda: dc.rank(scripted, batches, GRID),  # noqa: B023 - called at once
-            lambda: dc.fit(scripted, batches, GRID, epochs=1),  # noqa: B023
-            lambda: dc.feature_transfer(scripted, batches, batches, GRID),  # noqa: B023
-            lambda: dc.export(scripted, "network.pt2", images=batches[0][0]),  # noqa: B023
-        ]
-        for call in calls:
-            with pytest.raises(InputError, match=r"is TorchScript .* give the network that it was"):
-                call()
+    found, wanted = (dc.evaluate(each, batches, GRID) for each in (scripted, network))
+    assert found.curves["awgn"].top1 == wanted.curves["awgn"].top1
+    assert dc.costs(scripted, preprocessing) == dc.costs(network, preprocessing)
+    calls: list[Callable[[], Any]] = [
+        lambda: dc.rank(scripted, batches, GRID),
+        lambda: dc.fit(scripted, batches, GRID, epochs=1),
+        lambda: dc.feature_transfer(scripted, batches, batches, GRID),
+        lambda: dc.export(scripted, "network.pt2", images=images),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match=r"is TorchScript .* give the network that it was"):
+            call()
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])

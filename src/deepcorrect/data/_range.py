@@ -58,7 +58,7 @@ def check_range(images: Tensor) -> None:
             f"the loader's images are {str(images.dtype).removeprefix('torch.')}: give floats in "
             "[0, 1], such as images.float() / 255, or bytes"
         )
-    low, high = (float(value) for value in images.float().aminmax())
+    low, high = (float(value) for value in images.detach().float().aminmax())
     within = low >= -OVERSHOOT and high <= 1 + OVERSHOOT
     if within or math.isnan(low):  # NaN is reported where it is used
         return
