@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel, correct, hidden_width
 from deepcorrect.correction._config import SiteConfig
+from deepcorrect.correction._model_card import card
 from deepcorrect.deployment import (
     LatencyChoice,
     MeasuredLatency,
@@ -24,7 +25,8 @@ from deepcorrect.deployment import (
     within_latency,
 )
 from deepcorrect.distortions import LevelledDistortion
-from deepcorrect.networks import latencies
+from deepcorrect.experiments._systems import CorrectionSystem
+from deepcorrect.networks import convolutions, latencies
 from deepcorrect.ranking import Ranking
 from deepcorrect.runtime import InputError
 
@@ -261,3 +263,56 @@ def test_a_corrected_network_is_measured_in_every_runtime(network: nn.Module, ru
     assert found.threads == torch.get_num_threads()
     assert found.ratio > 0
     assert found.milliseconds > 0
+
+
+# --- recipes and cards
+
+
+def test_a_recipe_limits_the_latency(tmp_path: Path) -> None:
+    model = dc.load_model("digits_cnn")
+    sites = list(convolutions(model))
+    values = {
+        site: torch.rand(1, module.out_channels) for site, module in convolutions(model).items()
+    }
+    maps: dict[str, tuple[int, int]] = dict.fromkeys(values, (8, 8))
+    ranking = Ranking(values, "swap", (LevelledDistortion("awgn", (10,)),), 9, 0.5, maps=maps)
+    system = CorrectionSystem.model_validate(
+        {"method": "deepcorrect", "beta": 0.25, "budget": {"latency": 0, "runtime": "onnx"}}
+    )
+    assert (system.unit, system.runtime) == ("weights+bottleneck", "onnx")
+    kept = tmp_path / "latency.json"
+    built = system.build(model, lambda _: ranking, 0, kept)
+    assert isinstance(built, AdaptedModel)
+    filters = {name: list(site.filters) for name, site in built.config.sites.items()}
+    assert filters == ranking.top(0.25)
+    assert list(filters) == sites
+    assert {site.corrected_by for site in built.config.sites.values()} == {"weights"}
+    choice = LatencyChoice.model_validate_json(kept.read_text())
+    assert (choice.latency.runtime, choice.latency.batch) == ("onnx", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"budget": {"latency": "fast"}}, "latency"),
+        ({"budget": {"latency": 0.1, "runtime": "tvm"}}, "tvm"),
+        ({"budget": {"runtime": "onnx"}}, "exactly one of"),
+        ({"budget": {"latency": 0.1}, "beta": {"a": 0.5}}, "one share for all sites"),
+        ({"budget": {"parameters": 0.1}, "beta": 0.5}, "not both"),
+    ],
+)
+def test_a_budget_that_a_recipe_may_not_have(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CorrectionSystem.model_validate({"method": "deepcorrect", **given})
+
+
+def test_the_card_shows_the_latency_with_its_runtime_and_threads(network: nn.Module) -> None:
+    config = correct(network, {"stem": [1, 2]}).config
+    measured = {"ratio": 1.25, "milliseconds": 2.5, "runtime": "onnx", "threads": 2, "batch": 1}
+    noted = config.model_copy(update={"notes": {"cost": {"latency": measured}}})
+    row = "| latency per corrected image (onnx, 2 threads) | +25.0 % | 2 ms |"
+    assert row in card(noted, bytes=1)
+    assert "latency" not in card(config, bytes=1)
+    other = {**measured, "ratio": 0.99, "threads": 1, "batch": 32}
+    noted = config.model_copy(update={"notes": {"cost": {"latency": other}}})
+    assert "| latency per corrected batch of 32 (onnx, 1 thread) | -1.0 % |" in card(noted, bytes=1)

@@ -21,8 +21,9 @@ def card(config: AdapterConfig, bytes: int, folder: str = "DIR") -> str:
             spec), `base_model` (its Hub repository), `license`, `distortions`, `data` (of the
             training), `images_seen`, `training_seconds`, `validation_mean_top1`; `measured`, with
             `data`, `images`, and `baseline` and `corrected` in the form of `Grid.to_json`; `cost`,
-            with `multiply_adds`, `base_multiply_adds` and `base_parameters`. Notes that are absent
-            are not mentioned.
+            with `multiply_adds`, `base_multiply_adds`, `base_parameters` and `latency`, with
+            `ratio`, `milliseconds`, `runtime`, `threads` and `batch`. Notes that are absent are
+            not mentioned.
         bytes: The size of the adapter's tensors file.
         folder: The adapter's name in the examples of the card.
     """
@@ -143,8 +144,20 @@ def _cost(config: AdapterConfig, bytes: int) -> str:
         f"| multiply-adds per image | {_number(cost.get('multiply_adds'))} | "
         f"{_number(cost.get('base_multiply_adds'))} |"
     )
+    if cost.get("latency"):
+        lines.append(_latency(cost["latency"]))
     lines.append(f"| file | {bytes / 1e6:.2f} MB | |")
     return "\n".join(lines)
+
+
+def _latency(measured: Mapping[str, Any]) -> str:
+    """The row of the measured time: that of the corrected images, and the network's own."""
+    batch, threads = measured["batch"], measured["threads"]
+    of = "image" if batch == 1 else f"batch of {batch}"
+    on = f"{measured['runtime']}, {threads} thread{'s' if threads > 1 else ''}"
+    own = measured["milliseconds"] / measured["ratio"]
+    added = 100 * (measured["ratio"] - 1)
+    return f"| latency per corrected {of} ({on}) | {added:+.1f} % | {own:.3g} ms |"
 
 
 def _sites(config: AdapterConfig) -> str:

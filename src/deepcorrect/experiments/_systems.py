@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -19,7 +20,8 @@ from pydantic import (
 from torch import nn
 
 from deepcorrect import alternatives, correction
-from deepcorrect.correction import check_unit, read_budget
+from deepcorrect.correction import Runtime, check_unit, read_budget
+from deepcorrect.deployment import correct_within
 from deepcorrect.networks import Classifier, parse_choice
 from deepcorrect.ranking import METHODS, Ranking
 from deepcorrect.training import TrainingConfig, needs_of
@@ -79,8 +81,9 @@ class CorrectionSystem(TrainedSystem):
     """Correction units behind each site's filters of highest priority.
 
     `beta` is the share of each site's filters to correct, one for all sites or one per site.
-    `budget` limits all sites together instead: `{parameters: X}` or `{multiply_adds: X}`. Without
-    either, beta is 0.5.
+    `budget` limits all sites together instead: `{parameters: X}`, `{multiply_adds: X}`, or
+    `{latency: X, runtime: RUNTIME}`, which is measured; beside a latency, `beta` is the share of
+    filters with weights of their own. Without either, beta is 0.5.
     `ranking` is a method; null takes the recipe's method. `gate` is the share of clean images that
     a gate lets through to be corrected; null corrects every image. `gate_scale` below 1 prepares
     the gate for pictures from other sources than the training images (`fit_gate`'s `scale`).
@@ -88,7 +91,7 @@ class CorrectionSystem(TrainedSystem):
 
     method: Literal["deepcorrect"]
     beta: float | dict[str, float] | None = None
-    budget: dict[str, float] | None = None
+    budget: dict[str, Any] | None = None
     unit: str | dict[str, Any] = "bottleneck"
     ranking: str | None = None
     gate: float | None = Field(default=None, gt=0, lt=1)
@@ -96,10 +99,13 @@ class CorrectionSystem(TrainedSystem):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_beta(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and all(
-            values.get(key) is None for key in ("beta", "budget")
-        ):
+    def _defaults(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        budget = values.get("budget")
+        if isinstance(budget, Mapping) and "latency" in budget:
+            return {"unit": "weights+bottleneck", **values}
+        if values.get("beta") is None and budget is None:
             return {**values, "beta": DEFAULT_BETA}
         return values
 
@@ -112,17 +118,19 @@ class CorrectionSystem(TrainedSystem):
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
                 raise ValueError(
                     "a share of filters is above 0 and at most 1, one or one per site; for a "
-                    "budget give budget: {parameters: X} or budget: {multiply_adds: X}"
+                    "budget give budget: {parameters: X}, {multiply_adds: X} or {latency: X}"
                 )
         return value
 
     @field_validator("budget")
     @classmethod
-    def _accepted(cls, value: dict[str, float] | None, info: ValidationInfo) -> Any:
+    def _accepted(cls, value: dict[str, Any] | None, info: ValidationInfo) -> Any:
         if value is not None:
-            if info.data.get("beta") is not None:
+            beta = info.data.get("beta")
+            if read_budget(value).latency is None and beta is not None:
                 raise ValueError("give beta or a budget, not both")
-            read_budget(value)
+            if isinstance(beta, dict):
+                raise ValueError("beside a latency, beta is one share for all sites")
         return value
 
     @field_validator("unit")
@@ -142,11 +150,23 @@ class CorrectionSystem(TrainedSystem):
             raise ValueError("gate_scale says how a gate is fitted: give gate, too")
         return self
 
-    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
-        """The network with its correction units, which start as the identity."""
-        return correction.correct(
-            model, rank(self.ranking), self.beta, self.unit, seed, budget=self.budget
-        )
+    def build(
+        self, model: Classifier, rank: Rank, seed: int, kept: Path | None = None
+    ) -> nn.Module:
+        """The network with its correction units, which start as the identity.
+
+        A choice by latency is kept in the file `kept`, see `correct_within`.
+        """
+        ranking = rank(self.ranking)
+        if self.budget is None:
+            return correction.correct(model, ranking, self.beta, self.unit, seed)
+        beta = self.beta if isinstance(self.beta, float) else None
+        return correct_within(model, ranking, self.budget, self.unit, seed, beta=beta, kept=kept)
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime for which the correction is made."""
+        return "torch" if self.budget is None else read_budget(self.budget).runtime
 
 
 def known_choice(choice: str) -> str:

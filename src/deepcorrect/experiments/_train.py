@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect.correction import AdaptedModel, GateConfig, fit_gate
+from deepcorrect.correction import AdaptedModel, GateConfig, Runtime, fit_gate
 from deepcorrect.data import loader
+from deepcorrect.deployment import measure_latency
 from deepcorrect.experiments._folder import CHECKPOINTS, adapter_folder, log, once
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.experiments._systems import CorrectionSystem, Rank, TrainedSystem
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, console
 from deepcorrect.training import History, fit
 
 
@@ -29,7 +30,11 @@ def train(setup: Setup, name: str, system: TrainedSystem, rank: Rank) -> tuple[n
         The trained system and the history of its training.
     """
     recipe, images = setup.recipe, setup.images
-    model = system.build(setup.model, rank, recipe.seed)
+    if isinstance(system, CorrectionSystem):
+        kept = setup.folder / CHECKPOINTS / f"{name}.latency.json"
+        model = system.build(setup.model, rank, recipe.seed, kept)
+    else:
+        model = system.build(setup.model, rank, recipe.seed)
     if isinstance(system, CorrectionSystem) and isinstance(model, AdaptedModel):
         _set_gate(setup, name, system, model)
     history = fit(
@@ -79,7 +84,8 @@ def save_adapter(
     """Writes a corrected network's adapter, with its figures and the baseline's as notes."""
     if not isinstance(model, AdaptedModel):
         raise InputError(f"system {name!r} is not a corrected network")
-    data = setup.recipe.data
+    data, system = setup.recipe.data, setup.recipe.systems[name]
+    runtime = system.runtime if isinstance(system, CorrectionSystem) else "torch"
     notes = {
         "model": setup.recipe.model.spec,
         "data": data.train,
@@ -97,6 +103,16 @@ def save_adapter(
             "multiply_adds": record["multiply_adds"] - baseline["multiply_adds"],
             "base_multiply_adds": baseline["multiply_adds"],
             "base_parameters": baseline["parameters"],
+            "latency": _latency(model, runtime),
         },
     }
     model.save_pretrained(adapter_folder(setup.folder, name), notes)
+
+
+def _latency(model: AdaptedModel, runtime: Runtime) -> dict[str, Any] | None:
+    """The time of a corrected image in a runtime; None for a network that cannot be fused."""
+    try:
+        return measure_latency(model, runtime=runtime).model_dump()
+    except InputError as error:
+        console().print(f"note: the latency is not measured: {error}", markup=False)
+        return None
