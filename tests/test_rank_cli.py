@@ -249,13 +249,15 @@ def test_correct_keeps_to_a_budget(
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ("0.2", "--budget '0.2' is not accepted: give parameters=X or multiply_adds=X"),
+        ("0.2", "--budget '0.2' is not accepted: give parameters=X, multiply_adds=X or latency=X"),
         ("parameters", "--budget 'parameters' is not accepted"),
         ("parameters=few", "--budget 'parameters=few' is not accepted"),
         ("flops=1e6", "flops"),
         ("parameters=-3", "greater than 0"),
         ("parameters=nan", "budget"),
         ("parameters=2", "no unit fits the budget"),
+        ("latency=-0.1", "latency"),
+        ("latency=soon", "--budget 'latency=soon' is not accepted"),
     ],
 )
 def test_a_bad_budget_is_refused(
@@ -264,6 +266,36 @@ def test_a_bad_budget_is_refused(
     call = correct_call(digits, rankings[0], tmp_path / "a", "--budget", budget)
     assert_refused(command(*call), message)
     assert not (tmp_path / "a").exists()
+
+
+def test_correct_keeps_to_a_latency(
+    digits: Path, rankings: tuple[Path, Path], tmp_path: Path
+) -> None:
+    free = ("--budget", "latency=0", "--runtime", "onnx", "--beta", 0.25)
+    said = command(*correct_call(digits, rankings[0], tmp_path / "a", *free), "--json")
+    assert said.status == 0, said.err
+    adapted = dc.load_adapter(dc.load_model("digits_cnn"), tmp_path / "a")
+    assert {site.corrected_by for site in adapted.config.sites.values()} == {"weights"}
+    sites = {name: list(site.filters) for name, site in adapted.config.sites.items()}
+    assert sites == dc.load_ranking(rankings[0]).top(0.25)
+    latency = said.json["cost"]["latency"]
+    assert (latency["runtime"], latency["batch"]) == ("onnx", 1)
+    assert "latency per corrected image (onnx" in (tmp_path / "a" / "README.md").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"], "only the adapter is left"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--runtime", "onnx"), "--runtime says where a latency is measured"),
+        (("--budget", "parameters=0.2", "--runtime", "onnx"), "--runtime says where"),
+        (("--budget", "latency=0.1", "--runtime", "tvm"), "tvm"),
+    ],
+)
+def test_a_runtime_that_is_not_accepted(
+    digits: Path, rankings: tuple[Path, Path], tmp_path: Path, more: tuple[str, ...], message: str
+) -> None:
+    assert_refused(command(*correct_call(digits, rankings[0], tmp_path / "a", *more)), message)
 
 
 def test_a_share_and_a_budget_exclude_each_other(

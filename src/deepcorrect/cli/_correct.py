@@ -53,7 +53,13 @@ class UnitOptions(OptionGroup):
 
     panel: ClassVar[str] = "Correction units"
 
-    unit: Annotated[str, typer.Option(help="Kind of unit, see 'list units'.")] = "bottleneck"
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            help="Kind of unit, see 'list units'. Default: bottleneck, and weights+bottleneck "
+            "within a latency."
+        ),
+    ] = None
     beta: Annotated[
         float | None,
         typer.Option(
@@ -65,35 +71,59 @@ class UnitOptions(OptionGroup):
         typer.Option(
             metavar="COST=X",
             help="Instead of --beta: parameters=X or multiply_adds=X for all units together, where "
-            "X up to 1 is a share of the network's own cost. The priorities decide how many "
+            "X up to 1 is a share of the network's own cost; or latency=X, the added time as a "
+            "fraction of the network's, which is measured. The priorities decide how many "
             "filters of each site are corrected.",
         ),
     ] = None
+    runtime: Annotated[
+        str,
+        typer.Option(
+            help="Where the latency is measured: torch, onnx, or onnx-int8 (ONNX Runtime in eight "
+            "bits)."
+        ),
+    ] = "torch"
 
     def check(self) -> None:
-        """Refuses options that exclude each other.
+        """Refuses options that exclude each other, and a budget that is not accepted.
 
         Raises:
-            InputError: both a share and a budget are given.
+            InputError: both a share and a budget other than a latency are given, or a runtime
+                without a latency.
         """
-        if self.beta is not None and self.budget is not None:
+        costs = self._costs()
+        if self.beta is not None and costs is not None and "latency" not in costs:
             raise InputError("--beta and --budget exclude each other: give one of them")
+        if self.runtime != "torch" and "latency" not in (costs or {}):
+            raise InputError("--runtime says where a latency is measured: give --budget latency=X")
 
-    def attach(self, network: dc.Classifier, ranking: dc.Ranking, seed: int) -> dc.AdaptedModel:
-        """The network with untrained units behind the ranking's first filters."""
-        return dc.correct(network, ranking, self.beta, self.unit, seed, budget=self._costs())
+    def attach(
+        self, network: dc.Classifier, ranking: dc.Ranking, seed: int, kept: Path
+    ) -> dc.AdaptedModel:
+        """The network with untrained units behind the ranking's first filters.
 
-    def _costs(self) -> dict[str, float] | None:
+        A choice by latency is kept in a file, so that the same command continues with it.
+        """
+        from deepcorrect.deployment import correct_within
+
+        budget = self._costs()
+        if budget is None:
+            return dc.correct(network, ranking, self.beta, self.unit or "bottleneck", seed)
+        return correct_within(network, ranking, budget, self.unit, seed, beta=self.beta, kept=kept)
+
+    def _costs(self) -> dict[str, Any] | None:
         """The budget that a text such as `parameters=0.2` says."""
         if self.budget is None:
             return None
         kind, _, number = self.budget.partition("=")
         try:
-            return {kind.strip(): float(number)}
+            costs: dict[str, Any] = {kind.strip(): float(number)}
         except ValueError:
             raise InputError(
-                f"--budget {self.budget!r} is not accepted: give parameters=X or multiply_adds=X"
+                f"--budget {self.budget!r} is not accepted: give parameters=X, multiply_adds=X or "
+                "latency=X"
             ) from None
+        return costs | ({"runtime": self.runtime} if "latency" in costs else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +235,8 @@ def command(
     images = data.open(network, seed, labels=False if data.no_labels else None)
     ranking = dc.load_ranking(ranking_folder)
     distortions = parse_all(distortion or ranking.distortions, network.preprocessing.input_size)
-    adapted = units.attach(network, ranking, seed)
+    kept = out.parent / f"{out.name}.latency.json"
+    adapted = units.attach(network, ranking, seed, kept)
     if gate.gate is not None:
         shown = data.loader(images, shuffle=True)
         dc.fit_gate(adapted, shown, distortions, gate.gate, seed=seed, scale=gate.gate_scale)
@@ -217,10 +248,11 @@ def command(
         "data": data.data,
         "distortions": [asdict(each) for each in distortions],
         **trained,
-        "cost": _added_cost(adapted, network),
+        "cost": _added_cost(adapted, network, units.runtime),
     }
     adapted.save_pretrained(out, notes)
-    checkpoint.unlink(missing_ok=True)
+    for file in (checkpoint, kept):
+        file.unlink(missing_ok=True)
     trainable = dc.costs(adapted, network.preprocessing).trainable_parameters
     if as_json:
         print(json.dumps({"adapter": str(out), "trainable_parameters": trainable} | notes))
@@ -263,13 +295,16 @@ def _train(
     }
 
 
-def _added_cost(adapted: dc.AdaptedModel, network: dc.Classifier) -> dict[str, int]:
-    """The multiply-adds that the adapter adds, and the network's own cost."""
+def _added_cost(adapted: dc.AdaptedModel, network: dc.Classifier, runtime: Any) -> dict[str, Any]:
+    """The multiply-adds and the time that the adapter adds, and the network's own cost."""
+    from deepcorrect.deployment import latency_note
+
     cost, bare = (dc.costs(system, network.preprocessing) for system in (adapted, network))
     return {
         "multiply_adds": cost.multiply_adds - bare.multiply_adds,
         "base_multiply_adds": bare.multiply_adds,
         "base_parameters": bare.parameters,
+        "latency": latency_note(adapted, runtime),
     }
 
 

@@ -3,7 +3,7 @@ file, in float32 or in eight bits."""
 
 from deepcorrect.deployment._export import export, load_exported
 from deepcorrect.deployment._fuse import First, check_logits, example_images, fuse
-from deepcorrect.deployment._latency import MeasuredLatency, measure_latency
+from deepcorrect.deployment._latency import MeasuredLatency, latency_note, measure_latency
 from deepcorrect.deployment._quantize import Quantized, quantize
 from deepcorrect.deployment._within_latency import LatencyChoice, correct_within, within_latency
 
@@ -17,6 +17,7 @@ __all__ = [
     "example_images",
     "export",
     "fuse",
+    "latency_note",
     "load_exported",
     "measure_latency",
     "quantize",

@@ -6,7 +6,7 @@ import copy
 import tempfile
 import time
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +18,7 @@ from deepcorrect.deployment._export import export
 from deepcorrect.deployment._fuse import example_images, fuse
 from deepcorrect.deployment._onnx_network import OnnxNetwork, filled
 from deepcorrect.networks import latencies
-from deepcorrect.runtime import device_of, unknown
+from deepcorrect.runtime import InputError, console, device_of, unknown
 
 SECONDS = 1.0
 """About how long the two networks of one measurement run."""
@@ -77,6 +77,20 @@ def measure_latency(
         ('torch', 1, True)
     """
     return Stopwatch(model.untouched(), images, runtime)(model)
+
+
+def latency_note(model: AdaptedModel, runtime: Runtime = "torch") -> dict[str, Any] | None:
+    """What an adapter's notes say of its latency; None for a network that cannot be fused.
+
+    Args:
+        model: A corrected `Classifier`.
+        runtime: See `measure_latency`, whose result is returned as a mapping.
+    """
+    try:
+        return measure_latency(model, runtime=runtime).model_dump()
+    except InputError as error:
+        console().print(f"note: the latency is not measured: {error}", markup=False)
+        return None
 
 
 class Stopwatch:

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect.correction import AdaptedModel, GateConfig, Runtime, fit_gate
+from deepcorrect.correction import AdaptedModel, GateConfig, fit_gate
 from deepcorrect.data import loader
-from deepcorrect.deployment import measure_latency
+from deepcorrect.deployment import latency_note
 from deepcorrect.experiments._folder import CHECKPOINTS, adapter_folder, log, once
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.experiments._systems import CorrectionSystem, Rank, TrainedSystem
-from deepcorrect.runtime import InputError, console
+from deepcorrect.runtime import InputError
 from deepcorrect.training import History, fit
 
 
@@ -103,16 +103,7 @@ def save_adapter(
             "multiply_adds": record["multiply_adds"] - baseline["multiply_adds"],
             "base_multiply_adds": baseline["multiply_adds"],
             "base_parameters": baseline["parameters"],
-            "latency": _latency(model, runtime),
+            "latency": latency_note(model, runtime),
         },
     }
     model.save_pretrained(adapter_folder(setup.folder, name), notes)
-
-
-def _latency(model: AdaptedModel, runtime: Runtime) -> dict[str, Any] | None:
-    """The time of a corrected image in a runtime; None for a network that cannot be fused."""
-    try:
-        return measure_latency(model, runtime=runtime).model_dump()
-    except InputError as error:
-        console().print(f"note: the latency is not measured: {error}", markup=False)
-        return None
