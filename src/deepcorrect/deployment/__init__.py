@@ -1,6 +1,7 @@
 """Deploying a corrected network: folding it into plain layers, exporting it to a
 file, in float32 or in eight bits."""
 
+from deepcorrect.deployment._calibration import quantize_file
 from deepcorrect.deployment._export import export, load_exported
 from deepcorrect.deployment._fuse import First, check_logits, example_images, fuse
 from deepcorrect.deployment._latency import MeasuredLatency, latency_note, measure_latency
@@ -21,5 +22,6 @@ __all__ = [
     "load_exported",
     "measure_latency",
     "quantize",
+    "quantize_file",
     "within_latency",
 ]
