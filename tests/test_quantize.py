@@ -227,6 +227,46 @@ def test_a_file_for_one_batch_size_is_calibrated_and_measured_in_such_batches(
     assert load_exported(given.path)(images).shape == (6, 5)
 
 
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_behind_a_gate_each_image_passes_its_network_in_eight_bits(
+    adapted: AdaptedModel, tmp_path: Path, batch_size: int | None
+) -> None:
+    """A mixed batch has the rows of the two networks' own files."""
+    free = correct(adapted.network, FILTERS, unit={"kind": "bottleneck", "start": "he"})
+    gated = correct(adapted.network, FILTERS, unit={"kind": "bottleneck", "start": "he"})
+    gated.load_state_dict(free.state_dict())
+    flat = torch.linspace(0, 1, SIZE).expand(16, 3, SIZE, SIZE) * torch.rand(16, 3, 1, 1)
+    noisy = torch.rand(4, 3, SIZE, SIZE)
+    dc.fit_gate(gated, [(flat, torch.zeros(16))], ["awgn:80"], 0.25)
+    mixed = torch.stack([flat[0], noisy[0], noisy[1], flat[1], noisy[2], flat[2]])
+    distorted = dc.looks_distorted(gated, mixed)
+    assert 0 < int(distorted.sum()) < len(mixed)
+
+    def files(model: nn.Module, name: str) -> Quantized:
+        out = tmp_path / f"{name}.onnx"
+        return quantize(model, out, some(12, 1), some(10, 2), ["awgn:20"], batch_size=batch_size)
+
+    whole, corrected = files(gated, "gated"), files(free, "free")
+    base = quantize(
+        adapted.network,
+        tmp_path / "base.onnx",
+        some(12, 1),
+        some(10, 2),
+        "awgn:20",
+        batch_size=batch_size,
+    )
+    given = load_exported(whole.path)(mixed)
+    for rows, path in ((distorted, corrected.path), (~distorted, base.path)):
+        assert torch.allclose(given[rows], load_exported(path)(mixed)[rows], atol=1e-4)
+    held = onnx.load(whole.path)
+    assert {"labels", "quantization"} <= {entry.key for entry in held.metadata_props}
+    branches = [each for node in held.graph.node for each in node.attribute]
+    networks = [each.g for each in branches if each.name == "then_branch"]
+    kinds = [Counter(node.op_type for node in network.node) for network in networks]
+    assert len(kinds) == 2
+    assert all(kind["QuantizeLinear"] for kind in kinds)
+
+
 def test_images_that_were_calibrated_on_are_counted_and_named(
     adapted: AdaptedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

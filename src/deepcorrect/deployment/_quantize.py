@@ -10,12 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches, check_repeatable, count_of
 from deepcorrect.deployment._calibration import SETTINGS, quantize_file
-from deepcorrect.deployment._export import export
+from deepcorrect.deployment._export import export, onnx_model
+from deepcorrect.deployment._fuse import example_images, fuse
+from deepcorrect.deployment._gated import GatedParts, gated_parts
+from deepcorrect.deployment._onnx_gate import compose_gated
 from deepcorrect.deployment._onnx_network import OnnxNetwork, filled, onnx_runtime
 from deepcorrect.distortions import (
     CLEAN,
@@ -93,9 +97,9 @@ def quantize(
     """Exports a network, corrected or not, to ONNX in eight bits, and measures its accuracy.
 
     The fused network is quantised by `onnxruntime.quantization.quantize_static`: QDQ, weights of
-    7 bits with one scale per filter, unsigned activations. Weights and activations are rounded;
-    the normalisation of the images and the logits stay in float32. The ranges of the activations
-    are taken from the calibration images, clean and at every level of every distortion.
+    7 bits with one scale per filter, unsigned activations. The normalisation of the images, the
+    logits and a gate stay in float32. The ranges of the activations are those on the calibration
+    images, clean and at every level of every distortion.
 
     Top-1 and top-5 accuracy of the float32 and the int8 file, and those of the untouched network if
     `model` is a corrected one, are kept beside the file, in `NAME.accuracy.json`.
@@ -143,15 +147,22 @@ def quantize(
     first = next(numbered_batches(calibration, PURPOSE)).images
     known = preprocessing_of(model)
     chosen = parse_all(specs, known.input_size if known else min(first.shape[-2:]))
-    sample = None if known else filled(first[: batch_size or 2], batch_size or 2)
+    count = batch_size or 2
+    sample = example_images(model, count) if known else filled(first[:count], count)
     with tempfile.TemporaryDirectory() as folder:
         written: dict[str, Path] = {}
         for name, system in _systems(model).items():
             written[name] = Path(folder) / f"{name}.onnx"
-            written[f"{name}, int8"] = Path(folder) / f"{name}-int8.onnx"
             export(system, written[name], images=sample, batch_size=batch_size)
             shown = _shown(f"calibration of {name}", calibration, chosen, seed)
-            quantize_file(written[name], written[f"{name}, int8"], shown)
+            parts = gated_parts(fuse(system, sample))
+            int8 = Path(folder) / f"{name}-int8.onnx"
+            if parts is None:
+                quantize_file(written[name], int8, shown)
+            else:
+                both = written[name], written["baseline, int8"]
+                _quantize_gated(parts, *both, int8, shown, sample, batch_size is None)
+            written[f"{name}, int8"] = int8
         evaluated = _Seen(evaluation)
         grids = _grids(written, evaluated, chosen, seed)
         result = Quantized(
@@ -258,6 +269,33 @@ class _Seen:
         for images, labels in self.iterable:
             self.digests |= _digests(images)
             yield images, labels
+
+
+def _quantize_gated(
+    parts: GatedParts,
+    exported: Path,
+    base: Path,
+    out: Path,
+    shown: Iterator[Tensor],
+    images: Tensor,
+    dynamic: bool,
+) -> None:
+    """Writes a network with a gate: the gate in float32, and both networks in eight bits.
+
+    ONNX Runtime does not quantise what stands in the branches of an `If`, so the corrected network
+    is quantised apart, on all images, and then composed with the untouched one.
+    """
+    import onnx  # noqa: PLC0415
+
+    corrected, rounded = (out.with_suffix(f".{name}.onnx") for name in ("corrected", "rounded"))
+    with torch.no_grad():
+        onnx.save(onnx_model(parts.corrected, images, dynamic), corrected)
+        gate = onnx_model(parts.gate, images, dynamic)
+    quantize_file(corrected, rounded, shown)
+    whole = compose_gated(gate, onnx.load(base), onnx.load(rounded))
+    del whole.metadata_props[:]
+    whole.metadata_props.extend(onnx.load(exported).metadata_props)
+    onnx.save(whole, out)
 
 
 def _shown(
