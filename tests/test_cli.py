@@ -176,7 +176,7 @@ def test_version() -> None:
         ("models", {"digits_cnn", "cifar_allcnn", "cifar_resnet20", "alexnet"}),
         ("datasets", {"digits:test", "folder:DIR", "parquet:GLOB", "imagenet_c:DIR"}),
         ("distortions", {"gaussian_blur", "awgn"}),
-        ("units", {"full", "bottleneck", "lite", "cifar", "rank_constrained", "inverted"}),
+        ("units", {"full", "bottleneck", "lite", "cifar", "rank_constrained", "inverted", "dense"}),
         ("methods", {"swap", "path"}),
         ("recipes", {"demo", "cifar100_resnet20"}),
     ],

@@ -120,7 +120,9 @@ def choose(network: nn.Module, limit: float, runtime: FakeRuntime, **given: Any)
 
 
 @pytest.mark.parametrize("joint", [0.5, 1.0, 1.7])
-@pytest.mark.parametrize("unit", ["weights+bottleneck", "weights+inverted", "inverted", "full"])
+@pytest.mark.parametrize(
+    "unit", ["weights+dense", "weights+bottleneck", "weights+inverted", "inverted", "full"]
+)
 def test_the_measured_time_is_within_the_limit_and_what_fits_is_used(
     network: nn.Module, unit: str, joint: float
 ) -> None:
@@ -158,7 +160,7 @@ def test_beta_is_the_share_of_filters_with_weights(network: nn.Module) -> None:
     }
 
 
-@pytest.mark.parametrize("unit", ["weights+bottleneck", "bottleneck", "weights"])
+@pytest.mark.parametrize("unit", ["weights+dense", "bottleneck", "weights"])
 @pytest.mark.parametrize("limit", [0, 0.001])
 def test_where_no_unit_fits_the_correction_is_weights_alone(
     network: nn.Module, unit: str, limit: float
@@ -279,7 +281,7 @@ def test_a_recipe_limits_the_latency(tmp_path: Path) -> None:
     system = CorrectionSystem.model_validate(
         {"method": "deepcorrect", "beta": 0.25, "budget": {"latency": 0, "runtime": "onnx"}}
     )
-    assert (system.unit, system.runtime) == ("weights+bottleneck", "onnx")
+    assert (system.unit, system.runtime) == ("weights+dense", "onnx")
     kept = tmp_path / "latency.json"
     built = system.build(model, lambda _: ranking, 0, kept)
     assert isinstance(built, AdaptedModel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,12 @@ def test_rank_constrained_replaces_each_stage_by_two_separable_ones(position: in
     assert described(unit) == ["conv 1x1 10-10", "BN", "ReLU", *pair, *pair, "conv 1x1 10-10"]
 
 
+@pytest.mark.parametrize(("filters", "width"), [(1, 8), (32, 8), (34, 8), (38, 16), (384, 96)])
+def test_a_dense_unit_is_as_wide_as_whole_blocks_of_8(filters: int, width: int) -> None:
+    ends = [f"1x1 {filters}-{width}", f"3x3 {width}-{width}", f"1x1 {width}-{filters}"]
+    assert described(CorrectionUnit(filters, unit_config("dense", 5))) == stages(*ends)
+
+
 def test_a_depthwise_stage_filters_each_hidden_channel_by_itself() -> None:
     options = {"width_share": 3, "kernel_size": 5, "dilations": [1], "depthwise": True}
     unit = CorrectionUnit(4, unit_config(options, 1))
@@ -115,7 +122,8 @@ def test_a_depthwise_stage_is_trained_in_float32_and_keeps_the_maps_type() -> No
 
 
 def closed_form_parameters(n: int, config: UnitConfig) -> int:
-    width = config.width or max(1, round(n * config.width_share))
+    wanted = max(1, round(n * config.width_share)) / config.width_multiple
+    width = config.width or math.ceil(wanted) * config.width_multiple
     k = config.kernel_size
     read = 1 if config.depthwise else width
     stage = width * read * (2 * k if config.separable else k * k) + 2 * width

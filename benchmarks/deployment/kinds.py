@@ -37,6 +37,7 @@ KINDS: dict[str, Any] = {
     "one dense 3x3, 8 wide": {**DENSE, "width": 8},
     "one dense 3x3, 16 wide": {**DENSE, "width": 16},
     "one dense 3x3, 12 wide": {**DENSE, "width": 12},
+    "dense": "dense",
     "bottleneck": "bottleneck",
     "inverted": INVERTED,
     "inverted, 3x3": {**INVERTED, "kernel_size": 3},

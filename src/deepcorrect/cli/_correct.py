@@ -56,7 +56,7 @@ class UnitOptions(OptionGroup):
     unit: Annotated[
         str | None,
         typer.Option(
-            help="Kind of unit, see 'list units'. Default: bottleneck, and weights+bottleneck "
+            help="Kind of unit, see 'list units'. Default: bottleneck, and weights+dense "
             "within a latency."
         ),
     ] = None

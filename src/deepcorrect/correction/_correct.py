@@ -59,11 +59,11 @@ def correct(
         beta: The fraction of each site's filters to correct, above 0 and up to 1: one value for
             all sites, or one per site (sites that are left out are not corrected). The default is
             0.5 without a budget. It is ignored if `ranking` gives the filters directly.
-        unit: The kind of the units: `full`, `bottleneck`, `lite`, `cifar`, `rank_constrained` or
-            `inverted`; `weights`, with which the filters get weights of their own in place of a
-            unit; or `weights+KIND` for both. Or a mapping with a `kind` and changes to it, such as
-            `{"kind": "full", "separable": True}`; or a `UnitConfig`; or a mapping from each site to
-            one of these.
+        unit: The kind of the units: `full`, `bottleneck`, `lite`, `cifar`, `rank_constrained`,
+            `inverted` or `dense`; `weights`, with which the filters get weights of their own in
+            place of a unit; or `weights+KIND` for both. Or a mapping with a `kind` and changes to
+            it, such as `{"kind": "full", "separable": True}`; or a `UnitConfig`; or a mapping from
+            each site to one of these.
         seed: The seed of the units' initial weights.
         budget: The largest accepted cost of all units together, in place of `beta`:
             `{"parameters": X}` or `{"multiply_adds": X}`. Values of X up to 1 are a fraction of the

@@ -24,6 +24,8 @@ class UnitConfig(BaseModel):
         width: The number of hidden channels; None computes it from `width_share`.
         width_share: The number of hidden channels as a multiple of the number of corrected
             filters, above 0 and up to 4.
+        width_multiple: The number that the computed number of hidden channels is rounded up to a
+            multiple of. Runtimes compute channels in blocks of 8 or 16.
         kernel_size: The kernel size k of the k x k stages: 1, 3, 5 or 7.
         dilations: The dilation of each k x k stage; one stage per entry.
         separable: Whether each k x k stage is a 1 x k and a k x 1 convolution (the paper's
@@ -53,6 +55,7 @@ class UnitConfig(BaseModel):
 
     width: int | None = Field(default=None, ge=1)
     width_share: float = Field(default=1.0, gt=0, le=4)
+    width_multiple: int = Field(default=1, ge=1, le=64)
     kernel_size: Literal[1, 3, 5, 7] = 3
     dilations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 1), max_length=8)
     separable: bool = False
@@ -97,6 +100,11 @@ def _inverted(position: int) -> UnitConfig:
     return UnitConfig(width_share=2.0, kernel_size=5, dilations=(1,), depthwise=True, affine=True)
 
 
+def _dense(position: int) -> UnitConfig:
+    del position
+    return UnitConfig(width_share=0.25, width_multiple=8, dilations=(1,))
+
+
 KINDS = {
     "full": _full,
     "bottleneck": _bottleneck,
@@ -104,14 +112,17 @@ KINDS = {
     "cifar": _cifar,
     "rank_constrained": lambda position: _full(position, separable=True),
     "inverted": _inverted,
+    "dense": _dense,
 }
-"""Each kind's configuration as a function of the site's position, from 0: the paper's and one more.
+"""Each kind's configuration as a function of the site's position, from 0: the paper's and two more.
 
 full: the paper's "CW", width n, two stages (5 x 5 at the first site). bottleneck: width n/2, three
 stages, the last dilated by 2 at the first site. lite: width 128, two stages, the second dilated by
 2 at the first two sites. cifar: batch norm first, width 64, trained scale and shift after the sum.
 rank_constrained: full with separable stages. inverted, which is not in the paper: width 2n, one
-depthwise 5 x 5 stage, trained scale and shift after the sum.
+depthwise 5 x 5 stage, trained scale and shift after the sum. dense, which is not in the paper
+either: width n/4, rounded up to a multiple of 8, one 3 x 3 stage. Runtimes take the least time for
+the multiply-adds of such a unit.
 """
 
 WEIGHTS = "weights"
@@ -125,6 +136,7 @@ DESCRIPTIONS = {
     "cifar": "the paper's CIFAR unit: batch norm first, 64 wide, trained scale and shift after",
     "rank_constrained": "full, with separable 1 x k and k x 1 stages",
     "inverted": "twice as wide as its filters, one depthwise 5 x 5 stage; not in the paper",
+    "dense": "8 wide or more, one 3 x 3 stage: the fastest for its size; not in the paper",
 }
 
 
@@ -223,7 +235,8 @@ def unit_config(choice: UnitChoice, position: int) -> UnitConfig:
 
 def hidden_width(config: UnitConfig, filters: int) -> int:
     """The number of hidden channels of a unit that corrects this number of filters."""
-    return config.width or max(1, round(filters * config.width_share))
+    wanted = max(1, round(filters * config.width_share))
+    return config.width or -(-wanted // config.width_multiple) * config.width_multiple
 
 
 class UnitCosts(NamedTuple):

@@ -65,7 +65,7 @@ def within_latency(
     ranking: Ranking,
     limit: float,
     runtime: Runtime = "torch",
-    unit: UnitChoice = "weights+bottleneck",
+    unit: UnitChoice = "weights+dense",
     *,
     beta: float = 0.5,
     images: Tensor | None = None,
@@ -166,7 +166,7 @@ def correct_within(
         model: The network to correct.
         ranking: Priorities that are gains in the network's answer.
         budget: The largest accepted cost, see `Budget`.
-        unit: The kind of the units; None for `weights+bottleneck` within a latency, and for
+        unit: The kind of the units; None for `weights+dense` within a latency, and for
             `bottleneck` within the others.
         seed: The seed of the units' initial weights.
         beta: Within a latency, the share of filters with weights of their own, see
@@ -189,7 +189,7 @@ def correct_within(
             ranking,
             budget.latency,
             budget.runtime,
-            unit or "weights+bottleneck",
+            unit or "weights+dense",
             beta=0.5 if beta is None else beta,
             images=images,
         )

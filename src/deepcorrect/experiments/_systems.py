@@ -104,7 +104,7 @@ class CorrectionSystem(TrainedSystem):
             return values
         budget = values.get("budget")
         if isinstance(budget, Mapping) and "latency" in budget:
-            return {"unit": "weights+bottleneck", **values}
+            return {"unit": "weights+dense", **values}
         if values.get("beta") is None and budget is None:
             return {**values, "beta": DEFAULT_BETA}
         return values
