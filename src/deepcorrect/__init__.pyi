@@ -5,7 +5,6 @@ from .correction import AdapterSet as AdapterSet
 from .correction import CorrectionUnit as CorrectionUnit
 from .correction import GateConfig as GateConfig
 from .correction import UnitConfig as UnitConfig
-from .correction import correct as correct
 from .correction import fit_gate as fit_gate
 from .correction import load_adapter as load_adapter
 from .correction import load_adapters as load_adapters
@@ -25,6 +24,7 @@ from .evaluation import FeatureTransfer as FeatureTransfer
 from .evaluation import Grid as Grid
 from .evaluation import evaluate as evaluate
 from .evaluation import feature_transfer as feature_transfer
+from .experiments import correct as correct
 from .models import load_model as load_model
 from .networks import Classifier as Classifier
 from .networks import costs as costs

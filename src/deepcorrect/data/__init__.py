@@ -9,6 +9,7 @@ from deepcorrect.data._decoding import (
     why_unreadable,
 )
 from deepcorrect.data._digits import BUILT_IN
+from deepcorrect.data._hold_out import hold_out
 from deepcorrect.data._image_folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels, with_reason
 from deepcorrect.data._loader import Batches, Loader, check_repeatable, count_of, loader, no_images
@@ -53,6 +54,7 @@ __all__ = [
     "checks_wanted",
     "convert_channels",
     "count_of",
+    "hold_out",
     "image_extensions",
     "images_in",
     "loader",

@@ -1,5 +1,6 @@
 """Accuracy over distortions and levels, corruption errors, and features on other classes."""
 
+from deepcorrect.evaluation._compare import Comparison, compare
 from deepcorrect.evaluation._corruption_error import (
     ALEXNET_REFERENCE,
     COMMON,
@@ -17,10 +18,12 @@ __all__ = [
     "COMMON",
     "EXTRA",
     "PENALTIES",
+    "Comparison",
     "FeatureTransfer",
     "Grid",
     "Reference",
     "TestTimeSystem",
+    "compare",
     "corruption_error",
     "evaluate",
     "evaluate_stored",

@@ -98,7 +98,7 @@ def evaluate(
         (4, ['awgn', 'gaussian_blur'], 2)
     """
     device = device_of(model)
-    grid = parse_all(distortions, _pixels(model, loader))
+    grid = parse_all(distortions, pixels_of(model, loader))
     cells = [CLEAN, *cells_of(grid)]
     tallies = [Tally() for _ in cells]
     is_test_time = isinstance(model, TestTimeSystem)
@@ -133,12 +133,19 @@ def evaluate(
                         truth = logits_of(compared, clean).argmax(1)
             tallies[batch.row].add(logits_of(read, batch.images), truth)
             step(len(batch.images) / len(cells))
-    before, *cells_under = (tally.accuracy() for tally in tallies)
+    return grid_of(grid, [tally.accuracy() for tally in tallies], target)
+
+
+def grid_of(
+    kinds: Sequence[LevelledDistortion], cells: Sequence[Accuracy], target: Target | None
+) -> Grid:
+    """The accuracies of all cells as a grid, from those of the clean images and of every level."""
+    clean, *under = cells
     curves = {
-        kind.name: Curve(kind, tuple(cells_under[rows]), before)
-        for kind, rows in zip(grid, level_rows(grid).values(), strict=True)
+        kind.name: Curve(kind, tuple(under[rows]), clean)
+        for kind, rows in zip(kinds, level_rows(kinds).values(), strict=True)
     }
-    return Grid(curves, before.images, before, target or "labels")
+    return Grid(curves, clean.images, clean, target or "labels")
 
 
 def _untouched(model: nn.Module, reference: nn.Module | None) -> nn.Module:
@@ -214,7 +221,7 @@ def _accuracy(
     return tally.accuracy()
 
 
-def _pixels(model: nn.Module, loader: Batches) -> int:
+def pixels_of(model: nn.Module, loader: Batches) -> int:
     """Side of the model's input in pixels; for a bare network, of the loader's first images."""
     known = preprocessing_of(model)
     if known is not None:

@@ -144,8 +144,11 @@ class Tally:
         self._hits = torch.zeros(2, dtype=torch.long)
         self._bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64)
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
+    def add(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Counts a batch: logits N x classes, labels N.
+
+        Returns:
+            Whether the first answer is right, (N,) bool on the CPU.
 
         Raises:
             InputError: a label is not one of the classes, or an answer is NaN.
@@ -167,6 +170,7 @@ class Tally:
         self._bins[0].index_add_(0, place, sure)
         self._bins[1].index_add_(0, place, right[:, 0].double().cpu())
         self.images += len(labels)
+        return right[:, 0].cpu()
 
     def accuracy(self) -> Accuracy:
         """The counts as shares of the images."""

@@ -4,7 +4,7 @@ from deepcorrect.training._augmentation import Augmentation
 from deepcorrect.training._fit import fit
 from deepcorrect.training._history import Epoch, History
 from deepcorrect.training._objectives import OBJECTIVES, needs_of
-from deepcorrect.training._settings import PAPER, TrainingConfig
+from deepcorrect.training._settings import PAPER, TrainingConfig, changed
 
 __all__ = [
     "OBJECTIVES",
@@ -13,6 +13,7 @@ __all__ = [
     "Epoch",
     "History",
     "TrainingConfig",
+    "changed",
     "fit",
     "needs_of",
 ]

@@ -1,0 +1,119 @@
+"""A network beside the corrected one, on the same distorted images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deepcorrect.data import Batches, Target, count_of, target_for
+from deepcorrect.distortions import CLEAN, Distortion, cells_of, distorted_batches, parse_all
+from deepcorrect.evaluation._evaluate import PURPOSE, grid_of, pixels_of
+from deepcorrect.evaluation._results import Grid, Tally
+from deepcorrect.networks import logits_of
+from deepcorrect.runtime import Precision, autocast, device_of, inference, progress
+
+DEVIATIONS = 1.96
+"""The standard errors on each side of a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The accuracy of two networks on the same images.
+
+    Attributes:
+        before: The accuracies of the first network.
+        after: The accuracies of the second network.
+        gain: The difference of the mean top-1 accuracies, over clean images and all levels.
+        interval: Half of the width of its 95 % confidence interval, from the differences on the
+            single images.
+    """
+
+    before: Grid
+    after: Grid
+    gain: float
+    interval: float
+
+    @property
+    def clean_gain(self) -> float:
+        """The difference of the accuracies on clean images."""
+        return self.after.clean_top1 - self.before.clean_top1
+
+
+def compare(
+    before: nn.Module,
+    after: nn.Module,
+    loader: Batches,
+    distortions: Sequence[str | Distortion] | str,
+    seed: int = 0,
+    precision: Precision = "float32",
+    task: str = "comparison",
+    target: Target | None = None,
+) -> Comparison:
+    """Measures two networks on clean images and at every level of every distortion.
+
+    Both see the same distorted images, which are made once. The interval is that of paired
+    differences, and is therefore smaller than those of the two accuracies.
+
+    Args:
+        before: The untouched network, whose answers to the clean images are the target if the
+            images have no labels.
+        after: The corrected network, on the same device.
+        loader: Batches of (images, labels), in a fixed order.
+        distortions: Distortion specs, as in `evaluate`.
+        seed: The seed of the noise.
+        precision: The data type of the computation, as in `evaluate`.
+        task: The description on the progress line.
+        target: What counts as right, as in `evaluate`.
+
+    Raises:
+        InputError: A distortion or a label is not accepted, or there is no image.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> from deepcorrect.evaluation import compare
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> found = compare(network, network, [(torch.rand(4, 3, 8, 8), torch.arange(4))], "awgn:9")
+        >>> found.gain, found.interval
+        (0.0, 0.0)
+    """
+    device = device_of(before)
+    kinds = parse_all(distortions, pixels_of(before, loader))
+    cells = [CLEAN, *cells_of(kinds)]
+    tallies = [[Tally() for _ in cells] for _ in (before, after)]
+    hits: list[list[list[Tensor]]] = [[[] for _ in cells] for _ in (before, after)]
+    clean = truth = torch.empty(0)
+    batches = distorted_batches(loader, cells, seed=seed, device=device, purpose=PURPOSE)
+    with (
+        inference(before),
+        inference(after),
+        torch.no_grad(),
+        autocast(device, precision),
+        progress(task, count_of(loader)) as step,
+    ):
+        for batch in batches:
+            if batch.clean is not clean:
+                clean, truth = batch.clean, batch.labels
+                target = target or target_for(truth)
+                if target == "prediction":
+                    truth = logits_of(before, clean).argmax(1)
+            for place, model in enumerate((before, after)):
+                right = tallies[place][batch.row].add(logits_of(model, batch.images), truth)
+                hits[place][batch.row].append(right)
+            step(len(batch.images) / len(cells))
+    grids = [grid_of(kinds, [tally.accuracy() for tally in each], target) for each in tallies]
+    old, new = (torch.stack([torch.cat(cell) for cell in each]).double() for each in hits)
+    differences = _weights(kinds) @ (new - old)
+    spread = float(differences.std()) if len(differences) > 1 else 0.0
+    interval = DEVIATIONS * spread / math.sqrt(len(differences))
+    return Comparison(*grids, float(differences.mean()), interval)
+
+
+def _weights(kinds: Sequence[Distortion]) -> Tensor:
+    """The weight of each cell in `Grid.mean_top1`, the clean one first."""
+    share = 1 / len(kinds)
+    under = [share / (1 + len(kind.levels or ())) for kind in kinds for _ in kind.levels or ()]
+    return torch.tensor([1 - sum(under), *under], dtype=torch.float64)

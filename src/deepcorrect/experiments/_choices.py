@@ -1,0 +1,201 @@
+"""What `correct` chooses for a network and its images, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from deepcorrect.correction import Budget, UnitChoice
+from deepcorrect.runtime import InputError
+from deepcorrect.training import TrainingConfig, changed
+
+Gating = float | Literal["none"] | None
+"""The share of clean images that a gate may send to the corrected network; `none` for no gate."""
+
+SMALL_INPUT = 64
+"""The largest side of an input, in pixels, that counts as small."""
+IMAGES_SEEN = 30_000
+"""How many images training sees, repeats counted, if no number of epochs is given."""
+MOST_EPOCHS = 30
+RANKED = 250
+"""How many images filters are ranked on."""
+LEAST_FOR_A_GATE = 40
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Everything that a correction is made with.
+
+    Attributes:
+        unit: The kind of correction at each site, as in `dc.correct`.
+        beta: The share of each site's filters that are corrected.
+        budget: The largest accepted cost, in place of `beta`.
+        sites: The sites; None for all convolutions and transformers' MLPs.
+        ranked: The number of images that filters are ranked on.
+        gate: The share of clean images that the gate may send to the corrected network; None for
+            no gate.
+        gate_scale: The smallest scale of the images that the gate is fitted to.
+        training: The settings of the training.
+        reasons: Why each of them was chosen, by name; values that were given have none.
+    """
+
+    unit: UnitChoice
+    beta: float | Mapping[str, float] | None
+    budget: Budget | Mapping[str, float] | None
+    sites: tuple[str, ...] | None
+    ranked: int
+    gate: float | None
+    gate_scale: float
+    training: TrainingConfig
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def explained(self) -> list[tuple[str, str, str]]:
+        """Each choice with its value and its reason, as texts."""
+        training = self.training
+        objective = ", ".join(f"{name}={weight:g}" for name, weight in training.objective.items())
+        values = {
+            "sites": ", ".join(self.sites) if self.sites else "all convolutions and MLPs",
+            "unit": str(self.unit),
+            "beta": "-" if self.beta is None else str(self.beta),
+            "budget": "-" if self.budget is None else str(self.budget),
+            "ranked": f"{self.ranked} images",
+            "gate": "none" if self.gate is None else f"{self.gate:g}",
+            "gate_scale": f"{self.gate_scale:g}",
+            "epochs": str(training.epochs),
+            "learning_rate": f"{training.learning_rate:g}",
+            "clean_share": f"{training.clean_share:g}",
+            "objective": objective,
+        }
+        return [
+            (name, value, self.reasons.get(name, "given")) for name, value in values.items()
+            if value != "-"
+        ]  # fmt: skip
+
+
+def choose_settings(
+    images: int,
+    pixels: int,
+    *,
+    unit: UnitChoice | None = None,
+    beta: float | Mapping[str, float] | None = None,
+    budget: Budget | Mapping[str, float] | None = None,
+    sites: tuple[str, ...] | None = None,
+    gate: Gating = None,
+    gate_scale: float | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Choices:
+    """Chooses what was not given.
+
+    Args:
+        images: The number of training images.
+        pixels: The side of the network's input.
+        unit: As in `Choices`, as are the others; None leaves the choice to this function.
+        beta: See `unit`.
+        budget: See `unit`.
+        sites: See `unit`.
+        gate: The share, or `none` for no gate.
+        gate_scale: See `unit`.
+        training: The settings of `TrainingConfig` that are given.
+
+    Raises:
+        InputError: A setting is not accepted.
+    """
+    reasons: dict[str, str] = {}
+    given = dict(training or {})
+
+    def chosen(name: str, value: Any, reason: str) -> Any:
+        reasons[name] = reason
+        return value
+
+    if unit is None:
+        why = "the ranked filters' own weights: nothing is added to the network's computation"
+        unit = chosen("unit", "weights", why)
+    if beta is None and budget is None:
+        beta = chosen("beta", 0.5, "half of each site's filters, those that rank highest")
+    if sites is None:
+        reasons["sites"] = "every layer whose maps affect the answer can be corrected"
+    small = pixels <= SMALL_INPUT
+    if gate_scale is None:
+        why = "images as they are" if small else "images of other sources have other detail"
+        gate_scale = chosen("gate_scale", 1.0 if small else 0.5, why)
+    share = None if gate == "none" else gate
+    if gate is None:
+        share = _gate_share(images, small, reasons)
+    settings = _training(images, small, unit, share is not None, given, reasons)
+    return Choices(
+        unit,
+        beta,
+        budget,
+        sites,
+        chosen("ranked", min(RANKED, images), "rankings change little with more images"),
+        share,
+        gate_scale,
+        changed(TrainingConfig(), settings),
+        reasons,
+    )
+
+
+def _gate_share(images: int, small: bool, reasons: dict[str, str]) -> float | None:
+    """The share of clean images that a gate may correct."""
+    if images < LEAST_FOR_A_GATE:
+        reasons["gate"] = f"a gate cannot be fitted to fewer than {LEAST_FOR_A_GATE} images"
+        return None
+    usual, possible = (0.05 if small else 0.02), math.ceil(200 / images) / 100
+    reasons["gate"] = "images that look undistorted keep the network's own answers"
+    return max(usual, possible)
+
+
+def _training(
+    images: int,
+    small: bool,
+    unit: UnitChoice,
+    gated: bool,
+    given: Mapping[str, Any],
+    reasons: dict[str, str],
+) -> dict[str, Any]:
+    """The settings of the training that are given, and the others."""
+    epochs = min(MOST_EPOCHS, max(2, round(IMAGES_SEEN / images)))
+    rate = (0.05 if small else 0.01) if unit == "weights" else (0.01 if small else 0.003)
+    objective = {"logits": 1.0, "activations": 16.0} if small else {"logits": 1.0, "features": 2.0}
+    usual: dict[str, tuple[Any, str]] = {
+        "epochs": (epochs, f"about {IMAGES_SEEN:,} images are seen, repeats counted"),
+        "learning_rate": (rate, "smaller for large inputs and for units"),
+        "clean_share": (
+            0.1 if gated else 0.5,
+            "the gate keeps clean images" if gated else "without a gate, half stays clean",
+        ),
+        "objective": (objective, "the untouched network on the clean image is the teacher"),
+        "precision": ("auto", "bfloat16 where it is native"),
+    }
+    for name, (_, reason) in usual.items():
+        if name not in given:
+            reasons[name] = reason
+    return {name: value for name, (value, _) in usual.items()} | dict(given)
+
+
+def within_minutes(choices: Choices, minutes: float, images: int, seconds: float) -> Choices:
+    """The choices with as many epochs as fit into a time.
+
+    Args:
+        choices: The choices so far.
+        minutes: The longest accepted training time.
+        images: The number of training images.
+        seconds: The time that training takes per image.
+
+    Raises:
+        InputError: Not even one epoch fits.
+    """
+    fitting = int(minutes * 60 / (seconds * images))
+    if fitting < 1:
+        needed = seconds * images / 60
+        raise InputError(
+            f"one pass over the {images:,} training images takes about {needed:.1f} minutes, and "
+            f"{minutes:g} are allowed: allow more, or give fewer images"
+        )
+    if fitting >= choices.training.epochs:
+        return choices
+    training = changed(choices.training, {"epochs": fitting})
+    reasons = {**choices.reasons, "epochs": f"as many as fit into {minutes:g} minutes"}
+    return Choices(**{**vars(choices), "training": training, "reasons": reasons})

@@ -1,0 +1,295 @@
+"""Correcting a network in one call: choose, rank, fit the gate, train, and measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deepcorrect import correction
+from deepcorrect.correction import AdaptedModel, Budget, UnitChoice, fit_gate
+from deepcorrect.data import Batches, check_repeatable, count_of, hold_out
+from deepcorrect.deployment import fuse
+from deepcorrect.distortions import Distortion, numbered_batches, parse_all
+from deepcorrect.evaluation import Comparison, compare
+from deepcorrect.experiments._choices import Choices, Gating, choose_settings, within_minutes
+from deepcorrect.networks import input_size_of, multiply_adds, throughput
+from deepcorrect.ranking import Ranking, rank
+from deepcorrect.runtime import InputError, console
+from deepcorrect.training import History, fit
+
+HELD_BACK = 0.2
+"""The share of the images that are held back to measure on."""
+ACCEPTED_HARM = 0.005
+"""The largest accepted loss of accuracy on clean images."""
+TIMED = 3
+"""The batches on which the speed of training is measured."""
+LATENCY_TURNS = 15
+
+DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
+"""The distortions that a network is corrected for if none are named: the paper's."""
+
+Source = Ranking | Mapping[str, Sequence[int]] | Batches
+Told = Callable[[Choices], None]
+
+
+def correct(
+    model: nn.Module,
+    source: Source,
+    beta: float | Mapping[str, float] | None = None,
+    unit: UnitChoice | None = None,
+    seed: int = 0,
+    *,
+    budget: Budget | Mapping[str, float] | None = None,
+    image: tuple[int, int, int] | None = None,
+    distortions: Sequence[str | Distortion] | str | None = None,
+    validation: Batches | None = None,
+    sites: Sequence[str] | None = None,
+    gate: Gating = None,
+    gate_scale: float | None = None,
+    minutes: float | None = None,
+    checkpoint: str | Path | None = None,
+    explain: Told | None = None,
+    **training: Any,
+) -> AdaptedModel:
+    """Corrects a network: from images in one call, or from a ranking as the first of several steps.
+
+    From images, it chooses the sites, what corrects them and how this is trained, ranks the
+    filters, fits a gate, trains, and measures the network and the corrected one on images that
+    nothing else read. The notes of the result (`config.notes`) hold the accuracies, costs and
+    choices, and `save_pretrained` writes them into the model card. If nothing is gained beyond the
+    interval, or more than half a point of clean accuracy is lost, this is printed on standard error
+    and noted as `verdict`.
+
+    From a ranking, or from the filters themselves, it returns the corrected network before any
+    training (the paper's section IV), for `fit_gate` and `fit`.
+
+    Args:
+        model: The network to correct. It is never changed.
+        source: Batches of (clean images N x C x H x W in [0, 1], labels), such as a DataLoader;
+            labels of -1 stand for none. Or a `Ranking`. Or the filters to correct by site.
+        beta: The share of each site's filters to correct, above 0 and up to 1: one value for all
+            sites, or one per site (sites that are left out are not corrected). The default is 0.5
+            without a budget. It is ignored if `source` gives the filters directly.
+        unit: What corrects the filters: `weights` (the default from images), with which they get
+            weights of their own; a kind of unit, `full`, `bottleneck` (the default from a ranking),
+            `lite`, `cifar`, `rank_constrained` or `inverted`; or `weights+KIND` for both. Or a
+            mapping with a `kind` and changes to it, such as `{"kind": "full", "separable": True}`;
+            or a `UnitConfig`; or a mapping from each site to one of these.
+        seed: The seed of everything random.
+        budget: The largest accepted cost of the adapter, in place of `beta`: `{"parameters": X}` or
+            `{"multiply_adds": X}`. Values of X up to 1 are a fraction of the network's own cost.
+            The priorities then determine the number of filters per site.
+        image: The channels, height and width of the network's input, for a bare network whose sites
+            do not state their number of filters.
+        distortions: Distortion specs such as `awgn:10,20`; None takes Gaussian blur and noise.
+        validation: Other images to measure on; None holds back a fifth of `source`.
+        sites: The sites to rank; None ranks all convolutions and transformers' MLPs.
+        gate: The share of undistorted images that a gate may send to the corrected network, or
+            `none` for no gate.
+        gate_scale: The smallest scale of the images that the gate is fitted to, see `fit_gate`.
+        minutes: The longest accepted training time; fewer epochs are trained if it requires this.
+        checkpoint: A file from which an interrupted training continues, see `fit`.
+        explain: Called with the choices before anything is ranked or trained.
+        **training: Settings of `TrainingConfig`, such as `epochs=5`.
+
+    Returns:
+        The corrected network.
+
+    Raises:
+        InputError: A choice, a site, a filter or an image is not accepted.
+
+    Example:
+        >>> import deepcorrect as dc
+        >>> model = dc.load_model("digits_cnn")
+        >>> digits = dc.open_dataset("digits:train", model.preprocessing).sample(200, seed=0)
+        >>> adapted = dc.correct(model, dc.loader(digits, 40), distortions="awgn:80", epochs=2)
+        >>> adapted.config.notes["measured"]["images"], adapted.config.gate.kinds
+        (40, ('awgn',))
+        >>> multiply_adds = adapted.config.notes["cost"]["multiply_adds"]
+        >>> multiply_adds  # more than the network's own
+        0
+
+        From the filters of a site, before training:
+
+        >>> corrected = dc.correct(model, {"features.0": [1, 5]}, unit="lite")
+        >>> images = next(iter(dc.loader(digits, 2)))[0]
+        >>> bool((corrected(images) == model(images)).all())
+        True
+    """
+    about = {"distortions": distortions, "validation": validation, "sites": sites, "gate": gate}
+    about |= {"gate_scale": gate_scale, "minutes": minutes, "checkpoint": checkpoint}
+    if isinstance(source, Mapping) or hasattr(source, "top"):
+        wrong = [name for name, value in {**about, **training}.items() if value is not None]
+        if wrong:
+            raise InputError(
+                f"{wrong[0]} goes with images, from which everything is trained and measured; for "
+                "a ranking or filters give it to fit_gate or fit"
+            )
+        kind: Any = unit or "bottleneck"
+        filters: Any = source
+        return correction.correct(model, filters, beta, kind, seed, budget=budget, image=image)
+    images: Any = source
+    check_repeatable(images)
+    train, held_back = _divided(images, validation, seed)
+    count = _count(train)
+    first = next(numbered_batches(train, "to correct the network with")).images
+    pixels = input_size_of(model, first)
+    kinds = parse_all(distortions or DEFAULT_DISTORTIONS, pixels)
+    choices = choose_settings(
+        count,
+        pixels,
+        unit=unit,
+        beta=beta,
+        budget=budget,
+        sites=tuple(sites) if sites else None,
+        gate=gate,
+        gate_scale=gate_scale,
+        training=training,
+    )
+    if minutes is not None:
+        speed = _seconds_per_image(model, train, kinds, choices, seed)
+        choices = within_minutes(choices, minutes, count, speed)
+    if explain:
+        explain(choices)
+    adapted, history = _trained(model, train, kinds, choices, seed, checkpoint)
+    precision = choices.training.precision
+    found = compare(model, adapted, held_back, kinds, seed, precision, "measuring before and after")
+    _note(adapted, model, found, history, choices, first)
+    return adapted
+
+
+class FirstBatches:
+    """The first batches of a loader, as few as hold a number of images.
+
+    Args:
+        batches: The loader.
+        images: The number of images.
+    """
+
+    def __init__(self, batches: Batches, images: int) -> None:
+        self.batches, self.images = batches, images
+
+    def __iter__(self) -> Iterator[Any]:
+        left = self.images
+        for images, labels in self.batches:
+            yield images[:left], labels[:left]
+            left -= len(images)
+            if left <= 0:
+                return
+
+
+def _divided(images: Batches, validation: Batches | None, seed: int) -> tuple[Batches, Batches]:
+    """The images to train on, and those to measure on."""
+    return hold_out(images, HELD_BACK, seed) if validation is None else (images, validation)
+
+
+def _count(batches: Batches) -> int:
+    """The number of images of a loader; where it is not known, the loader is read."""
+    return count_of(batches) or sum(len(images) for images, _ in batches)
+
+
+def _trained(
+    model: nn.Module,
+    train: Batches,
+    kinds: Sequence[Distortion],
+    choices: Choices,
+    seed: int,
+    checkpoint: str | Path | None,
+) -> tuple[AdaptedModel, History]:
+    """Ranks, fits the gate and trains."""
+    some = FirstBatches(train, choices.ranked)
+    ranking = rank(model, some, kinds, sites=choices.sites, seed=seed)
+    budget = choices.budget
+    adapted = correction.correct(model, ranking, choices.beta, choices.unit, seed, budget=budget)
+    if choices.gate is not None:
+        fit_gate(adapted, train, kinds, choices.gate, seed=seed, scale=choices.gate_scale)
+    history = fit(adapted, train, kinds, choices.training, None, seed, checkpoint)
+    return adapted, history
+
+
+def _seconds_per_image(
+    model: nn.Module, train: Batches, kinds: Sequence[Distortion], choices: Choices, seed: int
+) -> float:
+    """The time that training takes per image, from a few batches and untrained filters."""
+    batches = list(islice(train, TIMED))
+    some = FirstBatches(train, 2)
+    ranking = rank(model, some, kinds, "change", choices.sites, seed)
+    budget = None if choices.budget is None else choices.budget
+    beta = 0.5 if budget is not None else choices.beta  # the priorities here are no gains
+    trial = correction.correct(model, ranking, beta, choices.unit, seed)
+    short = choices.training.model_copy(update={"epochs": 1})
+    history = fit(trial, batches, kinds, short, None, seed, task="measuring the speed of training")
+    return history.seconds / history.images_seen
+
+
+def _note(
+    adapted: AdaptedModel,
+    model: nn.Module,
+    found: Comparison,
+    history: History,
+    choices: Choices,
+    images: Any,
+) -> None:
+    """Notes what was chosen, measured and found, and says it where the correction fell short."""
+    before, after = (multiply_adds(each, images[:1]) for each in (model, adapted))
+    notes: dict[str, Any] = {
+        "distortions": [asdict(curve.distortion) for curve in found.after.curves.values()],
+        "images_seen": history.images_seen,
+        "training_seconds": round(history.seconds, 2),
+        "epochs": len(history.epochs),
+        "labels": found.after.target == "labels",
+        "measured": {
+            "data": "images held back from training",
+            "images": found.after.images,
+            "target": found.after.target,
+            "baseline": found.before.to_json(),
+            "corrected": found.after.to_json(),
+            "gain": found.gain,
+            "interval": found.interval,
+        },
+        "cost": {
+            "multiply_adds": after - before,
+            "base_multiply_adds": before,
+            "base_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "latency_ratio": _latency_ratio(model, adapted, images),
+        },
+        "choices": {name: value for name, value, _ in choices.explained()},
+        "verdict": verdict(found),
+    }
+    adapted.config = adapted.config.model_copy(update={"notes": notes})
+    if notes["verdict"]:
+        console().print(f"WARNING: {notes['verdict']}", style="bold red", markup=False)
+
+
+def _latency_ratio(model: nn.Module, adapted: AdaptedModel, images: Any) -> float:
+    """The time of one corrected image as a multiple of the network's, both fused."""
+    gate = adapted.config.gate
+    adapted.set_gate(None)
+    try:
+        pair = [fuse(each, images[:2]) for each in (model, adapted)]
+    finally:
+        adapted.set_gate(gate)
+    before, after = throughput(pair, images[:1], turns=LATENCY_TURNS)
+    return round(before / after, 3)
+
+
+def verdict(found: Comparison) -> str:
+    """What is wrong with a correction, and what to try; empty if it helps and does no harm."""
+    gain, interval, clean = (100 * x for x in (found.gain, found.interval, found.clean_gain))
+    if found.gain <= found.interval:
+        return (
+            f"the correction gains {gain:+.1f} points +- {interval:.1f} on {found.after.images} "
+            "images held back from training, which is not more than its interval: give more "
+            "images, train for more epochs, or name only distortions that cost the network accuracy"
+        )
+    if found.clean_gain < -ACCEPTED_HARM:
+        return (
+            f"the correction changes accuracy on clean images by {clean:+.1f} points: correct "
+            "fewer filters (beta), use a smaller gate, or a larger clean_share"
+        )
+    return ""
