@@ -43,10 +43,7 @@ def text() -> str:
 
 def defaults() -> dict[str, Any]:
     """Defaults that the commands' options show, by the names that the commands use."""
-    settings = training.TrainingConfig()
     return {
-        "clean_share": settings.clean_share,
-        "learning_rate": settings.learning_rate,
         "ranking_method": ranking.DEFAULT_METHOD,
         "svm_penalties": list(evaluation.PENALTIES),
     }

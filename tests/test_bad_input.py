@@ -102,6 +102,7 @@ def test_one_bad_image_among_many_is_counted(
         "correct": [
             *on(folder),
             *("--ranking", ranking, "--out", tmp_path / "adapter", "--epochs", 1),
+            *("--gate", "none", "--keep"),
         ],
         "predict": [folder, "--model", "digits_cnn"],
     }[name]
@@ -113,7 +114,7 @@ def test_one_bad_image_among_many_is_counted(
     seen = {
         "evaluate": lambda: said.json["test_images"],
         "rank": lambda: said.json["images"],
-        "correct": lambda: said.json["images_seen"],
+        "correct": lambda: said.json["images_seen"] + said.json["measured"]["images"],
         "predict": lambda: len(said.json),
     }[name]
     assert seen() == 40
@@ -178,7 +179,10 @@ def test_a_label_outside_the_networks_classes(three: Path, tmp_path: Path, ranki
 
 def test_a_single_image_to_train_on(digits: Path, ranking: Path, tmp_path: Path) -> None:
     call = ["correct", *on(digits / "train"), "--ranking", ranking, "--out", tmp_path / "adapter"]
-    assert_refused(command(*call, "--images", 1), "each batch has one image", "at least two")
+    assert_refused(command(*call, "--images", 1), "1 image cannot be divided", "validation=")
+    validation = ["--validation", f"folder:{digits / 'validation'}"]
+    said = command(*call, "--images", 1, *validation)
+    assert_refused(said, "each batch has one image", "at least two")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -284,9 +288,9 @@ def test_a_scale_for_no_gate(digits: Path, ranking: Path, tmp_path: Path) -> Non
     out = tmp_path / "adapter"
     said = command(
         *("correct", *on(digits / "train"), "--ranking", ranking, "--out", out),
-        *("--gate-scale", 0.5),
+        *("--gate-scale", 0.5, "--gate", "none"),
     )
-    assert_refused(said, "--gate-scale says how a gate is fitted", "give --gate")
+    assert_refused(said, "--gate-scale says how a gate is fitted", "--gate none has none")
     assert list(tmp_path.iterdir()) == []
 
 

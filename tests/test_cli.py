@@ -119,6 +119,7 @@ def correcting(digits: Path, ranking: Path, out: Path) -> Sequence[object]:
         *("correct", *on(digits, "train"), "--ranking", ranking, "--out", out),
         *("--beta", 0.25, "--unit", "rank_constrained", "--epochs", 2, "--batch-size", 20),
         *("--validation", f"folder:{digits / 'validation'}", "--learning-rate", "1e-3"),
+        *("--clean-share", 0.5, "--objective", "labels=1,logits=1", "--gate", "none", "--keep"),
         *("--precision", "float32", "--seed", 3, "--json"),
     )
 
@@ -291,19 +292,24 @@ def test_rank_through_an_adapter_finds_what_is_still_wrong(digits: Path, chain: 
     assert said.json["priorities"] != bare.json["priorities"]
 
 
-def test_correct_writes_an_adapter_and_says_what_it_did(chain: Chain) -> None:
-    said = chain.corrected
+def test_correct_writes_an_adapter_and_says_what_it_did(
+    chain: Chain, digits: Path, digits_model: Classifier
+) -> None:
+    said, ranking = chain.corrected, dc.load_ranking(chain.ranking)
     assert said.status == 0
     assert said.json["adapter"] == str(chain.adapter)
     assert said.json["epochs"] == 2
     assert said.json["images_seen"] == 160
     assert [d["name"] for d in said.json["distortions"]] == ["gaussian_blur", "awgn"]
-    assert 0 < said.json["validation_mean_top1"] <= 1
+    validation = dc.open_dataset(f"folder:{digits / 'validation'}", digits_model.preprocessing)
+    adapted = dc.load_adapter(dc.load_model("digits_cnn"), chain.adapter)
+    for name, system in (("baseline", digits_model), ("corrected", adapted)):
+        grid = dc.evaluate(system, loader(validation), ranking.distortions, seed=3)
+        assert said.json["measured"][name] == grid.to_json()
     assert "epoch 2 of 2" in said.err
     assert sorted(path.name for path in chain.adapter.parent.iterdir()) == ["adapter", "ranking"]
-    adapted = dc.load_adapter(dc.load_model("digits_cnn"), chain.adapter)
     sites = {name: list(site.filters) for name, site in adapted.config.sites.items()}
-    assert sites == dc.load_ranking(chain.ranking).top(0.25)
+    assert sites == ranking.top(0.25)
     assert all(site.unit and site.unit.separable for site in adapted.config.sites.values())
     assert adapted.config.gate is None
     units = sum(p.numel() for p in adapted.units.parameters())
@@ -316,14 +322,15 @@ def test_correct_in_words_and_for_other_distortions(
     said = command(
         *("correct", *on(digits, "train"), "--ranking", chain.ranking, "--out", tmp_path / "a"),
         *("--distortion", "awgn:20", "--epochs", 1, "--images", 20, "--batch-size", 10),
-        *("--gate", 0.1, "--gate-scale", 0.5, "--clean-share", 0),
+        *("--gate", 0.2, "--gate-scale", 0.5, "--clean-share", 0, "--keep"),
     )
     assert said.status == 0
-    assert said.out.startswith(f"adapter: {tmp_path / 'a'} (")
+    assert f"adapter: {tmp_path / 'a'} (" in said.out
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
-    assert config["gate"]["false_alarms"] == 0.1
+    assert config["gate"]["false_alarms"] == 0.2
     assert [d["levels"] for d in config["notes"]["distortions"]] == [[20.0]]
-    assert config["notes"]["images_seen"] == 20
+    assert config["notes"]["images_seen"] == 16  # a fifth is held back
+    assert config["notes"]["measured"]["images"] == 4
 
 
 def test_correct_goes_on_where_it_was_stopped(
@@ -359,14 +366,18 @@ def test_evaluate_with_an_adapter(digits: Path, chain: Chain, digits_model: Clas
     call = ["evaluate", *on(digits, "test"), "--distortion", "awgn:40,80", "--json"]
     said = command(*call, "--adapter", chain.adapter)
     assert said.status == 0
-    assert said.json["images_seen"] == 160
-    assert said.json["training_seconds"] == chain.corrected.json["training_seconds"]
-    assert said.json["trainable_parameters"] == chain.corrected.json["trainable_parameters"]
+    assert list(said.json["systems"]) == ["baseline", "deepcorrect"]
+    record = said.json["systems"]["deepcorrect"]
+    assert record["images_seen"] == 160
+    assert record["training_seconds"] == chain.corrected.json["training_seconds"]
+    assert record["trainable_parameters"] == chain.corrected.json["trainable_parameters"]
     adapted = dc.load_adapter(dc.load_model("digits_cnn"), chain.adapter)
     images = open_dataset(f"folder:{digits / 'test'}", digits_model.preprocessing)
-    grid = dc.evaluate(adapted, loader(images), ["awgn:40,80"])
-    assert said.json["distortions"] == grid.to_json()
+    for name, system in (("baseline", digits_model), ("deepcorrect", adapted)):
+        grid = dc.evaluate(system, loader(images), ["awgn:40,80"])
+        assert said.json["systems"][name]["distortions"] == grid.to_json()
     table = command(*call[:-1], "--adapter", chain.adapter)
+    assert "baseline" in table.out
     assert "deepcorrect" in table.out
 
 

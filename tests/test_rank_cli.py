@@ -222,7 +222,7 @@ def test_what_cannot_be_compared_is_refused(rankings: tuple[Path, Path], tmp_pat
 def correct_call(digits: Path, ranking: Path, out: Path, *more: object) -> list[object]:
     return [
         *("correct", *on(digits, "train"), "--images", 8, "--batch-size", 4, "--epochs", 1),
-        *("--ranking", ranking, "--out", out, "--precision", "float32", *more),
+        *("--ranking", ranking, "--out", out, "--precision", "float32", "--keep", *more),
     ]
 
 

@@ -150,7 +150,7 @@ def test_help_explains_every_option(name: str) -> None:
 def test_help_has_a_section_for_each_group_of_options() -> None:
     lines = command("correct", "--help").out.splitlines()
     titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    expected = ("Network", "Images", "Correction units", "Gate", "Training", "Options")
+    expected = ("Network", "Images", "Filters and units", "Gate", "Training", "Options")
     assert titles == [f"{title}:" for title in expected]
     assert "Arguments:" in command("predict", "--help").out.splitlines()
 

@@ -1,17 +1,16 @@
-"""`correct`: an adapter from a ranking."""
+"""`correct`: an adapter for a network, from images alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 import deepcorrect as dc
-from deepcorrect.cli import _catalogue
+from deepcorrect.cli import _catalogue, _tables
 from deepcorrect.cli._groups import OptionGroup
 from deepcorrect.cli._options import (
     DISTORTION_HELP,
@@ -24,39 +23,40 @@ from deepcorrect.cli._options import (
     Seed,
     open_images,
 )
-from deepcorrect.runtime import InputError, files
+from deepcorrect.runtime import DeepCorrectError, InputError, console, files
 
 if TYPE_CHECKING:
-    from deepcorrect.data import ImageSet
-
-WITHOUT_LABELS = {"features": 1.0, "logits": 1.0}
-"""What training minimises where images have no labels."""
+    from deepcorrect.data import Batches
+    from deepcorrect.experiments import Choices
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingImages(DataOptions):
-    """The images to train on."""
+class CorrectionImages(DataOptions):
+    """The images to train on, and those to measure on."""
 
-    batch_size: Annotated[int, typer.Option(min=2, help="Images per training step.")] = 128
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per training step.")] = 64
     validation: Annotated[
         str | None,
         typer.Option(
-            metavar="DATA", help="Images to choose the best epoch with. Default: the last is kept."
+            metavar="DATA",
+            help="Images to measure the network and the corrected one on. Default: a fifth of the "
+            "images, on which nothing is trained.",
         ),
     ] = None
     no_labels: NoLabels = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitOptions(OptionGroup):
+class FilterOptions(OptionGroup):
     """Which filters are corrected, and by what."""
 
-    panel: ClassVar[str] = "Correction units"
+    panel: ClassVar[str] = "Filters and units"
 
     unit: Annotated[
         str | None,
         typer.Option(
-            help="Kind of unit, see 'list units'. Default: bottleneck, and weights+dense "
+            help="What corrects the filters: a kind of 'list units', or weights+KIND. Default: "
+            "weights, which adds nothing to the network's computation, and weights+dense "
             "within a latency."
         ),
     ] = None
@@ -70,7 +70,7 @@ class UnitOptions(OptionGroup):
         str | None,
         typer.Option(
             metavar="COST=X",
-            help="Instead of --beta: parameters=X or multiply_adds=X for all units together, where "
+            help="Instead of --beta: parameters=X or multiply_adds=X for the whole adapter, where "
             "X up to 1 is a share of the network's own cost; or latency=X, the added time as a "
             "fraction of the network's, which is measured. The priorities decide how many "
             "filters of each site are corrected.",
@@ -83,6 +83,14 @@ class UnitOptions(OptionGroup):
             "bits)."
         ),
     ] = "torch"
+    ranking: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder that 'rank --out' wrote. Default: the filters of all convolutions and "
+            "transformers' MLPs are ranked on some of the images.",
+        ),
+    ] = None
 
     def check(self) -> None:
         """Refuses options that exclude each other, and a budget that is not accepted.
@@ -97,19 +105,14 @@ class UnitOptions(OptionGroup):
         if self.runtime != "torch" and "latency" not in (costs or {}):
             raise InputError("--runtime says where a latency is measured: give --budget latency=X")
 
-    def attach(
-        self, network: dc.Classifier, ranking: dc.Ranking, seed: int, kept: Path
-    ) -> dc.AdaptedModel:
-        """The network with untrained units behind the ranking's first filters.
-
-        A choice by latency is kept in a file, so that the same command continues with it.
-        """
-        from deepcorrect.deployment import correct_within
-
-        budget = self._costs()
-        if budget is None:
-            return dc.correct(network, ranking, self.beta, self.unit or "bottleneck", seed)
-        return correct_within(network, ranking, budget, self.unit, seed, beta=self.beta, kept=kept)
+    def chosen(self) -> dict[str, Any]:
+        """The arguments of `dc.correct` that these options are."""
+        return {
+            "unit": self.unit,
+            "beta": self.beta,
+            "budget": self._costs(),
+            "ranking": None if self.ranking is None else dc.load_ranking(self.ranking),
+        }
 
     def _costs(self) -> dict[str, Any] | None:
         """The budget that a text such as `parameters=0.2` says."""
@@ -133,179 +136,188 @@ class GateOptions(OptionGroup):
     panel: ClassVar[str] = "Gate"
 
     gate: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             metavar="SHARE",
-            help="Pass images that look undistorted to the untouched network. At most this share "
-            "of undistorted images, such as 0.05, is corrected nevertheless. Default: all images "
-            "are corrected.",
+            help="Images that look undistorted get the untouched network's answers. At most this "
+            "share of undistorted images is corrected nevertheless; 'none' corrects all images. "
+            "Default: 0.05, or 0.02 for inputs above 64 pixels.",
         ),
     ] = None
     gate_scale: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Fit the gate to images shrunk to as little as this share of their size, such as "
-            "0.5, so that images of other sources are not taken for distorted ones."
+            help="Fit the gate to images shrunk to as little as this share of their size, so that "
+            "images of other sources are not taken for distorted ones. Default: 1, or 0.5 for "
+            "inputs above 64 pixels."
         ),
-    ] = 1.0
+    ] = None
 
-    def check(self) -> None:
-        """Refuses a scale without a gate.
+    def chosen(self) -> dict[str, Any]:
+        """The arguments of `dc.correct` that these options are.
 
         Raises:
-            InputError: there is no gate to which the scale applies.
+            InputError: the share is neither a number nor `none`, or a scale is given without a
+                gate.
         """
-        if self.gate is None and self.gate_scale != 1:
-            raise InputError("--gate-scale says how a gate is fitted: give --gate, such as 0.05")
+        if self.gate == "none" and self.gate_scale is not None:
+            raise InputError("--gate-scale says how a gate is fitted, and --gate none has none")
+        if self.gate is None or self.gate == "none":
+            return {"gate": self.gate, "gate_scale": self.gate_scale}
+        try:
+            return {"gate": float(self.gate), "gate_scale": self.gate_scale}
+        except ValueError:
+            raise InputError(f"--gate {self.gate!r} is not a share such as 0.05, or none") from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(OptionGroup):
-    """How the units are trained."""
+    """How the correction is trained."""
 
     panel: ClassVar[str] = "Training"
 
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Passes over the training images. Default: about 30,000 images are seen."
+        ),
+    ] = None
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Longest training time; fewer epochs if it requires this."),
+    ] = None
     learning_rate: Annotated[
-        float, typer.Option(help="The highest learning rate of the schedule.")
-    ] = _catalogue.default("learning_rate")
+        float | None,
+        typer.Option(
+            help="The highest learning rate of the schedule. Default: by unit and input size."
+        ),
+    ] = None
     clean_share: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Share of each batch that stays undistorted; with a gate 0.1 works better.",
+            help="Share of each batch that stays undistorted. Default: 0.1 with a gate, else 0.5.",
         ),
-    ] = _catalogue.default("clean_share")
+    ] = None
     objective: Annotated[
         str | None,
         typer.Option(
             metavar="NAME=WEIGHT,...",
-            help="What training minimises, see 'list objectives'. Default: labels=1,logits=1, or "
-            "features=1,logits=1 without labels.",
+            help="What training minimises, see 'list objectives'. Default: the untouched network's "
+            "answers to the clean images, and its maps (logits=1,activations=16) or, for inputs "
+            "above 64 pixels, its features (logits=1,features=2).",
         ),
     ] = None
     precision: Precise = "auto"
 
-    def changes(self, batch_size: int, *, labels: bool) -> dict[str, Any]:
-        """The settings of the training loop that these options change."""
+    def chosen(self) -> dict[str, Any]:
+        """The arguments of `dc.correct` that these options are."""
         objective = _weights(self.objective) if self.objective else None
-        if objective is None and not labels:
-            objective = WITHOUT_LABELS
-        return {
+        given = {
             "epochs": self.epochs,
             "learning_rate": self.learning_rate,
             "clean_share": self.clean_share,
-            "batch_size": batch_size,
-            "precision": self.precision,
-            **({"objective": objective} if objective else {}),
+            "objective": objective,
         }
+        settings = {name: value for name, value in given.items() if value is not None}
+        return {"minutes": self.minutes, "precision": self.precision, **settings}
 
 
 def command(
     model: ModelOptions,
-    data: TrainingImages,
+    data: CorrectionImages,
     out: Out,
-    ranking_folder: Annotated[
-        Path, typer.Option("--ranking", help="The folder that 'rank --out' wrote.")
-    ],
-    units: UnitOptions,
+    filters: FilterOptions,
     gate: GateOptions,
     training: TrainingOptions,
     distortion: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[:LEVEL,...]", help=f"{DISTORTION_HELP} Default: those of the ranking."
+            metavar="NAME[:LEVEL,...]",
+            help=f"{DISTORTION_HELP} Default: those of the ranking, or gaussian_blur and awgn.",
         ),
     ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep", help="Write the adapter even if it gains nothing or harms clean images."
+        ),
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print what was chosen, and why, before training.")
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train an adapter for the first filters of a ranking.
+    """Correct a network from images alone: choose, rank, train, and measure before and after.
 
-    Without labels the untouched network is the teacher. If the training is stopped, the same
-    command continues where it was.
+    Everything that is not given is chosen for the network and the images. The untouched network is
+    the teacher, so that no labels are needed. If the training is stopped, the same command
+    continues where it was.
     """
-    from deepcorrect.distortions import parse_all
-
     files.check_folder(out)
-    units.check()
-    gate.check()
+    filters.check()
+    chosen = {**filters.chosen(), **gate.chosen(), **training.chosen()}
     network = model.load()
-    images = data.open(network, seed, labels=False if data.no_labels else None)
-    ranking = dc.load_ranking(ranking_folder)
-    distortions = parse_all(distortion or ranking.distortions, network.preprocessing.input_size)
-    kept = out.parent / f"{out.name}.latency.json"
-    adapted = units.attach(network, ranking, seed, kept)
-    if gate.gate is not None:
-        shown = data.loader(images, shuffle=True)
-        dc.fit_gate(adapted, shown, distortions, gate.gate, seed=seed, scale=gate.gate_scale)
+    labels = False if data.no_labels else None
+    images = data.open(network, seed, labels=labels)
+    ranking = chosen["ranking"]
     checkpoint = out.parent / f"{out.name}.checkpoint.pt"
-    trained = _train(adapted, network, images, distortions, data, training, seed, checkpoint)
-    images.warn_of_bad()
-    notes = {
-        "model": model.model,
-        "data": data.data,
-        "distortions": [asdict(each) for each in distortions],
-        **trained,
-        "cost": _added_cost(adapted, network, units.runtime),
-    }
-    adapted.save_pretrained(out, notes)
-    for file in (checkpoint, kept):
-        file.unlink(missing_ok=True)
-    trainable = dc.costs(adapted, network.preprocessing).trainable_parameters
-    if as_json:
-        print(json.dumps({"adapter": str(out), "trainable_parameters": trainable} | notes))
-    else:
-        print(f"adapter: {out} ({trainable:,} parameters)")
-
-
-def _train(
-    adapted: dc.AdaptedModel,
-    network: dc.Classifier,
-    images: ImageSet,
-    distortions: Sequence[dc.Distortion],
-    data: TrainingImages,
-    training: TrainingOptions,
-    seed: int,
-    checkpoint: Path,
-) -> dict[str, Any]:
-    """Trains the units, from the checkpoint on where there is one; what the adapter notes of it."""
-    labels = images.labelled
-    validation = None
-    if data.validation:
-        order = data.class_order
-        held_out = open_images(network, data.validation, None, seed, labels=labels, order=order)
-        validation = dc.loader(held_out, workers=data.workers)
-    history = dc.fit(
-        adapted,
+    adapted = dc.correct(
+        network,
         data.loader(images, shuffle=True),
-        distortions,
-        validation=validation,
         seed=seed,
+        distortions=distortion or (ranking and ranking.distortions),
+        validation=_validation(network, data, images.labelled, seed),
         checkpoint=checkpoint,
-        **training.changes(data.batch_size, labels=labels),
+        explain=_print_choices if explain else None,
+        **chosen,
     )
-    return {
-        "images_seen": history.images_seen,
-        "training_seconds": round(history.seconds, 2),
-        "epochs": len(history.epochs),
-        "labels": labels,
-        "validation_mean_top1": history.epochs[history.best].score,
-    }
+    images.warn_of_bad()
+    notes = adapted.config.notes
+    adapter = _write(adapted, out, {"model": model.model, "data": data.data}, keep=keep)
+    if adapter:
+        for suffix in (".pt", ".minutes.json", ".latency.json"):
+            checkpoint.with_suffix(suffix).unlink(missing_ok=True)
+    trained = adapted.config.parameters
+    if as_json:
+        print(json.dumps({"adapter": adapter, "trainable_parameters": trained, **notes}))
+    else:
+        _tables.print_correction(notes, trained)
+        if adapter:
+            print(f"adapter: {adapter} ({trained:,} parameters)")
+    if not adapter:
+        raise DeepCorrectError(
+            f"{notes['verdict']}. No adapter was written: the same command with --keep writes it "
+            "without training again"
+        )
 
 
-def _added_cost(adapted: dc.AdaptedModel, network: dc.Classifier, runtime: Any) -> dict[str, Any]:
-    """The multiply-adds and the time that the adapter adds, and the network's own cost."""
-    from deepcorrect.deployment import latency_note
+def _validation(
+    network: dc.Classifier, data: CorrectionImages, labelled: bool, seed: int
+) -> Batches | None:
+    """The images to measure on, if some were named."""
+    if data.validation is None:
+        return None
+    order = data.class_order
+    return dc.loader(
+        open_images(network, data.validation, None, seed, labels=labelled, order=order),
+        workers=data.workers,
+    )
 
-    cost, bare = (dc.costs(system, network.preprocessing) for system in (adapted, network))
-    return {
-        "multiply_adds": cost.multiply_adds - bare.multiply_adds,
-        "base_multiply_adds": bare.multiply_adds,
-        "base_parameters": bare.parameters,
-        "latency": latency_note(adapted, runtime),
-    }
+
+def _write(adapted: dc.AdaptedModel, out: Path, notes: dict[str, Any], *, keep: bool) -> str | None:
+    """Writes the adapter unless it is to be refused, and returns where it is."""
+    if adapted.config.notes["verdict"] and not keep:
+        return None
+    return str(adapted.save_pretrained(out, notes))
+
+
+def _print_choices(choices: Choices) -> None:
+    """Prints what was chosen, and why, on standard error."""
+    for name, value, reason in choices.explained():
+        console().print(f"{name}: {value} ({reason})", markup=False, highlight=False)
 
 
 def _weights(text: str) -> dict[str, float]:

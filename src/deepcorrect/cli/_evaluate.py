@@ -43,8 +43,8 @@ Adapters = Annotated[
         "--adapter",
         metavar="ADAPTER",
         help="An adapter for the network: its folder, hf:OWNER/NAME or hf:OWNER/NAME@REVISION. "
-        "Repeat it as NAME=ADAPTER to compare several with each other and with the untouched "
-        "network.",
+        "It is measured beside the untouched network. Repeat it as NAME=ADAPTER to compare "
+        "several.",
     ),
 ]
 Clean = Annotated[
@@ -153,11 +153,11 @@ def named_adapters(given: list[str] | None) -> dict[str, str]:
 
 
 def _systems(network: dc.Classifier, sources: Mapping[str, str]) -> dict[str, nn.Module]:
-    """The network, or the network with an adapter; named adapters come with the bare network."""
+    """The bare network, and the network with each adapter."""
     if not sources:
         return {"baseline": network}
     if "" in sources:
-        return {"deepcorrect": dc.load_adapter(network, sources[""])}
+        return {"baseline": network, "deepcorrect": dc.load_adapter(network, sources[""])}
     if "baseline" in sources:
         raise InputError(
             "--adapter baseline=...: this is the name of the untouched network; give another one"

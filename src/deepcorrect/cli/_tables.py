@@ -72,6 +72,41 @@ def print_quantized(systems: dict[str, Any], target: str) -> None:
         _print(table)
 
 
+def print_correction(notes: dict[str, Any], trained: int) -> None:
+    """Prints the accuracies and costs of a network and of the corrected one.
+
+    Args:
+        notes: the notes of an adapter that `dc.correct` made from images.
+        trained: the number of the adapter's parameters.
+    """
+    measured, cost = notes["measured"], notes["cost"]
+    own = {"parameters": cost["base_parameters"], "multiply_adds": cost["base_multiply_adds"]}
+    systems = {
+        "baseline": (measured["baseline"], 0, own["multiply_adds"]),
+        "corrected": (measured["corrected"], trained, own["multiply_adds"] + cost["multiply_adds"]),
+    }
+    records = {
+        name: {
+            "distortions": grid,
+            "trainable_parameters": parameters,
+            "multiply_adds": multiply_adds,
+            "target": measured["target"],
+        }
+        for name, (grid, parameters, multiply_adds) in systems.items()
+    }
+    print_results({"systems": records})
+    gain, interval = 100 * measured["gain"], 100 * measured["interval"]
+    print(
+        f"gain in the mean: {gain:+.1f} points +- {interval:.1f}, on {measured['images']:,} "
+        "images that nothing was trained on"
+    )
+    print(
+        f"cost: {trained / own['parameters']:.0%} of the network's parameters, "
+        f"{cost['multiply_adds'] / own['multiply_adds']:.0%} of its multiply-adds, "
+        f"{cost['latency_ratio']:.2f} times its latency for one corrected image (fused, torch)"
+    )
+
+
 def print_transfer(results: dict[str, Any]) -> None:
     """Prints the accuracies of an SVM on features, and what it was trained on."""
     print_results(results, "accuracy of a linear SVM on features")

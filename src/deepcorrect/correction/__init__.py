@@ -20,6 +20,7 @@ from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
 from deepcorrect.correction._unit_config import (
     DESCRIPTIONS,
+    WEIGHTS,
     UnitChoice,
     UnitConfig,
     check_unit,
@@ -33,6 +34,7 @@ from deepcorrect.correction._units import CorrectionUnit, spread_out
 __all__ = [
     "CONFIG_FILE",
     "DESCRIPTIONS",
+    "WEIGHTS",
     "AdaptedModel",
     "AdapterConfig",
     "AdapterSet",

@@ -70,8 +70,8 @@ def _part(batches: DataLoader[Any], rows: list[int], *, last: bool = False) -> B
         )
     size, workers = batches.batch_size, batches.num_workers
     if isinstance(batches, Loader):
-        chosen = batches.dataset.select(rows)
-        return loader(chosen, size, shuffle=shuffles and not last, workers=workers)
+        images: Any = batches.dataset
+        return loader(images.select(rows), size, shuffle=shuffles and not last, workers=workers)
     return DataLoader(
         Subset(batches.dataset, rows),
         size,

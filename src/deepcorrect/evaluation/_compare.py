@@ -30,12 +30,14 @@ class Comparison:
         gain: The difference of the mean top-1 accuracies, over clean images and all levels.
         interval: Half of the width of its 95 % confidence interval, from the differences on the
             single images.
+        clean_interval: The same for the accuracies on clean images.
     """
 
     before: Grid
     after: Grid
     gain: float
     interval: float
+    clean_interval: float
 
     @property
     def clean_gain(self) -> float:
@@ -104,12 +106,19 @@ def compare(
                 right = tallies[place][batch.row].add(logits_of(model, batch.images), truth)
                 hits[place][batch.row].append(right)
             step(len(batch.images) / len(cells))
-    grids = [grid_of(kinds, [tally.accuracy() for tally in each], target) for each in tallies]
+    first, second = (
+        grid_of(kinds, [tally.accuracy() for tally in each], target) for each in tallies
+    )
     old, new = (torch.stack([torch.cat(cell) for cell in each]).double() for each in hits)
-    differences = _weights(kinds) @ (new - old)
+    changes = new - old
+    mean = _weights(kinds) @ changes
+    return Comparison(first, second, float(mean.mean()), _interval(mean), _interval(changes[0]))
+
+
+def _interval(differences: Tensor) -> float:
+    """Half of the width of the 95 % confidence interval of a mean, from values (N,)."""
     spread = float(differences.std()) if len(differences) > 1 else 0.0
-    interval = DEVIATIONS * spread / math.sqrt(len(differences))
-    return Comparison(*grids, float(differences.mean()), interval)
+    return DEVIATIONS * spread / math.sqrt(len(differences))
 
 
 def _weights(kinds: Sequence[Distortion]) -> Tensor:

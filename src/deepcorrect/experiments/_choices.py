@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from deepcorrect.correction import Budget, UnitChoice
+from deepcorrect.correction import WEIGHTS, Budget, UnitChoice
+from deepcorrect.ranking import Ranking
 from deepcorrect.runtime import InputError
 from deepcorrect.training import TrainingConfig, changed
 
@@ -69,9 +70,10 @@ class Choices:
             "objective": objective,
         }
         return [
-            (name, value, self.reasons.get(name, "given")) for name, value in values.items()
+            (name, value, self.reasons.get(name, "given"))
+            for name, value in values.items()
             if value != "-"
-        ]  # fmt: skip
+        ]
 
 
 def choose_settings(
@@ -82,9 +84,10 @@ def choose_settings(
     beta: float | Mapping[str, float] | None = None,
     budget: Budget | Mapping[str, float] | None = None,
     sites: tuple[str, ...] | None = None,
+    ranking: Ranking | None = None,
     gate: Gating = None,
     gate_scale: float | None = None,
-    training: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any],
 ) -> Choices:
     """Chooses what was not given.
 
@@ -95,6 +98,7 @@ def choose_settings(
         beta: See `unit`.
         budget: See `unit`.
         sites: See `unit`.
+        ranking: A ranking that was made before.
         gate: The share, or `none` for no gate.
         gate_scale: See `unit`.
         training: The settings of `TrainingConfig` that are given.
@@ -103,33 +107,28 @@ def choose_settings(
         InputError: A setting is not accepted.
     """
     reasons: dict[str, str] = {}
-    given = dict(training or {})
-
-    def chosen(name: str, value: Any, reason: str) -> Any:
-        reasons[name] = reason
-        return value
-
-    if unit is None:
-        why = "the ranked filters' own weights: nothing is added to the network's computation"
-        unit = chosen("unit", "weights", why)
-    if beta is None and budget is None:
-        beta = chosen("beta", 0.5, "half of each site's filters, those that rank highest")
-    if sites is None:
-        reasons["sites"] = "every layer whose maps affect the answer can be corrected"
     small = pixels <= SMALL_INPUT
+    if unit is None:
+        unit, reasons["unit"] = _unit(ranking)
+    if beta is None and budget is None:
+        beta, reasons["beta"] = 0.5, "half of each site's filters, those that rank highest"
+    if sites is None and ranking is None:
+        reasons["sites"] = "every layer whose maps affect the answer"
+    if ranking is None:
+        reasons["ranked"] = "rankings change little with more images"
     if gate_scale is None:
         why = "images as they are" if small else "images of other sources have other detail"
-        gate_scale = chosen("gate_scale", 1.0 if small else 0.5, why)
+        gate_scale, reasons["gate_scale"] = 1.0 if small else 0.5, why
     share = None if gate == "none" else gate
     if gate is None:
-        share = _gate_share(images, small, reasons)
-    settings = _training(images, small, unit, share is not None, given, reasons)
+        share, reasons["gate"] = _gate_share(images, small)
+    settings = _training(images, small, unit, share is not None, training, reasons)
     return Choices(
         unit,
         beta,
         budget,
-        sites,
-        chosen("ranked", min(RANKED, images), "rankings change little with more images"),
+        sites or (ranking.sites if ranking else None),
+        min(RANKED, images) if ranking is None else ranking.images,
         share,
         gate_scale,
         changed(TrainingConfig(), settings),
@@ -137,14 +136,21 @@ def choose_settings(
     )
 
 
-def _gate_share(images: int, small: bool, reasons: dict[str, str]) -> float | None:
-    """The share of clean images that a gate may correct."""
+def _unit(ranking: Ranking | None) -> tuple[UnitChoice, str]:
+    """The unit at each site: weights of their own where the filters have weights."""
+    why = "the ranked filters' own weights: nothing is added to the network's computation"
+    if ranking is None or ranking.sites == tuple(ranking.weights):
+        return WEIGHTS, why
+    units = {site: WEIGHTS if site in ranking.weights else "bottleneck" for site in ranking.sites}
+    return units, f"{why}; units where a site has no weights"
+
+
+def _gate_share(images: int, small: bool) -> tuple[float | None, str]:
+    """The share of clean images that a gate may correct, and why."""
     if images < LEAST_FOR_A_GATE:
-        reasons["gate"] = f"a gate cannot be fitted to fewer than {LEAST_FOR_A_GATE} images"
-        return None
+        return None, f"a gate cannot be fitted to fewer than {LEAST_FOR_A_GATE} images"
     usual, possible = (0.05 if small else 0.02), math.ceil(200 / images) / 100
-    reasons["gate"] = "images that look undistorted keep the network's own answers"
-    return max(usual, possible)
+    return max(usual, possible), "images that look undistorted keep the network's own answers"
 
 
 def _training(
@@ -157,7 +163,7 @@ def _training(
 ) -> dict[str, Any]:
     """The settings of the training that are given, and the others."""
     epochs = min(MOST_EPOCHS, max(2, round(IMAGES_SEEN / images)))
-    rate = (0.05 if small else 0.01) if unit == "weights" else (0.01 if small else 0.003)
+    rate = (0.05 if small else 0.01) if unit == WEIGHTS else (0.01 if small else 0.003)
     objective = {"logits": 1.0, "activations": 16.0} if small else {"logits": 1.0, "features": 2.0}
     usual: dict[str, tuple[Any, str]] = {
         "epochs": (epochs, f"about {IMAGES_SEEN:,} images are seen, repeats counted"),

@@ -17,9 +17,9 @@ from deepcorrect.deployment import fuse
 from deepcorrect.distortions import Distortion, numbered_batches, parse_all
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import Choices, Gating, choose_settings, within_minutes
-from deepcorrect.networks import input_size_of, multiply_adds, throughput
+from deepcorrect.networks import input_size_of, latencies, multiply_adds
 from deepcorrect.ranking import Ranking, rank
-from deepcorrect.runtime import InputError, console
+from deepcorrect.runtime import InputError, console, files
 from deepcorrect.training import History, fit
 
 HELD_BACK = 0.2
@@ -28,7 +28,7 @@ ACCEPTED_HARM = 0.005
 """The largest accepted loss of accuracy on clean images."""
 TIMED = 3
 """The batches on which the speed of training is measured."""
-LATENCY_TURNS = 15
+LATENCY_TURNS = 41
 
 DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
 """The distortions that a network is corrected for if none are named: the paper's."""
@@ -48,6 +48,7 @@ def correct(
     image: tuple[int, int, int] | None = None,
     distortions: Sequence[str | Distortion] | str | None = None,
     validation: Batches | None = None,
+    ranking: Ranking | None = None,
     sites: Sequence[str] | None = None,
     gate: Gating = None,
     gate_scale: float | None = None,
@@ -88,6 +89,7 @@ def correct(
             do not state their number of filters.
         distortions: Distortion specs such as `awgn:10,20`; None takes Gaussian blur and noise.
         validation: Other images to measure on; None holds back a fifth of `source`.
+        ranking: A ranking of the filters that was made before; None ranks them.
         sites: The sites to rank; None ranks all convolutions and transformers' MLPs.
         gate: The share of undistorted images that a gate may send to the corrected network, or
             `none` for no gate.
@@ -123,6 +125,7 @@ def correct(
     """
     about = {"distortions": distortions, "validation": validation, "sites": sites, "gate": gate}
     about |= {"gate_scale": gate_scale, "minutes": minutes, "checkpoint": checkpoint}
+    about |= {"ranking": ranking}
     if isinstance(source, Mapping) or hasattr(source, "top"):
         wrong = [name for name, value in {**about, **training}.items() if value is not None]
         if wrong:
@@ -147,16 +150,21 @@ def correct(
         beta=beta,
         budget=budget,
         sites=tuple(sites) if sites else None,
+        ranking=ranking,
         gate=gate,
         gate_scale=gate_scale,
         training=training,
     )
     if minutes is not None:
-        speed = _seconds_per_image(model, train, kinds, choices, seed)
+        place = Path(checkpoint).with_suffix(".minutes.json") if checkpoint else None
+        speed = _seconds_per_image(model, train, kinds, choices, seed, place)
         choices = within_minutes(choices, minutes, count, speed)
     if explain:
         explain(choices)
-    adapted, history = _trained(model, train, kinds, choices, seed, checkpoint)
+    if ranking is None:
+        some = FirstBatches(train, choices.ranked)
+        ranking = rank(model, some, kinds, sites=choices.sites, seed=seed)
+    adapted, history = _trained(model, ranking, train, kinds, choices, seed, checkpoint)
     precision = choices.training.precision
     found = compare(model, adapted, held_back, kinds, seed, precision, "measuring before and after")
     _note(adapted, model, found, history, choices, first)
@@ -195,15 +203,14 @@ def _count(batches: Batches) -> int:
 
 def _trained(
     model: nn.Module,
+    ranking: Ranking,
     train: Batches,
     kinds: Sequence[Distortion],
     choices: Choices,
     seed: int,
     checkpoint: str | Path | None,
 ) -> tuple[AdaptedModel, History]:
-    """Ranks, fits the gate and trains."""
-    some = FirstBatches(train, choices.ranked)
-    ranking = rank(model, some, kinds, sites=choices.sites, seed=seed)
+    """Fits the gate and trains."""
     budget = choices.budget
     adapted = correction.correct(model, ranking, choices.beta, choices.unit, seed, budget=budget)
     if choices.gate is not None:
@@ -213,18 +220,29 @@ def _trained(
 
 
 def _seconds_per_image(
-    model: nn.Module, train: Batches, kinds: Sequence[Distortion], choices: Choices, seed: int
+    model: nn.Module,
+    train: Batches,
+    kinds: Sequence[Distortion],
+    choices: Choices,
+    seed: int,
+    place: Path | None,
 ) -> float:
-    """The time that training takes per image, from a few batches and untrained filters."""
+    """The time that training takes per image, from a few batches and filters that are not ranked.
+
+    It is kept in a file, so that a training that is continued has as many epochs as before.
+    """
+    if place is not None and place.exists():
+        return float(files.read_json(place)["seconds_per_image"])
     batches = list(islice(train, TIMED))
-    some = FirstBatches(train, 2)
-    ranking = rank(model, some, kinds, "change", choices.sites, seed)
-    budget = None if choices.budget is None else choices.budget
-    beta = 0.5 if budget is not None else choices.beta  # the priorities here are no gains
+    ranking = rank(model, FirstBatches(train, 2), kinds, "random", choices.sites, seed)
+    beta = choices.beta or 0.5  # priorities by chance do not say what fits a budget
     trial = correction.correct(model, ranking, beta, choices.unit, seed)
     short = choices.training.model_copy(update={"epochs": 1})
     history = fit(trial, batches, kinds, short, None, seed, task="measuring the speed of training")
-    return history.seconds / history.images_seen
+    seconds = history.seconds / history.images_seen
+    if place is not None:
+        files.write_json(place, {"seconds_per_image": seconds})
+    return seconds
 
 
 def _note(
@@ -274,8 +292,7 @@ def _latency_ratio(model: nn.Module, adapted: AdaptedModel, images: Any) -> floa
         pair = [fuse(each, images[:2]) for each in (model, adapted)]
     finally:
         adapted.set_gate(gate)
-    before, after = throughput(pair, images[:1], turns=LATENCY_TURNS)
-    return round(before / after, 3)
+    return round(latencies(pair, images[:1], turns=LATENCY_TURNS)[1].ratio, 3)
 
 
 def verdict(found: Comparison) -> str:
@@ -287,7 +304,7 @@ def verdict(found: Comparison) -> str:
             "images held back from training, which is not more than its interval: give more "
             "images, train for more epochs, or name only distortions that cost the network accuracy"
         )
-    if found.clean_gain < -ACCEPTED_HARM:
+    if -found.clean_gain > max(ACCEPTED_HARM, found.clean_interval):
         return (
             f"the correction changes accuracy on clean images by {clean:+.1f} points: correct "
             "fewer filters (beta), use a smaller gate, or a larger clean_share"

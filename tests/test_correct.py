@@ -1,0 +1,256 @@
+"""Correcting a network from images alone: what is chosen, held back, measured, and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Batch, TinyCNN
+from test_cli import command
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+
+import deepcorrect as dc
+from deepcorrect.data import hold_out
+from deepcorrect.evaluation import Comparison, compare
+from deepcorrect.evaluation._results import Accuracy
+from deepcorrect.experiments import Choices
+from deepcorrect.experiments._choices import choose_settings, within_minutes
+from deepcorrect.experiments._correct import FirstBatches, verdict
+
+
+def images_of(batches: Sequence[Any]) -> list[float]:
+    return [float(image.sum()) for images, *_ in batches for image in images]
+
+
+# --- images held back
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.99])
+@pytest.mark.parametrize("kind", ["list", "loader"])
+def test_every_image_is_on_one_side(kind: str, share: float) -> None:
+    images, labels = torch.rand(23, 3, 4, 4), torch.arange(23)
+    data: Any = DataLoader(TensorDataset(images, labels), 5, shuffle=True)
+    if kind == "list":
+        data = list(zip(images.split(5), labels.split(5), strict=True))
+    some, held_back = (list(each) for each in hold_out(data, share, seed=1))
+    both = sorted(images_of(some) + images_of(held_back))
+    assert both == sorted(float(image.sum()) for image in images)
+    assert len(images_of(held_back)) == min(22, max(1, round(share * 23)))
+    again = [list(each) for each in hold_out(data, share, seed=1)]
+    assert images_of(again[1]) == images_of(held_back)
+    for part in (some, held_back):
+        for batch, numbers in part:
+            assert all(
+                torch.equal(image, images[number])
+                for image, number in zip(batch, numbers, strict=True)
+            )
+
+
+def test_only_the_images_to_train_on_are_shuffled() -> None:
+    data = DataLoader(TensorDataset(torch.rand(40, 1), torch.arange(40)), 40, shuffle=True)
+    some, held_back = hold_out(data, 0.5)
+    orders = [[next(iter(each))[1].tolist() for _ in range(2)] for each in (some, held_back)]
+    assert orders[0][0] != orders[0][1]
+    assert orders[1][0] == orders[1][1] == sorted(orders[1][0])
+
+
+class Endless:
+    def __iter__(self) -> Iterator[Batch]:
+        yield torch.rand(4, 3, 8, 8), torch.arange(4)
+
+
+def test_images_that_cannot_be_divided_are_refused() -> None:
+    chosen = WeightedRandomSampler([1.0] * 8, 8)
+    sampled = DataLoader(TensorDataset(torch.rand(8, 1), torch.arange(8)), sampler=chosen)
+    for data, message in (
+        (Endless(), "a Endless cannot be divided: give validation="),
+        (sampled, "a sampler of its own"),
+        ([(torch.rand(1, 3, 8, 8), torch.zeros(1))], "1 image cannot be divided"),
+    ):
+        with pytest.raises(dc.InputError, match=message):
+            hold_out(data, 0.2)  # pyright: ignore[reportArgumentType]
+
+
+def test_first_batches_hold_a_number_of_images(batches: list[Batch]) -> None:
+    assert [len(images) for images, _ in FirstBatches(batches, 6)] == [4, 2]
+    assert [len(images) for images, _ in FirstBatches(batches, 99)] == [4, 4, 4]
+
+
+# --- before and after
+
+
+def test_the_interval_is_that_of_paired_differences(
+    network: TinyCNN, batches: list[Batch], images: Tensor
+) -> None:
+    other = dc.correct(network, {"stem": [0, 1, 2]}, unit={"kind": "lite", "start": "he"})
+    specs = ["gaussian_blur:1,2", "awgn:60"]
+    found = compare(network, other, batches, specs, seed=5)
+    assert found.before == dc.evaluate(network, batches, specs, seed=5)
+    assert found.after == dc.evaluate(other, batches, specs, seed=5)
+    assert found.gain == pytest.approx(found.after.mean_top1 - found.before.mean_top1)
+    # each image alone, as a set of its own; its noise is that of its number in the whole set
+    with torch.no_grad():
+        clean = [
+            (model(images).argmax(1) == torch.cat([labels for _, labels in batches])).double()
+            for model in (network, other)
+        ]
+    difference = clean[1] - clean[0]
+    expected = 1.96 * float(difference.std()) / len(difference) ** 0.5
+    assert found.clean_interval == pytest.approx(expected)
+    assert found.clean_gain == pytest.approx(float(difference.mean()))
+
+
+def changed(gain: float, interval: float, clean: float, clean_interval: float = 0) -> Comparison:
+    before, after = (
+        dc.Grid({}, 100, Accuracy(100, top1, 1, 0), "labels") for top1 in (0.5, 0.5 + clean)
+    )
+    return Comparison(before, after, gain, interval, clean_interval)
+
+
+def test_the_verdict() -> None:
+    assert verdict(changed(0.1, 0.05, 0)) == ""
+    assert verdict(changed(0.1, 0.05, -0.004)) == ""
+    assert "gains +5.0 points +- 5.0 on 100 images" in verdict(changed(0.05, 0.05, 0))
+    assert "gains -1.0 points" in verdict(changed(-0.01, 0, 0))
+    assert "clean images by -0.6 points" in verdict(changed(0.1, 0.05, -0.006))
+    assert verdict(changed(0.1, 0.05, -0.006, clean_interval=0.01)) == ""
+
+
+# --- choices
+
+
+def test_choices_follow_the_images_and_the_input() -> None:
+    few, many = (choose_settings(count, 32, training={}) for count in (400, 60_000))
+    assert (few.training.epochs, many.training.epochs) == (30, 2)
+    assert few.unit == many.unit == "weights"
+    assert (
+        few.training.learning_rate > choose_settings(400, 224, training={}).training.learning_rate
+    )
+    assert choose_settings(30, 32, training={}).gate is None
+    assert choose_settings(30, 32, training={}).training.clean_share == 0.5
+    assert choose_settings(50, 224, training={}).gate == 0.04
+    assert choose_settings(5000, 224, training={}).gate == 0.02
+
+
+def test_what_is_given_is_taken_and_has_no_reason() -> None:
+    given = choose_settings(
+        *(500, 32),
+        unit="lite",
+        beta=0.1,
+        gate="none",
+        sites=("a",),
+        training={"epochs": 7, "objective": {"labels": 1}, "batch_size": 9},
+    )
+    rows = {name: (value, reason) for name, value, reason in given.explained()}
+    for name, value in {
+        "unit": "lite", "beta": "0.1", "sites": "a", "epochs": "7", "objective": "labels=1"
+    }.items():  # fmt: skip
+        assert rows[name] == (value, "given")
+    assert rows["gate"] == ("none", "given")
+    assert rows["clean_share"][1] == "without a gate, half stays clean"
+    assert given.training.batch_size == 9
+    with pytest.raises(dc.InputError, match="unknown training setting 'epoch'"):
+        choose_settings(500, 32, training={"epoch": 1})
+
+
+def test_minutes_shorten_the_training() -> None:
+    choices = choose_settings(1000, 32, training={"epochs": 10})
+    assert within_minutes(choices, 1, 1000, 0.005) == choices  # 5 s an epoch
+    shorter = within_minutes(choices, 1, 1000, 0.02)
+    assert shorter.training.epochs == 3
+    assert shorter.reasons["epochs"] == "as many as fit into 1 minutes"
+    with pytest.raises(dc.InputError, match=r"takes about 1\.7 minutes, and 1 are allowed"):
+        within_minutes(choices, 1, 1000, 0.1)
+
+
+# --- the whole
+
+
+@pytest.fixture(scope="module")
+def some_digits() -> Any:
+    model = dc.load_model("digits_cnn")
+    return dc.open_dataset("digits:train", model.preprocessing).sample(120, seed=3)
+
+
+def test_a_network_is_corrected_from_images_alone(
+    digits_model: dc.Classifier, some_digits: Any
+) -> None:
+    told: list[Choices] = []
+    adapted = dc.correct(
+        digits_model,
+        dc.loader(some_digits, 24, shuffle=True),
+        distortions=["awgn:80"],
+        epochs=6,
+        explain=told.append,
+    )
+    notes = adapted.config.notes
+    assert told[0].gate == adapted.config.gate.false_alarms == 0.05  # pyright: ignore[reportOptionalMemberAccess]
+    assert notes["images_seen"] == 6 * 96
+    assert notes["measured"]["images"] == 24
+    assert notes["measured"]["gain"] > 0
+    assert notes["cost"]["multiply_adds"] == 0
+    assert set(adapted.weights) == {f"features/{number}/0" for number in range(4)}
+    corrected = notes["measured"]["corrected"]["awgn"]
+    assert corrected["mean_top1"] > notes["measured"]["baseline"]["awgn"]["mean_top1"]
+
+
+def test_images_to_measure_on_may_be_given(network: TinyCNN, batches: list[Batch]) -> None:
+    ranking = dc.rank(network, batches, "awgn:20")
+    adapted = dc.correct(
+        network, batches, distortions="awgn:20", validation=batches[:1], ranking=ranking, epochs=1
+    )
+    notes = adapted.config.notes
+    assert (notes["images_seen"], notes["measured"]["images"]) == (12, 4)
+    sites = {name: list(each.filters) for name, each in adapted.config.sites.items()}
+    assert sites == ranking.top(0.5)
+    assert notes["choices"]["gate"] == "none"
+
+
+def test_a_ranking_or_filters_give_an_untrained_network(
+    network: TinyCNN, batches: list[Batch], images: Tensor
+) -> None:
+    ranking = dc.rank(network, batches, "awgn:20")
+    for source in (ranking, {"stem": [1, 2]}):
+        adapted = dc.correct(network, source)
+        assert torch.equal(adapted(images), network(images))
+        assert set(adapted.units)
+    with pytest.raises(dc.InputError, match="epochs goes with images"):
+        dc.correct(network, ranking, epochs=2)
+
+
+# --- the command
+
+
+def test_the_command_writes_what_helps_and_refuses_what_does_not(tmp_path: Path) -> None:
+    call = ["correct", "--model", "digits_cnn", "--data", "digits:train", "--images", 120]
+    call += ["--batch-size", 24, "--out", tmp_path / "adapter", "--explain"]
+    call += ["--epochs", 1, "--learning-rate", "1e-9", "--distortion", "awgn:2"]
+    said = command(*call)
+    assert said.status == 1
+    assert "learning_rate: 1e-09 (given)" in said.err
+    assert "gate: 0.05 (images that look undistorted" in said.err
+    assert "which is not more than its interval" in said.err.splitlines()[-1]
+    assert not (tmp_path / "adapter").exists()
+    said = command(
+        *call,
+        "--epochs",
+        1,
+        "--learning-rate",
+        "1e-9",
+        "--distortion",
+        "awgn:2",
+        "--keep",
+        "--json",
+    )
+    assert said.status == 0, said.err
+    assert "epoch 1 of 1" not in said.err  # it is not trained again
+    assert said.json["verdict"]
+    notes = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["notes"]
+    assert notes["model"] == "digits_cnn"
+    assert notes["verdict"] == said.json["verdict"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
