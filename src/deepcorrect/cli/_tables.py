@@ -95,6 +95,7 @@ def print_correction(notes: dict[str, Any], trained: int) -> None:
         for name, (grid, parameters, multiply_adds) in systems.items()
     }
     print_results({"systems": records})
+    latency = cost["latency"]
     gain, interval = 100 * measured["gain"], 100 * measured["interval"]
     print(
         f"gain in the mean: {gain:+.1f} points +- {interval:.1f}, on {measured['images']:,} "
@@ -103,7 +104,8 @@ def print_correction(notes: dict[str, Any], trained: int) -> None:
     print(
         f"cost: {trained / own['parameters']:.0%} of the network's parameters, "
         f"{cost['multiply_adds'] / own['multiply_adds']:.0%} of its multiply-adds, "
-        f"{cost['latency_ratio']:.2f} times its latency for one corrected image (fused, torch)"
+        f"{latency['ratio']:.2f} times its latency for one corrected image ({latency['runtime']}, "
+        f"threads: {latency['threads']})"
     )
 
 

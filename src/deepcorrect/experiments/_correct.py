@@ -13,11 +13,11 @@ from torch import nn
 from deepcorrect import correction
 from deepcorrect.correction import AdaptedModel, Budget, UnitChoice, fit_gate
 from deepcorrect.data import Batches, check_repeatable, count_of, hold_out
-from deepcorrect.deployment import fuse
+from deepcorrect.deployment import measure_latency
 from deepcorrect.distortions import Distortion, numbered_batches, parse_all
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import Choices, Gating, choose_settings, within_minutes
-from deepcorrect.networks import input_size_of, latencies, multiply_adds
+from deepcorrect.networks import input_size_of, multiply_adds
 from deepcorrect.ranking import Ranking, rank
 from deepcorrect.runtime import InputError, console, files
 from deepcorrect.training import History, fit
@@ -28,7 +28,6 @@ ACCEPTED_HARM = 0.005
 """The largest accepted loss of accuracy on clean images."""
 TIMED = 3
 """The batches on which the speed of training is measured."""
-LATENCY_TURNS = 41
 
 DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
 """The distortions that a network is corrected for if none are named: the paper's."""
@@ -274,7 +273,7 @@ def _note(
             "multiply_adds": after - before,
             "base_multiply_adds": before,
             "base_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "latency_ratio": _latency_ratio(model, adapted, images),
+            "latency": measure_latency(adapted, images[:1]).model_dump(),
         },
         "choices": {name: value for name, value, _ in choices.explained()},
         "verdict": verdict(found),
@@ -282,17 +281,6 @@ def _note(
     adapted.config = adapted.config.model_copy(update={"notes": notes})
     if notes["verdict"]:
         console().print(f"WARNING: {notes['verdict']}", style="bold red", markup=False)
-
-
-def _latency_ratio(model: nn.Module, adapted: AdaptedModel, images: Any) -> float:
-    """The time of one corrected image as a multiple of the network's, both fused."""
-    gate = adapted.config.gate
-    adapted.set_gate(None)
-    try:
-        pair = [fuse(each, images[:2]) for each in (model, adapted)]
-    finally:
-        adapted.set_gate(gate)
-    return round(latencies(pair, images[:1], turns=LATENCY_TURNS)[1].ratio, 3)
 
 
 def verdict(found: Comparison) -> str:
