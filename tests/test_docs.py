@@ -67,7 +67,7 @@ def test_the_checkpoints_example_runs_as_pasted(
 def test_the_gates_example_runs_as_pasted(
     digits_model: dc.Classifier, digits_test: ImageSet, digits_batch: tuple[Tensor, Tensor]
 ) -> None:
-    (example,) = blocks("docs/recipes.md", "python")
+    (example,) = (each for each in blocks("docs/recipes.md", "python") if "fit_gate" in each)
     adapted = dc.correct(digits_model, {"features.0.0": [0, 1]})
     loader = dc.loader(digits_test.sample(40))
     names = {"dc": dc, "adapted": adapted, "loader": loader, "images": digits_batch[0]}
@@ -75,6 +75,22 @@ def test_the_gates_example_runs_as_pasted(
     assert adapted.gate is None
     assert isinstance(logits := names["logits"], Tensor)
     assert logits.shape == (len(digits_batch[0]), 10)
+
+
+def test_the_correct_examples_run_as_pasted(
+    digits_test: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, loader = dc.load_model("digits_cnn"), dc.loader(digits_test.sample(60), 20)
+    short = {'"gaussian_blur", "awgn"': '"awgn:80"', "epochs=10": "epochs=1"}
+    for example in blocks("docs/correct.md", "python"):
+        text = example
+        for long, quick in short.items():
+            text = text.replace(long, quick)
+        text = text.replace("distortions=", "epochs=1, distortions=")
+        names: dict[str, Any] = {"dc": dc, "model": model, "loader": loader}
+        exec(text, names)
+        assert names["adapted"].gate is not None
 
 
 @pytest.mark.parametrize("file", DOCUMENTS)
