@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 
-from deepcorrect.data._loader import Batches, Loader, loader
+from deepcorrect.data._loader import Batches, Loader
 from deepcorrect.runtime import InputError
 
 
@@ -68,15 +68,13 @@ def _part(batches: DataLoader[Any], rows: list[int], *, last: bool = False) -> B
             "some images must be held back to measure on, but the loader has a sampler of its own: "
             "give validation= (other images)"
         )
-    size, workers = batches.batch_size, batches.num_workers
-    if isinstance(batches, Loader):
-        images: Any = batches.dataset
-        return loader(images.select(rows), size, shuffle=shuffles and not last, workers=workers)
-    return DataLoader(
+    make = Loader if isinstance(batches, Loader) else DataLoader
+    # images that cannot be read are counted by the whole set
+    return make(
         Subset(batches.dataset, rows),
-        size,
+        batches.batch_size,
         shuffle=shuffles and not last,
-        num_workers=workers,
+        num_workers=batches.num_workers,
         collate_fn=batches.collate_fn,
         pin_memory=batches.pin_memory,
         drop_last=batches.drop_last and not last,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from deepcorrect.data._image_set import ImageSet
 from deepcorrect.data._reading import check_loader
@@ -92,6 +92,8 @@ def no_images(loader: Batches, purpose: str) -> InputError:
     """
     count = count_of(loader)
     images = getattr(loader, "dataset", None)
+    while isinstance(images, Subset):
+        images = images.dataset
     bad = images.described_bad(1) if isinstance(images, ImageSet) else []
     return InputError(
         f"none of the {count} images {purpose} could be read" + "".join(f": {b}" for b in bad)
