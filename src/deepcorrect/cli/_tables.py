@@ -95,18 +95,21 @@ def print_correction(notes: dict[str, Any], trained: int) -> None:
         for name, (grid, parameters, multiply_adds) in systems.items()
     }
     print_results({"systems": records})
-    latency = cost["latency"]
     gain, interval = 100 * measured["gain"], 100 * measured["interval"]
     print(
         f"gain in the mean: {gain:+.1f} points +- {interval:.1f}, on {measured['images']:,} "
         "images that nothing was trained on"
     )
-    print(
-        f"cost: {trained / own['parameters']:.0%} of the network's parameters, "
-        f"{cost['multiply_adds'] / own['multiply_adds']:.0%} of its multiply-adds, "
-        f"{latency['ratio']:.2f} times its latency for one corrected image ({latency['runtime']}, "
-        f"threads: {latency['threads']})"
-    )
+    shares = [
+        f"{trained / own['parameters']:.0%} of the network's parameters",
+        f"{cost['multiply_adds'] / own['multiply_adds']:.0%} of its multiply-adds",
+    ]
+    if latency := cost["latency"]:
+        shares.append(
+            f"{latency['ratio']:.2f} times its time for one corrected image "
+            f"({latency['runtime']}, threads: {latency['threads']})"
+        )
+    print(f"cost: {', '.join(shares)}")
 
 
 def print_transfer(results: dict[str, Any]) -> None:

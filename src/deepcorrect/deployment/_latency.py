@@ -79,15 +79,18 @@ def measure_latency(
     return Stopwatch(model.untouched(), images, runtime)(model)
 
 
-def latency_note(model: AdaptedModel, runtime: Runtime = "torch") -> dict[str, Any] | None:
+def latency_note(
+    model: AdaptedModel, runtime: Runtime = "torch", images: Tensor | None = None
+) -> dict[str, Any] | None:
     """What an adapter's notes say of its latency; None for a network that cannot be fused.
 
     Args:
-        model: A corrected `Classifier`.
+        model: The corrected network.
         runtime: See `measure_latency`, whose result is returned as a mapping.
+        images: See `measure_latency`.
     """
     try:
-        return measure_latency(model, runtime=runtime).model_dump()
+        return measure_latency(model, images, runtime).model_dump()
     except InputError as error:
         console().print(f"note: the latency is not measured: {error}", markup=False)
         return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from deepcorrect.correction import WEIGHTS, Budget, UnitChoice
+from deepcorrect.correction import WEIGHTS, Budget, UnitChoice, read_budget
 from deepcorrect.ranking import Ranking
 from deepcorrect.runtime import InputError
 from deepcorrect.training import TrainingConfig, changed
@@ -44,7 +44,7 @@ class Choices:
 
     unit: UnitChoice
     beta: float | Mapping[str, float] | None
-    budget: Budget | Mapping[str, float] | None
+    budget: Budget | Mapping[str, Any] | None
     sites: tuple[str, ...] | None
     ranked: int
     gate: float | None
@@ -82,7 +82,7 @@ def choose_settings(
     *,
     unit: UnitChoice | None = None,
     beta: float | Mapping[str, float] | None = None,
-    budget: Budget | Mapping[str, float] | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
     sites: tuple[str, ...] | None = None,
     ranking: Ranking | None = None,
     gate: Gating = None,
@@ -109,7 +109,8 @@ def choose_settings(
     reasons: dict[str, str] = {}
     small = pixels <= SMALL_INPUT
     if unit is None:
-        unit, reasons["unit"] = _unit(ranking)
+        timed = budget is not None and read_budget(budget).latency is not None
+        unit, reasons["unit"] = _unit(ranking, within_time=timed)
     if beta is None and budget is None:
         beta, reasons["beta"] = 0.5, "half of each site's filters, those that rank highest"
     if sites is None and ranking is None:
@@ -136,8 +137,10 @@ def choose_settings(
     )
 
 
-def _unit(ranking: Ranking | None) -> tuple[UnitChoice, str]:
+def _unit(ranking: Ranking | None, *, within_time: bool) -> tuple[UnitChoice, str]:
     """The unit at each site: weights of their own where the filters have weights."""
+    if within_time:
+        return f"{WEIGHTS}+bottleneck", "weights at no cost, and units as far as the time allows"
     why = "the ranked filters' own weights: nothing is added to the network's computation"
     if ranking is None or ranking.sites == tuple(ranking.weights):
         return WEIGHTS, why

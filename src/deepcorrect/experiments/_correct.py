@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from deepcorrect import correction
-from deepcorrect.correction import AdaptedModel, Budget, UnitChoice, fit_gate
+from deepcorrect.correction import AdaptedModel, Budget, UnitChoice, fit_gate, read_budget
 from deepcorrect.data import Batches, check_repeatable, count_of, hold_out
-from deepcorrect.deployment import measure_latency
+from deepcorrect.deployment import correct_within, latency_note
 from deepcorrect.distortions import Distortion, numbered_batches, parse_all
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import Choices, Gating, choose_settings, within_minutes
@@ -43,7 +43,7 @@ def correct(
     unit: UnitChoice | None = None,
     seed: int = 0,
     *,
-    budget: Budget | Mapping[str, float] | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
     image: tuple[int, int, int] | None = None,
     distortions: Sequence[str | Distortion] | str | None = None,
     validation: Batches | None = None,
@@ -82,8 +82,9 @@ def correct(
             or a `UnitConfig`; or a mapping from each site to one of these.
         seed: The seed of everything random.
         budget: The largest accepted cost of the adapter, in place of `beta`: `{"parameters": X}` or
-            `{"multiply_adds": X}`. Values of X up to 1 are a fraction of the network's own cost.
-            The priorities then determine the number of filters per site.
+            `{"multiply_adds": X}`, where X up to 1 is a fraction of the network's own cost; or
+            `{"latency": X, "runtime": "torch"}`, the added time as a fraction of the network's, see
+            `within_latency`. The priorities then determine the number of filters per site.
         image: The channels, height and width of the network's input, for a bare network whose sites
             do not state their number of filters.
         distortions: Distortion specs such as `awgn:10,20`; None takes Gaussian blur and noise.
@@ -134,6 +135,8 @@ def correct(
             )
         kind: Any = unit or "bottleneck"
         filters: Any = source
+        if budget is not None and read_budget(budget).latency is not None:
+            return correct_within(model, filters, budget, unit, seed, beta=beta)  # pyright: ignore[reportArgumentType]
         return correction.correct(model, filters, beta, kind, seed, budget=budget, image=image)
     images: Any = source
     check_repeatable(images)
@@ -155,7 +158,7 @@ def correct(
         training=training,
     )
     if minutes is not None:
-        place = Path(checkpoint).with_suffix(".minutes.json") if checkpoint else None
+        place = _beside(checkpoint, "minutes")
         speed = _seconds_per_image(model, train, kinds, choices, seed, place)
         choices = within_minutes(choices, minutes, count, speed)
     if explain:
@@ -163,7 +166,7 @@ def correct(
     if ranking is None:
         some = FirstBatches(train, choices.ranked)
         ranking = rank(model, some, kinds, sites=choices.sites, seed=seed)
-    adapted, history = _trained(model, ranking, train, kinds, choices, seed, checkpoint)
+    adapted, history = _trained(model, ranking, train, kinds, choices, seed, first, checkpoint)
     precision = choices.training.precision
     found = compare(model, adapted, held_back, kinds, seed, precision, "measuring before and after")
     _note(adapted, model, found, history, choices, first)
@@ -207,15 +210,46 @@ def _trained(
     kinds: Sequence[Distortion],
     choices: Choices,
     seed: int,
+    images: Any,
     checkpoint: str | Path | None,
 ) -> tuple[AdaptedModel, History]:
-    """Fits the gate and trains."""
-    budget = choices.budget
-    adapted = correction.correct(model, ranking, choices.beta, choices.unit, seed, budget=budget)
+    """Puts the correction on the network, fits the gate and trains."""
+    adapted = _untrained(model, ranking, choices, seed, images, _beside(checkpoint, "latency"))
     if choices.gate is not None:
         fit_gate(adapted, train, kinds, choices.gate, seed=seed, scale=choices.gate_scale)
     history = fit(adapted, train, kinds, choices.training, None, seed, checkpoint)
     return adapted, history
+
+
+def _beside(checkpoint: str | Path | None, name: str) -> Path | None:
+    """A file that keeps what was measured, so that a training can be continued with it."""
+    return None if checkpoint is None else Path(checkpoint).with_suffix(f".{name}.json")
+
+
+def _untrained(
+    model: nn.Module,
+    ranking: Ranking,
+    choices: Choices,
+    seed: int,
+    images: Any,
+    kept: Path | None,
+) -> AdaptedModel:
+    """The corrected network before training."""
+    if choices.budget is None:
+        return correction.correct(model, ranking, choices.beta, choices.unit, seed)
+    beta: Any = choices.beta
+    return correct_within(
+        *(model, ranking, choices.budget, choices.unit, seed),
+        beta=beta,
+        images=images[:1],
+        kept=kept,
+    )
+
+
+def _latency(adapted: AdaptedModel, choices: Choices, images: Any) -> dict[str, Any] | None:
+    """The measured latency, in the budget's runtime; None for a network that cannot be fused."""
+    runtime = "torch" if choices.budget is None else read_budget(choices.budget).runtime
+    return latency_note(adapted, runtime, images)
 
 
 def _seconds_per_image(
@@ -273,7 +307,7 @@ def _note(
             "multiply_adds": after - before,
             "base_multiply_adds": before,
             "base_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "latency": measure_latency(adapted, images[:1]).model_dump(),
+            "latency": _latency(adapted, choices, images[:1]),
         },
         "choices": {name: value for name, value, _ in choices.explained()},
         "verdict": verdict(found),
