@@ -275,18 +275,26 @@ def command(
         **chosen,
     )
     images.warn_of_bad()
-    notes = adapted.config.notes
     adapter = _write(adapted, out, {"model": model.model, "data": data.data}, keep=keep)
     if adapter:
         for suffix in (".pt", ".minutes.json", ".latency.json"):
             checkpoint.with_suffix(suffix).unlink(missing_ok=True)
-    trained = adapted.config.parameters
+    _print(adapted.config, adapter, as_json=as_json)
+
+
+def _print(config: dc.AdapterConfig, adapter: str | None, *, as_json: bool) -> None:
+    """Prints what was measured.
+
+    Raises:
+        DeepCorrectError: the adapter was not written.
+    """
+    notes, parameters = config.notes, config.parameters
     if as_json:
-        print(json.dumps({"adapter": adapter, "trainable_parameters": trained, **notes}))
+        print(json.dumps({"adapter": adapter, "trainable_parameters": parameters, **notes}))
     else:
-        _tables.print_correction(notes, trained)
+        _tables.print_correction(notes, parameters)
         if adapter:
-            print(f"adapter: {adapter} ({trained:,} parameters)")
+            print(f"adapter: {adapter} ({parameters:,} parameters)")
     if not adapter:
         raise DeepCorrectError(
             f"{notes['verdict']}. No adapter was written: the same command with --keep writes it "

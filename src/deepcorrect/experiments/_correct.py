@@ -123,21 +123,11 @@ def correct(
         >>> bool((corrected(images) == model(images)).all())
         True
     """
-    about = {"distortions": distortions, "validation": validation, "sites": sites, "gate": gate}
-    about |= {"gate_scale": gate_scale, "minutes": minutes, "checkpoint": checkpoint}
-    about |= {"ranking": ranking}
     if isinstance(source, Mapping) or hasattr(source, "top"):
-        wrong = [name for name, value in {**about, **training}.items() if value is not None]
-        if wrong:
-            raise InputError(
-                f"{wrong[0]} goes with images, from which everything is trained and measured; for "
-                "a ranking or filters give it to fit_gate or fit"
-            )
-        kind: Any = unit or "bottleneck"
-        filters: Any = source
-        if budget is not None and read_budget(budget).latency is not None:
-            return correct_within(model, filters, budget, unit, seed, beta=beta)  # pyright: ignore[reportArgumentType]
-        return correction.correct(model, filters, beta, kind, seed, budget=budget, image=image)
+        about = {"distortions": distortions, "validation": validation, "sites": sites, "gate": gate}
+        about |= {"gate_scale": gate_scale, "minutes": minutes, "checkpoint": checkpoint}
+        _refuse({**about, "ranking": ranking, **training})
+        return _before_training(model, source, beta, unit, seed, budget, image)
     images: Any = source
     check_repeatable(images)
     train, held_back = _divided(images, validation, seed)
@@ -171,6 +161,32 @@ def correct(
     found = compare(model, adapted, held_back, kinds, seed, precision, "measuring before and after")
     _note(adapted, model, found, history, choices, first)
     return adapted
+
+
+def _refuse(about_images: Mapping[str, Any]) -> None:
+    """Refuses arguments that go with images where a ranking or filters were given."""
+    wrong = [name for name, value in about_images.items() if value is not None]
+    if wrong:
+        raise InputError(
+            f"{wrong[0]} goes with images, from which everything is trained and measured; for a "
+            "ranking or filters give it to fit_gate or fit"
+        )
+
+
+def _before_training(
+    model: nn.Module,
+    source: Any,
+    beta: Any,
+    unit: UnitChoice | None,
+    seed: int,
+    budget: Budget | Mapping[str, Any] | None,
+    image: tuple[int, int, int] | None,
+) -> AdaptedModel:
+    """The corrected network of a ranking, or of the filters of each site."""
+    if budget is not None and read_budget(budget).latency is not None:
+        return correct_within(model, source, budget, unit, seed, beta=beta)
+    kind = unit or "bottleneck"
+    return correction.correct(model, source, beta, kind, seed, budget=budget, image=image)
 
 
 class FirstBatches:
