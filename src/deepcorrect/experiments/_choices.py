@@ -140,7 +140,7 @@ def choose_settings(
 def _unit(ranking: Ranking | None, *, within_time: bool) -> tuple[UnitChoice, str]:
     """The unit at each site: weights of their own where the filters have weights."""
     if within_time:
-        return f"{WEIGHTS}+bottleneck", "weights at no cost, and units as far as the time allows"
+        return f"{WEIGHTS}+dense", "weights at no cost, and units as far as the time allows"
     why = "the ranked filters' own weights: nothing is added to the network's computation"
     if ranking is None or ranking.sites == tuple(ranking.weights):
         return WEIGHTS, why
