@@ -199,6 +199,27 @@ def test_a_network_is_corrected_from_images_alone(
     assert corrected["mean_top1"] > notes["measured"]["baseline"]["awgn"]["mean_top1"]
 
 
+def test_the_same_seed_makes_the_same_correction(
+    digits_model: dc.Classifier, some_digits: Any
+) -> None:
+    made: list[dc.AdaptedModel] = []
+    for number in range(2):
+        torch.manual_seed(number)
+        loader = dc.loader(some_digits, 24, shuffle=True)
+        about: dict[str, Any] = {"distortions": "awgn:80", "epochs": 1, "beta": 0.1}
+        made.append(dc.correct(digits_model, loader, **about))
+    first, second = ([each.filters for each in adapted.config.sites.values()] for adapted in made)
+    assert first == second
+    for name, value in made[0].state_dict().items():
+        assert torch.equal(value, made[1].state_dict()[name]), name
+
+
+def test_batches_of_other_forms(network: TinyCNN, batches: list[Batch]) -> None:
+    named: Any = [{"image": images, "label": labels} for images, labels in batches]
+    adapted = dc.correct(network, named, distortions="awgn:20", epochs=1)
+    assert adapted.config.notes["images_seen"] + adapted.config.notes["measured"]["images"] == 12
+
+
 def test_images_to_measure_on_may_be_given(network: TinyCNN, batches: list[Batch]) -> None:
     ranking = dc.rank(network, batches, "awgn:20")
     adapted = dc.correct(

@@ -508,7 +508,6 @@ def test_without_a_validation_set_rows_of_train_are_held_out(
     [
         (["ranking.images=40"], "'ranking.images': given 40; validation has 40 images"),
         (["ranking.sites=[features.0.0, feature.3.0]"], "unknown site 'feature.3.0'"),
-        (["ranking.sites=[features.0]"], "'features.0' is a Sequential"),
         (["systems.deepcorrect.beta={features.1.0: 0.5}"], "that ranking.sites leaves out"),
         (["systems.deepcorrect.beta={nowhere: 0.5}"], "unknown site 'nowhere'"),
         (["data.train=folder:nowhere"], "no folder nowhere"),

@@ -354,6 +354,7 @@ def test_the_description_says_how(tmp_path: Path) -> None:
         "seed": 3,
         "target": "kl",
         "maps": {"a": [6, 4], "b": [5, 4]},
+        "weights": {},
         "gains": True,
         "network": {"parameters": 1000, "multiply_adds": 50_000},
     }

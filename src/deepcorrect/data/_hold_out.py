@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 
 from deepcorrect.data._loader import Batches, Loader
+from deepcorrect.data._reading import read_batches
 from deepcorrect.runtime import InputError
 
 
@@ -38,7 +39,7 @@ def hold_out(batches: Batches, share: float, seed: int = 0) -> tuple[Batches, Ba
     """
     generator = torch.Generator().manual_seed(seed)
     if isinstance(batches, list | tuple):
-        return _divided(list(batches), share, generator)
+        return _divided(list(read_batches(batches)), share, generator)
     if isinstance(batches, DataLoader) and not isinstance(batches.dataset, IterableDataset):
         data: Any = batches.dataset
         order = torch.randperm(len(data), generator=generator).tolist()
@@ -84,7 +85,7 @@ def _part(batches: DataLoader[Any], rows: list[int], *, last: bool = False) -> B
 
 def _divided(batches: list[Any], share: float, generator: torch.Generator) -> tuple[Any, Any]:
     """Divides the rows of all batches of a list."""
-    sizes = [len(images) for images, *_ in batches]
+    sizes = [len(images) for images, _ in batches]
     total = sum(sizes)
     held = torch.zeros(total, dtype=torch.bool)
     held[torch.randperm(total, generator=generator)[: _count(total, share)]] = True

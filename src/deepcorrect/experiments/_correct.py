@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from deepcorrect import correction
 from deepcorrect.correction import AdaptedModel, Budget, UnitChoice, fit_gate, read_budget
-from deepcorrect.data import Batches, check_repeatable, count_of, hold_out
+from deepcorrect.data import Batches, check_repeatable, count_of, hold_out, read_batches
 from deepcorrect.deployment import correct_within, latency_note
 from deepcorrect.distortions import Distortion, numbered_batches, parse_all
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import Choices, Gating, choose_settings, within_minutes
 from deepcorrect.networks import input_size_of, multiply_adds
 from deepcorrect.ranking import Ranking, rank
-from deepcorrect.runtime import InputError, console, files
+from deepcorrect.runtime import InputError, console, device_of, files, to_device
 from deepcorrect.training import History, fit
 
 HELD_BACK = 0.2
@@ -132,7 +134,7 @@ def correct(
     check_repeatable(images)
     train, held_back = _divided(images, validation, seed)
     count = _count(train)
-    first = next(numbered_batches(train, "to correct the network with")).images
+    first = _first_images(model, train, seed)
     pixels = input_size_of(model, first)
     kinds = parse_all(distortions or DEFAULT_DISTORTIONS, pixels)
     choices = choose_settings(
@@ -154,8 +156,9 @@ def correct(
     if explain:
         explain(choices)
     if ranking is None:
-        some = FirstBatches(train, choices.ranked)
-        ranking = rank(model, some, kinds, sites=choices.sites, seed=seed)
+        with _same_order(seed):
+            some = FirstBatches(train, choices.ranked)
+            ranking = rank(model, some, kinds, sites=choices.sites, seed=seed)
     adapted, history = _trained(model, ranking, train, kinds, choices, seed, first, checkpoint)
     precision = choices.training.precision
     found = compare(model, adapted, held_back, kinds, seed, precision, "measuring before and after")
@@ -202,7 +205,7 @@ class FirstBatches:
 
     def __iter__(self) -> Iterator[Any]:
         left = self.images
-        for images, labels in self.batches:
+        for images, labels in read_batches(self.batches):
             yield images[:left], labels[:left]
             left -= len(images)
             if left <= 0:
@@ -214,9 +217,24 @@ def _divided(images: Batches, validation: Batches | None, seed: int) -> tuple[Ba
     return hold_out(images, HELD_BACK, seed) if validation is None else (images, validation)
 
 
+@contextmanager
+def _same_order(seed: int) -> Iterator[None]:
+    """Makes a loader that shuffles yield the same images whenever a training is continued."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _first_images(model: nn.Module, batches: Batches, seed: int) -> Tensor:
+    """The images of the first batch, on the model's device."""
+    with _same_order(seed):
+        first = next(numbered_batches(batches, "to correct the network with"))
+    return to_device(first.images, device_of(model))
+
+
 def _count(batches: Batches) -> int:
     """The number of images of a loader; where it is not known, the loader is read."""
-    return count_of(batches) or sum(len(images) for images, _ in batches)
+    return count_of(batches) or sum(len(images) for images, _ in read_batches(batches))
 
 
 def _trained(
@@ -282,8 +300,8 @@ def _seconds_per_image(
     """
     if place is not None and place.exists():
         return float(files.read_json(place)["seconds_per_image"])
-    batches = list(islice(train, TIMED))
-    ranking = rank(model, FirstBatches(train, 2), kinds, "random", choices.sites, seed)
+    batches: Any = list(islice(read_batches(train), TIMED))
+    ranking = rank(model, FirstBatches(batches, 2), kinds, "random", choices.sites, seed)
     beta = choices.beta or 0.5  # priorities by chance do not say what fits a budget
     trial = correction.correct(model, ranking, beta, choices.unit, seed)
     short = choices.training.model_copy(update={"epochs": 1})
