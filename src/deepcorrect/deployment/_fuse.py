@@ -223,7 +223,7 @@ class _Folding:
         """Folds a unit, and the batch norm after it where that is exact, into the site `name`."""
         site = self.network.get_submodule(name)
         rule = layout_rule(name, site, channels)
-        followed = FollowedSite(site, rule, folded_unit(unit), filters)
+        followed = FollowedSite(site, rule, *folded_unit(unit, filters, channels))
         conv = self._convolution(name)
         # modulations depend on the image, so that no convolution can replace them
         if conv is not None and unit.modulation is None:

@@ -89,14 +89,14 @@ class FollowedSite(Replacement):
     Args:
         site: The module.
         rule: Where the module's output holds its maps.
-        unit: The site's unit with folded batch norms.
-        filters: The corrected filters, (n,), ascending.
+        unit: The site's unit from `folded_unit`.
+        filters: The filters that the unit corrects, (n,), ascending; None for all.
     """
 
-    filters: Tensor
+    filters: Tensor | None
 
     def __init__(
-        self, site: nn.Module, rule: LayoutRule, unit: CorrectionUnit, filters: Tensor
+        self, site: nn.Module, rule: LayoutRule, unit: CorrectionUnit, filters: Tensor | None
     ) -> None:
         super().__init__(site)
         self.rule = rule
@@ -184,11 +184,38 @@ def fused_site(
     )
 
 
-def folded_unit(unit: CorrectionUnit) -> CorrectionUnit:
-    """A copy of a unit with its batch norms folded into its convolutions."""
+def folded_unit(
+    unit: CorrectionUnit, filters: Tensor, channels: int
+) -> tuple[CorrectionUnit, Tensor | None]:
+    """A copy of a unit with its batch norms folded into its convolutions.
+
+    Its convolutions read and write all filters of the site, with zero weights for those that are
+    not corrected. A modulation, which reads the corrected filters' maps, needs to be told them.
+
+    Args:
+        unit: The unit, in inference mode.
+        filters: The filters that it corrects, (n,), ascending.
+        channels: The number of the site's filters.
+
+    Returns:
+        The copy, and the filters that it still needs to be told, or None.
+    """
     twin = copy.deepcopy(unit)
-    twin.residual = nn.Sequential(*folded_layers(unit))
-    return twin
+    layers = folded_layers(unit)
+    twin.residual = nn.Sequential(*layers)
+    if unit.modulation is not None:
+        return twin, filters
+    first, last = layers[0], layers[-1]
+    if not isinstance(first, nn.Conv2d) or not isinstance(last, nn.Conv2d):
+        raise TypeError("a unit must begin and end with a convolution")
+    reads = spread_out(first.weight.double().flatten(1), 1, filters, channels)
+    writes = spread_out(last.weight.double().flatten(1), 0, filters, channels)
+    twin.residual[0] = _pointwise(reads, _bias(first), first)
+    twin.residual[-1] = _pointwise(writes, spread_out(_bias(last), 0, filters, channels), last)
+    if unit.scale is not None and unit.shift is not None:
+        twin.scale = nn.Parameter(spread_out(unit.scale.detach(), 0, filters, channels, fill=1))
+        twin.shift = nn.Parameter(spread_out(unit.shift.detach(), 0, filters, channels))
+    return twin, None
 
 
 def folded_layers(unit: CorrectionUnit) -> list[nn.Module]:

@@ -20,7 +20,7 @@ from deepcorrect.deployment._onnx_network import OnnxNetwork, filled
 from deepcorrect.networks import latencies
 from deepcorrect.runtime import InputError, console, device_of, unknown
 
-SECONDS = 1.0
+SECONDS = 2.0
 """About how long the two networks of one measurement run."""
 TURNS = (9, 101)
 """The smallest and the largest number of turns."""
