@@ -137,18 +137,25 @@ def test_choices_follow_the_images_and_the_input() -> None:
     assert choose_settings(5000, 224, training={}).gate == 0.02
 
 
+def test_sites_without_weights_get_units() -> None:
+    assert choose_settings(500, 32, sites={"a": True, "b": True}, training={}).unit == "weights"
+    mixed = choose_settings(500, 32, sites={"a": True, "b": False}, training={})
+    assert mixed.unit == {"a": "weights", "b": "bottleneck"}
+
+
 def test_what_is_given_is_taken_and_has_no_reason() -> None:
     given = choose_settings(
         *(500, 32),
         unit="lite",
         beta=0.1,
         gate="none",
-        sites=("a",),
+        sites={"a": False},
+        sites_given=True,
         training={"epochs": 7, "objective": {"labels": 1}, "batch_size": 9},
     )
     rows = {name: (value, reason) for name, value, reason in given.explained()}
     for name, value in {
-        "unit": "lite", "beta": "0.1", "sites": "a", "epochs": "7", "objective": "labels=1"
+        "unit": "lite", "beta": "0.1", "sites": "1: a", "epochs": "7", "objective": "labels=1"
     }.items():  # fmt: skip
         assert rows[name] == (value, "given")
     assert rows["gate"] == ("none", "given")
@@ -212,6 +219,14 @@ def test_the_same_seed_makes_the_same_correction(
     assert first == second
     for name, value in made[0].state_dict().items():
         assert torch.equal(value, made[1].state_dict()[name]), name
+
+
+def test_sites_may_be_chosen_by_structure(network: TinyCNN, batches: list[Batch]) -> None:
+    about: dict[str, Any] = {"distortions": "awgn:20", "epochs": 1}
+    adapted = dc.correct(network, batches, sites="convolutions", **about)
+    assert set(adapted.config.sites) == set(dc.rank(network, batches, "awgn:20").sites)
+    alone = dc.correct(network, batches, sites=["stem"], **about)
+    assert list(alone.config.sites) == ["stem"]
 
 
 def test_batches_of_other_forms(network: TinyCNN, batches: list[Batch]) -> None:

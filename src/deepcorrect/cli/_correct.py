@@ -21,6 +21,8 @@ from deepcorrect.cli._options import (
     Out,
     Precise,
     Seed,
+    Sites,
+    chosen_sites,
     open_images,
 )
 from deepcorrect.runtime import DeepCorrectError, InputError, console, files
@@ -52,6 +54,7 @@ class FilterOptions(OptionGroup):
 
     panel: ClassVar[str] = "Filters and units"
 
+    sites: Sites = None
     unit: Annotated[
         str | None,
         typer.Option(
@@ -87,8 +90,8 @@ class FilterOptions(OptionGroup):
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The folder that 'rank --out' wrote. Default: the filters of all convolutions and "
-            "transformers' MLPs are ranked on some of the images.",
+            help="The folder that 'rank --out' wrote, instead of --sites. Default: the filters are "
+            "ranked on some of the images.",
         ),
     ] = None
 
@@ -99,6 +102,10 @@ class FilterOptions(OptionGroup):
             InputError: both a share and a budget other than a latency are given, or a runtime
                 without a latency.
         """
+        if self.sites and self.ranking:
+            raise InputError(
+                "--sites and --ranking exclude each other: a ranking has its own sites"
+            )
         costs = self._costs()
         if self.beta is not None and costs is not None and "latency" not in costs:
             raise InputError("--beta and --budget exclude each other: give one of them")
@@ -108,6 +115,7 @@ class FilterOptions(OptionGroup):
     def chosen(self) -> dict[str, Any]:
         """The arguments of `dc.correct` that these options are."""
         return {
+            "sites": chosen_sites(self.sites),
             "unit": self.unit,
             "beta": self.beta,
             "budget": self._costs(),

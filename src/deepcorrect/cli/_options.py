@@ -10,6 +10,7 @@ import typer
 
 import deepcorrect as dc
 from deepcorrect import runtime
+from deepcorrect.cli import _catalogue
 from deepcorrect.cli._groups import OptionGroup
 from deepcorrect.runtime import InputError
 
@@ -52,6 +53,13 @@ Distortions = Annotated[
     typer.Option(
         metavar="NAME[:LEVEL,...]",
         help=f"{DISTORTION_HELP} Default: {' and '.join(DEFAULT_DISTORTIONS)}.",
+    ),
+]
+Sites = Annotated[
+    str | None,
+    typer.Option(
+        help="Dotted names of the sites, with commas between them; or a choice by the network's "
+        "structure, such as auto or stem+sums, see 'list sites'. Default: convolutions+mlps."
     ),
 ]
 Features = Annotated[
@@ -200,6 +208,15 @@ class DataOptions(SourceOptions):
         """The images, see `open_images`."""
         order = self.class_order
         return open_images(network, self.data, self.images, seed, labels=labels, order=order)
+
+
+def chosen_sites(text: str | None) -> list[str] | str | None:
+    """The names of sites, or a choice by the network's structure; None if there is no text."""
+    if not text:
+        return None
+    if "+" in text or text.strip() in _catalogue.entries("sites"):
+        return text
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:

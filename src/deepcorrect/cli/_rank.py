@@ -25,6 +25,8 @@ from deepcorrect.cli._options import (
     Precise,
     Precision,
     Seed,
+    Sites,
+    chosen_sites,
 )
 from deepcorrect.runtime import InputError, files
 
@@ -45,13 +47,6 @@ TargetOption = Annotated[
         "--target",
         help="What the network's answers are measured against, see 'list targets'. Default: "
         "labels, or prediction where images have none.",
-    ),
-]
-Sites = Annotated[
-    str | None,
-    typer.Option(
-        help="Dotted names of the sites, with commas between them; or a choice by the network's "
-        "structure, such as auto or stem+sums, see 'list sites'. Default: convolutions+mlps."
     ),
 ]
 RankingFolder = Annotated[
@@ -131,7 +126,7 @@ def command(
             subject.loader,
             distortion or DEFAULT_DISTORTIONS,
             method,
-            _sites(sites) if sites else None,
+            chosen_sites(sites),
             seed,
             precision,
             target,
@@ -139,13 +134,6 @@ def command(
         subject.images.warn_of_bad()
         if runtime.is_main_process():
             _write(ranking, out, as_json)
-
-
-def _sites(text: str) -> list[str] | str:
-    """The names of sites, or a choice by the network's structure."""
-    if "+" in text or text.strip() in _catalogue.entries("sites"):
-        return text
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @dataclass(frozen=True)

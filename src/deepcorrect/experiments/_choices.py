@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deepcorrect.correction import WEIGHTS, Budget, UnitChoice, read_budget
-from deepcorrect.ranking import Ranking
 from deepcorrect.runtime import InputError
 from deepcorrect.training import TrainingConfig, changed
 
@@ -33,7 +32,7 @@ class Choices:
         unit: The kind of correction at each site, as in `dc.correct`.
         beta: The share of each site's filters that are corrected.
         budget: The largest accepted cost, in place of `beta`.
-        sites: The sites; None for all convolutions and transformers' MLPs.
+        sites: The sites.
         ranked: The number of images that filters are ranked on.
         gate: The share of clean images that the gate may send to the corrected network; None for
             no gate.
@@ -45,7 +44,7 @@ class Choices:
     unit: UnitChoice
     beta: float | Mapping[str, float] | None
     budget: Budget | Mapping[str, Any] | None
-    sites: tuple[str, ...] | None
+    sites: tuple[str, ...]
     ranked: int
     gate: float | None
     gate_scale: float
@@ -57,7 +56,7 @@ class Choices:
         training = self.training
         objective = ", ".join(f"{name}={weight:g}" for name, weight in training.objective.items())
         values = {
-            "sites": ", ".join(self.sites) if self.sites else "all convolutions and MLPs",
+            "sites": f"{len(self.sites)}: {', '.join(self.sites)}",
             "unit": str(self.unit),
             "beta": "-" if self.beta is None else str(self.beta),
             "budget": "-" if self.budget is None else str(self.budget),
@@ -83,8 +82,9 @@ def choose_settings(
     unit: UnitChoice | None = None,
     beta: float | Mapping[str, float] | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
-    sites: tuple[str, ...] | None = None,
-    ranking: Ranking | None = None,
+    sites: Mapping[str, bool] | None = None,
+    sites_given: bool = False,
+    ranked: int | None = None,
     gate: Gating = None,
     gate_scale: float | None = None,
     training: Mapping[str, Any],
@@ -97,8 +97,9 @@ def choose_settings(
         unit: As in `Choices`, as are the others; None leaves the choice to this function.
         beta: See `unit`.
         budget: See `unit`.
-        sites: See `unit`.
-        ranking: A ranking that was made before.
+        sites: The sites, and whether the filters of each have weights that can be trained.
+        sites_given: Whether somebody named these sites.
+        ranked: The number of images of a ranking that was made before.
         gate: The share, or `none` for no gate.
         gate_scale: See `unit`.
         training: The settings of `TrainingConfig` that are given.
@@ -110,12 +111,12 @@ def choose_settings(
     small = pixels <= SMALL_INPUT
     if unit is None:
         timed = budget is not None and read_budget(budget).latency is not None
-        unit, reasons["unit"] = _unit(ranking, within_time=timed)
+        unit, reasons["unit"] = _unit(sites or {}, within_time=timed)
     if beta is None and budget is None:
         beta, reasons["beta"] = 0.5, "half of each site's filters, those that rank highest"
-    if sites is None and ranking is None:
-        reasons["sites"] = "every layer whose maps affect the answer"
-    if ranking is None:
+    if not sites_given:
+        reasons["sites"] = "every convolution and MLP whose maps affect the answer"
+    if ranked is None:
         reasons["ranked"] = "rankings change little with more images"
     if gate_scale is None:
         why = "images as they are" if small else "images of other sources have other detail"
@@ -128,8 +129,8 @@ def choose_settings(
         unit,
         beta,
         budget,
-        sites or (ranking.sites if ranking else None),
-        min(RANKED, images) if ranking is None else ranking.images,
+        tuple(sites or ()),
+        min(RANKED, images) if ranked is None else ranked,
         share,
         gate_scale,
         changed(TrainingConfig(), settings),
@@ -137,14 +138,14 @@ def choose_settings(
     )
 
 
-def _unit(ranking: Ranking | None, *, within_time: bool) -> tuple[UnitChoice, str]:
+def _unit(sites: Mapping[str, bool], *, within_time: bool) -> tuple[UnitChoice, str]:
     """The unit at each site: weights of their own where the filters have weights."""
     if within_time:
         return f"{WEIGHTS}+dense", "weights at no cost, and units as far as the time allows"
     why = "the ranked filters' own weights: nothing is added to the network's computation"
-    if ranking is None or ranking.sites == tuple(ranking.weights):
+    if all(sites.values()):
         return WEIGHTS, why
-    units = {site: WEIGHTS if site in ranking.weights else "bottleneck" for site in ranking.sites}
+    units = {site: WEIGHTS if weights else "bottleneck" for site, weights in sites.items()}
     return units, f"{why}; units where a site has no weights"
 
 

@@ -19,9 +19,16 @@ from deepcorrect.deployment import correct_within, latency_note
 from deepcorrect.distortions import Distortion, numbered_batches, parse_all
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import Choices, Gating, choose_settings, within_minutes
-from deepcorrect.networks import input_size_of, multiply_adds
+from deepcorrect.networks import (
+    choose,
+    find,
+    input_size_of,
+    multiply_adds,
+    original,
+    weights_per_filter,
+)
 from deepcorrect.ranking import Ranking, rank
-from deepcorrect.runtime import InputError, console, device_of, files, to_device
+from deepcorrect.runtime import InputError, console, device_of, files, inference, to_device
 from deepcorrect.training import History, fit
 
 HELD_BACK = 0.2
@@ -50,7 +57,7 @@ def correct(
     distortions: Sequence[str | Distortion] | str | None = None,
     validation: Batches | None = None,
     ranking: Ranking | None = None,
-    sites: Sequence[str] | None = None,
+    sites: Sequence[str] | str | None = None,
     gate: Gating = None,
     gate_scale: float | None = None,
     minutes: float | None = None,
@@ -92,7 +99,8 @@ def correct(
         distortions: Distortion specs such as `awgn:10,20`; None takes Gaussian blur and noise.
         validation: Other images to measure on; None holds back a fifth of `source`.
         ranking: A ranking of the filters that was made before; None ranks them.
-        sites: The sites to rank; None ranks all convolutions and transformers' MLPs.
+        sites: The sites to rank, or a choice by the network's structure, see `rank`; None ranks all
+            convolutions and transformers' MLPs.
         gate: The share of undistorted images that a gate may send to the corrected network, or
             `none` for no gate.
         gate_scale: The smallest scale of the images that the gate is fitted to, see `fit_gate`.
@@ -143,8 +151,9 @@ def correct(
         unit=unit,
         beta=beta,
         budget=budget,
-        sites=tuple(sites) if sites else None,
-        ranking=ranking,
+        sites=_sites(model, first, ranking, sites),
+        sites_given=bool(sites or ranking),
+        ranked=ranking and ranking.images,
         gate=gate,
         gate_scale=gate_scale,
         training=training,
@@ -160,8 +169,8 @@ def correct(
             some = FirstBatches(train, choices.ranked)
             ranking = rank(model, some, kinds, sites=choices.sites, seed=seed)
     adapted, history = _trained(model, ranking, train, kinds, choices, seed, first, checkpoint)
-    precision = choices.training.precision
-    found = compare(model, adapted, held_back, kinds, seed, precision, "measuring before and after")
+    task, precision = "measuring before and after", choices.training.precision
+    found = compare(model, adapted, held_back, kinds, seed, precision, task)
     _note(adapted, model, found, history, choices, first)
     return adapted
 
@@ -215,6 +224,18 @@ class FirstBatches:
 def _divided(images: Batches, validation: Batches | None, seed: int) -> tuple[Batches, Batches]:
     """The images to train on, and those to measure on."""
     return hold_out(images, HELD_BACK, seed) if validation is None else (images, validation)
+
+
+def _sites(
+    model: nn.Module, images: Tensor, ranking: Ranking | None, sites: Sequence[str] | str | None
+) -> dict[str, bool]:
+    """The sites to rank, or those of a ranking, and whether their filters have weights."""
+    if ranking is not None:
+        found = find(model, ranking.sites)
+    else:
+        with inference(model):
+            found = choose(model, images[:2], sites)
+    return {name: bool(weights_per_filter(original(each))) for name, each in found.items()}
 
 
 @contextmanager
