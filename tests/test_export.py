@@ -258,3 +258,16 @@ def test_the_command_ends_in_one_line() -> None:
     said = command("export", "--model", "digits_cnn", "--out", "n.bin")
     assert said.status == 1
     assert said.err.strip().endswith("name the file .onnx or .pt2, or give a format")
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.pt2"])
+def test_a_file_names_no_path_of_the_machine(name: str, tmp_path: Path) -> None:
+    preprocessing = Preprocessing(SIZE, (0.5,) * 3, (0.25,) * 3)
+    model = correct(Classifier(tiny_cnn(), preprocessing, "tiny"), FILTERS, unit="weights")
+    path = export(model, tmp_path / name).path
+    content = path.read_bytes()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as parts:
+            content = b"".join(parts.read(part) for part in parts.namelist())
+    for place in (str(tmp_path), str(Path(torch.__file__).parent), str(Path(__file__).parent)):
+        assert place.encode() not in content

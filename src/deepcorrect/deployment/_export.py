@@ -247,13 +247,18 @@ def _program(model: nn.Module, images: Tensor, dynamic: bool) -> torch.export.Ex
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     try:
         with quiet():
-            return torch.export.export(model, (images,), dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(model, (images,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # user code may raise anything during the export
         advice = "; if it needs a fixed batch size, give batch_size" if dynamic else ""
         raise InputError(
             f"torch.export does not accept the network ({type(error).__name__}: "
             f"{_first_line(error)}){advice}"
         ) from error
+    for graph in program.graph_module.modules():
+        if isinstance(graph, torch.fx.GraphModule):
+            for node in graph.graph.nodes:  # the paths of this machine do not belong into a file
+                node.meta.pop("stack_trace", None)
+    return program
 
 
 def onnx_model(model: nn.Module, images: Tensor, dynamic: bool) -> ModelProto:
