@@ -612,6 +612,7 @@ def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Pa
         "at_random": {**correction, "ranking": "random"},
         "first": {"method": "finetune", "trains": "first", "parameters": 0.3, "training": training},
         "norms": {"method": "finetune", "trains": "norms", "training": training},
+        "gated": {"method": "finetune", "gate": 0.1, "training": training},
         "stability": {"method": "stability", "training": training},
         "augmix": {"method": "augmix", "training": training},
         "lora": {"method": "lora", "training": training},
@@ -628,12 +629,14 @@ def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Pa
     base = found["baseline"]
     for name, record in found.items():
         assert record["distortions"]["awgn"]["levels"] == [30], name
-        assert record["relative_speed"] > 0, name
+        for key in ("relative_speed", "latency_ms", "relative_latency", "relative_clean_latency"):
+            assert record[key] > 0, (name, key)
         assert 0 <= record["distortions"]["awgn"]["mean_ece"] <= 1, name
         trained = name in systems and "training" in systems[name]
         assert (record["trainable_parameters"] > 0) == trained, name
         assert record["images_seen"] == (60 if trained else 0), name
-    for name in ("first", "norms", "stability", "augmix", "lora", "tent", "restoration"):
+    assert found["gated"]["trainable_parameters"] == base["parameters"]
+    for name in ("first", "norms", "gated", "stability", "augmix", "lora", "tent", "restoration"):
         assert found[name]["multiply_adds"] == base["multiply_adds"], name
     clean = {name: found[name]["distortions"]["awgn"]["clean_top1"] for name in found}
     assert clean["restoration"] == clean["baseline"], "clean images are left alone"

@@ -99,6 +99,9 @@ def record_of(system: str) -> dict[str, Any]:
         "images_seen": 0 if system == "baseline" else 40_000,
         "training_seconds": 0.0 if system == "baseline" else 83.2,
         "test_images": 1000,
+        "latency_ms": 2.31,
+        "relative_latency": 1.24,
+        "relative_clean_latency": 1.03,
         "distortions": curves,
     }
 
@@ -314,11 +317,26 @@ def test_the_table_shows_accuracies_costs_and_time_of_every_system(report: Page)
         "20.2 %",
         "7.10 M",
         "+10.3 %",
+        "1.24",
+        "1.03",
         "40,000",
         "1 min 23 s",
     ]
     assert report.row("Baseline")[1].startswith("98.1")
+    assert report.row("Baseline")[8:10] == ["2.31\N{NO-BREAK SPACE}ms", "\N{EN DASH}"]
     assert report.row("Fine-tuned")[4] == "61,226"
+
+
+def test_runs_that_measured_no_latency_show_a_dash(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    results = results_of()
+    for record in results["systems"].values():
+        for key in [key for key in record if "latency" in key]:
+            del record[key]
+    files.write_json(folder / "results.json", results)
+    page = report_of(folder)
+    for name in ("Baseline", "DeepCorrect"):
+        assert page.row(name)[8:10] == ["\N{EN DASH}"] * 2
 
 
 def test_every_accuracy_of_every_system_is_on_the_page(report: Page) -> None:
@@ -365,6 +383,7 @@ def test_the_accuracy_table_has_a_row_for_each_distortion_and_system() -> None:
         (0.5, 1, 1.5, 2, 2.5, 3),
         tuple(curve["top1"]),
         curve["mean_top1"],
+        1000,
     )
 
 
@@ -417,11 +436,22 @@ def test_the_headline_says_so_when_the_correction_loses() -> None:
 
 @pytest.mark.parametrize(
     ("finetuned", "said"),
-    [(0.7, "10.0 points behind"), (0.8003, "level"), (0.81, "1.0 points ahead")],
+    [
+        (0.7, "10.0 points behind under Gaussian blur"),
+        (0.8003, "level under Gaussian blur."),
+        # two shares near 80 % of 1,000 images differ by 3.5 points in one of twenty comparisons
+        (0.81, "level under Gaussian blur (+1.0 points, within the interval of ± 3.5)"),
+        (0.85, "5.0 points ahead under Gaussian blur"),
+    ],
 )
 def test_the_headline_compares_every_other_system(finetuned: float, said: str) -> None:
     text = headline_of(baseline=0.5, finetuned=finetuned, deepcorrect=0.8)
-    assert f"Fine-tuned is {said} under Gaussian blur" in text
+    assert f"Fine-tuned is {said}" in text
+
+
+def test_a_gain_within_the_interval_is_said_to_be() -> None:
+    text = headline_of(baseline=0.5, deepcorrect=0.52)
+    assert "to 52.0 % (+2.0 points, within the interval of ± 4.4) under Gaussian blur" in text
 
 
 def test_the_headline_of_a_baseline_alone_states_its_accuracy() -> None:

@@ -4,6 +4,7 @@ from .correction import AdapterConfig as AdapterConfig
 from .correction import AdapterSet as AdapterSet
 from .correction import CorrectionUnit as CorrectionUnit
 from .correction import GateConfig as GateConfig
+from .correction import GatedCopy as GatedCopy
 from .correction import UnitConfig as UnitConfig
 from .correction import fit_gate as fit_gate
 from .correction import load_adapter as load_adapter

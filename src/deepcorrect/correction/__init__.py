@@ -16,6 +16,8 @@ from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._filter_weights import FilterWeights
 from deepcorrect.correction._fit_gate import fit_gate, looks_distorted
 from deepcorrect.correction._gate import Gate, GateConfig
+from deepcorrect.correction._gated_copy import GatedCopy
+from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
 from deepcorrect.correction._unit_config import (
@@ -43,6 +45,8 @@ __all__ = [
     "FilterWeights",
     "Gate",
     "GateConfig",
+    "GatedCopy",
+    "GatedModel",
     "Runtime",
     "UnitChoice",
     "UnitConfig",

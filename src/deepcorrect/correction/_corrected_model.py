@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,23 @@ from deepcorrect.correction._checkpoint import WEIGHTS_FILE, file_sha256, write_
 from deepcorrect.correction._config import AdapterConfig
 from deepcorrect.correction._corrected_site import CorrectedSite, check_site
 from deepcorrect.correction._filter_weights import FilterWeights
-from deepcorrect.correction._gate import Gate, GateConfig
+from deepcorrect.correction._gate import GateConfig
+from deepcorrect.correction._gated_copy import GatedCopy
+from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.correction._units import CorrectionUnit
 from deepcorrect.networks import (
     Branches,
     Replace,
     Replacement,
-    Wrapper,
     find,
-    innermost,
     layout_rule,
     network_of,
     original,
     running_modules,
     shared_copy,
     uncompiled,
-    ungated,
 )
-from deepcorrect.runtime import InputError, device_of, files
+from deepcorrect.runtime import InputError, files
 
 
 class _Switch:
@@ -42,7 +41,7 @@ class _Switch:
         self.on = True
 
 
-class AdaptedModel(Wrapper):
+class AdaptedModel(GatedModel):
     """A network with correction units after some filters of some sites.
 
     It holds the user's network unchanged, and a copy of the network's modules that shares its
@@ -99,6 +98,11 @@ class AdaptedModel(Wrapper):
     ) -> None:
         super().__init__()
         network = uncompiled(network)
+        if any(isinstance(module, GatedCopy) for module in network.modules()):
+            raise InputError(
+                "a fine-tuned copy behind a gate is not corrected as a whole: correct its "
+                "`network` or its `tuned`"
+            )
         running, own = running_modules(network), dict(network_of(network).named_modules())
         for name, module in find(network, config.sites).items():
             check_site(name, module, config.sites[name])
@@ -142,9 +146,7 @@ class AdaptedModel(Wrapper):
                 )
         # modules inside TorchScript modules are not copied but shared
         self._running = {name: places.get(module, module) for name, module in running.items()}
-        paths = {module: path for path, module in self.corrected.named_modules()}
-        self._choice_path = paths[self._running[self._gated]]
-        self.gate: Gate | None = None
+        self._place_choice(self._running[self._gated])
         self.set_gate(config.gate)
         self.train(False)
 
@@ -152,21 +154,10 @@ class AdaptedModel(Wrapper):
         """Computes the corrected output; inside `disable_adapter()` the network's own output."""
         if not self._switch.on:
             return self.network(*args, **kwargs)
-        choice = self._choice
-        if torch.compiler.is_compiling():
-            return self.corrected(*args, **kwargs)
-        if not choice.deciding:
-            output = self.corrected(*args, **kwargs)
-            if len(self._ran) < len(self.config.sites):
-                self._refuse_idle_sites()
-            return output
-        calls = choice.calls
-        output = self.corrected(*args, **kwargs)
-        if choice.calls == calls:
-            raise InputError(
-                "the gate received no images: the network never calls the module whose input the "
-                "gate should read; correct this network without a gate"
-            )
+        output = self._run(*args, **kwargs)
+        whole = not torch.compiler.is_compiling() and not self._choice.deciding
+        if whole and len(self._ran) < len(self.config.sites):
+            self._refuse_idle_sites()
         return output
 
     def _refuse_idle_sites(self) -> None:
@@ -175,23 +166,6 @@ class AdaptedModel(Wrapper):
             f"the network did not call {idle}, so that nothing was corrected there: it reads the "
             "layer's weights itself, or calls the layer only in training; name other sites"
         )
-
-    def named_modules(
-        self,
-        memo: set[nn.Module] | None = None,
-        prefix: str = "",
-        remove_duplicate: bool = True,
-    ) -> Generator[tuple[str, nn.Module], None, None]:
-        """Yields the modules; with duplicates, each of those that share their tensors once.
-
-        Tools that exchange tensors by all their names (`torch.func.functional_call`) would
-        otherwise exchange each of them twice and leave the network with the wrong one.
-        """
-        seen: set[int] = set()
-        for name, module in super().named_modules(memo, prefix, remove_duplicate):
-            if remove_duplicate or id(module._parameters) not in seen:
-                yield name, module
-            seen.add(id(module._parameters))
 
     def train(self, mode: bool = True) -> AdaptedModel:
         """Sets the mode of the units. In training mode every image is corrected despite a gate.
@@ -212,14 +186,6 @@ class AdaptedModel(Wrapper):
         finally:
             self._switch.on = before
 
-    def ungated(self) -> AbstractContextManager[None]:
-        """Corrects every image while the block runs, whatever the gate decides."""
-        return ungated(self)
-
-    def untouched(self) -> nn.Module:
-        """Returns the user's network."""
-        return self.network
-
     def running_modules(self) -> dict[str, nn.Module] | None:
         """Returns the copy's modules by name, or None while the adapter is disabled."""
         return self._running if self._switch.on else None
@@ -229,27 +195,10 @@ class AdaptedModel(Wrapper):
         own = dict(network_of(self.network).named_modules())
         return [self._running, self._choice.base_modules, own]
 
-    @property
-    def _choice(self) -> Branches:
-        """The replacement of the gated module, which chooses between the copy and the network."""
-        # by its path, as replicas of this module (DataParallel) have modules of their own
-        place = self.corrected.get_submodule(self._choice_path)
-        assert isinstance(place, Branches)
-        return place
-
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters of units and of filters' own weights that require gradients."""
         parts = (*self.weights.parameters(), *self.units.parameters())
         return [parameter for parameter in parts if parameter.requires_grad]
-
-    @property
-    def gated_module(self) -> nn.Module:
-        """The module whose input a gate reads.
-
-        It is the module that the adapter was made for, inside any wrappers without tensors, so that
-        its input does not depend on how the network is wrapped.
-        """
-        return innermost(network_of(self.network).get_submodule(self.subnetwork))
 
     def set_gate(self, config: GateConfig | None) -> None:
         """Sets the gate.
@@ -258,8 +207,7 @@ class AdaptedModel(Wrapper):
             config: A gate such as `fit_gate` returns, or None to correct every image.
         """
         self.config = self.config.model_copy(update={"gate": config})
-        self.gate = Gate(config).to(device_of(self.network)) if config else None
-        self._choice.chooser = self.gate
+        super().set_gate(config)
 
     def save_pretrained(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
         """Writes `adapter_config.json`, `adapter_model.safetensors` and a model card, `README.md`.

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._gate import LEAST_PIXELS, GateConfig, statistics
+from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import Distortion, distort_some, numbered_batches, parse_all
 from deepcorrect.networks import arguments_of, input_images, input_size_of
@@ -27,7 +27,7 @@ AT_ONE_SCALE = 8
 
 
 def fit_gate(
-    adapted: AdaptedModel,
+    adapted: GatedModel,
     loader: Batches,
     distortions: Sequence[str | Distortion] | str,
     false_alarms: float = 0.05,
@@ -42,7 +42,7 @@ def fit_gate(
     image.
 
     Args:
-        adapted: The corrected network. Any earlier gate is replaced.
+        adapted: The corrected network, or a `GatedCopy`. Any earlier gate is replaced.
         loader: Batches of clean images, N x C x H x W in [0, 1], and labels, which are ignored.
         distortions: Distortion specs, as in `fit`. Every image is used clean and once per kind.
         false_alarms: The fraction of clean images that may be corrected, above 0 and below 1. A
@@ -152,11 +152,11 @@ def _classifier(clean: np.ndarray, distorted: np.ndarray) -> tuple[np.ndarray, f
     return weights, float(np.ravel(fitted.intercept_)[0] - mean @ weights)
 
 
-def looks_distorted(adapted: AdaptedModel, images: Tensor) -> Tensor:
+def looks_distorted(adapted: GatedModel, images: Tensor) -> Tensor:
     """Decides which images a corrected network's gate classifies as distorted and corrects.
 
     Args:
-        adapted: The corrected network.
+        adapted: The corrected network, or a `GatedCopy`.
         images: Images as the corrected network reads them, N x C x H x W.
 
     Returns:
@@ -181,7 +181,7 @@ def looks_distorted(adapted: AdaptedModel, images: Tensor) -> Tensor:
         return adapted.gate(_images_read(adapted, images)).cpu()
 
 
-def _statistics_read(adapted: AdaptedModel, images: Tensor) -> Tensor:
+def _statistics_read(adapted: GatedModel, images: Tensor) -> Tensor:
     """The statistics of images as the network inside reads them, N x 38 or N x 19, on the CPU.
 
     Raises:
@@ -193,7 +193,7 @@ def _statistics_read(adapted: AdaptedModel, images: Tensor) -> Tensor:
     return found
 
 
-def _images_read(adapted: AdaptedModel, images: Tensor) -> Tensor:
+def _images_read(adapted: GatedModel, images: Tensor) -> Tensor:
     """The images as the gated module of the network reads them, N x C x H x W.
 
     Raises:

@@ -107,10 +107,14 @@ class Gate(nn.Module):
 
     Args:
         config: The gate's classifiers.
+
+    Attributes:
+        config: The configuration that the gate was made from.
     """
 
     def __init__(self, config: GateConfig) -> None:
         super().__init__()
+        self.config = config
         weights = torch.tensor(config.weights)
         self.classifiers = nn.Linear(weights.shape[1], len(weights)).requires_grad_(False)
         with torch.no_grad():

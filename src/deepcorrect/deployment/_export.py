@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel
+from deepcorrect.correction import AdaptedModel, GatedModel
 from deepcorrect.deployment._fuse import check_logits, example_images, fuse
 from deepcorrect.deployment._gated import RoutedNetwork, gated_parts
 from deepcorrect.deployment._onnx_gate import IMAGES, LOGITS, compose_gated
@@ -115,7 +115,7 @@ def export(
     reading = _reading(model, images)
     with torch.no_grad(), inference(model):
         # Python code decides what runs in a corrected network, so that it is always fused
-        ready = fuse(model, images) if fused or isinstance(model, AdaptedModel) else model
+        ready = fuse(model, images) if fused or isinstance(model, GatedModel) else model
         ready = reading.of(ready)
         notes, dynamic = details(model), batch_size is None
         if chosen == "onnx":

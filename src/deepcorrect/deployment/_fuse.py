@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel, CorrectionUnit, FilterWeights
+from deepcorrect.correction import (
+    AdaptedModel,
+    CorrectionUnit,
+    FilterWeights,
+    GatedCopy,
+    GatedModel,
+)
 from deepcorrect.deployment._fused_layers import (
     FollowedSite,
     folded_unit,
@@ -51,8 +57,8 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
     which share equal tensors: each image passes one of the two.
 
     Args:
-        model: A corrected network, or any network, of which only batch norms are folded. It is not
-            changed: the result is a copy.
+        model: A corrected network, a `GatedCopy`, or any network, of which only batch norms are
+            folded. It is not changed: the result is a copy.
         images: A batch, used to trace which batch norm reads which convolution and to check the
             result. It is not required for a `Classifier`.
         first: When a unit's first 1x1 convolution is merged into the site's convolution: if that
@@ -81,16 +87,19 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
     if images is None:
         images = example_images(model)
     corrected = model if isinstance(model, AdaptedModel) else None
-    twin = copy.deepcopy(corrected.network if corrected else model).eval()
-    for module in twin.modules():  # whatever a network's own `train` does
-        module.training = False
-    if any(isinstance(module, AdaptedModel) for module in twin.modules()):
+    gateable = model if isinstance(model, GatedModel) else None
+    changed = model.tuned if isinstance(model, GatedCopy) else model
+    twin = copy.deepcopy(corrected.network if corrected else changed).eval()
+    if any(isinstance(module, GatedModel) for module in twin.modules()):
         raise InputError("the network contains a corrected network: fuse that one")
     units: dict[str, tuple[CorrectionUnit, Tensor]] = {}
     channels: dict[str, int] = {}
-    base = None
+    gate = None if gateable is None else gateable.gate
+    base = copy.deepcopy(gateable.network).eval() if gateable is not None and gate else None
+    for network in (twin, base):
+        for module in () if network is None else network.modules():
+            module.training = False  # whatever a network's own `train` does
     if corrected is not None:
-        base = copy.deepcopy(twin) if corrected.gate is not None else None
         channels = {name: site.channels for name, site in corrected.config.sites.items()}
         for name in corrected.config.sites:
             site = corrected.corrected_site(name)
@@ -100,7 +109,7 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
                 units[name] = (site.unit, site.filters)
     with torch.no_grad(), inference(model):
         seen = trace(twin, images)
-        gated = "" if corrected is None else _gated_name(network_of(twin), corrected.subnetwork)
+        gated = "" if gateable is None else _gated_name(network_of(twin), gateable.subnetwork)
         folding = _Folding(network_of(twin), seen.within(gated), first == "always")
         folding.fold_norms(skip=units.keys())
         # inner sites first: a replaced site has other module names inside
@@ -109,13 +118,13 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
             folding.correct(name, copy.deepcopy(unit).eval(), filters.clone(), channels[name])
         with ungated(model):  # the gate may not correct these images
             check_logits(model, images, logits_of(twin, images), "the fused network")
-        if corrected is not None and corrected.gate is not None and base is not None:
+        if gateable is not None and gate is not None and base is not None:
             _Folding(network_of(base), folding.seen, first == "always").fold_norms()
-            with inference(corrected.network):
+            with inference(gateable.network):
                 given = logits_of(base, images)
-                check_logits(corrected.network, images, given, "the fused network without units")
+                check_logits(gateable.network, images, given, "the fused network without units")
             read, own = (network_of(each).get_submodule(gated) for each in (twin, base))
-            twin = exchange(twin, read, GatedNetwork(read, own, copy.deepcopy(corrected.gate)))
+            twin = exchange(twin, read, GatedNetwork(read, own, copy.deepcopy(gate)))
             check_logits(model, images, logits_of(twin, images), "the fused network")
     return twin.requires_grad_(False)
 
@@ -128,7 +137,7 @@ def _give_weights(layer: nn.Module, own: FilterWeights, filters: Tensor) -> None
 
 
 def _gated_name(network: nn.Module, subnetwork: str) -> str:
-    """The name of the module whose input a gate reads, see `AdaptedModel.gated_module`."""
+    """The name of the module whose input a gate reads, see `GatedModel.gated_module`."""
     read = innermost(network.get_submodule(subnetwork))
     return next(name for name, module in network.named_modules() if module is read)
 

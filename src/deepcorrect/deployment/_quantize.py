@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel
+from deepcorrect.correction import AdaptedModel, GatedModel
 from deepcorrect.data import Batches, check_repeatable, count_of
 from deepcorrect.deployment._calibration import SETTINGS, quantize_file
 from deepcorrect.deployment._export import export, onnx_model
@@ -221,8 +221,9 @@ def _distortions(
 
 def _systems(model: nn.Module) -> dict[str, nn.Module]:
     """The networks to export by their names in the table; the last is the one that is kept."""
-    if isinstance(model, AdaptedModel):
-        return {"baseline": model.untouched(), "deepcorrect": model}
+    if isinstance(model, GatedModel):
+        name = "deepcorrect" if isinstance(model, AdaptedModel) else "finetuned_gated"
+        return {"baseline": model.untouched(), name: model}
     return {"baseline": model}
 
 

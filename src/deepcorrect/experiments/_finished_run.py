@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect.correction import AdaptedModel, load_adapter
+from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, load_adapter
 from deepcorrect.data import ImageSet, open_dataset
 from deepcorrect.distortions import LevelledDistortion, parse_all
 from deepcorrect.experiments._folder import (
@@ -18,6 +18,7 @@ from deepcorrect.experiments._folder import (
     RECIPE_FILE,
     RESULTS_FILE,
     adapter_folder,
+    gate_file,
 )
 from deepcorrect.experiments._recipe import Recipe, load_recipe
 from deepcorrect.experiments._setup import batches
@@ -123,22 +124,27 @@ def _trained_systems(folder: Path, recipe: Recipe, model: Classifier) -> dict[st
             continue
         path = folder / CHECKPOINTS / f"{name}.pt"
         if path.is_file():
-            found[name] = _trained(path, name, system, model, recipe.seed)
+            found[name] = _trained(folder, name, system, model, recipe.seed)
         else:
             console().print(f"note: {path} is missing, so the features of {name!r} are left out")
     return found
 
 
 def _trained(
-    path: Path, name: str, system: TrainedSystem, model: Classifier, seed: int
+    folder: Path, name: str, system: TrainedSystem, model: Classifier, seed: int
 ) -> nn.Module:
-    """A trained system with the weights of its best epoch."""
+    """A trained system with the weights of its best epoch, behind its gate if it has one."""
+    path, gate = folder / CHECKPOINTS / f"{name}.pt", gate_file(folder, name)
     built = system.build(model, _no_ranking, seed)
     saved = files.read_checkpoint(path)
     try:
         built.load_state_dict(saved["best_state"])
     except (KeyError, TypeError, RuntimeError):
         raise InputError(f"{path} is not the checkpoint of the run's system {name!r}") from None
+    if isinstance(built, GatedModel):
+        if not gate.is_file():
+            raise InputError(f"{gate} is missing: without it, {name!r} has no gate")
+        built.set_gate(GateConfig.model_validate(files.read_json(gate)))
     return system.finished(built).eval()
 
 

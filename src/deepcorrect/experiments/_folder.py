@@ -79,6 +79,11 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     return result
 
 
+def gate_file(folder: Path, system: str) -> Path:
+    """The file that holds the gate of one of a run's systems."""
+    return folder / CHECKPOINTS / f"{system}.gate.json"
+
+
 def adapter_folder(folder: Path, system: str) -> Path:
     """Where a corrected system's adapter is."""
     return folder / ("adapter" if system == "deepcorrect" else f"adapter-{system}")

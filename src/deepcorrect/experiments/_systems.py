@@ -77,7 +77,20 @@ class TrainedSystem(Section):
         return model
 
 
-class CorrectionSystem(TrainedSystem):
+class GateableSystem(TrainedSystem):
+    """A system that leaves what it changes behind a gate, if `gate` is given."""
+
+    gate: float | None = Field(default=None, gt=0, lt=1)
+    gate_scale: float = Field(default=1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _scale_of_a_gate(self) -> GateableSystem:
+        if self.gate is None and self.gate_scale != 1:
+            raise ValueError("gate_scale says how a gate is fitted: give gate, too")
+        return self
+
+
+class CorrectionSystem(GateableSystem):
     """Correction units behind each site's filters of highest priority.
 
     `beta` is the share of each site's filters to correct, one for all sites or one per site.
@@ -94,8 +107,6 @@ class CorrectionSystem(TrainedSystem):
     budget: dict[str, Any] | None = None
     unit: str | dict[str, Any] = "bottleneck"
     ranking: str | None = None
-    gate: float | None = Field(default=None, gt=0, lt=1)
-    gate_scale: float = Field(default=1.0, gt=0, le=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -144,12 +155,6 @@ class CorrectionSystem(TrainedSystem):
     def _known_ranking(cls, value: str | None) -> str | None:
         return None if value is None else known_ranking(value)
 
-    @model_validator(mode="after")
-    def _scale_of_a_gate(self) -> CorrectionSystem:
-        if self.gate is None and self.gate_scale != 1:
-            raise ValueError("gate_scale says how a gate is fitted: give gate, too")
-        return self
-
     def build(
         self, model: Classifier, rank: Rank, seed: int, kept: Path | None = None
     ) -> nn.Module:
@@ -185,11 +190,12 @@ def known_ranking(name: str) -> str:
     return name
 
 
-class FinetuneSystem(TrainedSystem):
+class FinetuneSystem(GateableSystem):
     """Fine-tuning of a copy of the network.
 
     `trains` is `all` parameters; whole layers from the `first` or the `last` on, as many as
-    `parameters` allows (a value up to 1 is a share); or the batch `norms`.
+    `parameters` allows (a value up to 1 is a share); or the batch `norms`. With a `gate`, a share
+    as a correction's, images that look undistorted are left to the network itself.
     """
 
     method: Literal["finetune"]
@@ -203,9 +209,10 @@ class FinetuneSystem(TrainedSystem):
         return self
 
     def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
-        """A copy of the network."""
+        """A copy of the network, which with a gate stands beside the network."""
         del rank, seed
-        return alternatives.finetune(model, self.trains, self.parameters)
+        tuned = alternatives.finetune(model, self.trains, self.parameters)
+        return tuned if self.gate is None else correction.GatedCopy(model, tuned)
 
 
 class _WholeNetworkSystem(TrainedSystem):

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect.correction import AdaptedModel, GateConfig, fit_gate
+from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, fit_gate
 from deepcorrect.data import loader
 from deepcorrect.deployment import latency_note
-from deepcorrect.experiments._folder import CHECKPOINTS, adapter_folder, log, once
+from deepcorrect.experiments._folder import CHECKPOINTS, adapter_folder, gate_file, log, once
 from deepcorrect.experiments._setup import Setup
-from deepcorrect.experiments._systems import CorrectionSystem, Rank, TrainedSystem
+from deepcorrect.experiments._systems import CorrectionSystem, GateableSystem, Rank, TrainedSystem
 from deepcorrect.runtime import InputError
 from deepcorrect.training import History, fit
 
@@ -35,7 +35,7 @@ def train(setup: Setup, name: str, system: TrainedSystem, rank: Rank) -> tuple[n
         model = system.build(setup.model, rank, recipe.seed, kept)
     else:
         model = system.build(setup.model, rank, recipe.seed)
-    if isinstance(system, CorrectionSystem) and isinstance(model, AdaptedModel):
+    if isinstance(system, GateableSystem) and isinstance(model, GatedModel):
         _set_gate(setup, name, system, model)
     history = fit(
         model,
@@ -51,8 +51,8 @@ def train(setup: Setup, name: str, system: TrainedSystem, rank: Rank) -> tuple[n
     return system.finished(model), history
 
 
-def _set_gate(setup: Setup, name: str, system: CorrectionSystem, model: AdaptedModel) -> None:
-    """Fits the gate of a corrected network whose section asks for one."""
+def _set_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel) -> None:
+    """Fits the gate of a system whose section asks for one."""
     share = system.gate
     if share is None:
         return
@@ -70,7 +70,7 @@ def _set_gate(setup: Setup, name: str, system: CorrectionSystem, model: AdaptedM
         )
         return gate.model_dump(mode="json")
 
-    saved = once(setup.folder / CHECKPOINTS / f"{name}.gate.json", fitted)
+    saved = once(gate_file(setup.folder, name), fitted)
     model.set_gate(GateConfig.model_validate(saved))
 
 

@@ -49,12 +49,13 @@ class Branches(Replacement):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Computes the output, each image by the branch that it is sent to."""
+        if not torch.compiler.is_compiling():
+            self.calls += 1
         if self.chooser is None or not self.deciding:
             return self.site(*args, **kwargs)
         chosen: Tensor = self.chooser(input_images(args, kwargs))
         if torch.compiler.is_compiling():
             return self.traced(chosen, args, kwargs)
-        self.calls += 1
         count = int(chosen.sum())
         if count == len(chosen):
             return self.site(*args, **kwargs)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel
+from deepcorrect.correction import GatedModel
 from deepcorrect.runtime import InputError, files
 from deepcorrect.training._history import Epoch, History
 from deepcorrect.training._job import Job
@@ -68,14 +68,14 @@ def resume(job: Job) -> tuple[History, Best]:
 
 def _signature(job: Job) -> dict[str, Any]:
     """What a checkpoint must agree on with the training that is resumed from it."""
-    gate = job.model.config.gate if isinstance(job.model, AdaptedModel) else None
+    gate = job.model.gate if isinstance(job.model, GatedModel) else None
     return {
         "training": job.settings.model_dump(mode="json"),
         "seed": job.seed,
         "pixels": job.pixels,
         "distortions": [asdict(d) for d in job.grid],
         "steps": job.steps,
-        "gate": gate.model_dump(mode="json") if gate else None,
+        "gate": gate.config.model_dump(mode="json") if gate else None,
     }
 
 

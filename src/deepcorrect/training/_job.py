@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel
+from deepcorrect.correction import AdaptedModel, GatedModel
 from deepcorrect.data import Batches, check_repeatable
 from deepcorrect.distortions import (
     DistortedCache,
@@ -161,8 +161,8 @@ def _example_images(model: nn.Module, loader: Batches) -> Tensor:
 
 
 def _teacher(model: nn.Module) -> nn.Module:
-    """The untouched network: the adapted model's own base, or a frozen copy of the model."""
-    if isinstance(model, AdaptedModel):
+    """The untouched network: that of a corrected network, or a frozen copy of the model."""
+    if isinstance(model, GatedModel):
         return shared_copy(model.network)[0]  # in inference mode, whatever the network's own is
     return copy.deepcopy(model).eval().requires_grad_(False)
 

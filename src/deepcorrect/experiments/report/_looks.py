@@ -63,11 +63,11 @@ class Look:
 KNOWN_SYSTEMS = {
     "baseline": Look("#4d4d4d", "s", "--"),
     "finetuned": Look("#d55e00", "^"),
+    "finetuned_gated": Look("#cc79a7", "v"),
     "deepcorrect": Look("#0072b2", "o"),
 }
 OTHER_SYSTEMS = (
     Look("#009e73", "D"),
-    Look("#cc79a7", "v"),
     Look("#e69f00", "P"),
     Look("#56b4e9", "X"),
 )
@@ -83,7 +83,7 @@ DISTORTIONS = (
 
 
 def system_looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each system; the three usual systems always look the same."""
+    """A look for each system; the usual systems always look the same."""
     others = [name for name in names if name not in KNOWN_SYSTEMS]
     looks = {name: OTHER_SYSTEMS[i % len(OTHER_SYSTEMS)] for i, name in enumerate(others)}
     return {name: KNOWN_SYSTEMS.get(name) or looks[name] for name in names}

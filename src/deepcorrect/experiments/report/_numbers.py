@@ -11,7 +11,12 @@ from deepcorrect.distortions import kind_of
 from deepcorrect.runtime import InputError
 
 DISTORTION_NAMES = {"gaussian_blur": "Gaussian blur", "awgn": "Gaussian noise"}
-SYSTEM_NAMES = {"baseline": "Baseline", "finetuned": "Fine-tuned", "deepcorrect": "DeepCorrect"}
+SYSTEM_NAMES = {
+    "baseline": "Baseline",
+    "finetuned": "Fine-tuned",
+    "finetuned_gated": "Fine-tuned, gated",
+    "deepcorrect": "DeepCorrect",
+}
 NOTHING = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"
 NAMED_IN_HEADLINE = 3  # with more distortions than this, the headline states their mean
@@ -28,6 +33,7 @@ class AccuracyRow:
         levels: the levels of the distortion.
         top1: the top-1 accuracy at each level.
         mean: the paper's average, over the clean images and every level.
+        images: the number of test images; 0 if it is not known.
     """
 
     distortion: str
@@ -36,6 +42,7 @@ class AccuracyRow:
     levels: tuple[float, ...]
     top1: tuple[float, ...]
     mean: float
+    images: int = 0
 
 
 def accuracy_table(results: dict[str, Any]) -> list[AccuracyRow]:
@@ -56,6 +63,7 @@ def accuracy_table(results: dict[str, Any]) -> list[AccuracyRow]:
             tuple(curve["levels"]),
             tuple(curve["top1"]),
             curve["mean_top1"],
+            record.get("test_images", 0),
         )
         for distortion in distortions_of(results)
         for system, record in results["systems"].items()
@@ -106,19 +114,21 @@ def _change(subject: str, own: dict[str, AccuracyRow], base: dict[str, AccuracyR
     if len(own) <= NAMED_IN_HEADLINE:
         parts = [
             f"from {percent(base[name].mean)} to {percent(row.mean)} "
-            f"({points(row.mean - base[name].mean)}) {under(name)}"
+            f"({_with_margin(row.mean, base[name].mean, row.images)}) {under(name)}"
             for name, row in own.items()
         ]
     else:
         before = mean(base[name].mean for name in own)
         after = mean(row.mean for row in own.values())
+        images = min(row.images for row in own.values())
         parts = [
-            f"from {percent(before)} to {percent(after)} ({points(after - before)}) "
+            f"from {percent(before)} to {percent(after)} ({_with_margin(after, before, images)}) "
             f"over {len(own)} distortions"
         ]
     name, row = next(iter(own.items()))
     change = row.clean - base[name].clean
-    clean = f"changes by {points(change)}" if tenths(change) else "does not change"
+    moved = f"changes by {_with_margin(row.clean, base[name].clean, row.images)}"
+    clean = moved if tenths(change) else "does not change"
     return (
         f"{system_name(subject)} takes mean top-1 accuracy {joined(parts)}; "
         f"accuracy on clean images {clean} ({percent(base[name].clean)} to {percent(row.clean)})."
@@ -129,21 +139,56 @@ def _comparison(
     other: str, theirs: dict[str, AccuracyRow], subject: str, own: dict[str, AccuracyRow]
 ) -> str:
     """How far another system is ahead of the subject or behind it, by mean top-1 accuracy."""
-    leads = {name: row.mean - own[name].mean for name, row in theirs.items()}
-    if len(leads) > NAMED_IN_HEADLINE:
+    if len(theirs) > NAMED_IN_HEADLINE:
+        leads = {name: row.mean - own[name].mean for name, row in theirs.items()}
         ahead = sum(tenths(lead) > 0 for lead in leads.values())
+        averages = (mean(rows[name].mean for name in leads) for rows in (theirs, own))
+        images = min(row.images for row in theirs.values())
         return (
             f"{system_name(other)} is ahead of {system_name(subject)} under {ahead} of "
-            f"{len(leads)} distortions, by {points(mean(leads.values()))} on average."
+            f"{len(leads)} distortions, by {_with_margin(*averages, images)} on average."
         )
-    parts = [_lead(lead, under(name)) for name, lead in leads.items()]
+    parts = [_lead(row, own[name]) for name, row in theirs.items()]
     return f"Against {system_name(subject)}, {system_name(other)} is {joined(parts)}."
 
 
-def _lead(lead: float, where: str) -> str:
+def _lead(theirs: AccuracyRow, own: AccuracyRow) -> str:
+    """How far one system is ahead of another under a distortion, or behind it."""
+    lead, where = theirs.mean - own.mean, under(theirs.distortion)
     if not tenths(lead):
         return f"level {where}"
+    if abs(lead) <= margin(theirs.mean, own.mean, theirs.images):
+        return f"level {where} ({_with_margin(theirs.mean, own.mean, theirs.images)})"
     return f"{points(abs(lead), signed=False)} {'ahead' if lead > 0 else 'behind'} {where}"
+
+
+def margin(first: float, second: float, images: int) -> float:
+    """What the difference of two accuracies on the same images must exceed to count as one.
+
+    It is half the 95 % interval of the difference of two shares that were measured independently.
+    Systems tend to fail on the same images, and a mean over levels varies less than one share, so
+    that the true interval is narrower: what exceeds it is a difference.
+
+    Args:
+        first: an accuracy, 0 to 1, or a mean of several.
+        second: another one.
+        images: the number of images; if it is 0, nothing is known and the margin is 0.
+
+    Example:
+        >>> round(margin(0.9, 0.9, 1000), 4)
+        0.0263
+    """
+    if not images:
+        return 0.0
+    return 1.96 * ((first * (1 - first) + second * (1 - second)) / images) ** 0.5
+
+
+def _with_margin(first: float, second: float, images: int) -> str:
+    """A difference: `+35.1 points`, or `+0.4 points, within the interval of ± 2.6`."""
+    difference, largest = first - second, margin(first, second, images)
+    if abs(difference) > largest or not images:
+        return points(difference)
+    return f"{points(difference)}, within the interval of ±{SPACE}{100 * largest:.1f}"
 
 
 def _cost(systems: dict[str, Any], subject: str) -> str:
@@ -152,10 +197,24 @@ def _cost(systems: dict[str, Any], subject: str) -> str:
     change = own["multiply_adds"] / base["multiply_adds"] - 1 if base["multiply_adds"] else 0.0
     more = "more" if change > 0 else "fewer"
     work = f"{percent(abs(change))} {more}" if tenths(change) else "no more"
+    known = own.get("relative_latency")
+    time = "" if known is None else f", and {known:.2f} times as long for one"
     return (
         f"{system_name(subject)} trains {own['trainable_parameters']:,} parameters ({share} of the "
-        f"network's {base['parameters']:,}) and takes {work} multiply-adds per image."
+        f"network's {base['parameters']:,}) and takes {work} multiply-adds per image{time}."
     )
+
+
+def latencies(record: dict[str, Any], *, is_baseline: bool) -> list[str]:
+    """A system's latency for a distorted image and for a clean one, a dash if it is not known.
+
+    The baseline's is in milliseconds: `2.31 ms`; that of others is a multiple of it: `1.24`.
+    """
+    if is_baseline:
+        known = record.get("latency_ms")
+        return [NOTHING if known is None else f"{known:.2f}{SPACE}ms", NOTHING]
+    values = [record.get(key) for key in ("relative_latency", "relative_clean_latency")]
+    return [NOTHING if value is None else f"{value:.2f}" for value in values]
 
 
 def added_multiply_adds(record: dict[str, Any], base: dict[str, Any]) -> str:

@@ -103,7 +103,7 @@ def _costs(results: dict[str, Any]) -> Markup:
     best = _best(accuracies.values())
     head = ["System", "Clean", *(f"Mean, {distortion_name(name)}" for name in names)]
     head += ["Trained parameters", "Share of network's", "Multiply-adds", "Added"]
-    head += ["Images seen", "Training time"]
+    head += ["Latency", "Latency, clean", "Images seen", "Training time"]
     lines = []
     for system, record in systems.items():
         costs = [Cell(text) for text in _cost_texts(record, base, is_baseline=system == "baseline")]
@@ -119,18 +119,21 @@ def _costs(results: dict[str, Any]) -> Markup:
 
 
 def _cost_texts(record: dict[str, Any], base: dict[str, Any], *, is_baseline: bool) -> list[str]:
-    """A system's parameters, their share, its multiply-adds, those added, images and time."""
+    """A system's parameters, their share, its multiply-adds, those added, latencies, images and
+    training time."""
     trained = record["trainable_parameters"]
     texts = [
         f"{trained:,}",
         numbers.ratio(trained, base["parameters"]),
         numbers.compact(record["multiply_adds"]),
     ]
+    latencies = numbers.latencies(record, is_baseline=is_baseline)
     if is_baseline:
-        return [*texts, NOTHING, NOTHING, NOTHING]
+        return [*texts, NOTHING, *latencies, NOTHING, NOTHING]
     return [
         *texts,
         numbers.added_multiply_adds(record, base),
+        *latencies,
         f"{record['images_seen']:,}",
         numbers.duration(record["training_seconds"]),
     ]
