@@ -82,10 +82,11 @@ def test_it_holds_every_analysis_of_every_corrected_system(analysed: Path) -> No
     for maps, against in zip(found["maps"].values(), found["ideal"].values(), strict=True):
         assert maps["images"] == against["images"] == IMAGES
         assert list(maps["distortions"]) == list(against["distortions"]) == ["awgn", "contrast"]
-    assert list(found["features"]["clean"]) == ["baseline", "finetuned", "deepcorrect", "half"]
+    systems = ["baseline", "finetuned", "gated", "deepcorrect", "half"]
+    assert list(found["features"]["clean"]) == systems
     assert len(found["features"]["classes"]) == 4
     assert found["features"]["images"] == 4 * TEST  # all there are of four classes
-    assert list(found["learning"]) == ["finetuned", "deepcorrect", "half"]
+    assert list(found["learning"]) == ["finetuned", "deepcorrect", "gated", "half"]
     assert [point["beta"] for point in found["beta"]] == [0.0, 0.0, 0.25, 0.25, 0.5, 0.5]
 
 
@@ -130,7 +131,7 @@ def test_the_yardstick_is_that_of_the_adapter_on_the_same_sample(
 
 def test_systems_are_those_that_the_run_measured(opened: FinishedRun) -> None:
     every = {"baseline": opened.model, **opened.others, **opened.corrected}
-    assert list(opened.others) == ["finetuned"]
+    assert list(opened.others) == ["finetuned", "gated"]
     for name, model in every.items():
         grid = dc.evaluate(model, opened.batches(opened.test), opened.distortions)
         for kind, curve in opened.results["systems"][name]["distortions"].items():
@@ -156,10 +157,15 @@ def test_systems_can_be_chosen(finished: Path) -> None:
 
 def test_a_run_without_a_checkpoint_of_a_system_leaves_its_features_out(copied: Path) -> None:
     (copied / "checkpoints" / "finetuned.pt").unlink()
-    assert not open_run(copied).others
+    assert list(open_run(copied).others) == ["gated"]
     files.write_checkpoint(copied / "checkpoints" / "finetuned.pt", {"best_state": {"a": 1}})
     said = command("analyse", copied)
     assert_refused(said, "finetuned.pt is not the checkpoint of the run's system 'finetuned'")
+
+
+def test_a_system_whose_gate_is_missing_is_not_analysed_without_one(copied: Path) -> None:
+    (copied / "checkpoints" / "gated.gate.json").unlink()
+    assert_refused(command("analyse", copied), "gated.gate.json is missing", "'gated' has no gate")
 
 
 def test_what_is_no_finished_run_is_refused(copied: Path, tmp_path: Path) -> None:

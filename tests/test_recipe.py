@@ -69,7 +69,18 @@ def test_the_demo_loads_as_it_is() -> None:
     assert demo.name == "demo"
     assert [d.name for d in demo.distortion_list] == ["gaussian_blur", "awgn"]
     assert [len(d.for_size(28).levels) for d in demo.distortion_list] == [6, 6]
-    assert list(demo.systems) == ["finetuned", "deepcorrect"]
+    assert list(demo.systems) == ["finetuned", "finetuned_gated", "deepcorrect"]
+
+
+@pytest.mark.parametrize("name", ["demo", "cifar100_resnet20"])
+def test_the_fair_competitor_is_trained_as_the_correction_is(name: str) -> None:
+    recipe = load_recipe(name, [] if name == "demo" else sorted(PATHS))
+    fair = recipe.systems["finetuned_gated"]
+    assert isinstance(fair, FinetuneSystem)
+    own, other = fair.training, correction(recipe).training
+    rate = {"learning_rate": own.learning_rate}
+    assert own == other.model_copy(update=rate)
+    assert fair.gate == correction(recipe).gate == 0.05
 
 
 @pytest.mark.parametrize("name", shipped())

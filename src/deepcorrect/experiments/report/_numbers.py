@@ -142,11 +142,11 @@ def _comparison(
     if len(theirs) > NAMED_IN_HEADLINE:
         leads = {name: row.mean - own[name].mean for name, row in theirs.items()}
         ahead = sum(tenths(lead) > 0 for lead in leads.values())
-        averages = (mean(rows[name].mean for name in leads) for rows in (theirs, own))
+        first, second = (mean(rows[name].mean for name in leads) for rows in (theirs, own))
         images = min(row.images for row in theirs.values())
         return (
             f"{system_name(other)} is ahead of {system_name(subject)} under {ahead} of "
-            f"{len(leads)} distortions, by {_with_margin(*averages, images)} on average."
+            f"{len(leads)} distortions, by {_with_margin(first, second, images)} on average."
         )
     parts = [_lead(row, own[name]) for name, row in theirs.items()]
     return f"Against {system_name(subject)}, {system_name(other)} is {joined(parts)}."
