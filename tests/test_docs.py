@@ -67,7 +67,8 @@ def test_the_checkpoints_example_runs_as_pasted(
 def test_the_gates_example_runs_as_pasted(
     digits_model: dc.Classifier, digits_test: ImageSet, digits_batch: tuple[Tensor, Tensor]
 ) -> None:
-    (example,) = (each for each in blocks("docs/recipes.md", "python") if "fit_gate" in each)
+    examples = blocks("docs/recipes.md", "python")
+    (example,) = (each for each in examples if "looks_distorted" in each)
     adapted = dc.correct(digits_model, {"features.0.0": [0, 1]})
     loader = dc.loader(digits_test.sample(40))
     names = {"dc": dc, "adapted": adapted, "loader": loader, "images": digits_batch[0]}
@@ -75,6 +76,16 @@ def test_the_gates_example_runs_as_pasted(
     assert adapted.gate is None
     assert isinstance(logits := names["logits"], Tensor)
     assert logits.shape == (len(digits_batch[0]), 10)
+
+
+def test_the_fair_competitors_example_runs_as_pasted(
+    digits_model: dc.Classifier, digits_test: ImageSet
+) -> None:
+    (example,) = (each for each in blocks("docs/recipes.md", "python") if "GatedCopy" in each)
+    names: dict[str, Any] = {"dc": dc, "model": digits_model}
+    names["loader"] = dc.loader(digits_test.sample(40))
+    exec(example, names)
+    assert names["gated"].gate.config.kinds == ("gaussian_blur", "awgn")
 
 
 def test_the_correct_examples_run_as_pasted(

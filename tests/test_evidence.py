@@ -59,7 +59,12 @@ def test_means_and_intervals_are_over_the_seeds(kept: Path) -> None:
     wide = bootstrap((values,), statistics.mean, vectorized=False, rng=0).confidence_interval
     assert float(found[2]) > (wide.high - wide.low) / 2, "three seeds say little"
     assert re.search(r"baseline .* 0\.2000 \|", text), "a constant has no interval"
-    assert "| 25 (25%) | +20% | 1,000 | 1.5 | 0.80 | 0.100 | bfloat16 |" in text
+    assert "| 25 (25%) | +20% | \N{EN DASH} | 1,000 | 1.5 | 0.80 | 0.100 | bfloat16 |" in text
+    path = kept / "resnet20_blur" / "seed-0" / "results.json"
+    results = json.loads(path.read_text())
+    results["systems"]["deepcorrect"]["relative_latency"] = 1.2345
+    path.write_text(json.dumps(results))
+    assert "| 25 (25%) | +20% | 1.23 | 1,000 |" in tables.levels("resnet20_blur")
 
 
 def test_what_a_system_was_computed_in_is_of_its_own_run(kept: Path) -> None:

@@ -226,7 +226,7 @@ def test_overrides(
 
 def test_an_override_of_null_takes_a_section_out() -> None:
     recipe = load_recipe("demo", ["systems.finetuned=null", "distortions.awgn="])
-    assert list(recipe.systems) == ["deepcorrect"]
+    assert list(recipe.systems) == ["finetuned_gated", "deepcorrect"]
     assert [each.name for each in recipe.distortion_list] == ["gaussian_blur"]
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,11 @@ from deepcorrect.experiments import load_recipe
 from deepcorrect.experiments._analyse import ANALYSIS_FILE, FOLDER
 from deepcorrect.experiments._finished_run import systems_by_beta
 from deepcorrect.experiments._systems import TestTimeSection
-from deepcorrect.experiments.report import beta_figure, write_png
+from deepcorrect.experiments.report import beta_figure, distortion_name, headline, write_png
 from deepcorrect.runtime import files
 
+DEMO = HERE.parent / "results" / "demo" / "results.json"
+"""What `make demo` measured."""
 DOCUMENT = DOCS / "results.md"
 README = DOCS.parent / "README.md"
 LEARNING = DOCS / "images" / "evidence_learning.png"
@@ -160,6 +163,30 @@ def levels(experiment: str) -> str:
     return f"{accuracies}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}.{above}"
 
 
+def demo() -> str:
+    """The demo: accuracies and costs of its systems, and what of them exceeds the intervals."""
+    results = files.read_json(DEMO)
+    found = results["systems"]
+    base = found["baseline"]
+    rows = []
+    for name, record in found.items():
+        means = [f"{100 * curve['mean_top1']:.1f}" for curve in record["distortions"].values()]
+        times = [shown_latency([record]), shown_latency([record], "relative_clean_latency")]
+        rows.append(
+            [label(name), f"{100 * clean(record):.1f}", *means, *size(record, base), *times]
+        )
+    head = ["clean", *(f"mean, {distortion_name(kind)}" for kind in base["distortions"])]
+    head += ["trained parameters", "multiply-adds", "latency", "latency, clean image"]
+    said = " ".join(headline(results, "deepcorrect")).replace("\N{NO-BREAK SPACE}", " ")
+    return f"{table(['', *head], rows)}\n\n{textwrap.fill(said, 115)}"
+
+
+def shown_latency(records: Sequence[dict[str, Any]], key: str = "relative_latency") -> str:
+    """Time for one image in proportion to the baseline's; a dash where it was not measured."""
+    values = [record[key] for record in records if key in record]
+    return f"{statistics.mean(values):.2f}" if values else "\N{EN DASH}"
+
+
 SUMMARY = {
     "resnet20_blur": "ResNet-20, Gaussian blur",
     "resnet20_awgn": "ResNet-20, Gaussian noise",
@@ -208,6 +235,7 @@ def costs(found: Sequence[System]) -> str:
             [
                 label(system.name),
                 *size(one, base),
+                shown_latency(system.records),
                 f"{one['images_seen']:,}",
                 f"{system.mean(lambda r: r['training_seconds']) / 60:.1f}",
                 f"{system.mean(lambda r: r['relative_speed']):.2f}",
@@ -215,7 +243,8 @@ def costs(found: Sequence[System]) -> str:
                 system.precision,
             ]
         )
-    head = ["trained parameters", "multiply-adds", "images seen", "minutes", "speed", "ECE"]
+    head = ["trained parameters", "multiply-adds", "latency"]
+    head += ["images seen", "minutes", "speed", "ECE"]
     return table(["", *head, "computed in"], rows)
 
 
@@ -363,9 +392,12 @@ def inside(experiment: str) -> str:
 
 def label(name: str) -> str:
     """How tables call a system."""
-    return {"deepcorrect": "DeepCorrect", "finetuned": "fine-tuned"}.get(
-        name, name.replace("_", " ")
-    )
+    known = {
+        "deepcorrect": "DeepCorrect",
+        "finetuned": "fine-tuned",
+        "finetuned_gated": "fine-tuned, gated",
+    }
+    return known.get(name, name.replace("_", " "))
 
 
 def missing(*experiments: str) -> str:
@@ -379,6 +411,7 @@ def _with_missing(shown: str, absent: Sequence[str]) -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "demo": demo,
     "summary": summary,
     "resnet20_blur": lambda: levels("resnet20_blur"),
     "resnet20_awgn": lambda: levels("resnet20_awgn"),
@@ -411,12 +444,15 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
+IN_README = ("demo", "summary")
+
+
 def main() -> None:
     """The command."""
     made = {name: block() for name, block in BLOCKS.items()}
     fill(DOCUMENT, made)
-    fill(README, {"summary": made["summary"]})
-    print(f"{DOCUMENT}: {len(made)} blocks; {README}: the summary")
+    fill(README, {name: made[name] for name in IN_README})
+    print(f"{DOCUMENT}: {len(made)} blocks; {README}: {' and '.join(IN_README)}")
 
 
 if __name__ == "__main__":

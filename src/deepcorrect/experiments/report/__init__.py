@@ -11,7 +11,12 @@ from deepcorrect.experiments.report._analysis_figures import (
 )
 from deepcorrect.experiments.report._figures import accuracy_figure
 from deepcorrect.experiments.report._heatmap import ranking_figure, write_ranking_figure
-from deepcorrect.experiments.report._numbers import AccuracyRow, accuracy_table, headline
+from deepcorrect.experiments.report._numbers import (
+    AccuracyRow,
+    accuracy_table,
+    distortion_name,
+    headline,
+)
 from deepcorrect.experiments.report._page import page
 from deepcorrect.experiments.report._read import read_run
 from deepcorrect.experiments.report._write import REPORT_FILE, write_report
@@ -23,6 +28,7 @@ __all__ = [
     "accuracy_figure",
     "accuracy_table",
     "beta_figure",
+    "distortion_name",
     "features_figure",
     "headline",
     "ideal_against_learned_figure",
