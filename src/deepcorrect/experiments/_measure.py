@@ -103,7 +103,7 @@ def _latency(pair: list[nn.Module], images: Tensor, precision: Precision) -> tup
     Both are medians over some images, as a gate may send each of them another way.
     """
     found = [
-        latencies(pair, image, precision, turns=2)[1] for image in images[:LATENCY_IMAGES].split(1)
+        latencies(pair, image, precision, turns=3)[1] for image in images[:LATENCY_IMAGES].split(1)
     ]
     seconds, ratios = [each.seconds for each in found], [each.ratio for each in found]
     return statistics.median(seconds), statistics.median(ratios)
