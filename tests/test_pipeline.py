@@ -28,7 +28,7 @@ from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError, files
 
 SPEEDS = {"images_per_second", "relative_speed"}
-TIMES = {"seconds", "training_seconds", "measuring_seconds", *SPEEDS}
+TIMES = {"seconds", "training_seconds", "measuring_seconds", "latency", *SPEEDS}
 OVERALL_SECONDS = 120
 Start = Callable[..., ForkServerProcess]
 
