@@ -28,7 +28,8 @@ from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError, files
 
 SPEEDS = {"images_per_second", "relative_speed"}
-TIMES = {"seconds", "training_seconds", "measuring_seconds", "latency", *SPEEDS}
+LATENCIES = {"latency", "latency_ms", "relative_latency", "relative_clean_latency"}
+TIMES = {"seconds", "training_seconds", "measuring_seconds", *LATENCIES, *SPEEDS}
 OVERALL_SECONDS = 120
 Start = Callable[..., ForkServerProcess]
 
