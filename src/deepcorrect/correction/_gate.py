@@ -7,6 +7,8 @@ The paper's units have no gate.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -85,21 +87,41 @@ def statistics(images: Tensor) -> Tensor:
             f"a gate reads images of at least {LEAST_PIXELS} x {LEAST_PIXELS} pixels, but these "
             f"have {images.shape[-2]} x {images.shape[-1]}: correct them without a gate"
         )
-    images = images.float()
-    views = [images.mean(1, keepdim=True)]
-    if images.shape[1] > 1:
-        views.append(images[:, :-1] - images[:, 1:])
+    planes, views = _luminance_and_differences(images.float())
+    sums, pixels = [], []
+    for scale in range(SCALES):
+        if scale:
+            planes = _halved(planes)
+        across = planes[..., 1:] - planes[..., :-1]
+        down = planes[:, :, 1:] - planes[:, :, :-1]
+        for each in (across, down, down[..., 1:] - down[..., :-1]):
+            flat = each.flatten(2)
+            # faster than one `vector_norm`, in PyTorch and in ONNX Runtime
+            sums += [(flat * flat).sum(2), flat.abs().sum(2)]
+            pixels += [flat.shape[2]] * 2
+    means = torch.cat(sums, 1).unflatten(1, (len(sums), -1))  # N x statistics x planes
+    means = means / torch.tensor(pixels, dtype=means.dtype, device=means.device)[:, None]
     found = []
-    for finest in views:
-        scales = [finest]
-        while len(scales) < SCALES:
-            scales.append(F.avg_pool2d(scales[-1], 2))
-        for plane in scales:
-            across, down = plane.diff(dim=3), plane.diff(dim=2)
-            for each in (across, down, down.diff(dim=3)):
-                found += [each.square().mean((1, 2, 3)), each.abs().mean((1, 2, 3))]
-        found.append(scales[-1].var((1, 2, 3)))
-    return (torch.stack(found, 1) + FLAT).log()
+    for mean, plane in zip(means.split(views, 2), planes.split(views, 1), strict=True):
+        found += [mean.mean(2), plane.flatten(1).var(1, keepdim=True)]
+    return (torch.cat(found, 1) + FLAT).log()
+
+
+def _luminance_and_differences(images: Tensor) -> tuple[Tensor, list[int]]:
+    """The planes that are measured, and how many belong to each view: luminance, differences."""
+    channels = images.split(1, 1)
+    if len(channels) == 1:
+        return images, [1]
+    luminance = sum(channels[1:], channels[0]) / len(channels)
+    differences = [first - second for first, second in pairwise(channels)]
+    return torch.cat([luminance, *differences], 1), [1, len(differences)]
+
+
+def _halved(planes: Tensor) -> Tensor:
+    """Averages of 2 x 2 pixels: `avg_pool2d`, which takes several times as long on large images."""
+    height, width = (size // 2 * 2 for size in planes.shape[2:])
+    rows = planes[:, :, 0:height:2] + planes[:, :, 1:height:2]
+    return (rows[..., 0:width:2] + rows[..., 1:width:2]) / 4
 
 
 class Gate(nn.Module):

@@ -314,6 +314,10 @@ def _onnx_file(model: nn.Module, images: Tensor, dynamic: bool, notes: dict[str,
 def _torch_file(model: nn.Module, images: Tensor, dynamic: bool, notes: dict[str, Any]) -> bytes:
     parts = gated_parts(model)
     whole = model if parts is None else RoutedNetwork(parts, gathers=dynamic)
+    if parts is not None:
+        # torch.cond would otherwise test the batch size against those of earlier exports, and
+        # torch.export would take these tests for conditions of the network
+        torch.compiler.reset()
     file = io.BytesIO()
     with quiet():
         program = _program(whole, images, dynamic)
