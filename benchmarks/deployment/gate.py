@@ -6,8 +6,8 @@
 Each network has bottleneck units at beta 50 % and a gate that takes noise for distorted. All
 systems run the same images in turns, in one process; a ratio is the median of the rounds' own
 ratios to the network with folded batch norms, without units and gate, in the same runtime. `clean`
-images are let through, of a `mixed` batch every second one is. Weights are random: latency does not depend on them.
-Adds to `benchmarks/results/deployment/gate.json`.
+images are let through, of a `mixed` batch every second one is. Weights are random: latency does not
+depend on them. Adds to `benchmarks/results/deployment/gate.json`.
 """
 
 from __future__ import annotations
