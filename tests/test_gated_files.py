@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel, GateConfig
-from deepcorrect.deployment._calibration import quantize_file
-from deepcorrect.deployment._gated import GatedNetwork
-from deepcorrect.deployment._onnx_gate import compose_gated, split_gated
+from deepcorrect.deployment._export import onnx_model
+from deepcorrect.deployment._gated import GatedNetwork, gated_parts
+from deepcorrect.deployment._onnx_gate import compose_gated
 from deepcorrect.networks import Classifier, forward_pre_hooks, multiply_adds
 
 FILTERS = {"stem": [1, 4, 6], "depthwise": [0, 7], "pointwise": [2, 3, 11]}
@@ -189,46 +189,37 @@ def test_a_file_for_one_batch_size(
         torch.testing.assert_close(run(batch(kinds)), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_the_networks_of_an_onnx_file_can_be_taken_apart_and_quantised(
+def onnx_parts(adapted: AdaptedModel) -> list[Any]:
+    """The gate, the base and the corrected network, each as an ONNX model."""
+    parts = gated_parts(dc.fuse(adapted))
+    assert parts is not None
+    images = batch("nf")
+    with torch.no_grad():
+        return [
+            onnx_model(part, images, True) for part in (parts.gate, parts.base, parts.corrected)
+        ]
+
+
+def test_composed_networks_are_those_that_are_converted_apart(
     exported: tuple[AdaptedModel, Path], tmp_path: Path
 ) -> None:
     onnx = pytest.importorskip("onnx")
     adapted, folder = exported
-    whole = onnx.load(folder / "a.onnx")
-    onnx.checker.check_model(whole, full_check=True)
-    parts = split_gated(whole)
-    assert parts is not None
-    assert split_gated(parts[1]) is None
-    kinds = "fnnfffn"
-    for part, wanted in zip(parts[1:], (adapted.network, adapted.corrected), strict=True):
-        onnx.save(part, tmp_path / "part.onnx")
-        with torch.no_grad(), adapted.ungated():
-            expect = wanted(batch(kinds))
-        given = dc.load_exported(tmp_path / "part.onnx")(batch(kinds))
-        torch.testing.assert_close(given, expect, atol=1e-4, rtol=1e-4)
-    onnx.save(compose_gated(*parts), tmp_path / "again.onnx")
-    given = dc.load_exported(tmp_path / "again.onnx")(batch(kinds))
-    torch.testing.assert_close(given, expected(adapted, kinds), atol=1e-4, rtol=1e-4)
-    quantize_file(folder / "a.onnx", tmp_path / "int8.onnx", lambda: [batch("nnffnf")])
-    small = onnx.load(tmp_path / "int8.onnx")
-    assert {e.key for e in small.metadata_props} == {e.key for e in whole.metadata_props}
-    in_gate = {node.op_type for node in small.graph.node}
-    assert "QuantizeLinear" not in in_gate
-    quantised = split_gated(small)
-    assert quantised is not None
-    for part in quantised[1:]:
-        assert "QuantizeLinear" in {node.op_type for node in part.graph.node}
-    given = dc.load_exported(tmp_path / "int8.onnx")(batch(kinds))
-    wanted = expected(adapted, kinds)
-    assert float((given - wanted).abs().max()) < 0.2 * float(wanted.abs().max())
+    onnx.checker.check_model(onnx.load(folder / "a.onnx"), full_check=True)
+    gate, base, corrected = onnx_parts(adapted)
+    onnx.save(compose_gated(gate, corrected, base), tmp_path / "exchanged.onnx")
+    given = dc.load_exported(tmp_path / "exchanged.onnx")(batch("fnnf"))
+    with torch.no_grad(), adapted.ungated():
+        both = adapted(batch("fnnf")), adapted.network(batch("fnnf"))
+    noisy = torch.tensor([False, True, True, False])[:, None]
+    wanted = torch.where(noisy, both[1], both[0])
+    torch.testing.assert_close(given, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_an_output_without_a_fixed_shape_is_refused_in_onnx(
     exported: tuple[AdaptedModel, Path],
 ) -> None:
-    onnx = pytest.importorskip("onnx")
-    parts = split_gated(onnx.load(exported[1] / "a.onnx"))
-    assert parts is not None
-    parts[1].graph.output[0].type.tensor_type.shape.dim[1].dim_param = "any"
+    gate, base, corrected = onnx_parts(exported[0])
+    base.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "any"
     with pytest.raises(dc.InputError, match="no fixed shape"):
-        compose_gated(*parts)
+        compose_gated(gate, base, corrected)
