@@ -318,8 +318,9 @@ def test_evaluate_compares_adapters_by_name(tmp_path: Path) -> None:
     assert list(systems) == ["baseline", "one", "two"]
     assert systems["baseline"]["trainable_parameters"] == 0
     assert systems["one"]["trainable_parameters"] == systems["two"]["trainable_parameters"] > 0
-    alone = command(*call, "--adapter", tmp_path / "1")
-    assert alone.json["distortions"] == systems["two"]["distortions"]
+    alone = command(*call, "--adapter", tmp_path / "1").json["systems"]
+    assert list(alone) == ["baseline", "deepcorrect"]
+    assert alone["deepcorrect"]["distortions"] == systems["two"]["distortions"]
     assert command(*call).json["distortions"] == systems["baseline"]["distortions"]
     refused = command(*call, "--adapter", tmp_path / "0", "--adapter", tmp_path / "1")
     assert "each needs a name of its own, NAME=FOLDER" in refused.err
