@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel, GateConfig
+from deepcorrect.deployment import _export
 from deepcorrect.deployment._export import onnx_model
 from deepcorrect.deployment._gated import GatedNetwork, gated_parts
 from deepcorrect.deployment._onnx_gate import compose_gated
@@ -223,3 +224,19 @@ def test_an_output_without_a_fixed_shape_is_refused_in_onnx(
     base.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "any"
     with pytest.raises(dc.InputError, match="no fixed shape"):
         compose_gated(gate, base, corrected)
+
+
+def test_both_networks_must_fit_into_one_file(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapted = gated(classifier)
+    parts = gated_parts(dc.fuse(adapted))
+    assert parts is not None
+    sizes = [
+        sum(tensor.numel() * tensor.element_size() for tensor in part.state_dict().values())
+        for part in (parts.base, parts.corrected)
+    ]
+    monkeypatch.setattr(_export, "LARGEST_ONNX", sum(sizes) - 1)
+    with pytest.raises(dc.InputError, match="GB of tensors, but one ONNX file holds at most 2"):
+        dc.export(adapted, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())

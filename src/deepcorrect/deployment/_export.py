@@ -272,12 +272,7 @@ def onnx_model(model: nn.Module, images: Tensor, dynamic: bool) -> ModelProto:
     Raises:
         InputError: The network is too large, or has an operation that cannot be converted.
     """
-    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    if size > LARGEST_ONNX:
-        raise InputError(
-            f"the network has {size / 1e9:.1f} GB of tensors, but one ONNX file holds at most 2: "
-            "give format torch"
-        )
+    _require_fits(model)
     program = _program(model, images, dynamic)
     try:
         with quiet():
@@ -298,12 +293,24 @@ def onnx_model(model: nn.Module, images: Tensor, dynamic: bool) -> ModelProto:
     return onnx.model_proto
 
 
+def _require_fits(*models: nn.Module) -> None:
+    """Raises an InputError unless the tensors of these networks fit into one ONNX file."""
+    tensors = [tensor for model in models for tensor in model.state_dict().values()]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if size > LARGEST_ONNX:
+        raise InputError(
+            f"the networks of the file have {size / 1e9:.1f} GB of tensors, but one ONNX file "
+            "holds at most 2: give format torch"
+        )
+
+
 def _onnx_file(model: nn.Module, images: Tensor, dynamic: bool, notes: dict[str, Any]) -> bytes:
     parts = gated_parts(model)
     if parts is None:
         whole = onnx_model(model, images, dynamic)
     else:
         models = (parts.gate, parts.base, parts.corrected)
+        _require_fits(*models)
         whole = compose_gated(*(onnx_model(part, images, dynamic) for part in models))
     for key, value in notes.items():
         text = value if isinstance(value, str) else json.dumps(value)
