@@ -343,10 +343,10 @@ def test_statistics_of_other_channels_are_refused(
 
 def test_a_network_that_does_not_take_the_images_says_so(python_file: Path) -> None:
     model = load_model(f"python:{python_file}:bare", input_size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
-    with pytest.raises(InputError, match="does not accept images of 3 x 8 x 8"):
+    with pytest.raises(InputError, match="does not accept images of 1 x 3 x 8 x 8"):
         output_classes(model, model.preprocessing)
     maps = Classifier(nn.Conv2d(1, 2, 3), Preprocessing(8, (0.5,), (0.5,)))
-    with pytest.raises(InputError, match=r"returns \(1, 2, 6, 6\): it must return logits"):
+    with pytest.raises(InputError, match="returns 1 x 2 x 6 x 6 for 1 images: it must return"):
         output_classes(maps, maps.preprocessing)
 
 

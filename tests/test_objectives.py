@@ -209,7 +209,9 @@ def test_clean_copies_and_views_run_in_the_same_pass(
     sizes: list[int] = []
     tuned.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
     answers = first_answers(tuned, "clean_labels", "stability", "consistency", clean_share=0.0)
-    assert sizes[1:] == [4 * len(batches[0][0])]  # behind a small pass before the training
+    *before, last = sizes
+    assert last == 4 * len(batches[0][0])
+    assert max(before) < last  # small passes before the training
     assert answers.clean.shape == answers.logits.shape
     assert len(answers.views) == 2
     assert not torch.allclose(answers.clean, answers.logits)

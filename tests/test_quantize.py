@@ -170,8 +170,9 @@ def test_the_table_beside_the_file_belongs_to_it(done: Quantized) -> None:
     assert (held["evaluation_images"], held["target"], held["seed"]) == (40, "labels", 3)
     for name, grid in done.grids.items():
         assert held["systems"][name]["distortions"] == json.loads(json.dumps(grid.to_json()))
-    sizes = [held["systems"][name]["bytes"] for name in ("deepcorrect", "deepcorrect, int8")]
-    assert sizes[1] < sizes[0]
+    sizes = {name: system["bytes"] for name, system in held["systems"].items()}
+    assert sizes == done.file_bytes
+    assert 0 < sizes["deepcorrect, int8"] < done.path.stat().st_size  # before the notes are added
 
 
 def test_the_file_says_how_it_was_made_and_what_it_reads(done: Quantized) -> None:

@@ -275,9 +275,9 @@ def test_the_network_is_as_before_even_when_a_pass_fails(network: TinyCNN, image
     own = network.pointwise.forward
     network.pointwise.forward = own  # a forward of the instance's own, as some wrappers set
     replay = Replay(network, images, ["stem"])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InputError, match="running_mean should contain 3 elements not 8"):
         replay.from_site("stem", torch.zeros(1, 3, 2, 2))  # does not fit what follows
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InputError, match="does not accept images"):
         Replay(network, torch.zeros(1, 1, 16, 16), ["stem"])
     assert network.pointwise.__dict__["forward"] == own
     patched = [module for module in network.modules() if "forward" in module.__dict__]

@@ -244,7 +244,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         >>> from deepcorrect.experiments import load_recipe
         >>> recipe = load_recipe("demo", ["ranking.images=100", "systems.finetuned=null"])
         >>> recipe.ranking.images, list(recipe.systems)
-        (100, ['deepcorrect'])
+        (100, ['finetuned_gated', 'deepcorrect'])
     """
     values = _read(str(source), [])
     for override in overrides:
