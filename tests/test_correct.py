@@ -105,6 +105,18 @@ def test_the_interval_is_that_of_paired_differences(
     assert found.clean_gain == pytest.approx(float(difference.mean()))
 
 
+def test_both_outputs_are_read_as_evaluate_reads_them(
+    network: TinyCNN, batches: list[Batch]
+) -> None:
+    ends_in_softmax = torch.nn.Sequential(network, torch.nn.Softmax(1)).eval()
+    found = compare(ends_in_softmax, ends_in_softmax, batches, "awgn:60")
+    plain = dc.evaluate(network, batches, "awgn:60")
+    for grid in (found.before, found.after):
+        assert grid.clean is not None
+        assert plain.clean is not None
+        assert grid.clean.ece == pytest.approx(plain.clean.ece, abs=1e-5)
+
+
 def changed(gain: float, interval: float, clean: float, clean_interval: float = 0) -> Comparison:
     before, after = (
         dc.Grid({}, 100, Accuracy(100, top1, 1, 0), "labels") for top1 in (0.5, 0.5 + clean)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.data import Batches, Target, count_of, target_for
-from deepcorrect.distortions import CLEAN, Distortion, cells_of, distorted_batches, parse_all
-from deepcorrect.evaluation._evaluate import PURPOSE, grid_of, pixels_of
-from deepcorrect.evaluation._results import Grid, Tally
-from deepcorrect.networks import logits_of
-from deepcorrect.runtime import Precision, autocast, device_of, inference, progress
+from deepcorrect.data import Batches, Target
+from deepcorrect.distortions import DistortedCache, Distortion, LevelledDistortion
+from deepcorrect.evaluation._evaluate import grid_of, measure
+from deepcorrect.evaluation._results import Grid
+from deepcorrect.runtime import Precision
 
 DEVIATIONS = 1.96
 """The standard errors on each side of a 95 % interval."""
@@ -57,8 +56,8 @@ def compare(
 ) -> Comparison:
     """Measures two networks on clean images and at every level of every distortion.
 
-    Both see the same distorted images, which are made once. The interval is that of paired
-    differences, and is therefore smaller than those of the two accuracies.
+    Both see the same distorted images, which are made once if they fit into memory. The interval is
+    that of paired differences, and is therefore smaller than those of the two accuracies.
 
     Args:
         before: The untouched network, whose answers to the clean images are the target if the
@@ -82,37 +81,23 @@ def compare(
         >>> found.gain, found.interval
         (0.0, 0.0)
     """
-    device = device_of(before)
-    kinds = parse_all(distortions, pixels_of(before, loader))
-    cells = [CLEAN, *cells_of(kinds)]
-    tallies = [[Tally() for _ in cells] for _ in (before, after)]
-    hits: list[list[list[Tensor]]] = [[[] for _ in cells] for _ in (before, after)]
-    clean = truth = torch.empty(0)
-    batches = distorted_batches(loader, cells, seed=seed, device=device, purpose=PURPOSE)
-    with (
-        inference(before),
-        inference(after),
-        torch.no_grad(),
-        autocast(device, precision),
-        progress(task, count_of(loader)) as step,
-    ):
-        for batch in batches:
-            if batch.clean is not clean:
-                clean, truth = batch.clean, batch.labels
-                target = target or target_for(truth)
-                if target == "prediction":
-                    truth = logits_of(before, clean).argmax(1)
-            for place, model in enumerate((before, after)):
-                right = tallies[place][batch.row].add(logits_of(model, batch.images), truth)
-                hits[place][batch.row].append(right)
-            step(len(batch.images) / len(cells))
-    first, second = (
-        grid_of(kinds, [tally.accuracy() for tally in each], target) for each in tallies
+    cache = DistortedCache()
+    kinds, first, target = measure(
+        *(before, loader, distortions, seed, precision, f"{task}: before", target, None, cache)
     )
-    old, new = (torch.stack([torch.cat(cell) for cell in each]).double() for each in hits)
+    _, second, _ = measure(
+        *(after, loader, distortions, seed, precision, f"{task}: after", target, before, cache)
+    )
+    old, new = (torch.stack([each.right for each in cells]).double() for cells in (first, second))
     changes = new - old
     mean = _weights(kinds) @ changes
-    return Comparison(first, second, float(mean.mean()), _interval(mean), _interval(changes[0]))
+    return Comparison(
+        grid_of(kinds, first, target),
+        grid_of(kinds, second, target),
+        float(mean.mean()),
+        _interval(mean),
+        _interval(changes[0]),
+    )
 
 
 def _interval(differences: Tensor) -> float:
@@ -121,8 +106,8 @@ def _interval(differences: Tensor) -> float:
     return DEVIATIONS * spread / math.sqrt(len(differences))
 
 
-def _weights(kinds: Sequence[Distortion]) -> Tensor:
+def _weights(kinds: Sequence[LevelledDistortion]) -> Tensor:
     """The weight of each cell in `Grid.mean_top1`, the clean one first."""
     share = 1 / len(kinds)
-    under = [share / (1 + len(kind.levels or ())) for kind in kinds for _ in kind.levels or ()]
+    under = [share / (1 + len(kind.levels)) for kind in kinds for _ in kind.levels]
     return torch.tensor([1 - sum(under), *under], dtype=torch.float64)

@@ -97,6 +97,27 @@ def evaluate(
         >>> grid.images, sorted(grid.curves), len(grid.curves["gaussian_blur"].top1)
         (4, ['awgn', 'gaussian_blur'], 2)
     """
+    kinds, tallies, target = measure(
+        *(model, loader, distortions, seed, precision, task, target, reference, cache)
+    )
+    return grid_of(kinds, tallies, target)
+
+
+def measure(
+    model: nn.Module,
+    loader: Batches,
+    distortions: Sequence[str | Distortion] | str,
+    seed: int,
+    precision: Precision,
+    task: str,
+    target: Target | None,
+    reference: nn.Module | None,
+    cache: DistortedCache | None,
+) -> tuple[tuple[LevelledDistortion, ...], list[Tally], Target | None]:
+    """The distortions, the counts of each cell, the clean one first, and what counted as right.
+
+    See `evaluate` for the arguments.
+    """
     device = device_of(model)
     grid = parse_all(distortions, pixels_of(model, loader))
     cells = [CLEAN, *cells_of(grid)]
@@ -133,14 +154,14 @@ def evaluate(
                         truth = logits_of(compared, clean).argmax(1)
             tallies[batch.row].add(logits_of(read, batch.images), truth)
             step(len(batch.images) / len(cells))
-    return grid_of(grid, [tally.accuracy() for tally in tallies], target)
+    return grid, tallies, target
 
 
 def grid_of(
-    kinds: Sequence[LevelledDistortion], cells: Sequence[Accuracy], target: Target | None
+    kinds: Sequence[LevelledDistortion], tallies: Sequence[Tally], target: Target | None
 ) -> Grid:
-    """The accuracies of all cells as a grid, from those of the clean images and of every level."""
-    clean, *under = cells
+    """The accuracies of all cells as a grid, from the counts that `measure` returned."""
+    clean, *under = (tally.accuracy() for tally in tallies)
     curves = {
         kind.name: Curve(kind, tuple(under[rows]), clean)
         for kind, rows in zip(kinds, level_rows(kinds).values(), strict=True)

@@ -142,13 +142,11 @@ class Tally:
     def __init__(self) -> None:
         self.images = 0
         self._hits = torch.zeros(2, dtype=torch.long)
+        self._right: list[Tensor] = []
         self._bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64)
 
-    def add(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def add(self, logits: Tensor, labels: Tensor) -> None:
         """Counts a batch: logits N x classes, labels N.
-
-        Returns:
-            Whether the first answer is right, (N,) bool on the CPU.
 
         Raises:
             InputError: a label is not one of the classes, or an answer is NaN.
@@ -169,8 +167,13 @@ class Tally:
         place = (sure * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
         self._bins[0].index_add_(0, place, sure)
         self._bins[1].index_add_(0, place, right[:, 0].double().cpu())
+        self._right.append(right[:, 0].cpu())
         self.images += len(labels)
-        return right[:, 0].cpu()
+
+    @property
+    def right(self) -> Tensor:
+        """Whether the first answer to each image is right, (images,) bool."""
+        return torch.cat(self._right)
 
     def accuracy(self) -> Accuracy:
         """The counts as shares of the images."""

@@ -169,7 +169,7 @@ def correct(
             some = FirstBatches(train, choices.ranked)
             ranking = rank(model, some, kinds, sites=choices.sites, seed=seed)
     adapted, history = _trained(model, ranking, train, kinds, choices, seed, first, checkpoint)
-    task, precision = "measuring before and after", choices.training.precision
+    task, precision = "measuring", choices.training.precision
     found = compare(model, adapted, held_back, kinds, seed, precision, task)
     _note(adapted, model, found, history, choices, first)
     return adapted
