@@ -6,9 +6,15 @@ from deepcorrect.deployment._export import export, load_exported
 from deepcorrect.deployment._fuse import First, check_logits, example_images, fuse
 from deepcorrect.deployment._latency import MeasuredLatency, latency_note, measure_latency
 from deepcorrect.deployment._quantize import Quantized, quantize
-from deepcorrect.deployment._within_latency import LatencyChoice, correct_within, within_latency
+from deepcorrect.deployment._within_latency import (
+    WITHIN_LATENCY,
+    LatencyChoice,
+    correct_within,
+    within_latency,
+)
 
 __all__ = [
+    "WITHIN_LATENCY",
     "First",
     "LatencyChoice",
     "MeasuredLatency",

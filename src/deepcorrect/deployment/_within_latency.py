@@ -28,7 +28,7 @@ from deepcorrect.correction import (
 )
 from deepcorrect.deployment._latency import MeasuredLatency, Stopwatch
 from deepcorrect.networks import find, original, weights_per_filter
-from deepcorrect.ranking import Ranking
+from deepcorrect.ranking import Ranking, count_for
 from deepcorrect.runtime import InputError, files, progress
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -37,6 +37,8 @@ BLOCK = 8
 """Hidden widths are multiples of it where possible: runtimes compute channels in such blocks."""
 LEAST_COST = 1e-4
 """The smallest cost of a unit that is believed, as a share of the network's time."""
+WITHIN_LATENCY = "weights+dense"
+"""What corrects a network within a latency if nothing is chosen."""
 ROUNDS = 6
 """The largest number of choices that are tried."""
 
@@ -65,7 +67,7 @@ def within_latency(
     ranking: Ranking,
     limit: float,
     runtime: Runtime = "torch",
-    unit: UnitChoice = "weights+dense",
+    unit: UnitChoice = WITHIN_LATENCY,
     *,
     beta: float = 0.5,
     images: Tensor | None = None,
@@ -189,7 +191,7 @@ def correct_within(
             ranking,
             budget.latency,
             budget.runtime,
-            unit or "weights+dense",
+            unit or WITHIN_LATENCY,
             beta=0.5 if beta is None else beta,
             images=images,
         )
@@ -242,7 +244,7 @@ class _Site:
 
     def with_weights(self, beta: float) -> _Site:
         """The site with weights of its own in place of a unit, as far as it can have them."""
-        own = _count(beta, len(self.order)) if self.layer else 0
+        own = count_for(beta, len(self.order)) if self.layer else 0
         return _Site(self.name, self.order, self.layer, own, None, (), self.shape)
 
     def corrected(self, option: int) -> _Corrected | None:
@@ -272,17 +274,11 @@ def _sites(model: nn.Module, ranking: Ranking, unit: UnitChoice, beta: float) ->
         parts = parts_at(unit, name, position)
         order = ranking.order(name)
         layer = weights_per_filter(module) is not None
-        own = _count(beta, len(order)) if parts.weights and layer else 0
+        own = count_for(beta, len(order)) if parts.weights and layer else 0
         counts = () if parts.unit is None else _counts(parts.unit, len(order), max(own, 1))
         shape = (*_geometry(module), len(order), ranking.maps.get(name), parts.unit, counts)
         sites.append(_Site(name, order, layer, own, parts.unit, counts, shape))
     return sites
-
-
-def _count(beta: float, channels: int) -> int:
-    if isinstance(beta, bool) or not 0 < beta <= 1:
-        raise InputError(f"beta={beta} is not a share of filters: it must be above 0 and at most 1")
-    return max(1, round(beta * channels))
 
 
 def _counts(unit: UnitConfig, channels: int, least: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deepcorrect.correction import WEIGHTS, Budget, UnitChoice, read_budget
+from deepcorrect.deployment import WITHIN_LATENCY
 from deepcorrect.runtime import InputError
 from deepcorrect.training import TrainingConfig, changed
 
@@ -141,7 +142,7 @@ def choose_settings(
 def _unit(sites: Mapping[str, bool], *, within_time: bool) -> tuple[UnitChoice, str]:
     """The unit at each site: weights of their own where the filters have weights."""
     if within_time:
-        return f"{WEIGHTS}+dense", "weights at no cost, and units as far as the time allows"
+        return WITHIN_LATENCY, "weights at no cost, and units as far as the time allows"
     why = "the ranked filters' own weights: nothing is added to the network's computation"
     if all(sites.values()):
         return WEIGHTS, why

@@ -21,7 +21,7 @@ from torch import nn
 
 from deepcorrect import alternatives, correction
 from deepcorrect.correction import Runtime, check_unit, read_budget
-from deepcorrect.deployment import correct_within
+from deepcorrect.deployment import WITHIN_LATENCY, correct_within
 from deepcorrect.networks import Classifier, parse_choice
 from deepcorrect.ranking import METHODS, Ranking
 from deepcorrect.training import TrainingConfig, needs_of
@@ -115,7 +115,7 @@ class CorrectionSystem(GateableSystem):
             return values
         budget = values.get("budget")
         if isinstance(budget, Mapping) and "latency" in budget:
-            return {"unit": "weights+dense", **values}
+            return {"unit": WITHIN_LATENCY, **values}
         if values.get("beta") is None and budget is None:
             return {**values, "beta": DEFAULT_BETA}
         return values

@@ -206,6 +206,6 @@ def count_for(beta: float, channels: int) -> int:
     Raises:
         InputError: beta is not above 0 and at most 1.
     """
-    if not 0 < beta <= 1:
+    if isinstance(beta, bool) or not 0 < beta <= 1:
         raise InputError(f"beta={beta} is not a share of filters: it must be above 0 and at most 1")
     return max(1, round(beta * channels))
