@@ -44,11 +44,15 @@ def test_the_readmes_python_example_runs_as_pasted_and_corrects(
     assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
 
 
-def test_the_distortions_example_runs_as_pasted() -> None:
-    (example,) = blocks("docs/distortions.md", "python")
+def test_the_distortions_examples_run_as_pasted() -> None:
+    batches, pipeline, arrays = blocks("docs/distortions.md", "python")
     names: dict[str, Any] = {}
-    exec(example, names)
+    exec(batches, names)
     assert names["foggy"].shape == names["mixed"].shape == names["images"].shape
+    exec(pipeline, names)
+    assert (names["foggy"].dtype, names["batch"].shape) == (names["photo"].dtype, (8, 3, 32, 32))
+    exec(arrays, names)
+    assert names["corrupted"].shape == (64, 48, 3)
 
 
 def test_the_checkpoints_example_runs_as_pasted(

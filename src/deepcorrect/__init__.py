@@ -9,9 +9,9 @@ that `import deepcorrect` and `deepcorrect --help` do not wait for PyTorch.
 
 from typing import Any
 
-import lazy_loader
+from deepcorrect.runtime.lazy import attach_stub
 
-_public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_public_name, __dir__, __all__ = attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,11 @@
 
 Every distortion takes float images in [0, 1], N x C x H x W, on any device, before
 normalisation, with one level for all or one per image, and an explicit source of randomness.
+`Distort` is a transform for data pipelines, and `corrupt` takes NumPy arrays.
+
+The room can be used as a library of its own: it needs PyTorch, NumPy and, for JPEG, OpenCV alone.
+The names are listed in `__init__.pyi`, and those that read loaders are imported when they are
+first used, as loaders are a matter of `deepcorrect.data`.
 """
 
 from deepcorrect.distortions import (  # noqa: F401  (each registers its kinds)
@@ -12,45 +17,6 @@ from deepcorrect.distortions import (  # noqa: F401  (each registers its kinds)
     _spatter,
     _weather,
 )
-from deepcorrect.distortions._batches import (
-    CLEAN,
-    Cell,
-    DistortedBatch,
-    DistortedCache,
-    NumberedBatch,
-    cells_of,
-    distorted_batches,
-    level_rows,
-    numbered_batches,
-)
-from deepcorrect.distortions._distortion import (
-    Distortion,
-    LevelledDistortion,
-    distort_some,
-    parse_all,
-    ungrouped,
-)
-from deepcorrect.distortions._registry import GROUPS, KINDS, SMALL_INPUT, Kind, Parameters, kind_of
+from deepcorrect.runtime.lazy import attach_stub
 
-__all__ = [
-    "CLEAN",
-    "GROUPS",
-    "KINDS",
-    "SMALL_INPUT",
-    "Cell",
-    "DistortedBatch",
-    "DistortedCache",
-    "Distortion",
-    "Kind",
-    "LevelledDistortion",
-    "NumberedBatch",
-    "Parameters",
-    "cells_of",
-    "distort_some",
-    "distorted_batches",
-    "kind_of",
-    "level_rows",
-    "numbered_batches",
-    "parse_all",
-    "ungrouped",
-]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -134,14 +134,24 @@ def gaussian(
     return separable(images, taps, border)
 
 
+def fast_length(pixels: int) -> int:
+    """The smallest length from `pixels` on that has no prime factor but 2, 3 and 5.
+
+    Fast Fourier transforms of such lengths are fast.
+    """
+    rest = pixels
+    for factor in (2, 3, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return pixels if rest == 1 else fast_length(pixels + 1)
+
+
 def convolve(images: Tensor, kernel: Tensor, border: Border) -> Tensor:
     """Convolution with a square kernel, K x K with K odd, by the fast Fourier transform."""
-    from scipy.fft import next_fast_len  # noqa: PLC0415  (slow to import)
-
     size, radius = len(kernel), len(kernel) // 2
     height, width = images.shape[-2:]
     wide = padded_around(images, radius, radius, radius, radius, border)
-    fast = [next_fast_len(side, real=True) or side for side in wide.shape[-2:]]
+    fast = [fast_length(side) for side in wide.shape[-2:]]
     spectrum = torch.fft.rfft2(wide, s=fast) * torch.fft.rfft2(kernel, s=fast)
     whole = torch.fft.irfft2(spectrum, s=fast)
     return whole[..., size - 1 : size - 1 + height, size - 1 : size - 1 + width]

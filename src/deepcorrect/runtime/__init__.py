@@ -4,6 +4,6 @@ The names are listed in `__init__.pyi`. Each is imported when it is first used, 
 them need PyTorch.
 """
 
-import lazy_loader
+from deepcorrect.runtime.lazy import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
