@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import deepcorrect as dc
-from deepcorrect.data import read_batches
+from deepcorrect.data import random_part, read_batches
 from deepcorrect.runtime import InputError, note_once
 
 GRID = ["awgn:20"]
@@ -223,3 +223,37 @@ def test_what_was_assumed_is_said(
         "leaves 2 of 12 images out (drop_last=True)",
     ):
         assert said.count(words) == 1, words
+
+
+class Lazy:
+    """A loader of another library, which does not know its length."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+def test_a_random_part_is_the_same_images_of_every_loader_in_order() -> None:
+    images = torch.rand(23, 3, 4, 4)
+    numbers = torch.arange(23)
+    batches = list(zip(images.split(5), numbers.split(5), strict=True))
+    data = TensorDataset(images, numbers)
+    for given in (batches, Lazy(batches), DataLoader(data, 4), DataLoader(data, 4, shuffle=True)):
+        found: list[Tensor] = []
+        for seed in (0, 0, 1):
+            part = random_part(given, 9, seed)
+            shown, rows = (torch.cat(each) for each in zip(*read_batches(part), strict=True))
+            assert torch.equal(shown, images[rows.long()])
+            assert len(rows) == 9
+            assert rows.tolist() == sorted(set(rows.tolist()))
+            found.append(rows)
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
+        assert found[0].tolist() == torch.randperm(23, generator=seeded())[:9].sort()[0].tolist()
+        assert sum(len(labels) for _, labels in read_batches(random_part(given, 23))) == 23
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import CLASSES, Batch, tiny_cnn
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from deepcorrect.alternatives import finetune, front_end, lora
 from deepcorrect.correction import correct
@@ -17,7 +18,8 @@ from deepcorrect.networks import Classifier, find, tap
 from deepcorrect.runtime import InputError, generator_for
 from deepcorrect.training import _fit as training_room
 from deepcorrect.training import fit
-from deepcorrect.training._objectives import OBJECTIVES, Answers
+from deepcorrect.training._objectives import OBJECTIVES, Answers, relative_error
+from deepcorrect.training._teacher import Teacher
 
 FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}
 
@@ -33,11 +35,7 @@ def answers() -> Answers:
         labels=torch.randint(CLASSES, (6,), generator=draws),
         logits=logits(),
         teacher=logits(),
-        maps={"a": torch.randn(6, 4, 3, 3, generator=draws), "b": torch.zeros(6, 2, 2, 2)},
-        teacher_maps={
-            "a": torch.randn(6, 4, 3, 3, generator=draws) * 5,
-            "b": torch.randn(6, 2, 2, 2, generator=draws),
-        },
+        map_errors={"a": torch.tensor(0.7), "b": torch.tensor(0.2)},
         images=torch.rand(6, 3, 4, 4, generator=draws),
         clean_images=torch.rand(6, 3, 4, 4, generator=draws),
         clean=logits(),
@@ -53,17 +51,11 @@ def divergence(truth: Tensor, answer: Tensor) -> float:
 def test_each_is_its_formula(answers: Answers) -> None:
     assert answers.teacher is not None
     assert answers.clean is not None
-    assert answers.maps is not None
-    assert answers.teacher_maps is not None
     picked = answers.logits.log_softmax(1).gather(1, answers.labels[:, None])
     clean = answers.clean.log_softmax(1).gather(1, answers.labels[:, None])
     shares = [each.softmax(1) for each in (answers.logits, *answers.views)]
     middle = sum(shares, torch.zeros(())) / 3
     spread = [(share * (share / middle).log()).sum(1).mean() for share in shares]
-    parts = []
-    for site, wanted in answers.teacher_maps.items():
-        error = ((answers.maps[site] - wanted) ** 2).mean()
-        parts.append(float(error / ((wanted - wanted.mean()) ** 2).sum() * (wanted.numel() - 1)))
     assert answers.images is not None
     assert answers.clean_images is not None
     restored = (answers.images - answers.clean_images).square().mean()
@@ -71,7 +63,7 @@ def test_each_is_its_formula(answers: Answers) -> None:
         "images": float(restored / answers.clean_images.var()),
         "labels": -float(picked.mean()),
         "logits": divergence(answers.teacher, answers.logits),
-        "activations": sum(parts) / 2,
+        "activations": 0.45,
         "clean_labels": -float(clean.mean()),
         "stability": divergence(answers.clean, answers.logits),
         "consistency": float(sum(spread, torch.zeros(())) / 3),
@@ -135,24 +127,95 @@ def test_maps_are_the_corrected_sites_and_the_clean_networks(
     network = tiny_cnn()
     adapted = correct(network, {"stem": [0, 1], "pointwise": [3]}, unit={"start": "he"})
     answers = first_answers(adapted, "activations", clean_share=1.0)
-    assert set(answers.maps) == set(answers.teacher_maps) == {"stem", "pointwise"}
-    with torch.no_grad(), tap(network, ["stem"]) as maps:
-        network(batches[0][0])
-    assert torch.allclose(answers.teacher_maps["stem"], maps["stem"], atol=1e-5)
-    changed = (answers.maps["stem"] - maps["stem"]).abs().amax((0, 2, 3)) > 1e-4
-    assert changed.tolist() == [True, True, *[False] * 6]
+    images = batches[0][0]
+    with torch.no_grad(), tap(network) as clean, tap(adapted.train()) as corrected:
+        network(images)
+        adapted(images)
+    assert set(answers.map_errors) == {"stem", "pointwise"}
+    for site, error in ((site, each.detach()) for site, each in answers.map_errors.items()):
+        difference = (corrected[site] - clean[site]).square().mean()
+        assert float(error) == pytest.approx(float(difference / clean[site].var()), rel=1e-4)
+        assert float(error) > 1e-3
 
 
 def test_a_copy_is_compared_at_all_convolutions(first_answers: Any) -> None:
     network = tiny_cnn()
     answers = first_answers(finetune(network), "activations")
-    assert set(answers.maps) == set(find(network))
+    assert set(answers.map_errors) == set(find(network))
 
 
 def test_low_rank_parts_are_no_convolutions_of_their_own(first_answers: Any) -> None:
     network = tiny_cnn()
     answers = first_answers(lora(network, 0.8), "activations", clean_share=1.0)
-    assert set(answers.maps) == set(answers.teacher_maps) == set(find(network))
+    assert set(answers.map_errors) == set(find(network))
+
+
+class Chain(nn.Module):
+    """Two convolutions, whose outputs an activation may change in place or not."""
+
+    def __init__(self, in_place: bool, reentrant: bool | None = None) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)
+        self.last = nn.Linear(6, CLASSES)
+        self.in_place, self.reentrant = in_place, reentrant
+
+    def forward(self, images: Tensor) -> Tensor:
+        def body(maps: Tensor) -> Tensor:
+            maps = F.relu(self.first(maps), inplace=self.in_place)
+            return F.relu(self.second(maps), inplace=self.in_place)
+
+        reentrant = self.reentrant
+        maps = body(images) if reentrant is None else checkpoint(body, images, use_reentrant=False)
+        return self.last(maps.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("in_place", "reentrant"), [(True, None), (True, False), (False, False)])
+def test_layers_that_change_maps_in_place_or_run_again_make_no_difference(
+    in_place: bool, reentrant: bool | None, batches: list[Batch]
+) -> None:
+    """Maps are compared as a site returns them, and gradients are those of the whole objective."""
+    found = []
+    for network in (Chain(False), Chain(in_place, reentrant)):
+        network.load_state_dict(found[0][0] if found else network.state_dict())
+        begin = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        adapted = correct(network, {"first": [0, 2], "second": [1]}, unit="weights")
+        changes: dict[str, Any] = {"epochs": 2, "objective": {"activations": 1.0, "logits": 1.0}}
+        history = fit(adapted, batches, "awgn:60", **changes, **FAST)
+        found.append((begin, adapted.state_dict(), [epoch.loss for epoch in history.epochs]))
+    assert found[1][2] == pytest.approx(found[0][2], rel=1e-5)
+    for name, tensor in found[0][1].items():
+        assert torch.allclose(found[1][1][name], tensor, atol=1e-5), name
+
+
+def test_a_teacher_copies_only_maps_that_later_layers_change() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True)
+    ).eval()
+    images = torch.rand(2, 3, 8, 8)
+    teacher = Teacher(nn.Sequential(*network, nn.Flatten()), ["0", "2"], with_features=False)
+    for _ in range(2):
+        maps = teacher(images).maps
+        first = network[0](images)
+        assert torch.equal(maps["0"], first)
+        assert torch.equal(maps["2"], network[2](first.relu()))
+    assert teacher.copied == {"2"}
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_error_of_maps_and_its_gradient_are_those_of_their_formula(layout: Any) -> None:
+    draws = torch.Generator().manual_seed(0)
+    maps, clean = torch.randn(2, 8, 5, 7, 6, generator=draws, dtype=torch.float64)
+    clean = clean / 2 + 4
+    expected = ((maps - clean) ** 2).mean() / clean.var()
+    slope = 2 * (maps - clean) / maps.numel() / clean.var()
+    for dtype, close in ((torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.01)):
+        values = maps.to(dtype, memory_format=layout).requires_grad_()
+        error = relative_error(values, clean.to(dtype, memory_format=layout))
+        assert error.dtype == torch.promote_types(dtype, torch.float32)
+        assert float(error) == pytest.approx(float(expected), rel=close)
+        (found,) = torch.autograd.grad(error, values)
+        assert found.dtype == dtype
+        assert torch.allclose(found.double(), slope, atol=close * float(slope.abs().max()))
 
 
 def test_restored_images_are_the_front_ends(
@@ -191,15 +254,10 @@ def test_only_front_ends_mend_images(network: nn.Module, batches: list[Batch]) -
 
 def test_constant_maps_say_nothing() -> None:
     """A convolution that is dead, or gives its bias alone, must not outweigh all others."""
-    maps, clean = torch.randn(2, 4, 3, 5, 5)
-    constant = torch.full((4, 2, 5, 5), 0.3)
-    given = {"alive": maps, "dead": torch.randn(4, 2, 5, 5), "bias": torch.randn(4, 2, 5, 5)}
-    wanted = {"alive": clean, "dead": torch.zeros(4, 2, 5, 5), "bias": constant}
-    alone = Answers(torch.zeros(4), maps, maps={"alive": maps}, teacher_maps={"alive": clean})
-    found = OBJECTIVES["activations"].loss(
-        Answers(torch.zeros(4), maps, maps=given, teacher_maps=wanted)
-    )
-    assert float(found) == pytest.approx(float(OBJECTIVES["activations"].loss(alone)) / 3)
+    for dtype in (torch.float32, torch.bfloat16):
+        maps = torch.randn(4, 2, 5, 7, dtype=dtype)
+        for constant in (0.0, *torch.rand(20).tolist()):
+            assert float(relative_error(maps, torch.full_like(maps, constant))) == 0
 
 
 def test_clean_copies_and_views_run_in_the_same_pass(
@@ -220,7 +278,7 @@ def test_clean_copies_and_views_run_in_the_same_pass(
 def test_only_what_is_needed_is_computed(first_answers: Any) -> None:
     answers = first_answers(finetune(tiny_cnn()), "labels")
     assert (answers.teacher, answers.clean, answers.views) == (None, None, ())
-    assert not answers.maps
+    assert not answers.map_errors
 
 
 def test_label_free_objectives_train_without_labels(batches: list[Batch]) -> None:

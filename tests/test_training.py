@@ -411,6 +411,26 @@ def test_validation_images_are_read_and_distorted_once(lessons: list[Batch]) -> 
     assert counting.passes == 1
 
 
+def test_validation_shows_at_most_half_as_many_images_as_an_epoch_trains_on(
+    lessons: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the clean images and three levels, where that allows more than 64 images."""
+    images, labels = (torch.cat(parts) for parts in zip(*lessons, strict=True))
+    many = [(images.repeat(6, 1, 1, 1), labels.repeat(6))] * 2  # 576 images
+    sizes: list[int] = []
+    show = Cell.show
+
+    def counted(cell: Cell, clean: Tensor, *arguments: Any) -> Tensor:
+        sizes.append(len(clean) if cell.level == 2 else 0)
+        return show(cell, clean, *arguments)
+
+    monkeypatch.setattr(Cell, "show", counted)
+    for train, validation, expected in ((many, many, 72), (lessons, many, 64), (many, lessons, 48)):
+        sizes.clear()
+        fit(adapted_classifier(), train, GRID, epochs=1, validation=validation, **FAST)
+        assert sum(sizes) == expected
+
+
 # --- resuming
 
 

@@ -9,7 +9,7 @@ from deepcorrect.data._decoding import (
     why_unreadable,
 )
 from deepcorrect.data._digits import BUILT_IN
-from deepcorrect.data._hold_out import hold_out
+from deepcorrect.data._hold_out import hold_out, random_part
 from deepcorrect.data._image_folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels, with_reason
 from deepcorrect.data._loader import Batches, Loader, check_repeatable, count_of, loader, no_images
@@ -65,6 +65,7 @@ __all__ = [
     "open_files",
     "open_folder",
     "open_image",
+    "random_part",
     "read_batches",
     "resize_and_crop",
     "target_for",

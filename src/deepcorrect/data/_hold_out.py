@@ -1,13 +1,15 @@
-"""Holding back a part of a loader's images."""
+"""A random part of a loader's images: to hold back, or to work with alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 
-from deepcorrect.data._loader import Batches, Loader
+from deepcorrect.data._loader import Batches, Loader, count_of
 from deepcorrect.data._reading import read_batches
 from deepcorrect.runtime import InputError
 
@@ -54,6 +56,70 @@ def hold_out(batches: Batches, share: float, seed: int = 0) -> tuple[Batches, Ba
     )
 
 
+def random_part(batches: Batches, images: int, seed: int = 0) -> Batches:
+    """A loader of at most so many of another loader's images, chosen at random, in a fixed order.
+
+    Args:
+        batches: Any loader in a fixed order. A loader that is not divided by index, such as one of
+            a stream, is read whole for each pass.
+        images: The largest number of images, at least 1.
+        seed: The seed of the choice.
+
+    Returns:
+        The given loader if it has no more images.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.data import random_part
+        >>> batches = [(torch.rand(4, 3, 8, 8), torch.arange(4) + 4 * i) for i in range(5)]
+        >>> [labels.tolist() for _, labels in random_part(batches, images=3)]
+        [[4, 5, 13]]
+    """
+    if isinstance(batches, list | tuple):
+        batches = list(read_batches(batches))
+    total = count_of(batches) or sum(len(each) for each, _ in read_batches(batches))
+    if total <= images:
+        return batches
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    chosen = order[:images].sort().values
+    if isinstance(batches, DataLoader) and _divides(batches):
+        return _part(batches, chosen.tolist(), last=True)
+    return _Chosen(batches, torch.zeros(total, dtype=torch.bool).index_fill(0, chosen, True))
+
+
+class _Chosen:
+    """The chosen images of a loader, in batches that are about as large as the loader's."""
+
+    def __init__(self, batches: Batches, chosen: Tensor) -> None:
+        self.batches, self.chosen = batches, chosen
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        first, held, parts = 0, 0, list[tuple[Tensor, Tensor]]()
+        for images, labels in read_batches(self.batches):
+            rows = self.chosen[first : first + len(images)].nonzero().flatten()
+            first += len(images)
+            if len(rows):
+                parts.append((images[rows], labels[rows]))
+                held += len(rows)
+            if held >= len(images) and parts:
+                yield _joined(parts)
+                held, parts = 0, []
+        if parts:
+            yield _joined(parts)
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*parts, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def _divides(batches: DataLoader[Any]) -> bool:
+    """Whether a loader reads its set by index, in an order that does not matter."""
+    plain = isinstance(batches.sampler, RandomSampler | SequentialSampler)
+    streams = isinstance(batches.dataset, IterableDataset)
+    return plain and not streams and batches.batch_size is not None
+
+
 def _count(images: int, share: float) -> int:
     if images < 2:
         raise InputError(f"{images} image cannot be divided: give more, or give validation=")
@@ -62,9 +128,8 @@ def _count(images: int, share: float) -> int:
 
 def _part(batches: DataLoader[Any], rows: list[int], *, last: bool = False) -> Batches:
     """The loader on some of its images; `last` for a fixed order and every image."""
-    sampler = batches.sampler
-    shuffles = isinstance(sampler, RandomSampler)
-    if batches.batch_size is None or not (shuffles or isinstance(sampler, SequentialSampler)):
+    shuffles = isinstance(batches.sampler, RandomSampler)
+    if not _divides(batches):
         raise InputError(
             "some images must be held back to measure on, but the loader has a sampler of its own: "
             "give validation= (other images)"

@@ -31,6 +31,7 @@ from deepcorrect.networks._hooks import (
     forward_pre_hooks,
     gradients,
     require_one_run,
+    site_hooks,
     tap,
 )
 from deepcorrect.networks._layers import (
@@ -104,6 +105,7 @@ __all__ = [
     "require_one_run",
     "running_modules",
     "shared_copy",
+    "site_hooks",
     "stated_width",
     "structure_of",
     "tap",

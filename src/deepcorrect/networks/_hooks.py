@@ -70,16 +70,53 @@ def forward_pre_hooks(modules: Mapping[str, nn.Module], hook: PreHook) -> Iterat
 
 
 @contextmanager
-def tap(
-    model: nn.Module, sites: Iterable[str] | None = None, edit: Edit | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """Reads, and optionally replaces, the outputs of sites while the block runs.
+def site_hooks(model: nn.Module, sites: Iterable[str] | None, edit: Edit) -> Iterator[None]:
+    """Calls `edit` with each site's maps as soon as the site has run, while the block runs.
 
     A corrected network corrects every image while the block runs, whatever its gate decides, so
     that each image has corrected maps.
 
     Args:
         model: A network, wrapped or bare.
+        sites: The dotted names of the sites; None selects all convolutions and transformers' MLPs.
+        edit: A function that is called with a site's name and maps, N x C x H x W. Maps that it
+            returns replace the site's. The maps are the site's own output, which later in-place
+            layers may change.
+
+    Raises:
+        InputError: A site does not exist, or (in the forward pass) its output contains no maps.
+
+    Example:
+        >>> import torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> with site_hooks(network, ["0"], lambda name, maps: print(name, tuple(maps.shape))):
+        ...     out = network(torch.rand(2, 3, 8, 8))
+        0 (2, 4, 6, 6)
+    """
+
+    def hook(name: str, module: nn.Module, args: Any, output: Any) -> Tensor | None:
+        del args
+        layout = layout_of(name, module, output)
+        edited = edit(name, layout.maps(output))
+        return None if edited is None else layout.output(edited, output)
+
+    names = find(model, sites)
+    with ExitStack() as stack:
+        stack.enter_context(ungated(model))
+        for tree in module_trees(model):
+            here = {name: tree[name] for name in names if name in tree}
+            stack.enter_context(forward_hooks(here, hook))
+        yield
+
+
+@contextmanager
+def tap(
+    model: nn.Module, sites: Iterable[str] | None = None, edit: Edit | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Reads, and optionally replaces, the outputs of sites while the block runs.
+
+    Args:
+        model: A network, wrapped or bare; see `site_hooks`.
         sites: The dotted names of the sites; None selects all convolutions and transformers' MLPs.
         edit: A function that is called with a site's name and maps. Maps that it returns replace
             the site's.
@@ -99,22 +136,14 @@ def tap(
         >>> maps["0"].shape, torch.equal(maps["0"].relu(), out)
         (torch.Size([2, 4, 6, 6]), True)
     """
-    maps: dict[str, Tensor] = {}
+    copies: dict[str, Tensor] = {}
 
-    def hook(name: str, module: nn.Module, args: Any, output: Any) -> Tensor | None:
-        del args
-        layout = layout_of(name, module, output)
-        maps[name] = layout.maps(output).clone()
-        edited = None if edit is None else edit(name, layout.maps(output))
-        return None if edited is None else layout.output(edited, output)
+    def copy_and_edit(name: str, maps: Tensor) -> Tensor | None:
+        copies[name] = maps.clone()
+        return None if edit is None else edit(name, maps)
 
-    names = find(model, sites)
-    with ExitStack() as stack:
-        stack.enter_context(ungated(model))
-        for tree in module_trees(model):
-            here = {name: tree[name] for name in names if name in tree}
-            stack.enter_context(forward_hooks(here, hook))
-        yield maps
+    with site_hooks(model, sites, copy_and_edit):
+        yield copies
 
 
 def require_one_run(name: str, runs: int) -> None:

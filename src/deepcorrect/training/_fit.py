@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.data import Batches, Target, check_labels, count_of, no_images, read_batches
+from deepcorrect.data import Batches, check_labels, count_of, no_images, read_batches
 from deepcorrect.distortions import Distortion, distort_some
-from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import frozen, trainable_parameters
 from deepcorrect.runtime import (
     DeepCorrectError,
@@ -30,8 +29,7 @@ from deepcorrect.training._history import Epoch, History
 from deepcorrect.training._job import Job, open_job
 from deepcorrect.training._objectives import OBJECTIVES
 from deepcorrect.training._settings import TrainingConfig, changed, learning_rate
-
-SCORES: dict[Target, str] = {"labels": "mean top-1", "prediction": "mean agreement"}
+from deepcorrect.training._validation import Validation
 
 
 def fit(
@@ -51,9 +49,11 @@ def fit(
     distortion at a random level. With validation images, the epoch with the best mean top-1
     accuracy (over clean images and all levels) is kept, otherwise the last one. Unless the
     validation images have labels (see `deepcorrect.data.target_for`), epochs are judged by the mean
-    agreement with the untouched network's answers to the clean images. Objectives that need labels
-    refuse images without one. All randomness is a function of the seed and the step, so a
-    training that was killed and resumed ends like one that was not.
+    agreement with the untouched network's answers to the clean images. All epochs are judged on the
+    same random part of the validation images: as many as are shown half as often, over clean images
+    and all levels, as an epoch has images, but at least 64. Objectives that need labels refuse
+    images without one. All randomness is a function of the seed and the step, so a training that
+    was killed and resumed ends like one that was not.
 
     Args:
         model: an `AdaptedModel`, whose units are trained, or any module that takes images
@@ -105,22 +105,23 @@ def _train(job: Job) -> tuple[History, Best]:
     history, best = resume(job)
     first = len(history.epochs)
     total = (settings.epochs - first) * count_of(job.loader)
-    target: Target | None = None
+    validation: Validation | None = None
     with torch.random.fork_rng(devices=[]), progress(task, total) as advance:
         for epoch in range(first, settings.epochs):
             torch.manual_seed(generator_for(seed, "epoch", epoch).initial_seed())
             started = time.monotonic()
             loss, images_seen = _train_epoch(job, epoch, advance)
             _share_statistics(job)
-            score, target = _validate(job, target)
+            images_seen += history.images_seen
+            if job.validation is not None and validation is None:
+                validation = Validation(job, images_seen // (epoch + 1))
+            score = validation.score() if validation else None
             if score is None or score > best.score:
                 best = Best(epoch, -math.inf if score is None else score, state_on_cpu(model))
             entry = Epoch(epoch, loss, score, time.monotonic() - started)
-            history = History(
-                (*history.epochs, entry), best.epoch, history.images_seen + images_seen
-            )
+            history = History((*history.epochs, entry), best.epoch, images_seen)
             if job.accelerator.is_main_process:
-                shown = f", validation {SCORES[target]} {score:.4f}" if target else ""
+                shown = "" if validation is None or score is None else validation.shown(score)
                 console().print(
                     f"{task}: epoch {epoch + 1} of {settings.epochs}, loss {loss:.4f}{shown}"
                 )
@@ -206,21 +207,3 @@ def _share_statistics(job: Job) -> None:
             if module.training and buffer.is_floating_point():
                 mean: Any = job.accelerator.reduce(buffer, "mean")
                 buffer.copy_(mean)
-
-
-def _validate(job: Job, target: Target | None) -> tuple[float | None, Target | None]:
-    """The score of the current weights, and its target, which the first epoch settles."""
-    if job.validation is None:
-        return None, None
-    grid = evaluate(
-        job.model,
-        job.validation,
-        job.grid,
-        job.seed,
-        job.settings.precision,
-        f"{job.task}, validation",
-        target=target,
-        reference=job.reference,
-        cache=job.validation_cache,
-    )
-    return grid.mean_top1, grid.target

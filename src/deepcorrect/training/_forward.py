@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from deepcorrect.alternatives import restored_images
-from deepcorrect.networks import Read, features, logits_of, tap
+from deepcorrect.networks import features, logits_of, site_hooks
 from deepcorrect.runtime import InputError, to_device
 from deepcorrect.training._augmentation import augmix
-from deepcorrect.training._objectives import Answers, Need
+from deepcorrect.training._objectives import Answers, Need, relative_error
+from deepcorrect.training._teacher import Lesson, Teacher
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Compared:
 
     model: nn.Module
     runner: nn.Module
-    teacher: nn.Module | None
+    teacher: Teacher | None
     sites: tuple[str, ...]
     needs: frozenset[Need]
     device: torch.device
@@ -62,29 +64,32 @@ def answers_for(
         generator: the source of randomness for AugMix views.
     """
     needs, count = compared.needs, len(mixed)
-    teacher, teacher_maps, teacher_features = None, {}, None
-    if compared.teacher is not None:
+    lesson = compared.teacher(_placed(compared, images)) if compared.teacher else Lesson()
+    errors: dict[str, Tensor] = {}
+
+    def compare(site: str, maps: Tensor) -> None:
+        # at once, as later layers may change the maps in place; recomputation under activation
+        # checkpointing does not repeat it, and must not find that it saved a tensor
         with (
-            torch.no_grad(),
-            tap(compared.teacher, compared.sites) as teacher_maps,
-            _features(compared.teacher, needs) as read,
+            torch.autocast(maps.device.type, enabled=False),
+            saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
         ):
-            teacher = logits_of(compared.teacher, _placed(compared, images)).float()
-            teacher_features = read() if read else None
+            errors[site] = relative_error(maps[:count], lesson.maps[site])
+
     copies = [mixed]
     if "clean" in needs:
         copies.append(images)
     if "views" in needs:
         copies += [augmix(mixed, generator) for _ in range(2)]
     with (
-        tap(compared.model, compared.sites) as maps,
-        _features(compared.model, needs) as read,
+        site_hooks(compared.model, compared.sites, compare),
+        features(compared.model) if "features" in needs else nullcontext() as read,
         _restored(compared.model, needs) as restored,
     ):
         shown = _placed(compared, torch.cat(copies)).requires_grad_(compared.image_gradients)
         logits = logits_of(compared.runner, shown).float().split(count)
         own_features = read()[:count] if read else None
-    if compared.image_gradients and maps and not any(m.requires_grad for m in maps.values()):
+    if compared.image_gradients and errors and not any(e.requires_grad for e in errors.values()):
         raise InputError(
             "the objective 'activations' reads maps inside a part of the network that is under "
             "reentrant activation checkpointing, where they have no gradients: checkpoint with "
@@ -93,20 +98,15 @@ def answers_for(
     return Answers(
         labels=labels,
         logits=logits[0],
-        teacher=teacher,
+        teacher=lesson.logits,
         features=own_features,
-        teacher_features=teacher_features,
-        maps={site: each[:count] for site, each in maps.items()},
-        teacher_maps=teacher_maps,
+        teacher_features=lesson.features,
+        map_errors=errors,
         images=restored["front"][:count] if restored else None,
         clean_images=images,
         clean=logits[1] if "clean" in needs else None,
         views=logits[-2:] if "views" in needs else (),
     )
-
-
-def _features(model: nn.Module, needs: frozenset[Need]) -> AbstractContextManager[Read | None]:
-    return features(model) if "features" in needs else nullcontext()
 
 
 def _restored(

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from deepcorrect.correction import AdaptedModel, GatedModel
 from deepcorrect.data import Batches, check_repeatable
 from deepcorrect.distortions import (
-    DistortedCache,
     Distortion,
     LevelledDistortion,
     numbered_batches,
@@ -34,6 +33,7 @@ from deepcorrect.training._forward import Compared
 from deepcorrect.training._objectives import needs_of
 from deepcorrect.training._recomputation import needs_image_gradients
 from deepcorrect.training._settings import TrainingConfig, optimizer_for
+from deepcorrect.training._teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Job:
         pixels: the side of the input images.
         grid: the distortions, with their levels.
         validation: the validation images.
-        validation_cache: keeps the distorted validation images, so that they are made only once.
         reference: the untouched network, for validation images without labels.
         seed, checkpoint, task: as `fit` got them.
         accelerator: the processes.
@@ -65,7 +64,6 @@ class Job:
     pixels: int
     grid: tuple[LevelledDistortion, ...]
     validation: Batches | None
-    validation_cache: DistortedCache
     reference: nn.Module | None
     seed: int
     checkpoint: Path | None
@@ -114,7 +112,9 @@ def open_job(
         compared=Compared(
             model,
             reading.of(runner),
-            reading.of(untouched) if taught and untouched is not None else None,
+            Teacher(reading.of(untouched), sites, "features" in needs)
+            if taught and untouched is not None
+            else None,
             sites,
             needs,
             device,
@@ -129,7 +129,6 @@ def open_job(
         pixels=pixels,
         grid=parse_all(distortions, pixels),
         validation=validation,
-        validation_cache=DistortedCache(),
         reference=untouched,
         seed=seed,
         checkpoint=checkpoint,

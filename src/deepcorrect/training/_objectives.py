@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,9 @@ class Answers:
         teacher: the untouched network's logits for the clean images, N x classes.
         features: the input of the trained network's last linear layer for the batch, N x D.
         teacher_features: the same of the untouched network for the clean images, N x D.
-        maps: the trained network's outputs at each site for the batch, N x C x H x W.
-        teacher_maps: the same of the untouched network for the clean images.
+        map_errors: for each site, the mean squared difference of the trained network's maps for the
+            batch from the untouched network's maps of the clean images, as a share of the variance
+            of the latter (see `relative_error`); scalars.
         images: the batch as a front end restored it, in [0, 1], N x C x H x W.
         clean_images: the clean images, in [0, 1], N x C x H x W.
         clean: the trained network's logits for the clean images, N x classes.
@@ -40,8 +41,7 @@ class Answers:
     teacher: Tensor | None = None
     features: Tensor | None = None
     teacher_features: Tensor | None = None
-    maps: Mapping[str, Tensor] | None = None
-    teacher_maps: Mapping[str, Tensor] | None = None
+    map_errors: Mapping[str, Tensor] | None = None
     images: Tensor | None = None
     clean_images: Tensor | None = None
     clean: Tensor | None = None
@@ -100,7 +100,7 @@ def features(answers: Answers) -> Tensor:
     """
     assert answers.features is not None
     assert answers.teacher_features is not None
-    return _share(answers.features.float(), answers.teacher_features.float())
+    return relative_error(answers.features.float(), answers.teacher_features.float())
 
 
 @_objective("teacher", "maps")
@@ -110,10 +110,8 @@ def activations(answers: Answers) -> Tensor:
     The distance is a share of those maps' variance, averaged over sites; a site with constant clean
     maps counts as 0. It needs no labels (FitNets, Romero et al. 2015).
     """
-    assert answers.maps is not None
-    assert answers.teacher_maps is not None
-    shares = [_share(answers.maps[site], clean) for site, clean in answers.teacher_maps.items()]
-    return torch.stack(shares).mean()
+    assert answers.map_errors is not None
+    return torch.stack(list(answers.map_errors.values())).mean()
 
 
 @_objective("images")
@@ -125,7 +123,7 @@ def images(answers: Answers) -> Tensor:
     """
     assert answers.images is not None
     assert answers.clean_images is not None
-    return _share(answers.images, answers.clean_images)
+    return relative_error(answers.images, answers.clean_images)
 
 
 @_objective("labels", "clean")
@@ -183,17 +181,61 @@ def _divergence(truth: Tensor, answer: Tensor) -> Tensor:
     )
 
 
-def _share(values: Tensor, clean: Tensor) -> Tensor:
+def relative_error(values: Tensor, clean: Tensor) -> Tensor:
     """The mean squared error of `values` as a share of the variance of `clean`; 0 if `clean` is
-    constant."""
-    error, square = _mean_square(values - clean), _mean_square(clean)
-    variance = square - clean.float().mean().square()
+    constant.
+
+    Args:
+        values: floats of any shape, with one image per row. They get gradients.
+        clean: the same, without gradients.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.training._objectives import relative_error
+        >>> clean = torch.randn(8, 4, 6, 6)
+        >>> share = relative_error(clean + 2, clean)
+        >>> torch.testing.assert_close(share, 4 / clean.var())
+    """
+    error: Any = _MeanSquaredError.apply(values, clean)
+    # in at least float32, as the difference below loses digits
+    wide = clean.detach().to(torch.promote_types(clean.dtype, torch.float32))
+    square = _mean_square(wide)
+    variance = square - wide.mean().square()
     varies = variance > 1e-6 * square  # a smaller variance is a rounding error
-    variance = torch.where(varies, variance * clean.numel() / (clean.numel() - 1), 1)
+    variance = torch.where(varies, variance * wide.numel() / (wide.numel() - 1), 1)
     return torch.where(varies, error, 0) / variance
 
 
+class _MeanSquaredError(torch.autograd.Function):
+    """The mean squared error, accumulated in at least float32.
+
+    Its gradient is one product, in the data type of the values. Autograd's own would pass over them
+    several times in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, clean: Tensor) -> Tensor:
+        difference = values - clean
+        ctx.save_for_backward(difference)
+        return _mean_square(difference)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (gradients[0] * (2 / difference.numel())), None
+
+
 def _mean_square(values: Tensor) -> Tensor:
-    """The mean square, accumulated in at least float32 without a copy of the values."""
+    """The mean square, accumulated in at least float32 without a copy of the values.
+
+    On a CPU, a reduction of bfloat16 values to float32 first copies them to float32. A reduction to
+    bfloat16 accumulates in float32 as well and takes a quarter of the time. It is made for each
+    image, so that the errors of rounding its results average out.
+    """
     wide = torch.promote_types(values.dtype, torch.float32)
-    return torch.linalg.vector_norm(values, dtype=wide).square() / values.numel()
+    if values.device.type == "cpu" and values.dtype == torch.bfloat16 and values.dim() > 1:
+        norms = torch.linalg.vector_norm(values, dim=tuple(range(1, values.dim()))).to(wide)
+    else:
+        norms = torch.linalg.vector_norm(values, dtype=wide)
+    return norms.square().sum() / values.numel()
