@@ -221,7 +221,7 @@ class _MeanSquaredError(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (difference,) = ctx.saved_tensors
         return difference * (gradients[0] * (2 / difference.numel())), None
 
