@@ -13,7 +13,7 @@ from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches
 from deepcorrect.distortions import LevelledDistortion, level_rows
 from deepcorrect.ranking import LevelSums, Pair, Step, for_each_pair
-from deepcorrect.runtime import inference
+from deepcorrect.runtime import inference, total
 
 CORRECTIONS = ("baseline", "learned", "ideal")
 
@@ -124,5 +124,5 @@ def ideal_against_learned(
         }
         for name, rows in level_rows(coverage.distortions).items()
     }
-    clean, learned_clean = (coverage.total(clean_right).double() / coverage.images).tolist()
+    clean, learned_clean = (total(clean_right).double() / coverage.images).tolist()
     return IdealAgainstLearned(coverage.distortions, coverage.images, clean, learned_clean, top1)

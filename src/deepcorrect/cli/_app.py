@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,6 +40,9 @@ COMMANDS = (
 Only the file of the command that is called is imported.
 """
 
+SHARED = ("run", "evaluate", "rank", "correct", "transfer", "distort")
+"""The commands whose work several processes share. Any other is rank zero's alone."""
+
 
 def main() -> None:
     """The console script. `--debug` is accepted anywhere among the arguments."""
@@ -46,7 +51,7 @@ def main() -> None:
     try:
         _application(arguments)(arguments)
     finally:
-        _leave_process_group()
+        runtime.leave()
 
 
 def _application(arguments: Sequence[str]) -> typer.Typer:
@@ -72,28 +77,23 @@ def _application(arguments: Sequence[str]) -> typer.Typer:
             cls=CommandWithSections,
             help=text,
             short_help=" ".join(text.partition("\n\n")[0].splitlines()),
-        )(_guarded(module.command))
+        )(_guarded(module.command, shared=name in SHARED))
     return app
-
-
-def _leave_process_group() -> None:
-    """Closes the connections between several processes; open ones abort some of them at exit."""
-    distributed = sys.modules.get("torch.distributed")  # absent unless the command needed PyTorch
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 _debugging: ContextVar[bool] = ContextVar("_debugging", default=False)
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+def _guarded(command: Callable[..., None], *, shared: bool = False) -> Callable[..., None]:
     """The command for Typer; any error in it ends in one clear line and a non-zero exit status."""
     expanded = with_groups(command)
 
     @functools.wraps(expanded)
     def guarded(**given: Any) -> None:
         try:
-            expanded(**given)
+            with _among_processes(shared=shared) as takes_part:
+                if takes_part:
+                    expanded(**given)
             sys.stdout.flush()  # a full disk or a closed pipe is noticed here, not when Python ends
         except (typer.Exit, typer.Abort):
             raise
@@ -104,10 +104,30 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             if isinstance(error, BrokenPipeError):  # nobody reads the output any more
                 raise typer.Exit(1) from None
             message, status = _explain(error)
-            runtime.console().print(message, style="red", markup=False)
+            if runtime.first_to_report():
+                runtime.console(any_process=True).print(message, style="red", markup=False)
             raise typer.Exit(status) from None
 
     return guarded
+
+
+@contextlib.contextmanager
+def _among_processes(*, shared: bool) -> Iterator[bool]:
+    """Says whether this process of a launch takes part, and lets rank zero alone print.
+
+    Args:
+        shared: whether the command's work is shared; rank zero does any other alone.
+    """
+    if runtime.launched() == 1:
+        yield True
+        return
+    is_main = runtime.is_main_process()
+    with contextlib.ExitStack() as stack:
+        if not is_main:
+            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(runtime.together() if shared else runtime.alone())
+        yield shared or is_main
 
 
 def _drop_unwritable_output() -> None:

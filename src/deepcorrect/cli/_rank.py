@@ -105,11 +105,7 @@ def command(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Rank the network's filters by correction priority, or compare two rankings.
-
-    Several processes, started by `accelerate launch` or `torchrun -m deepcorrect rank ...`, share
-    the images.
-    """
+    """Rank the network's filters by correction priority, or compare two rankings."""
     if out:
         files.check_folder(out)
     subject = None
@@ -190,8 +186,7 @@ def _compare(
     areas = None
     if subject is not None:
         areas = _ideal_corrections(subject, (first, second), agreement, precision)
-    if runtime.is_main_process():
-        _tables.print_comparison(folders, agreement, areas, as_json)
+    _tables.print_comparison(folders, agreement, areas, as_json)
 
 
 def _ideal_corrections(

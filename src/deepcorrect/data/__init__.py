@@ -12,7 +12,15 @@ from deepcorrect.data._digits import BUILT_IN
 from deepcorrect.data._hold_out import hold_out, random_part
 from deepcorrect.data._image_folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels, with_reason
-from deepcorrect.data._loader import Batches, Loader, check_repeatable, count_of, loader, no_images
+from deepcorrect.data._loader import (
+    Batches,
+    Loader,
+    check_repeatable,
+    count_of,
+    every_nth,
+    loader,
+    no_images,
+)
 from deepcorrect.data._named import NamedBatch, named_batches
 from deepcorrect.data._no_folder import no_folder
 from deepcorrect.data._preprocessing import (
@@ -54,6 +62,7 @@ __all__ = [
     "checks_wanted",
     "convert_channels",
     "count_of",
+    "every_nth",
     "hold_out",
     "image_extensions",
     "images_in",

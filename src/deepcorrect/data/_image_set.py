@@ -18,7 +18,7 @@ from deepcorrect.data._columns import Column, IntegerColumn, StringColumn
 from deepcorrect.data._decoding import BAD_IMAGE, why_unreadable
 from deepcorrect.data._label_matching import ClassNames, check_level
 from deepcorrect.data._preprocessing import Preprocessing, to_tensor
-from deepcorrect.runtime import InputError, console, note_once
+from deepcorrect.runtime import InputError, console, note_once, total
 
 Read = Callable[[int], Image.Image]
 Decoded = TypeVar("Decoded")
@@ -233,8 +233,16 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
             raise needs_labels(self.name)
         check_labels(torch.from_numpy(self.labels.array), classes, self.name)
 
+    def share_bad(self) -> None:
+        """Adds the images that other processes could not read to `bad`, in all of them."""
+        self._bad |= total(self._bad)
+
     def warn_of_bad(self) -> None:
-        """Prints one line about the images that could not be read, if there are any."""
+        """Prints one line about the images that could not be read, if there are any.
+
+        All processes that share the images call it together.
+        """
+        self.share_bad()
         warn_of_bad(self, len(self.bad), len(self))
 
 

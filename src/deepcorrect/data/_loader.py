@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -139,6 +140,67 @@ def _interrupt_afterwards() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if received:
             signal.raise_signal(signal.SIGINT)
+
+
+class _EveryNth:
+    """Every n-th batch of a batch sampler, from number `first` on."""
+
+    def __init__(self, batches: Any, first: int, step: int) -> None:
+        self.batches, self.first, self.step = batches, first, step
+
+    def __len__(self) -> int:
+        return len(range(self.first, len(self.batches), self.step))
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.batches), self.first, None, self.step)
+
+
+def every_nth(loader: Batches, first: int, step: int) -> Batches:
+    """Every n-th batch of a loader, counted from 0, from number `first` on.
+
+    A DataLoader over a set that is read by index, or over one of our streams, decodes no other
+    images. Of any other loader, the batches between are read and left out.
+
+    Args:
+        loader: The loader. One that shuffles draws the same order as if it were read whole.
+        first: The number of the first batch.
+        step: The distance of two batches; 1 for all from the first on.
+
+    Example:
+        >>> from deepcorrect.data import every_nth
+        >>> list(every_nth([("images", number) for number in range(5)], first=1, step=2))
+        [('images', 1), ('images', 3)]
+    """
+    if (first, step) == (0, 1):
+        return loader
+    if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
+        return _Skipping(loader, first, step)
+    make: Any = Loader if isinstance(loader, Loader) else DataLoader
+    part = make(
+        loader.dataset,
+        batch_sampler=_EveryNth(loader.batch_sampler, first, step),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        prefetch_factor=loader.prefetch_factor,
+    )
+    return part
+
+
+@dataclass(frozen=True)
+class _Skipping:
+    """Every n-th batch of a loader that can only be read from beginning to end."""
+
+    batches: Batches
+    first: int
+    step: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.batches), self.first, None, self.step)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from deepcorrect.data._image_set import (
 )
 from deepcorrect.data._label_matching import ClassNames
 from deepcorrect.data._preprocessing import Preprocessing, to_tensor
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, gathered
 
 BUFFER_IMAGES, BUFFER_BYTES = 2048, 1 << 28
 """The most encoded images, and the most bytes of them, among which a shuffle draws the next."""
@@ -264,8 +264,20 @@ class ImageStream(ImageSet):
         if not self.labelled:
             raise needs_labels(self.name)
 
+    def share_bad(self) -> None:
+        """Adds the images that other processes could not read to `bad`, in all of them."""
+        known = self._log.read()
+        for found in gathered(known):
+            for each in found:
+                if each not in known:
+                    self._log.add(*each)
+
     def warn_of_bad(self) -> None:
-        """Prints one line about the images that could not be read, if there are any."""
+        """Prints one line about the images that could not be read, if there are any.
+
+        All processes that share the images call it together.
+        """
+        self.share_bad()
         warn_of_bad(self, len(self.bad), self.seen)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from deepcorrect.data._image_set import UNLABELLED
-from deepcorrect.runtime import console, is_main_process
+from deepcorrect.runtime import console
 
 Target = Literal["labels", "prediction"]
 """What counts as right: an image's label, or the class that the untouched network assigns to the
@@ -32,7 +32,7 @@ def target_for(labels: Tensor) -> Target:
         ('labels', 'prediction')
     """
     missing = int((labels == UNLABELLED).sum())
-    if 0 < missing < len(labels) and is_main_process():
+    if 0 < missing < len(labels):
         console().print(
             f"note: {missing} of the first {len(labels)} images have no label, so all images are "
             "measured against the network's own prediction for the clean image, not against labels"

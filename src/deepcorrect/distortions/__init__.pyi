@@ -9,6 +9,7 @@ from ._batches import cells_of as cells_of
 from ._batches import distorted_batches as distorted_batches
 from ._batches import level_rows as level_rows
 from ._batches import numbered_batches as numbered_batches
+from ._batches import shared_batches as shared_batches
 from ._distortion import Distortion as Distortion
 from ._distortion import LevelledDistortion as LevelledDistortion
 from ._distortion import distort_some as distort_some

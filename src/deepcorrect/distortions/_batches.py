@@ -14,9 +14,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepcorrect.data import Batches, check_repeatable, count_of, no_images, read_batches
+from deepcorrect.data import (
+    Batches,
+    check_repeatable,
+    count_of,
+    every_nth,
+    no_images,
+    read_batches,
+)
 from deepcorrect.distortions._distortion import LevelledDistortion
-from deepcorrect.runtime import note_once, seed_of, to_device
+from deepcorrect.runtime import (
+    agree,
+    note_once,
+    process_count,
+    process_index,
+    seed_of,
+    to_device,
+)
+
+
+NO_BATCH = -1
+"""What a process says in place of its batch's size when its share of a loader has ended."""
 
 
 class Cell(NamedTuple):
@@ -122,6 +140,45 @@ def numbered_batches(
     _say_what_is_dropped(loader, first)
 
 
+def shared_batches(
+    loader: Batches, purpose: str, *, once: bool = False
+) -> Iterator[NumberedBatch]:
+    """This process's share of `numbered_batches`: with n processes, every n-th batch.
+
+    All processes read their shares at the same time, inside `deepcorrect.runtime.together`. After
+    each round of batches they tell each other how many images could be read, so that an image has
+    the number that one process would give it.
+
+    Args:
+        loader: batches of (images, labels), the same in every process.
+        purpose: what the images are for, as an error says it: `to evaluate on`.
+        once: whether nothing else reads the loader, which may then be an iterator.
+
+    Raises:
+        InputError: as `numbered_batches`.
+        OtherProcessError: another process failed or ended.
+    """
+    count, index = process_count(), process_index()
+    if count == 1:
+        yield from numbered_batches(loader, purpose, once=once)
+        return
+    if not once:
+        check_repeatable(loader, probe=False)
+    own = read_batches(every_nth(loader, index, count))
+    seen, ended = 0, False
+    while not ended:
+        batch = next(own, None)
+        sizes = agree(NO_BATCH if batch is None else len(batch.images))
+        if batch is not None and len(batch.images):
+            before = sum(size for size in sizes[:index] if size > 0)
+            yield NumberedBatch(batch.images, batch.labels, seen + before)
+        seen += sum(size for size in sizes if size > 0)
+        ended = NO_BATCH in sizes
+    if not seen:
+        raise no_images(loader, purpose)
+    _say_what_is_dropped(loader, seen)
+
+
 def _say_what_is_dropped(loader: Batches, seen: int) -> None:
     """Says that a DataLoader left its last, smaller batch out."""
     left_out = count_of(loader) - seen
@@ -173,6 +230,7 @@ class _Source(NamedTuple):
     seed: int
     device: torch.device
     by_cell: bool
+    shared: bool
 
 
 class DistortedCache:
@@ -220,9 +278,11 @@ class DistortedCache:
         if self._is_whole:
             return self._read(source)
         batches = _made(loader, source, purpose)
-        return batches if self._is_too_large else self._keep(batches)
+        return batches if self._is_too_large else self._keep(batches, source)
 
-    def _keep(self, batches: Iterator[DistortedBatch]) -> Iterator[DistortedBatch]:
+    def _keep(
+        self, batches: Iterator[DistortedBatch], source: _Source
+    ) -> Iterator[DistortedBatch]:
         """Yields the batches and keeps them, as long as they stay below the limit."""
         self._kept = []
         clean, size = None, 0
@@ -238,6 +298,9 @@ class DistortedCache:
                 if size > self.limit_bytes:
                     self._is_too_large, self._kept = True, []
             yield batch
+        if source.shared:  # all processes keep their shares, or none does
+            self._is_too_large = any(agree(int(self._is_too_large)))
+            self._kept = [] if self._is_too_large else self._kept
         self._is_whole = not self._is_too_large
 
     def _read(self, source: _Source) -> Iterator[DistortedBatch]:
@@ -256,6 +319,7 @@ def distorted_batches(
     device: torch.device | None = None,
     purpose: str = "to distort",
     by_cell: bool = False,
+    shared: bool = False,
     cache: DistortedCache | None = None,
 ) -> Iterator[DistortedBatch]:
     """Every image of a loader as it looks in every cell, batch by batch.
@@ -272,6 +336,7 @@ def distorted_batches(
         by_cell: all batches in the first cell, then all in the second: for a model that must be
             notified before each level. Otherwise every batch is decoded once and shown in all
             cells before the next.
+        shared: whether several processes share the images, see `shared_batches`.
         cache: keeps what is made for the next pass over the same loader.
 
     Yields:
@@ -296,7 +361,7 @@ def distorted_batches(
         10.0 4 (2, 3, 32, 32)
         20.0 4 (2, 3, 32, 32)
     """
-    source = _Source(tuple(cells), seed, device or torch.device("cpu"), by_cell)
+    source = _Source(tuple(cells), seed, device or torch.device("cpu"), by_cell, shared)
     if cache is None:
         return _made(loader, source, purpose)
     return cache._batches(loader, source, purpose)
@@ -305,7 +370,8 @@ def distorted_batches(
 def _made(loader: Batches, source: _Source, purpose: str) -> Iterator[DistortedBatch]:
     rows = range(len(source.cells))
     for at_once in [[row] for row in rows] if source.by_cell else [list(rows)]:
-        for images, labels, first in numbered_batches(loader, purpose):
+        batches = (shared_batches if source.shared else numbered_batches)(loader, purpose)
+        for images, labels, first in batches:
             clean, truth = to_device(images, source.device), labels.to(source.device)
             numbers = range(first, first + len(images))
             for row in at_once:

@@ -20,6 +20,7 @@ from deepcorrect.distortions import (
     level_rows,
     numbered_batches,
     parse_all,
+    shared_batches,
 )
 from deepcorrect.evaluation._results import Accuracy, Curve, Grid, Tally
 from deepcorrect.networks import Wrapper, as_logits, logits_of, preprocessing_of
@@ -28,9 +29,13 @@ from deepcorrect.runtime import (
     Precision,
     autocast,
     device_of,
+    from_main,
     inference,
+    process_count,
+    process_index,
     progress,
     to_device,
+    together,
 )
 
 PURPOSE = "to evaluate on"
@@ -119,42 +124,57 @@ def measure(
     See `evaluate` for the arguments.
     """
     device = device_of(model)
-    grid = parse_all(distortions, pixels_of(model, loader))
-    cells = [CLEAN, *cells_of(grid)]
-    tallies = [Tally() for _ in cells]
     is_test_time = isinstance(model, TestTimeSystem)
     clean = truth = torch.empty(0)
-    read, compared = model, None
-    batches = distorted_batches(
-        loader,
-        cells,
-        seed=seed,
-        device=device,
-        purpose=PURPOSE,
-        by_cell=is_test_time,
-        cache=cache,
-    )
+    read = compared = None
     with (
+        together(),
         inference(model),
         torch.no_grad(),
         autocast(device, precision),
         progress(task, count_of(loader)) as step,
     ):
-        for batch in batches:
+        grid = parse_all(distortions, pixels_of(model, loader))
+        cells = [CLEAN, *cells_of(grid)]
+        tallies = [Tally() for _ in cells]
+        processes = process_count()
+        # a model that adapts to all images of a level sees them in one process
+        own = range(process_index(), len(cells), processes) if is_test_time else range(len(cells))
+        if target is None and processes > 1:
+            target = from_main(lambda: _first_target(loader))
+        for batch in distorted_batches(
+            loader,
+            [cells[row] for row in own],
+            seed=seed,
+            device=device,
+            purpose=PURPOSE,
+            by_cell=is_test_time,
+            shared=not is_test_time,
+            cache=cache,
+        ):
             if is_test_time and batch.first == 0:
                 model.start_level(*batch.cell)
             if batch.clean is not clean:
-                if batch.first == 0 and not is_test_time:  # such a model adapts to what it is shown
-                    read = as_logits(model, batch.clean)
+                if read is None:  # a model that adapts is not shown images before
+                    read = model if is_test_time else as_logits(model, batch.clean)
                 clean, truth = batch.clean, batch.labels
                 target = target or target_for(truth)
                 if target == "prediction":
                     compared = compared or as_logits(_untouched(model, reference), clean)
                     with inference(compared):
                         truth = logits_of(compared, clean).argmax(1)
-            tallies[batch.row].add(logits_of(read, batch.images), truth)
-            step(len(batch.images) / len(cells))
+            assert read is not None
+            tallies[own[batch.row]].add(logits_of(read, batch.images), truth, batch.first)
+            step(len(batch.images) * processes / len(cells))
+        for tally in tallies:
+            tally.share()
     return grid, tallies, target
+
+
+def _first_target(loader: Batches) -> Target:
+    """What the labels of the first batch make the target."""
+    with torch.random.fork_rng(devices=[]):  # a loader that is opened draws a random number
+        return target_for(next(numbered_batches(loader, PURPOSE)).labels)
 
 
 def grid_of(
@@ -208,6 +228,7 @@ def evaluate_stored(
     before = None
     total = sum(map(len, parts.values())) + (clean is not None)
     with (
+        together(),
         inference(model),
         torch.no_grad(),
         autocast(device_of(model), precision),
@@ -230,15 +251,18 @@ def _accuracy(
     model: nn.Module, cell: Cell, loader: Batches, step: Callable[[float], None]
 ) -> Accuracy:
     """Accuracy on one loader, whose images are stored as they look in `cell`."""
-    device, total, tally = device_of(model), count_of(loader), Tally()
-    if isinstance(model, TestTimeSystem):
+    device, count, tally, read = device_of(model), max(count_of(loader), 1), Tally(), None
+    adapts = isinstance(model, TestTimeSystem)  # sees all images of a level, in every process
+    if adapts:
         model.start_level(*cell)
-    read = model
-    for images, labels, first in numbered_batches(loader, PURPOSE, once=True):
-        if first == 0 and not isinstance(model, TestTimeSystem):
-            read = as_logits(model, images)
-        tally.add(logits_of(read, to_device(images, device)), labels.to(device))
-        step(len(images) / max(total, 1))
+    batches = (numbered_batches if adapts else shared_batches)(loader, PURPOSE, once=True)
+    for images, labels, first in batches:
+        if read is None:
+            read = model if adapts else as_logits(model, images)
+        tally.add(logits_of(read, to_device(images, device)), labels.to(device), first)
+        step(len(images) * (1 if adapts else process_count()) / count)
+    if not adapts:
+        tally.share()
     return tally.accuracy()
 
 

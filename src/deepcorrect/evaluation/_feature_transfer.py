@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import Batches, count_of
-from deepcorrect.distortions import Distortion, numbered_batches
+from deepcorrect.distortions import Distortion, shared_batches
 from deepcorrect.evaluation._evaluate import evaluate
 from deepcorrect.evaluation._results import Grid
 from deepcorrect.networks import Wrapper, features, logits_of
@@ -25,9 +25,13 @@ from deepcorrect.runtime import (
     Precision,
     autocast,
     device_of,
+    from_main,
+    gathered_on_main,
     inference,
+    process_count,
     progress,
     to_device,
+    together,
 )
 
 PENALTIES = (0.1, 1.0, 10.0)
@@ -149,7 +153,7 @@ def feature_transfer(
         (['awgn'], 12)
     """
     found, labels = collect(model, train, site, precision, f"{task}, features")
-    svm = train_svm(found, labels, penalties, seed, f"{task}, SVM")
+    svm = from_main(lambda: train_svm(found, labels, penalties, seed, f"{task}, SVM"))
     del found
     classifier = FeatureClassifier(model, svm, site)
     grid = evaluate(
@@ -167,30 +171,37 @@ def collect(
 ) -> tuple[Tensor, Tensor]:
     """The features, N x D in float32, and the labels, (N,), of all images of a loader.
 
+    Several processes share the images, and rank zero alone has all features; others have none.
+
     Raises:
         InputError: the features cannot be read (see `networks.features`), or there is no image.
     """
     device = device_of(model)
-    rows: list[Tensor] = []
-    labels: list[Tensor] = []
+    parts: dict[int, tuple[Tensor, Tensor]] = {}  # by the number of the batch's first image
     with (
+        together(),
         inference(model),
         torch.no_grad(),
         autocast(device, precision),
         features(model, site) as read,
         progress(task, count_of(loader)) as step,
     ):
-        for images, truth, first in numbered_batches(loader, "to take features of"):
+        for images, truth, first in shared_batches(loader, "to take features of"):
             logits_of(model, to_device(images, device))
-            rows.append(read().float().cpu())
-            if not bool(rows[-1].isfinite().all()):
+            rows = read().float().cpu()
+            if not bool(rows.isfinite().all()):
                 raise InputError(
                     f"the features of images {first} to {first + len(images) - 1} have NaN or "
                     "infinite values: look at these images and at the network's weights"
                 )
-            labels.append(truth.cpu())
-            step(len(images))
-    return torch.cat(rows), torch.cat(labels)
+            parts[first] = rows, truth.cpu()
+            step(len(images) * process_count())
+        for each in gathered_on_main(parts):
+            parts |= each
+    if not parts:  # another process had all batches
+        return torch.empty(0, 0), torch.empty(0, dtype=torch.long)
+    found, labels = zip(*(parts[first] for first in sorted(parts)), strict=True)
+    return torch.cat(found), torch.cat(labels)
 
 
 def train_svm(

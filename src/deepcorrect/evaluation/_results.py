@@ -13,7 +13,7 @@ from torch import Tensor
 from deepcorrect.data import Target, check_labels
 from deepcorrect.distortions import LevelledDistortion
 from deepcorrect.networks import Costs
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, gathered, process_count, total
 
 CALIBRATION_BINS = 15
 
@@ -142,11 +142,16 @@ class Tally:
     def __init__(self) -> None:
         self.images = 0
         self._hits = torch.zeros(2, dtype=torch.long)
-        self._right: list[Tensor] = []
+        self._right: dict[int, Tensor] = {}  # by the number of the batch's first image
         self._bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64)
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
+    def add(self, logits: Tensor, labels: Tensor, first: int) -> None:
         """Counts a batch: logits N x classes, labels N.
+
+        Args:
+            logits: N x classes.
+            labels: (N,).
+            first: the number of the first image, counted from 0.
 
         Raises:
             InputError: a label is not one of the classes, or an answer is NaN.
@@ -154,7 +159,7 @@ class Tally:
         check_labels(labels, logits.shape[1])
         broken = logits.float().softmax(1).isnan().any(1)
         if bool(broken.any()):
-            place = self.images + int(broken.int().argmax())
+            place = first + int(broken.int().argmax())
             raise InputError(
                 f"the network's answer to image {place} (counted from 0) is NaN, so that no class "
                 "is right or wrong: look at this image and at the network's weights, and compute "
@@ -167,13 +172,23 @@ class Tally:
         place = (sure * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
         self._bins[0].index_add_(0, place, sure)
         self._bins[1].index_add_(0, place, right[:, 0].double().cpu())
-        self._right.append(right[:, 0].cpu())
+        self._right[first] = right[:, 0].cpu()
         self.images += len(labels)
 
     @property
     def right(self) -> Tensor:
         """Whether the first answer to each image is right, (images,) bool."""
-        return torch.cat(self._right)
+        return torch.cat([self._right[first] for first in sorted(self._right)])
+
+    def share(self) -> None:
+        """Adds what the other processes counted, so that all hold the same."""
+        if process_count() == 1:
+            return
+        self.images = int(total(torch.tensor(self.images)))
+        self._hits, self._bins = total(self._hits), total(self._bins)
+        self._right = {
+            first: right for each in gathered(self._right) for first, right in each.items()
+        }
 
     def accuracy(self) -> Accuracy:
         """The counts as shares of the images."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from deepcorrect import networks
@@ -22,6 +20,7 @@ from deepcorrect.distortions import (
     cells_of,
     numbered_batches,
     parse_all,
+    shared_batches,
 )
 from deepcorrect.networks import input_size_of, logits_of, multiply_adds, patching, ungated
 from deepcorrect.networks.patching import Pass, Recorder
@@ -32,8 +31,11 @@ from deepcorrect.runtime import (
     autocast,
     device_of,
     inference,
+    process_count,
     progress,
     to_device,
+    together,
+    total,
 )
 
 TARGETS = {
@@ -44,6 +46,7 @@ TARGETS = {
 Target = Literal["labels", "prediction", "kl"]
 """What answers are measured against, one of `TARGETS`; the last two need no labels."""
 
+PURPOSE = "to rank with"
 BLOCK_IMAGES, BLOCK_VALUES = 64, 64 * 3 * 64 * 64
 
 
@@ -147,7 +150,6 @@ class Coverage:
         target: what answers were measured against.
         maps: each site's channels, height and width.
         network: the network's size.
-        state: the processes that shared the work; None if there is only one.
     """
 
     images: int
@@ -155,15 +157,6 @@ class Coverage:
     target: Target
     maps: dict[str, tuple[int, int, int]]
     network: NetworkSize
-    state: PartialState | None
-
-    def total(self, values: Tensor) -> Tensor:
-        """The sum of all processes' `values`, exact for counts."""
-        if self.state is None:
-            return values
-        shared = values.to(self.state.device)
-        torch.distributed.all_reduce(shared)
-        return shared.cpu()
 
 
 class LevelSums:
@@ -186,7 +179,7 @@ class LevelSums:
         """The sums of all processes, levels x shape."""
         levels = range(len(cells_of(coverage.distortions)))
         rows = [self._sums.get(level, self._nothing) for level in levels]
-        return coverage.total(torch.stack(rows))
+        return total(torch.stack(rows))
 
 
 Visit = Callable[[int, int, Pair, Step], None]
@@ -207,8 +200,8 @@ def for_each_pair(
 ) -> Coverage:
     """Calls `visit` for each block of images at each level of each distortion.
 
-    With several processes (`accelerate launch`), each visits every n-th block. Noise depends on
-    the seed, the level and the image's number alone, so neither batches nor processes change it.
+    With several processes, each visits the blocks of its own batches. Noise depends on the seed,
+    the level and the image's number alone, so neither batches nor processes change it.
 
     Args:
         model: takes images in [0, 1]; runs in inference mode, on the device that it is on.
@@ -224,36 +217,38 @@ def for_each_pair(
     Raises:
         InputError: a distortion or a label is not accepted, or there is no image.
     """
-    device = device_of(model)
-    state = _processes(device)
-    index, count = (state.process_index, state.num_processes) if state else (0, 1)
-    images_seen = 0
+    device, processes, images_seen = device_of(model), process_count(), 0
     with (
+        together(),
         inference(model),
         ungated(model),  # every image's filters are compared
         torch.no_grad(),
         autocast(device, precision),
         progress(task, count_of(loader)) as advance,
     ):
-        batches = numbered_batches(loader, "to rank with")
-        head = next(batches)
+        batches = shared_batches(loader, PURPOSE)
+        head = next(batches) if processes == 1 else _first(loader)
         model = networks.as_logits(model, head.images)
         setup = _setup(model, head, distortions, sites, target)
-        blocks = _blocks(head, batches, setup.block_size)
+        blocks = _blocks(head if processes == 1 else None, batches, setup.block_size)
         del head  # so that its images are freed as those of the other batches are
-        for number, (images, labels, first) in enumerate(blocks):
-            images_seen = first + len(images)
-            if number % count != index:
-                advance(len(images))
-                continue
+        for images, labels, first in blocks:
+            images_seen += len(images)
             here = to_device(images, device)
             clean = Clean(model, setup.sites, here, labels.to(device), setup.target)
-            share = len(images) / len(setup.cells)
+            share = len(images) * processes / len(setup.cells)
             for row, cell in enumerate(setup.cells):
-                distorted = cell.show(here, seed, range(first, images_seen))
+                distorted = cell.show(here, seed, range(first, first + len(images)))
                 pair = Pair(clean, distorted, setup.recorder, seed)
                 visit(row, first, pair, lambda done, share=share: advance(done * share))
-    return Coverage(images_seen, setup.distortions, setup.target, setup.maps, setup.network, state)
+        images_seen = int(total(torch.tensor(images_seen)))
+    return Coverage(images_seen, setup.distortions, setup.target, setup.maps, setup.network)
+
+
+def _first(loader: Batches) -> NumberedBatch:
+    """The first batch, which settles the same in every process."""
+    with torch.random.fork_rng(devices=[]):  # a loader that shuffles begins with it again
+        return next(numbered_batches(loader, PURPOSE))
 
 
 @dataclass(frozen=True)
@@ -308,7 +303,9 @@ def _recorder(model: nn.Module, example: Tensor, sites: Sequence[str]) -> Record
 def _blocks(
     batch: NumberedBatch | None, others: Iterator[NumberedBatch], size: int
 ) -> Iterator[NumberedBatch]:
-    """A batch, and then the others, in blocks of at most `size` images."""
+    """A batch if there is one, and then the others, in blocks of at most `size` images."""
+    if batch is None:
+        batch = next(others, None)
     while batch is not None:
         images, labels, first = batch
         for place in range(0, len(images), size):
@@ -335,11 +332,3 @@ def _example(images: Tensor, rows: int) -> Tensor:
     rows = max(2, rows)
     repeats = -(-rows // len(images))
     return to_device(images.repeat(repeats, 1, 1, 1)[:rows], images.device)
-
-
-def _processes(device: torch.device) -> PartialState | None:
-    """The processes of an `accelerate launch` or `torchrun`, if there are several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not torch.distributed.is_initialized():
-        return None
-    state = PartialState(cpu=device.type == "cpu")
-    return state if state.num_processes > 1 else None

@@ -13,7 +13,7 @@ from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion, LevelledDistortion, cells_of, level_rows
 from deepcorrect.ranking._clean_distorted import Pair, Step, for_each_pair
 from deepcorrect.ranking._ranking import Ranking, count_for
-from deepcorrect.runtime import Precision
+from deepcorrect.runtime import Precision, total
 
 BETAS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """The paper's shares of filters."""
@@ -174,6 +174,6 @@ def ideal_correction(
     return IdealCorrection(
         tuple(betas),
         coverage.distortions,
-        {site: coverage.total(values).bool() for site, values in right.items()},
-        coverage.total(before).bool(),
+        {site: total(values).bool() for site, values in right.items()},
+        total(before).bool(),
     )

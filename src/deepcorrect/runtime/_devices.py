@@ -31,10 +31,11 @@ def device_for(name: str | torch.device | None = None) -> torch.device:
     if name is None or name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        # if a launcher started several processes, each of them takes a GPU of its own
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return _own_gpu()
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+            device = _own_gpu()
         reason = _missing(device)
         if reason is None:
             torch.zeros(1, device=device)
@@ -44,6 +45,11 @@ def device_for(name: str | torch.device | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # PyTorch may add many lines of advice
         reason = re.split(r"\.\s|\n", str(error).strip())[0] or type(error).__name__
     raise InputError(f"device {str(name)!r} cannot be used here: {reason}. Accepted: {_usable()}")
+
+
+def _own_gpu() -> torch.device:
+    """Of several processes that a launcher started on a machine, each takes a GPU of its own."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def _missing(device: torch.device) -> str | None:

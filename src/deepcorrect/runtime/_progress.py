@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from deepcorrect.runtime._processes import is_main_process
+
 LINE_INTERVAL_SECONDS = 5.0
 FIRST_ESTIMATE = 0.03
 """The fraction of the work after which the time left is estimated; before it, the estimate would
@@ -27,24 +28,23 @@ consist mostly of start-up time."""
 Advance = Callable[[float], None]
 
 
-def console() -> Console:
+def console(*, any_process: bool = False) -> Console:
     """The console on stderr, to which everything but a command's result is written.
 
-    It prints text as it is, because file names may contain brackets.
+    It prints text as it is, because file names may contain brackets. Of several processes, rank
+    zero alone prints.
+
+    Args:
+        any_process: Whether every process prints, as for an error that only one of them met.
     """
-    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    quiet = not (any_process or is_main_process())
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, quiet=quiet)
 
 
 @functools.cache
 def note_once(text: str) -> None:
-    """Prints a note on stderr, each text once in a process, on rank zero alone."""
-    if is_main_process():
-        console().print(f"note: {text}")
-
-
-def is_main_process() -> bool:
-    """Whether this process is rank zero: the only one, or the first that a launcher started."""
-    return os.environ.get("RANK", "0") == "0"
+    """Prints a note on stderr, each text once in a process."""
+    console().print(f"note: {text}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -34,11 +35,25 @@ from deepcorrect.distortions.stored._layouts import (
     write_labels,
 )
 from deepcorrect.distortions.stored._read import INFO_FILE
-from deepcorrect.runtime import Advance, InputError, files, progress
+from deepcorrect.runtime import (
+    Advance,
+    InputError,
+    agree,
+    files,
+    from_main,
+    gathered_on_main,
+    process_count,
+    process_index,
+    progress,
+    together,
+)
 
 Format = Literal["folder", "parquet", "npy"]
 BLOCK_VALUES = 1 << 24
 """The most pixel values that are held at a time, unless a single image has more."""
+
+ENDED = 1 << 62
+"""What a process says in place of the number of its last image when it has no more."""
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and the 16-bit modes, which begin with I;
 
@@ -80,7 +95,8 @@ def write_distorted(
     `parquet` is OUT/KIND-LEVEL.parquet in the Hugging Face image schema. A set of only grey images
     stays grey; any other becomes RGB. The noise depends only on the seed, the level, an image's
     number in the set and the type of the device; `evaluate` with the same seed shows the same
-    noise. Complete files of an interrupted call with the same arguments are kept.
+    noise. Complete files of an interrupted call with the same arguments are kept. Several
+    processes share the images, and rank zero alone writes.
 
     Args:
         data: a DATA spec.
@@ -103,16 +119,16 @@ def write_distorted(
     """
     if resize is not None and input_size is None:
         raise InputError("--resize needs --input-size: without it images keep their sizes")
-    files.check_folder(out)
+    from_main(lambda: files.check_folder(out))
     place = device or torch.device("cpu")
     chosen = open_dataset(data, Preprocessing(1, (0.0,), (1.0,))).sample(images, seed)
-    channels, side = _survey(chosen)
+    channels, side = from_main(lambda: _survey(chosen))
     ones = (1.0,) * channels
     fit = Preprocessing(input_size, ones, ones, resize) if input_size is not None else None
     source = _Source(chosen, channels, fit, workers)
     pixels = input_size or side
     kinds = tuple(_settled(each, pixels) for each in parse_all(distortions, pixels))
-    rows = source.alike() if format == "npy" else list(range(len(chosen)))
+    rows = from_main(source.alike) if format == "npy" else list(range(len(chosen)))
     targets = targets_of(chosen, data.startswith("folder:")) if format == "folder" else []
     asked: dict[str, Any] = {
         "schema": 2,  # of 1 the noise had other seeds
@@ -130,22 +146,25 @@ def write_distorted(
     }
     if format == "npy":
         asked["images_a_level"] = len(rows)
-    _begin(out, asked)
+    from_main(lambda: _begin(out, asked))
     if format == "npy" and chosen.labelled:
-        write_labels(out / "labels.npy", [chosen.labels[row] for row in rows], kinds)
+        labels = [chosen.labels[row] for row in rows]
+        from_main(lambda: write_labels(out / "labels.npy", labels, kinds))
     written = kept = 0
-    with progress("distorting", len(chosen) * len(cells_of(kinds))) as step:
+    with together(), progress("distorting", len(chosen) * len(cells_of(kinds))) as step:
         for kind in kinds:
-            store = _store(format, out, kind, chosen, rows, targets)
+            # rank zero looks for files and opens them, and the others hold a copy of what it found
+            store = from_main(lambda kind=kind: _store(format, out, kind, chosen, rows, targets))
             kept += store.kept
             step(len(chosen) * len(kind.levels) - len(store.rows) * len(store.levels))
             if store.rows and store.levels:
-                with store:
+                with store if process_index() == 0 else nullcontext():
                     _fill(store, source, kind, seed, batch_size, place, step)
             written += store.written
+    chosen.share_bad()
     if len(chosen.bad) == len(chosen):
         raise _none_readable(chosen)
-    files.write_json(out / INFO_FILE, asked | {"finished": True})
+    from_main(lambda: files.write_json(out / INFO_FILE, asked | {"finished": True}))
     return Written(chosen, kinds, written, kept)
 
 
@@ -307,11 +326,25 @@ def _fill(
     device: torch.device,
     step: Advance,
 ) -> None:
-    levels = len(store.levels)
-    for numbers, pixels in source.blocks(store.rows, batch_size, step, levels):
-        for level in store.levels:
-            store.add(level, _distorted(kind, level, numbers, pixels, seed, device))
-            step(len(numbers))
+    """Distorts the images that are not stored yet, and stores them in order.
+
+    With n processes, each takes every n-th image, and rank zero stores what all made.
+    """
+    index, count = process_index(), process_count()
+    own = source.blocks(store.rows[index::count], batch_size, step, len(store.levels))
+    waiting: dict[float, dict[int, np.ndarray]] = {level: {} for level in store.levels}
+    done = 0
+    while done < ENDED:
+        numbers, pixels = next(own, ((), ()))
+        done = min(agree(numbers[-1] if numbers else ENDED))
+        for level, made in waiting.items():
+            block = _distorted(kind, level, numbers, pixels, seed, device)
+            for each in gathered_on_main(block):
+                made.update(each)
+            ready = sorted(number for number in made if number <= done)
+            if ready:
+                store.add(level, [(number, made.pop(number)) for number in ready])
+            step(len(numbers) * count)
 
 
 def _distorted(
