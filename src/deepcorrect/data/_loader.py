@@ -176,7 +176,7 @@ def every_nth(loader: Batches, first: int, step: int) -> Batches:
     if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
         return _Skipping(loader, first, step)
     make: Any = Loader if isinstance(loader, Loader) else DataLoader
-    part = make(
+    return make(
         loader.dataset,
         batch_sampler=_EveryNth(loader.batch_sampler, first, step),
         num_workers=loader.num_workers,
@@ -188,7 +188,6 @@ def every_nth(loader: Batches, first: int, step: int) -> Batches:
         generator=loader.generator,
         prefetch_factor=loader.prefetch_factor,
     )
-    return part
 
 
 @dataclass(frozen=True)

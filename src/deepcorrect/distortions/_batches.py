@@ -32,7 +32,6 @@ from deepcorrect.runtime import (
     to_device,
 )
 
-
 NO_BATCH = -1
 """What a process says in place of its batch's size when its share of a loader has ended."""
 
@@ -140,9 +139,7 @@ def numbered_batches(
     _say_what_is_dropped(loader, first)
 
 
-def shared_batches(
-    loader: Batches, purpose: str, *, once: bool = False
-) -> Iterator[NumberedBatch]:
+def shared_batches(loader: Batches, purpose: str, *, once: bool = False) -> Iterator[NumberedBatch]:
     """This process's share of `numbered_batches`: with n processes, every n-th batch.
 
     All processes read their shares at the same time, inside `deepcorrect.runtime.together`. After
@@ -280,9 +277,7 @@ class DistortedCache:
         batches = _made(loader, source, purpose)
         return batches if self._is_too_large else self._keep(batches, source)
 
-    def _keep(
-        self, batches: Iterator[DistortedBatch], source: _Source
-    ) -> Iterator[DistortedBatch]:
+    def _keep(self, batches: Iterator[DistortedBatch], source: _Source) -> Iterator[DistortedBatch]:
         """Yields the batches and keeps them, as long as they stay below the limit."""
         self._kept = []
         clean, size = None, 0

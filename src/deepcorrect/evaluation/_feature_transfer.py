@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,7 @@ def feature_transfer(
         (['awgn'], 12)
     """
     found, labels = collect(model, train, site, precision, f"{task}, features")
-    svm = from_main(lambda: train_svm(found, labels, penalties, seed, f"{task}, SVM"))
+    svm = from_main(partial(train_svm, found, labels, penalties, seed, f"{task}, SVM"))
     del found
     classifier = FeatureClassifier(model, svm, site)
     grid = evaluate(

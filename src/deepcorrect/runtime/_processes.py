@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -89,13 +89,14 @@ def _meet() -> None:
     """Joins the process group that the launcher's environment variables describe."""
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
+    from torch.distributed.rendezvous import rendezvous  # noqa: PLC0415
 
     backend = "gloo"
     if torch.cuda.is_available() and dist.is_nccl_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     try:
-        store, rank, size = next(iter(dist.rendezvous("env://", timeout=MEETING)))
+        store, rank, size = next(iter(rendezvous("env://", timeout=MEETING)))
         _store[:] = [store]
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAITING)
     except (RuntimeError, ValueError) as error:
@@ -157,10 +158,8 @@ def together() -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, Exception) and not getattr(error, "_told", False):
             error._told = True  # pyright: ignore[reportAttributeAccessIssue]
-            try:
+            with suppress(OtherProcessError):  # they know already, or are gone
                 _states(_FAILED, 0)
-            except OtherProcessError:
-                pass  # they know already, or are gone
         raise
     agree()
 

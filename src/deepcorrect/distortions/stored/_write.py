@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -150,27 +151,28 @@ def write_distorted(
     if format == "npy" and chosen.labelled:
         labels = [chosen.labels[row] for row in rows]
         from_main(lambda: write_labels(out / "labels.npy", labels, kinds))
+    stored = partial(_stored, source, seed=seed, batch_size=batch_size, device=place)
     written = kept = 0
     with together(), progress("distorting", len(chosen) * len(cells_of(kinds))) as step:
         for kind in kinds:
-            # rank zero looks for files and opens them, and the others hold a copy of what it found
+            # rank zero looks for files, and the others hold a copy of what it found
             store = from_main(lambda kind=kind: _store(format, out, kind, chosen, rows, targets))
             kept += store.kept
-            step(len(chosen) * len(kind.levels) - len(store.rows) * len(store.levels))
-            if store.rows and store.levels:
-                with store if process_index() == 0 else nullcontext():
-                    _fill(store, source, kind, seed, batch_size, place, step)
+            stored(store, kind, step=step)
             written += store.written
     chosen.share_bad()
-    if len(chosen.bad) == len(chosen):
-        raise _none_readable(chosen)
+    _check_readable(chosen)
     from_main(lambda: files.write_json(out / INFO_FILE, asked | {"finished": True}))
     return Written(chosen, kinds, written, kept)
 
 
-def _none_readable(images: ImageSet) -> InputError:
-    example = images.described_bad(1)[0]
-    return InputError(f"none of the {len(images)} images of {images.name} could be read: {example}")
+def _check_readable(images: ImageSet) -> None:
+    """Raises InputError if none of the images could be read."""
+    if len(images.bad) == len(images):
+        raise InputError(
+            f"none of the {len(images)} images of {images.name} could be read: "
+            f"{images.described_bad(1)[0]}"
+        )
 
 
 def _store(
@@ -317,6 +319,23 @@ class _Source:
         return rows
 
 
+def _stored(
+    source: _Source,
+    store: Store,
+    kind: LevelledDistortion,
+    *,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    step: Advance,
+) -> None:
+    """Distorts the images that are not stored yet, and stores them."""
+    step(len(source.images) * len(kind.levels) - len(store.rows) * len(store.levels))
+    if store.rows and store.levels:
+        with store if process_index() == 0 else nullcontext():
+            _fill(store, source, kind, seed, batch_size, device, step)
+
+
 def _fill(
     store: Store,
     source: _Source,
@@ -326,7 +345,7 @@ def _fill(
     device: torch.device,
     step: Advance,
 ) -> None:
-    """Distorts the images that are not stored yet, and stores them in order.
+    """Fills an open store with distorted images, in order.
 
     With n processes, each takes every n-th image, and rank zero stores what all made.
     """
