@@ -357,7 +357,7 @@ def _fill(
         numbers, pixels = next(own, ((), ()))
         done = min(agree(numbers[-1] if numbers else ENDED))
         for level, made in waiting.items():
-            block = _distorted(kind, level, numbers, pixels, seed, device)
+            block = _distorted(kind, level, numbers, pixels, seed, device) if numbers else []
             for each in gathered_on_main(block):
                 made.update(each)
             ready = sorted(number for number in made if number <= done)
