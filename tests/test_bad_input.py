@@ -311,7 +311,7 @@ def test_a_beta_that_is_not_a_share(digits: Path, ranking: Path, tmp_path: Path,
 
 def test_what_is_no_ranking_and_no_unit(digits: Path, ranking: Path, tmp_path: Path) -> None:
     call = ["correct", *on(digits / "train"), "--out", tmp_path / "adapter"]
-    assert_refused(command(*call, "--ranking", tmp_path), "there is no file", "ranking.json")
+    assert_refused(command(*call, "--ranking", tmp_path), "holds no ranking", "levels.safe")
     said = command(*call, "--ranking", ranking, "--unit", "bottelneck")
     assert_refused(said, "unknown correction unit 'bottelneck', did you mean 'bottleneck'?")
     assert list(tmp_path.iterdir()) == []

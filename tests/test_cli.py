@@ -348,7 +348,8 @@ def test_correct_goes_on_where_it_was_stopped(
         said = command(*call)
     assert said.status == 130
     assert said.err.splitlines()[-1].startswith("stopped")
-    assert not (tmp_path / "adapter").exists()
+    assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["training.checkpoint.pt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]  # nothing outside --out
     said = command(*call)
     assert said.status == 0
     assert "epoch 1 of 2" not in said.err

@@ -91,7 +91,7 @@ def test_rank_measures_against_its_target(digits: Path, target: str) -> None:
     call = rank_call(digits, "--method", "gradient", "--json")
     said = command(*call, "--target", target)
     assert said.json["target"] == target
-    assert said.json["schema"] == 2
+    assert said.json["schema"] == 3
     bare = command(*call)
     assert bare.json["target"] == "labels"
     if target != "prediction":  # which may be right on all ten
@@ -202,11 +202,13 @@ def test_the_comparison_is_json_where_a_correlation_is_not_defined(tmp_path: Pat
 def test_what_cannot_be_compared_is_refused(rankings: tuple[Path, Path], tmp_path: Path) -> None:
     first = rankings[0]
     assert_refused(
-        command("rank", "--compare", first, tmp_path), "there is no file", "ranking.json"
+        command("rank", "--compare", first, tmp_path),
+        "holds no ranking: there is no file",
+        "ranking_levels.safetensors",
     )
     assert_refused(command("rank", "--compare", tmp_path / "no", first), "there is no file")
-    (tmp_path / "ranking.json").write_text("{}")
-    assert_refused(command("rank", "--compare", first, tmp_path), "does not describe a ranking")
+    (tmp_path / "ranking_levels.safetensors").write_text("{}")
+    assert_refused(command("rank", "--compare", first, tmp_path), "not a complete safetensors")
     beta = command("rank", "--compare", *rankings, "--beta", 0)
     assert_refused(beta, "beta=0.0 is not a share")
     half = command("rank", "--compare", *rankings, "--model", "digits_cnn")

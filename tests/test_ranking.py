@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import captum.attr
 import pytest
 import torch
-from conftest import SIZE, TINY_SITES, Batch, TinyCNN, cut, with_convolutions_by_hand
+from conftest import CLASSES, SIZE, TINY_SITES, Batch, TinyCNN, cut, with_convolutions_by_hand
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deepcorrect.data import Preprocessing
@@ -31,7 +34,8 @@ from deepcorrect.ranking import (
     rank,
 )
 from deepcorrect.ranking._clean_distorted import Clean
-from deepcorrect.runtime import InputError
+from deepcorrect.ranking._description import checksum
+from deepcorrect.runtime import InputError, files
 
 DIGITS_SITES = ("features.0.0", "features.1.0", "features.2.0")
 SIGMA = 1.25  # the trained digits network still gets about half of the images right
@@ -345,7 +349,7 @@ def test_the_description_says_how(tmp_path: Path) -> None:
     described = json.loads((tmp_path / "ranking.json").read_text())
     levels = [1, 2]
     assert described == {
-        "schema": 2,
+        "schema": 3,
         "method": "swap",
         "distortions": [{"name": "awgn", "levels": levels, "clip": True, "quantize": False}],
         "sites": {"a": 2, "b": 1},
@@ -367,37 +371,89 @@ def test_a_ranking_without_costs_is_read_back(tmp_path: Path) -> None:
 
 
 def test_the_priorities_file_holds_a_tensor_a_site(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     ranking_of({"a": [[0.0, 4.0], [1.0, 2.0]]}).save(tmp_path)
     held = load_file(tmp_path / "ranking.safetensors")
     assert {site: tensor.tolist() for site, tensor in held.items()} == {"a": [0.5, 3.0]}
 
 
-def damage_json(folder: Path, **changes: object) -> None:
-    path = folder / "ranking.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+LEVELS = "ranking_levels.safetensors"
+
+
+def edited(folder: Path, edit: Callable[[dict[str, Any]], object], *, sign: bool = True) -> None:
+    """Changes the description in a ranking's file as somebody could who knows the format."""
+    path = folder / LEVELS
+    tensors, described = load_file(path), files.read_description(path)
+    info = json.loads(described["ranking"])
+    edit(info)
+    text = json.dumps(info)
+    sums = {"sha256": checksum(text, tensors)} if sign else {"sha256": described["sha256"]}
+    files.write_tensors(path, tensors, {"ranking": text, **sums})
+
+
+def with_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    text = files.read_description(folder / LEVELS)["ranking"]
+    described = {"ranking": text, "sha256": checksum(text, tensors)}
+    files.write_tensors(folder / LEVELS, tensors, described)
 
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+NAN, WHOLE = float("nan"), torch.ones(1, 2).double()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: truncate(f / "ranking_levels.safetensors"), "not a complete safetensors file"),
-        (lambda f: (f / "ranking_levels.safetensors").unlink(), "there is no file"),
-        (lambda f: (f / "ranking.json").unlink(), "there is no file"),
-        (lambda f: truncate(f / "ranking.json"), "is not a JSON file"),
-        (lambda f: (f / "ranking.json").write_text("[]"), "does not describe a ranking"),
-        (lambda f: (f / "ranking.json").write_text("{}"), "does not describe a ranking"),
-        (lambda f: damage_json(f, sites=["a"]), "does not describe a ranking"),
-        (lambda f: damage_json(f, sites={"a": 3}), "does not hold site 'a'"),
-        (lambda f: damage_json(f, sites={"b": 2}), "does not hold site 'b'"),
-        (lambda f: damage_json(f, distortions=[{"name": "awgn"}]), "does not describe a ranking"),
-        (lambda f: damage_json(f, network={"size": 3}), "does not describe a ranking"),
-        (lambda f: damage_json(f, maps=None), "does not describe a ranking"),
+        (lambda f: truncate(f / LEVELS), "not a complete safetensors file"),
+        (lambda f: (f / LEVELS).unlink(), "there is no file"),
+        (lambda f: flip_a_bit(f / LEVELS), "its checksum differs"),
+        (lambda f: edited(f, lambda i: i.update(images=8), sign=False), "its checksum differs"),
+        (lambda f: files.write_tensors(f / LEVELS, {"a": WHOLE}), "lost its description"),
+        (lambda f: edited(f, lambda i: i.clear()), "does not describe a ranking"),
+        (lambda f: edited(f, lambda i: i.update(sites=["a"])), "ranking: sites"),
+        (lambda f: edited(f, lambda i: i.update(sites={"a": 3})), "the 3 filters of site 'a'"),
+        (
+            lambda f: edited(f, lambda i: i["sites"].update(b=2)),
+            "the 2 filters of site 'b'",
+        ),
+        (lambda f: edited(f, lambda i: i.update(sites={})), "ranking: sites"),
+        (lambda f: edited(f, lambda i: i.update(schema=99)), "ranking: schema"),
+        (lambda f: edited(f, lambda i: i.update(schema=2)), "lost its description"),
+        (lambda f: edited(f, lambda i: i.update(images=-1)), "ranking: images"),
+        (lambda f: edited(f, lambda i: i.update(images=True)), "ranking: images"),
+        (lambda f: edited(f, lambda i: i.update(images=10**30)), "ranking: images"),
+        (lambda f: edited(f, lambda i: i.update(seed=2**63)), "ranking: seed"),
+        (lambda f: edited(f, lambda i: i.update(seconds=NAN)), "ranking: seconds"),
+        (lambda f: edited(f, lambda i: i.update(target="top5")), "ranking: target"),
+        (lambda f: edited(f, lambda i: i.update(gains="yes")), "ranking: gains"),
+        (lambda f: edited(f, lambda i: i.update(more=1)), "ranking: more"),
+        (lambda f: edited(f, lambda i: i.update(maps=None)), "ranking: maps"),
+        (lambda f: edited(f, lambda i: i.update(maps={"a": [0, 4]})), "ranking: maps"),
+        (lambda f: edited(f, lambda i: i.update(maps={"c": [6, 4]})), "'c' is no ranked site"),
+        (lambda f: edited(f, lambda i: i.update(weights={"a": -9})), "ranking: weights"),
+        (lambda f: edited(f, lambda i: i.update(network={"size": 3})), "ranking: network"),
+        (lambda f: edited(f, lambda i: i["network"].update(parameters=-1)), "ranking: network"),
+        (lambda f: edited(f, lambda i: i["network"].update(more=1)), "ranking: network"),
+        (lambda f: edited(f, lambda i: i.update(distortions=[])), "ranking: distortions"),
+        (lambda f: edited(f, lambda i: i["distortions"][0].pop("levels")), "distortions"),
+        (lambda f: edited(f, lambda i: i["distortions"][0].update(levels=[NAN])), "distortions"),
+        (lambda f: edited(f, lambda i: i["distortions"][0].update(levels=[-4])), "level -4"),
+        (lambda f: edited(f, lambda i: i["distortions"][0].update(name="fog of war")), "unknown"),
+        (lambda f: edited(f, lambda i: i["distortions"][0].update(levels=[1, 2])), "there are 2"),
+        (lambda f: with_tensors(f, {"a": WHOLE * NAN}), "NaN or infinite"),
+        (lambda f: with_tensors(f, {"a": WHOLE / 0}), "NaN or infinite"),
+        (lambda f: with_tensors(f, {"a": WHOLE.int()}), "int32 priorities"),
+        (lambda f: with_tensors(f, {"a": WHOLE[0]}), "shape"),
+        (lambda f: with_tensors(f, {"a": WHOLE, "b": WHOLE + 1}), "does not describe"),
+        (lambda f: with_tensors(f, {}), "does not hold"),
     ],
 )
 def test_a_damaged_ranking_is_refused(tmp_path: Path, damage, message: str) -> None:
@@ -405,3 +461,114 @@ def test_a_damaged_ranking_is_refused(tmp_path: Path, damage, message: str) -> N
     damage(tmp_path)
     with pytest.raises(InputError, match=message):
         load_ranking(tmp_path)
+
+
+def test_what_other_programs_read_is_not_read_back(tmp_path: Path) -> None:
+    ranking_of({"a": [[0.0, 4.0]]}).save(tmp_path)
+    for name in ("ranking.json", "ranking.safetensors"):
+        (tmp_path / name).write_text("{")
+    assert load_ranking(tmp_path).order("a") == [1, 0]
+
+
+@pytest.mark.parametrize("write", range(3))
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_ranking_that_is_written_over_is_the_old_or_the_new_one(
+    write: int, earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed at each of the renames leaves no mixture."""
+    old, new = ranking_of({"a": [[1.0, 2.0, 3.0]]}), ranking_of({"a": [[4.0, 3.0]]})
+    if earlier:
+        old.save(tmp_path)
+
+    class Killed(BaseException):
+        pass
+
+    renames: list[Path] = []
+
+    def replace(self: Path, target: Path) -> Path:
+        if len(renames) == write:
+            raise Killed
+        renames.append(target)
+        return rename(self, target)
+
+    rename = Path.replace
+    with monkeypatch.context() as killing:
+        killing.setattr(Path, "replace", replace)
+        with pytest.raises(Killed):
+            new.save(tmp_path)
+    if write == 0 and not earlier:
+        with pytest.raises(InputError, match="there is no file"):
+            load_ranking(tmp_path)
+        return
+    expected = old if write == 0 else new
+    assert load_ranking(tmp_path).order("a") == expected.order("a")
+    for name in ("ranking.json", "ranking.safetensors"):
+        if (tmp_path / name).exists():  # they are those of the ranking that is there
+            content = (tmp_path / name).read_bytes()
+            expected.save(tmp_path / "again")
+            assert content == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"by_level": {"a": torch.tensor([[0.0, NAN]])}}, "NaN or infinite"),
+        ({"by_level": {"a": torch.ones(3, 2)}}, "there are 1 levels"),
+        ({"images": 0}, "images"),
+        ({"network": NetworkSize(-1, 3)}, "network"),
+        ({"weights": {"b": 3}}, "'b' is no ranked site"),
+    ],
+)
+def test_what_is_no_ranking_is_not_written(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    good = Ranking({"a": torch.ones(1, 2)}, "swap", (LevelledDistortion("awgn", (5,)),), 7, 1.5)
+    good.save(tmp_path)
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(good, **changes).save(tmp_path)
+    assert torch.equal(load_ranking(tmp_path).by_level["a"], torch.ones(1, 2))
+
+
+# --- answers that are not finite
+
+
+class Spoiling(nn.Module):
+    """A network whose answer is NaN for images whose first pixel is below a limit."""
+
+    def __init__(self, limit: float, where: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.head = nn.Linear(4, CLASSES)
+        self.limit, self.where = limit, where
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv(images)
+        logits = self.head(maps.mean((2, 3)))
+        spoilt = images[:, :1, 0, 0] < self.limit
+        value = {"nan": torch.nan, "inf": torch.inf}[self.where]
+        return torch.where(spoilt, torch.full_like(logits, value), logits)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_an_answer_that_is_not_finite_is_refused_with_its_image_and_batch(
+    method: str, value: str, images: Tensor, labels: Tensor
+) -> None:
+    images = images.clamp(0.1, 1)
+    images = torch.cat([images, images])  # the first 16 are tried before anything is ranked
+    images[21, 0, 0, 0] = 0.0
+    batches = cut(images, torch.cat([labels, labels]), 8)
+    with pytest.raises(InputError, match=r"image 21 \(counted from 0; in batch 2\), undistorted"):
+        rank(Spoiling(0.05, value).eval(), batches, "gaussian_blur:1", method)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "random"])
+def test_an_answer_to_a_distorted_image_that_is_not_finite_is_refused(
+    method: str, images: Tensor, labels: Tensor
+) -> None:
+    """`random` alone does not look at the answers to distorted images."""
+    images = torch.cat([images, images]) / 2 + 0.4
+    images[:, :, 0, 0] = 0.6
+    network = Spoiling(0.29, "nan").eval()
+    with pytest.raises(InputError, match=r"image \d+ .*under awgn 200, is NaN or infinite"):
+        rank(network, cut(images, torch.cat([labels, labels]), 8), "awgn:200", method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -346,6 +347,80 @@ def test_no_pickle_that_runs_code_is_loaded_from_a_folder(tmp_path: Path) -> Non
     with pytest.raises(InputError):
         load_model(f"hf:{tmp_path}")
     assert not (tmp_path / "ran").exists()
+
+
+WITH_CODE = {
+    "config": {
+        "config.json": {"model_type": "mine", "auto_map": {"AutoConfig": "code.Mine"}},
+    },
+    "network": {
+        "config.json": {
+            "model_type": "vit",
+            "auto_map": {"AutoModelForImageClassification": "code.Mine"},
+        },
+    },
+    "only the network": {
+        "config.json": {
+            "model_type": "clip_text_model",
+            "auto_map": {"AutoModelForImageClassification": "code.Mine"},
+        },
+    },
+    "processor": {
+        "preprocessor_config.json": {
+            "image_processor_type": "Mine",
+            "auto_map": {"AutoImageProcessor": "code.Mine"},
+        },
+    },
+    "code elsewhere": {
+        "config.json": {"model_type": "mine", "auto_map": {"AutoConfig": "else/where--code.Mine"}},
+    },
+}
+
+
+@pytest.mark.parametrize("what", WITH_CODE)
+@pytest.mark.parametrize("weights", [None, "random"])
+def test_code_of_a_repository_never_runs_and_nothing_is_asked(
+    what: str,
+    weights: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    folder = tmp_path / "repository"
+    tiny_hf("ViT").save_pretrained(folder)
+    processor_of("ViT").save_pretrained(folder)
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nMine = None\n")
+    for name, changes in WITH_CODE[what].items():
+        known = json.loads((folder / name).read_text())
+        if what == "processor":
+            known.pop("image_processor_type", None)
+        (folder / name).write_text(json.dumps({**known, **changes}))
+    if what == "network":  # transformers' own class of that name is used
+        load_model(f"hf:{folder}", weights)
+    else:
+        expected = "--mean" if what == "processor" else "never run"
+        with pytest.raises(InputError, match=expected):
+            load_model(f"hf:{folder}", weights)
+    assert not (tmp_path / "ran").exists()
+    assert asked == []
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("stream", ["", ":stream"])
+def test_code_of_a_data_set_never_runs_and_nothing_is_asked(
+    stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        dc.open_dataset(f"hf:{folder}{stream}", Preprocessing(8, (0.5,), (0.5,)))
+    assert not (tmp_path / "ran").exists()
+    assert asked == []
 
 
 def test_an_hf_network_is_measured_ranked_corrected_and_saved(tmp_path: Path) -> None:

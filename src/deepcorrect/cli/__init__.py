@@ -1,5 +1,24 @@
 """The `deepcorrect` command: results on stdout, everything else on stderr."""
 
-from deepcorrect.cli._app import COMMANDS, main
+from typing import Any
 
-__all__ = ["COMMANDS", "main"]
+from deepcorrect.cli import _stopping
+
+
+def main() -> None:
+    """The console script."""
+    _stopping.take_charge()
+    from deepcorrect.cli._app import main as start
+
+    start()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "COMMANDS":
+        from deepcorrect.cli._app import COMMANDS
+
+        return COMMANDS
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["COMMANDS", "main"]  # pyright: ignore[reportUnsupportedDunderAll]

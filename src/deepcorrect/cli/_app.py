@@ -18,6 +18,7 @@ import typer
 
 import deepcorrect as dc
 from deepcorrect import runtime
+from deepcorrect.cli import _stopping
 from deepcorrect.cli._groups import CommandWithSections, with_groups
 from deepcorrect.runtime import DeepCorrectError, files
 
@@ -91,7 +92,7 @@ def _guarded(command: Callable[..., None], *, shared: bool = False) -> Callable[
     @functools.wraps(expanded)
     def guarded(**given: Any) -> None:
         try:
-            with _among_processes(shared=shared) as takes_part:
+            with _stopping.raising(), _among_processes(shared=shared) as takes_part:
                 if takes_part:
                     expanded(**given)
             sys.stdout.flush()  # a full disk or a closed pipe is noticed here, not when Python ends
@@ -139,10 +140,11 @@ def _drop_unwritable_output() -> None:
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
-    if isinstance(error, KeyboardInterrupt):
+    stopped = _stopping.status() or (130 if isinstance(error, KeyboardInterrupt) else None)
+    if stopped is not None:  # also where a library made another error of it
         return (
             "stopped; finished work is kept. The same command continues it (run: with --resume)",
-            130,
+            stopped,
         )
     if isinstance(error, DeepCorrectError):
         return f"error: {error}", 1

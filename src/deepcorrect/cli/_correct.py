@@ -271,7 +271,7 @@ def command(
     labels = False if data.no_labels else None
     images = data.open(network, seed, labels=labels)
     ranking = chosen["ranking"]
-    checkpoint = out.parent / f"{out.name}.checkpoint.pt"
+    checkpoint = out / "training.checkpoint.pt"
     adapted = dc.correct(
         network,
         data.loader(images, shuffle=True),

@@ -176,7 +176,7 @@ def command(
     The file's network takes images in [0, 1]. It is compared with the original on sample images
     before it is kept. With --int8 its accuracy is measured instead, clean and distorted.
     """
-    files.check_folder(out.parent)
+    files.check_file(out)
     int8.check(out, file_format, fused=fused)
     network = model.load()
     system = model.corrected(network)

@@ -73,7 +73,7 @@ Features = Annotated[
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, ...; auto uses CUDA where it is available.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of all random numbers.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; it is made if it does not exist.")]

@@ -25,7 +25,9 @@ def command(
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue a run that was stopped.")] = False,
     device: Annotated[str | None, typer.Option(help="Replaces the recipe's device.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Replaces the recipe's seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Replaces the recipe's seed.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: measure, rank, correct, measure again, and report, all in one folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args
 
@@ -182,6 +183,11 @@ def select_within_budget(
     Raises:
         InputError: No unit fits the budget, no priority is positive, or a site has no weights.
     """
+    if not 0 < limit < math.inf:
+        raise InputError(f"a budget of {limit:g} {kind.replace('_', '-')} is not a number above 0")
+    for site, each in priorities.items():
+        if not bool(each.isfinite().all()):
+            raise InputError(f"the priorities at {site!r} are NaN or infinite: rank again")
     sites: Sequence[str] = tuple(priorities)
     values = {site: _values(priorities[site]) for site in sites}
     while True:  # dropping a site changes the positions of the others, and with them their units

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -9,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from deepcorrect.correction._gate import GateConfig
 from deepcorrect.correction._unit_config import UnitConfig, own_parameters, unit_costs
 from deepcorrect.networks import Sketch
+
+LARGEST_SKETCH = 1 << 25
+"""The largest number of values of the noise that a block is recognised by."""
 
 
 class SiteConfig(BaseModel):
@@ -38,6 +42,12 @@ class SiteConfig(BaseModel):
     def _corrects(self) -> SiteConfig:
         if self.unit is None and not self.weights:
             raise ValueError("a site needs a unit, weights of its own, or both")
+        if self.sketch is not None:
+            shape, values = self.sketch.shape, (self.sketch.mean, self.sketch.size)
+            if min(shape) < 1 or math.prod(shape) > LARGEST_SKETCH:
+                raise ValueError(f"a sketch of noise of the shape {shape} is never drawn")
+            if not all(map(math.isfinite, values)):
+                raise ValueError("a sketch has finite values")
         return self
 
     @property

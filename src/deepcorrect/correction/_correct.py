@@ -20,6 +20,7 @@ from deepcorrect.correction._config import AdapterConfig, SiteConfig
 from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._corrected_site import check_site
 from deepcorrect.correction._filter_weights import layer_weights
+from deepcorrect.correction._tensors import check_shapes
 from deepcorrect.correction._unit_config import UnitChoice, parts_at
 from deepcorrect.networks import (
     Classifier,
@@ -29,7 +30,7 @@ from deepcorrect.networks import (
     match_sites,
     network_of,
 )
-from deepcorrect.runtime import InputError, files
+from deepcorrect.runtime import InputError, check_seed, files
 
 
 class FilterRanking(Ranked, Protocol):
@@ -121,7 +122,7 @@ def correct(
     }
     name = model.name if isinstance(model, Classifier) else type(network_of(model)).__name__
     config = AdapterConfig(base=name, fingerprint=fingerprint(model), sites=entries)
-    return AdaptedModel(model, config, torch.Generator().manual_seed(seed))
+    return AdaptedModel(model, config, torch.Generator().manual_seed(check_seed(seed)))
 
 
 def _widths(ranking: FilterRanking) -> dict[str, int]:
@@ -157,6 +158,7 @@ def load_adapter(model: nn.Module, source: str | Path) -> AdaptedModel:
     """
     folder = folder_of(source)
     config = read_verified(folder)
+    check_shapes(config, files.read_shapes(folder / WEIGHTS_FILE))
     subnetwork, names = _names_here(model, config, folder)
     here = {names[name]: site for name, site in config.sites.items()}
     adapted = AdaptedModel(model, config.model_copy(update={"sites": here}), subnetwork=subnetwork)
@@ -192,8 +194,12 @@ def _names_here(
             )
         check_site(name, modules[name], site)
     if config.schema_version > 1 or fingerprint_by_names(model) != config.fingerprint:
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        kinds -= {torch.float32}
+        cast = str(min(kinds, key=str)).removeprefix("torch.") if kinds else ""
         raise InputError(
             f"the adapter in {folder} was trained for {config.base!r} with other weights: "
             "load the network with the weights that the adapter was trained for"
+            + (f". This network is {cast}: load the adapter first, and cast after" if cast else "")
         )
     return "", {name: name for name in config.sites}

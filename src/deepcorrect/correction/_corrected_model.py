@@ -18,6 +18,7 @@ from deepcorrect.correction._filter_weights import FilterWeights
 from deepcorrect.correction._gate import GateConfig
 from deepcorrect.correction._gated_copy import GatedCopy
 from deepcorrect.correction._gated_model import GatedModel
+from deepcorrect.correction._tensors import check_names, check_values
 from deepcorrect.correction._units import CorrectionUnit
 from deepcorrect.networks import (
     Branches,
@@ -278,25 +279,20 @@ class AdaptedModel(GatedModel):
             The missing and the unexpected keys, as `torch.nn.Module.load_state_dict` does.
 
         Raises:
-            InputError: A tensor is missing, unexpected, or of another shape.
+            InputError: A tensor is missing, unexpected or of another shape, or has values that are
+                not finite. Nothing is copied then.
         """
         if assign:
             raise InputError("assign=True is not supported: the tensors are copied into the units")
         own = self.state_dict()
         missing = sorted(own.keys() - state_dict.keys())
         left_over = sorted(state_dict.keys() - own.keys())
-        if strict and (missing or left_over):
-            odd = sorted([*missing, *left_over])[:4]
-            raise InputError(f"the adapter's tensors do not match its units: {', '.join(odd)}")
+        if strict:
+            check_names(own, state_dict, "")
+        check_values(own, state_dict)  # of all, before the first is copied
         with torch.no_grad():
             for name in own.keys() & state_dict.keys():
-                given, tensor = state_dict[name], own[name]
-                if tensor.shape != given.shape:
-                    raise InputError(
-                        f"adapter tensor {name!r} has shape {tuple(given.shape)}, but its unit "
-                        f"needs {tuple(tensor.shape)}"
-                    )
-                tensor.copy_(given)
+                own[name].copy_(state_dict[name])
         return nn.modules.module._IncompatibleKeys(missing, left_over)
 
 

@@ -20,7 +20,7 @@ from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import Distortion, distort_some, numbered_batches, parse_all
 from deepcorrect.networks import arguments_of, input_images, input_size_of
-from deepcorrect.runtime import InputError, device_of, inference, progress
+from deepcorrect.runtime import InputError, check_seed, device_of, inference, progress
 
 AT_ONE_SCALE = 8
 """Images that share one random scale."""
@@ -76,7 +76,7 @@ def fit_gate(
         raise InputError(f"false_alarms is {false_alarms}: it must be above 0 and below 1")
     if not 0 < scale <= 1:
         raise InputError(f"scale is {scale}: it must be above 0 and at most 1")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     clean: list[Tensor] = []
     distorted: dict[str, list[Tensor]] = {}
     grid: tuple[Distortion, ...] = ()

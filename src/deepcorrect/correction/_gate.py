@@ -8,6 +8,7 @@ The paper's units have no gate.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,10 @@ SCALES = 3
 LEAST_PIXELS = 8
 FLAT = 1e-5
 """Added to means, so that the logarithm exists for flat images."""
+
+
+Value = Annotated[float, Field(ge=-1e12, le=1e12)]
+"""A weight or a bias; sums of larger ones might not be finite."""
 
 
 class GateConfig(BaseModel):
@@ -49,9 +54,9 @@ class GateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    kinds: tuple[str, ...] = Field(min_length=1)
-    weights: tuple[tuple[float, ...], ...]
-    biases: tuple[float, ...]
+    kinds: tuple[str, ...] = Field(min_length=1, max_length=1000)
+    weights: tuple[tuple[Value, ...], ...]
+    biases: tuple[Value, ...]
     false_alarms: float = Field(gt=0, lt=1)
 
     @model_validator(mode="after")

@@ -16,6 +16,9 @@ from pydantic import (
 
 from deepcorrect.runtime import InputError, first_problem, unknown
 
+WIDEST = 1 << 16
+"""The largest number of hidden channels."""
+
 
 class UnitConfig(BaseModel):
     """The shape of a correction unit.
@@ -53,16 +56,16 @@ class UnitConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1, le=WIDEST)
     width_share: float = Field(default=1.0, gt=0, le=4)
     width_multiple: int = Field(default=1, ge=1, le=64)
     kernel_size: Literal[1, 3, 5, 7] = 3
-    dilations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 1), max_length=8)
+    dilations: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(default=(1, 1), max_length=8)
     separable: bool = False
     depthwise: bool = False
     norm_first: bool = False
     affine: bool = False
-    modulation: int | None = Field(default=None, ge=1)
+    modulation: int | None = Field(default=None, ge=1, le=WIDEST)
     hidden_gains: bool = False
     start: Literal["identity", "he"] = "identity"
 

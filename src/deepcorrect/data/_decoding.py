@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -79,6 +80,8 @@ def open_image(file: str | IO[bytes]) -> Image.Image:
     for start, category in QUIET:  # added once: catch_warnings would make all others repeat
         if ("ignore", re.compile(start, re.I), category, None, 0) not in warnings.filters:
             warnings.filterwarnings("ignore", start, category)
+    if isinstance(file, str) and os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113
+        raise UnsupportedImageError("it is a folder, a pipe, a socket or a device")
     try:
         return Image.open(file, formats=_formats())
     except UnidentifiedImageError:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 
 from deepcorrect.data._loader import Batches, Loader, count_of
 from deepcorrect.data._reading import read_batches
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, check_seed
 
 
 def hold_out(batches: Batches, share: float, seed: int = 0) -> tuple[Batches, Batches]:
@@ -39,7 +39,7 @@ def hold_out(batches: Batches, share: float, seed: int = 0) -> tuple[Batches, Ba
         >>> sum(len(labels) for _, labels in some), [len(labels) for _, labels in held_back]
         (8, [2])
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     if isinstance(batches, list | tuple):
         return _divided(list(read_batches(batches)), share, generator)
     if isinstance(batches, DataLoader) and not isinstance(batches.dataset, IterableDataset):

@@ -16,6 +16,8 @@ from deepcorrect.runtime import InputError, files
 
 SPEC = re.compile(r"(?P<source>.+?)(?::(?P<split>[\w.-]+(?:\[[^\[\]]*\])?))?(?P<stream>:stream)?")
 WITH_CONFIGURATION = re.compile(r"([\w.-]+/[\w.-]+)/([\w.-]+)")
+NO_CODE = {"trust_remote_code": False}
+"""Left out, older versions of `datasets` ask on standard input whether to run a data set's code."""
 SHARDS_ONLY = 1
 """The buffer size with which `datasets` shuffles shards alone, as `ImageStream` shuffles images."""
 
@@ -82,10 +84,10 @@ def _loaded(source: str, stream: bool) -> Any:
     if folder.is_dir() and saved:
         return datasets.load_from_disk(source)
     if folder.is_dir():
-        return datasets.load_dataset(source, streaming=stream)
+        return datasets.load_dataset(source, streaming=stream, **NO_CODE)
     given = WITH_CONFIGURATION.fullmatch(source)
     repo, configuration = given.groups() if given else (source, None)
-    return datasets.load_dataset(repo, configuration, streaming=stream)
+    return datasets.load_dataset(repo, configuration, streaming=stream, **NO_CODE)
 
 
 def _split(found: Any, split: str | None, source: str, stream: bool) -> Any:

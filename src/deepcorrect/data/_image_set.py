@@ -18,7 +18,7 @@ from deepcorrect.data._columns import Column, IntegerColumn, StringColumn
 from deepcorrect.data._decoding import BAD_IMAGE, why_unreadable
 from deepcorrect.data._label_matching import ClassNames, check_level
 from deepcorrect.data._preprocessing import Preprocessing, to_tensor
-from deepcorrect.runtime import InputError, console, note_once, total
+from deepcorrect.runtime import InputError, check_seed, console, note_once, total
 
 Read = Callable[[int], Image.Image]
 Decoded = TypeVar("Decoded")
@@ -139,7 +139,7 @@ class ImageSet(Dataset[tuple[Tensor, int] | None]):
         """`count` images chosen at random, in their own order; all of them if there are fewer."""
         if count is None or count >= len(self):
             return self
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(check_seed(seed))
         rows = torch.randperm(len(self), generator=generator)[:count].sort().values
         return self.select(rows.numpy())
 

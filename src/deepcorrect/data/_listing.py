@@ -33,6 +33,7 @@ class Unread:
         photos: The number of photographs among them in formats that Pillow does not read here.
         photo: The first of these photographs.
         loops: The first links to a folder that contains them, which are not followed.
+        special: The first pipe, socket or device, which is not opened.
     """
 
     count: int = 0
@@ -40,6 +41,7 @@ class Unread:
     photos: int = 0
     photo: str = ""
     loops: list[str] = field(default_factory=list)
+    special: str = ""
 
     def add(self, path: str) -> None:
         """Counts one file."""
@@ -72,6 +74,10 @@ class Unread:
                 f"{'are' if self.photos > 1 else 'is'} missing from the images of {folder}: "
                 f"convert to JPEG or PNG first, such as {self.photo} with  "
                 f"heif-convert IN{extension} OUT.jpg  or  magick IN OUT.png"
+            )
+        if self.special:
+            note_once(
+                f"{self.special} in {folder} is a pipe, a socket or a device, and is not opened"
             )
         if self.loops:
             note_once(
@@ -123,13 +129,15 @@ class _Walk:
             self.unread.loops.append(parent)
             return
         with os.scandir(path) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries)
-        for name, is_folder in found:
+            found = sorted((entry.name, entry.is_dir(), _is_special(entry)) for entry in entries)
+        for name, is_folder, is_special in found:
             inside = f"{parent}/{name}" if parent else name
             extension = _extension(name)
             if is_folder:
                 if self.deep and not is_left_out(name):
                     yield from self.below(inside, above | {identity})
+            elif is_special:
+                self.unread.special = self.unread.special or inside
             elif name.startswith("."):
                 if extension in self.extensions and not name.startswith("._"):
                     self.unread.add(inside)
@@ -137,6 +145,13 @@ class _Walk:
                 yield inside
             else:
                 self.unread.add(inside)
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a pipe, a socket or a device, or a link to one: to open it may hang."""
+    if entry.is_file() or entry.is_dir():
+        return False
+    return os.path.exists(entry.path)  # noqa: PTH110 (a link that leads nowhere is no file of these)
 
 
 def is_left_out(name: str) -> bool:

@@ -123,13 +123,17 @@ def _interrupt_afterwards() -> Iterator[None]:
     """Delays SIGINT until the block has ended; processes that are started in it never receive it.
 
     Those processes inherit the signal mask. As the mask applies to this thread only, a signal to
-    the process is delivered to another of its threads, so the handler must delay it, too.
+    the process is delivered to another of its threads, so the handler must delay it, too. A handler
+    of SIGTERM is delayed as well, and the processes do receive that signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python's signal handlers never interrupt other threads
         return
     received: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda *given: received.append(given[0]))
+    delayed = [each for each in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(each))]
+    before = {
+        each: signal.signal(each, lambda *given: received.append(given[0])) for each in delayed
+    }
     masked = hasattr(signal, "pthread_sigmask")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masked else set()
     try:
@@ -137,9 +141,10 @@ def _interrupt_afterwards() -> Iterator[None]:
     finally:
         if masked:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
         if received:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(received[0])
 
 
 class _EveryNth:

@@ -11,7 +11,6 @@ after it are still read.
 from __future__ import annotations
 
 import http.client
-import json
 import re
 import tarfile
 import urllib.request
@@ -28,12 +27,15 @@ from deepcorrect.data._decoding import image_extensions
 from deepcorrect.data._image_set import UNLABELLED
 from deepcorrect.data._preprocessing import Preprocessing
 from deepcorrect.data._streaming import ImageStream, Sample
-from deepcorrect.runtime import InputError, note_once, progress
+from deepcorrect.runtime import InputError, note_once, parse_json, progress
 
 LABEL_FILES = ("cls", "class", "index", "txt", "text", "json")
 LABEL_KEYS = ("label", "cls", "class", "class_id", "class_index", "target", "class_name")
 BRACES = re.compile(r"\{([^{}]*)\}")
 TIMEOUT_SECONDS = 60  # without an answer from a server
+
+LARGEST_MEMBER = 1 << 28
+"""The bytes of the largest file in a shard that is read; what is larger is no image."""
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^/]+?)((?:\.[^\W\d][\w-]*)+)")
 """A name and its extensions, each of which begins with a letter."""
@@ -162,6 +164,8 @@ def _opened(shard: str) -> AbstractContextManager[Any]:
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > LARGEST_MEMBER:
+        return b""  # an image that cannot be read
     file = archive.extractfile(member)
     content = file.read() if file else b""
     if len(content) < member.size:
@@ -230,7 +234,7 @@ def _label(parts: dict[str, bytes]) -> int | str:
             continue
         text = parts[kind].decode("utf-8", "replace").strip()
         found = _in_json(text) if kind == "json" else text
-        if isinstance(found, str) and re.fullmatch(r"-?\d+", found):
+        if isinstance(found, str) and re.fullmatch(r"-?\d{1,18}", found):
             return int(found)
         if found not in (None, ""):
             return found
@@ -239,8 +243,8 @@ def _label(parts: dict[str, bytes]) -> int | str:
 
 def _in_json(text: str) -> int | str | None:
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = parse_json(text, "a label")
+    except InputError:
         return None
     if isinstance(value, dict):
         value = next((value[key] for key in LABEL_KEYS if value.get(key) is not None), None)

@@ -104,7 +104,7 @@ def export(
     """
     out = Path(out)
     chosen = _format(out, format)
-    files.check_folder(out.parent)
+    files.check_file(out)
     if chosen == "onnx":
         onnx_runtime()
     if images is None:

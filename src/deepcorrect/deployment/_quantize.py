@@ -187,7 +187,7 @@ def _check(out: Path, calibration: Batches, evaluation: Batches) -> None:
     """
     if out.suffix != ".onnx":
         raise InputError(f"{out} would be in eight bits, which is done in ONNX: name it .onnx")
-    files.check_folder(out.parent)
+    files.check_file(out)
     onnx_runtime()
     for loader in (calibration, evaluation):
         check_repeatable(loader)

@@ -28,6 +28,7 @@ from deepcorrect.runtime import (
     InputError,
     Precision,
     autocast,
+    check_seed,
     device_of,
     from_main,
     inference,
@@ -123,7 +124,7 @@ def measure(
 
     See `evaluate` for the arguments.
     """
-    device = device_of(model)
+    seed, device = check_seed(seed), device_of(model)
     is_test_time = isinstance(model, TestTimeSystem)
     clean = truth = torch.empty(0)
     read = compared = None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepcorrect.data import Target, check_labels
 from deepcorrect.distortions import LevelledDistortion
-from deepcorrect.networks import Costs
+from deepcorrect.networks import Costs, without_meaning
 from deepcorrect.runtime import InputError, gathered, process_count, total
 
 CALIBRATION_BINS = 15
@@ -157,7 +157,7 @@ class Tally:
             InputError: a label is not one of the classes, or an answer is NaN.
         """
         check_labels(labels, logits.shape[1])
-        broken = logits.float().softmax(1).isnan().any(1)
+        broken = without_meaning(logits)
         if bool(broken.any()):
             place = first + int(broken.int().argmax())
             raise InputError(

@@ -68,6 +68,7 @@ folder of a run, or the run has not finished (deepcorrect run ... --resume)
         raise InputError("analyse runs in one process: start it without a launcher")
     started = time.monotonic()
     run = open_run(folder, systems, device)
+    files.check_folder(run.folder / FOLDER)
     with features(run.model, site):  # refuses a missing module now rather than at the end
         pass
     subject = next(iter(run.corrected))

@@ -8,10 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from deepcorrect.experiments._recipe import Recipe
-from deepcorrect.runtime import InputError, console, files
+from deepcorrect.runtime import InputError, console, files, parse_yaml
 
 RECIPE_FILE, RESULTS_FILE, HISTORY_FILE = "recipe.yaml", "results.json", "history.json"
 CHECKPOINTS = "checkpoints"
@@ -58,8 +56,8 @@ def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
     if not resume:
         raise InputError(f"{folder} already holds a run: give --resume to go on, or another --out")
     files.remove_temporary(folder)
-    before = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
-    now = _flat(yaml.safe_load(recipe.to_yaml()))
+    before = _flat(files.read_yaml(path))
+    now = _flat(parse_yaml(recipe.to_yaml(), "the recipe"))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         shown = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed[:4])

@@ -28,7 +28,10 @@ from deepcorrect.data import ClassOrder
 from deepcorrect.distortions import GROUPS, Distortion, Parameters, kind_of
 from deepcorrect.experiments._systems import SECTIONS, Choice, Section, System, known_ranking
 from deepcorrect.ranking import BETAS, DEFAULT_METHOD, Target
-from deepcorrect.runtime import InputError, Precision, unknown
+from deepcorrect.runtime import InputError, Precision, files, parse_yaml, unknown
+
+LONGEST_CHAIN = 16
+"""The most recipes that one recipe may be based on, one after the other."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -144,8 +147,8 @@ class Recipe(Section):
     them.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
-    seed: int = Field(default=0, ge=0)
+    name: str = Field(pattern=r"^[\w-][\w.-]*$", max_length=100)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     precision: Precision = "float32"
     model: ModelSection
@@ -257,33 +260,28 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _read(source: str, chain: list[str]) -> dict[str, Any]:
     path = Path(source)
-    text: str
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise InputError(f"there is no recipe file {path}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"recipe {path} cannot be read: {error}") from None
+        if not path.exists():
+            raise InputError(f"there is no recipe file {path}")
+        place = str(path.resolve())
+        values = files.read_yaml(path)
     elif source in shipped():
-        text = (
-            resources.files("deepcorrect.experiments") / "recipes" / f"{source}.yaml"
-        ).read_text("utf-8")
+        place = source
+        text = resources.files("deepcorrect.experiments") / "recipes" / f"{source}.yaml"
+        values = parse_yaml(text.read_text("utf-8"), source)
     else:
         raise unknown("recipe", source, [*shipped(), "FILE.yaml"])
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {source} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"recipe {source} is not a mapping of keys to values")
     base = values.pop("based_on", None)
     if base is None:
         return _merged({}, values)
-    if source in chain:
-        raise InputError(f"recipe {source} is based on itself: {' -> '.join([*chain, source])}")
+    if place in chain:
+        raise InputError(f"recipe {source} is based on itself: {' -> '.join([*chain, place])}")
+    if len(chain) >= LONGEST_CHAIN:
+        raise InputError(f"recipe {chain[0]} is based on more than {LONGEST_CHAIN} others")
     beside = path.parent / f"{base}"
-    return _merged(_read(str(beside if beside.is_file() else base), [*chain, source]), values)
+    return _merged(_read(str(beside if beside.is_file() else base), [*chain, place]), values)
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -313,10 +311,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"{override!r} is not KEY=VALUE, such as ranking.images=100")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"the value of {override!r} is not YAML") from None
+    value = parse_yaml(text, f"the value of {override!r}")
     if value == text.strip() and text[-1:].isdigit():  # YAML 1.1 reads 1e-3 as a string
         with contextlib.suppress(ValueError):
             value = float(value)

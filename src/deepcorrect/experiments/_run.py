@@ -40,7 +40,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
         The path of `results.json`.
 
     Raises:
-        InputError: the folder holds another run, or anything in the recipe cannot be used.
+        InputError: the folder holds another run, cannot be written to, or is another process's; or
+            anything in the recipe cannot be used.
 
     Example:
         >>> from deepcorrect.experiments import load_recipe, run
@@ -50,8 +51,16 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
         ...
         deepcorrect.runtime._errors.InputError: there is no file nowhere.safetensors
     """
+    files.check_folder(folder)
     setup = open_setup(recipe, folder)
-    open_folder(recipe, folder, resume=resume)
+    with files.locked(folder):
+        open_folder(recipe, folder, resume=resume)
+        return _run(setup)
+
+
+def _run(setup: Setup) -> Path:
+    """Runs all steps that are not finished yet."""
+    recipe, folder = setup.recipe, setup.folder
     started_with = once(folder / "environment.json", lambda: environment(setup.device))
     log(folder, "start", environment=started_with)
 

@@ -23,6 +23,8 @@ from deepcorrect.runtime import InputError, optional_import
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 LEVIT_RATIO = 256 / 224  # its processor resizes to this multiple of any size
 CONVNEXT_SQUASHED = 384  # from this size on, ConvNeXt's processor squashes and does not crop
+NO_CODE = {"trust_remote_code": False}
+"""Left out, transformers asks on standard input whether it may run a repository's own code."""
 TOLERANCE = 6.0
 """The mean difference, in grey levels, by which two libraries may resize an image differently."""
 
@@ -62,7 +64,7 @@ def from_hf(request: Request) -> Built:
 
 
 def _built(transformers: ModuleType, request: Request, source: str) -> Built:
-    config = _checked(request, lambda: transformers.AutoConfig.from_pretrained(source))
+    config = _checked(request, lambda: transformers.AutoConfig.from_pretrained(source, **NO_CODE))
     classes = request.check_classes(config.num_labels)
     labels = _labels(config) if classes == config.num_labels else None
     if classes != config.num_labels:
@@ -79,7 +81,7 @@ def _built(transformers: ModuleType, request: Request, source: str) -> Built:
         network, loaded = _checked(
             request,
             lambda: automatic.from_pretrained(
-                source, config=config, weights_only=True, output_loading_info=True
+                source, config=config, weights_only=True, output_loading_info=True, **NO_CODE
             ),
         )
         missing = sorted(loaded["missing_keys"])
@@ -89,7 +91,7 @@ def _built(transformers: ModuleType, request: Request, source: str) -> Built:
                 + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
             )
     else:
-        network = _checked(request, lambda: automatic.from_config(config))
+        network = _checked(request, lambda: automatic.from_config(config, **NO_CODE))
     processor = _processor(transformers, source)
     model: nn.Module = Logits(
         network.float(), flip=bool(getattr(processor, "do_flip_channel_order", False))
@@ -116,7 +118,13 @@ def _checked(request: Request, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except (ValueError, KeyError, ImportError, pickle.UnpicklingError) as error:
-        if isinstance(error, pickle.UnpicklingError):
+        if _names_code(error):
+            problem = (
+                " needs Python code from its repository, which is never run: if you trust the "
+                "code, download it, build the network in a file of your own, and give "
+                "python:FILE:FUNCTION"
+            )
+        elif isinstance(error, pickle.UnpicklingError):
             problem = (
                 ": its weights are a pickle that may run code, which is never loaded: "
                 "save them again as safetensors"
@@ -126,13 +134,19 @@ def _checked(request: Request, load: Callable[[], Any]) -> Any:
         raise InputError(f"model {request.spec!r}{problem}") from error
 
 
+def _names_code(error: Exception) -> bool:
+    """Whether transformers refused a repository because it would have to run the code in it."""
+    return isinstance(error, ValueError) and "trust_remote_code" in str(error)
+
+
 def _processor(transformers: ModuleType, source: str) -> Any:
     """The processor that prepares the network's images; None if the source has none."""
     version = int(transformers.__version__.partition(".")[0])
     options = {"backend": "pil"} if version >= 5 else {"use_fast": False}
+    automatic = transformers.AutoImageProcessor
     try:
-        return transformers.AutoImageProcessor.from_pretrained(source, **options)
-    except (OSError, ValueError, ImportError):
+        return automatic.from_pretrained(source, **options, **NO_CODE)
+    except (OSError, ValueError, ImportError):  # also if it is code of the repository
         return None
 
 

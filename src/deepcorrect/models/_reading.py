@@ -15,6 +15,9 @@ INDEX = ".index.json"
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".npz", INDEX)
 SHARD = "-of-"
 CHUNK = 1 << 22
+SMALL, LARGEST_RATIO = 1 << 28, 100
+"""An archive may unpack to so many bytes, or to so many times its own size."""
+
 LONGEST_HEADER = 100_000_000
 """In bytes, as the safetensors library limits it."""
 
@@ -80,10 +83,11 @@ def _is_pytorch(path: Path) -> bool:
 def _arrays(path: Path) -> dict[str, Any]:
     import numpy as np  # noqa: PLC0415  (only these files need it)
 
+    _check_bomb(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except ValueError as error:
+    except Exception as error:  # numpy raises errors of many classes for a damaged header
         raise InputError(f"{path} cannot be read safely ({error})") from None
 
 
@@ -104,6 +108,24 @@ def _in_shards(path: Path) -> dict[str, Any]:
     return found
 
 
+def _check_bomb(path: Path) -> None:
+    """Refuses an archive that unpacks to very much more than it takes on the disk.
+
+    Raises:
+        InputError: It does, or it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): download or copy it again") from None
+    if unpacked > max(SMALL, LARGEST_RATIO * path.stat().st_size):
+        raise InputError(
+            f"{path} would unpack to {unpacked / 1e9:.1f} GB, which no weights do that take "
+            f"{path.stat().st_size / 1e6:.1f} MB: save them again without compression"
+        )
+
+
 def _check_sums(path: Path) -> None:
     """Checks the sums that PyTorch writes beside the tensors and does not read.
 
@@ -112,6 +134,7 @@ def _check_sums(path: Path) -> None:
     """
     if not zipfile.is_zipfile(path):
         return
+    _check_bomb(path)
     try:
         with zipfile.ZipFile(path) as archive:
             for part in archive.infolist():

@@ -43,7 +43,14 @@ from deepcorrect.networks._layers import (
 )
 from deepcorrect.networks._layout import Layout, LayoutRule, layout_of, layout_rule
 from deepcorrect.networks._match_sites import match_sites
-from deepcorrect.networks._outputs import Logits, Reading, as_logits, output_rows, read_outputs
+from deepcorrect.networks._outputs import (
+    Logits,
+    Reading,
+    as_logits,
+    output_rows,
+    read_outputs,
+    without_meaning,
+)
 from deepcorrect.networks._sharing import Replace, Replacement, original, shared_copy
 from deepcorrect.networks._site_facts import SiteFacts, Sketch, describe
 from deepcorrect.networks._structure import CHOICES, Structure, parse_choice, structure_of
@@ -113,4 +120,5 @@ __all__ = [
     "uncompiled",
     "ungated",
     "weights_per_filter",
+    "without_meaning",
 ]

@@ -259,9 +259,24 @@ def _say_size(model: nn.Module, images: Tensor) -> None:
         )
 
 
+def without_meaning(rows: Tensor) -> Tensor:
+    """Which logits, N x classes, leave no probabilities: NaN, or infinite ones; (N,) bool.
+
+    Minus infinity is a class that is ruled out, unless all are.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.networks import without_meaning
+        >>> nan, inf = float("nan"), float("inf")
+        >>> without_meaning(torch.tensor([[0, 1], [0, nan], [0, inf], [0, -inf]])).tolist()
+        [False, True, True, False]
+    """
+    return rows.float().log_softmax(1).isnan().any(1)
+
+
 def _check_finite(rows: Tensor, images: Tensor) -> None:
     """Refuses answers without a meaning: NaN, or infinities that leave no probabilities."""
-    broken = rows.float().log_softmax(1).isnan().any(1)
+    broken = without_meaning(rows)
     if not bool(broken.any()):
         return
     first = int(broken.int().argmax())

@@ -6,9 +6,9 @@ from deepcorrect.ranking._clean_distorted import (
     LevelSums,
     Pair,
     Step,
-    Target,
     for_each_pair,
 )
+from deepcorrect.ranking._description import NetworkSize, Target
 from deepcorrect.ranking._ideal_correction import (
     BETAS,
     IdealCorrection,
@@ -19,7 +19,7 @@ from deepcorrect.ranking._ideal_correction import (
 from deepcorrect.ranking._map_similarity import psnr, ssim
 from deepcorrect.ranking._priorities import METHODS, Method
 from deepcorrect.ranking._rank import DEFAULT_METHOD, rank
-from deepcorrect.ranking._ranking import NetworkSize, Ranking, count_for, load_ranking
+from deepcorrect.ranking._ranking import Ranking, count_for, load_ranking
 
 __all__ = [
     "BETAS",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from deepcorrect import networks
 from deepcorrect.data import Batches, check_labels, count_of, target_for
 from deepcorrect.distortions import (
+    CLEAN,
     Cell,
     Distortion,
     LevelledDistortion,
@@ -22,9 +22,16 @@ from deepcorrect.distortions import (
     parse_all,
     shared_batches,
 )
-from deepcorrect.networks import input_size_of, logits_of, multiply_adds, patching, ungated
+from deepcorrect.networks import (
+    input_size_of,
+    logits_of,
+    multiply_adds,
+    patching,
+    ungated,
+)
 from deepcorrect.networks.patching import Pass, Recorder
-from deepcorrect.ranking._ranking import NetworkSize
+from deepcorrect.ranking._description import NetworkSize, Target
+from deepcorrect.ranking._finite import Place
 from deepcorrect.runtime import (
     Advance,
     Precision,
@@ -43,8 +50,7 @@ TARGETS = {
     "prediction": "the class that the network assigns to the clean image",
     "kl": "all the probabilities that the network assigns to the clean image",
 }
-Target = Literal["labels", "prediction", "kl"]
-"""What answers are measured against, one of `TARGETS`; the last two need no labels."""
+"""What each `Target` says."""
 
 PURPOSE = "to rank with"
 BLOCK_IMAGES, BLOCK_VALUES = 64, 64 * 3 * 64 * 64
@@ -59,6 +65,7 @@ class Clean:
         images: N x C x H x W, on the model's device.
         labels: true classes, (N,).
         target: what answers are measured against.
+        place: where the block is in the loader, for messages.
 
     Attributes:
         maps: each site's output, N x C x H x W.
@@ -67,11 +74,19 @@ class Clean:
     """
 
     def __init__(
-        self, model: nn.Module, sites: Sequence[str], images: Tensor, labels: Tensor, target: Target
+        self,
+        model: nn.Module,
+        sites: Sequence[str],
+        images: Tensor,
+        labels: Tensor,
+        target: Target,
+        place: Place | None = None,
     ) -> None:
         self.model, self.sites, self.images = model, tuple(sites), images
+        self.place = place or Place()
         with networks.tap(model, sites) as maps:
             logits = logits_of(model, images).float()
+        self.place.check(logits, CLEAN)
         self.maps = {site: maps[site] for site in self.sites}  # the network's order, not the run's
         if target == "labels":
             check_labels(labels, logits.shape[1])
@@ -95,11 +110,21 @@ class Clean:
         target = self.target if images is None else self.target[images]
         return (target * logits.float().log_softmax(1)).sum(1)
 
-    def gradients_on(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Every site's output on these images, and the gradient of the gain with respect to it."""
-        return networks.gradients(
-            self.model, images, self.sites, lambda logits: self.gain(logits).sum()
-        )
+    def gradients_on(
+        self, images: Tensor, cell: Cell = CLEAN
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every site's output on these images, and the gradient of the gain with respect to it.
+
+        Args:
+            images: N x C x H x W, which are the block's, or on the way to them from this cell.
+            cell: a distortion and its level.
+        """
+
+        def gain(logits: Tensor) -> Tensor:
+            self.place.check(logits, cell)
+            return self.gain(logits).sum()
+
+        return networks.gradients(self.model, images, self.sites, gain)
 
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
@@ -116,23 +141,28 @@ class Pair:
         images: the distorted images, N x C x H x W.
         recorder: records a pass so that it can be re-run from a site.
         seed: for methods that draw random numbers.
+        cell: the distortion and its level.
     """
 
     clean: Clean
     images: Tensor
     recorder: Recorder
     seed: int = 0
+    cell: Cell = CLEAN
 
     @cached_property
     def distorted(self) -> Pass:
         """The pass on the distorted images, which can be re-run from any site."""
-        return self.recorder(self.images)
+        recorded = self.recorder(self.images)
+        self.clean.place.check(recorded.logits, self.cell)
+        return recorded
 
     @cached_property
     def maps(self) -> dict[str, Tensor]:
         """Each site's output on the distorted images, N x C x H x W."""
         with torch.no_grad(), networks.tap(self.clean.model, self.clean.sites) as maps:
-            logits_of(self.clean.model, self.images)
+            logits = logits_of(self.clean.model, self.images)
+        self.clean.place.check(logits, self.cell)
         return maps
 
 
@@ -232,14 +262,15 @@ def for_each_pair(
         setup = _setup(model, head, distortions, sites, target)
         blocks = _blocks(head if processes == 1 else None, batches, setup.block_size)
         del head  # so that its images are freed as those of the other batches are
-        for images, labels, first in blocks:
+        for batch, (images, labels, first) in blocks:
             images_seen += len(images)
             here = to_device(images, device)
-            clean = Clean(model, setup.sites, here, labels.to(device), setup.target)
+            place = Place(first, batch if processes == 1 else None)
+            clean = Clean(model, setup.sites, here, labels.to(device), setup.target, place)
             share = len(images) * processes / len(setup.cells)
             for row, cell in enumerate(setup.cells):
                 distorted = cell.show(here, seed, range(first, first + len(images)))
-                pair = Pair(clean, distorted, setup.recorder, seed)
+                pair = Pair(clean, distorted, setup.recorder, seed, cell)
                 visit(row, first, pair, lambda done, share=share: advance(done * share))
         images_seen = int(total(torch.tensor(images_seen)))
     return Coverage(images_seen, setup.distortions, setup.target, setup.maps, setup.network)
@@ -302,16 +333,20 @@ def _recorder(model: nn.Module, example: Tensor, sites: Sequence[str]) -> Record
 
 def _blocks(
     batch: NumberedBatch | None, others: Iterator[NumberedBatch], size: int
-) -> Iterator[NumberedBatch]:
-    """A batch if there is one, and then the others, in blocks of at most `size` images."""
+) -> Iterator[tuple[int, NumberedBatch]]:
+    """A batch if there is one, and then the others, in blocks of at most `size` images.
+
+    Beside each block is the number of its batch.
+    """
+    number = 0
     if batch is None:
         batch = next(others, None)
     while batch is not None:
         images, labels, first = batch
         for place in range(0, len(images), size):
             rows = slice(place, place + size)
-            yield NumberedBatch(images[rows], labels[rows], first + place)
-        batch = next(others, None)
+            yield number, NumberedBatch(images[rows], labels[rows], first + place)
+        batch, number = next(others, None), number + 1
 
 
 def _shape(maps: Tensor) -> tuple[int, int, int]:

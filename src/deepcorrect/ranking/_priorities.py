@@ -86,7 +86,7 @@ def _swapped(
 @register("gradient", "first order: the gradient at the distorted output times the difference")
 def gradient(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     """Attribution patching: the inner product of c_i - d_i with dG/dd_i, for all sites at once."""
-    maps, gradients = pair.clean.gradients_on(pair.images)
+    maps, gradients = pair.clean.gradients_on(pair.images, pair.cell)
     for site, clean in pair.clean.maps.items():
         yield site, _inner(gradients[site], clean - maps[site])
 
@@ -99,7 +99,7 @@ def conductance(pair: Pair, steps: int = 4) -> Iterator[tuple[str, Tensor]]:
     inner product of a filter's change with the mean of the gradients at the step's two ends.
     """
     ends = [pair.images + step / steps * (pair.clean.images - pair.images) for step in range(steps)]
-    passes = [pair.clean.gradients_on(images) for images in ends]
+    passes = [pair.clean.gradients_on(images, pair.cell) for images in ends]
     passes.append((pair.clean.maps, pair.clean.gradients))
     for site in pair.clean.sites:
         total = torch.zeros(pair.clean.maps[site].shape[1], dtype=torch.float64)
@@ -119,7 +119,7 @@ def input_path(pair: Pair, steps: int = 2) -> Iterator[tuple[str, Tensor]]:
     """
     difference = pair.clean.images - pair.images
     points = [pair.images + (step + 0.5) / steps * difference for step in range(steps)]
-    gradients = [pair.clean.gradients_on(images)[1] for images in points]
+    gradients = [pair.clean.gradients_on(images, pair.cell)[1] for images in points]
     for site, clean in pair.clean.maps.items():
         mean = torch.stack([each[site] for each in gradients]).mean(0)
         yield site, _inner(mean, clean - pair.maps[site])
@@ -167,7 +167,9 @@ def psnr(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     Where c_i is constant, it is minus the lowest PSNR.
     """
     for site, clean in pair.clean.maps.items():
-        ratio = _map_similarity.psnr(clean, pair.maps[site]).nan_to_num(_map_similarity.LOWEST)
+        ratio = _map_similarity.psnr(clean, pair.maps[site])
+        constant = clean.flatten(2).amax(2) == clean.flatten(2).amin(2)
+        ratio = ratio.masked_fill(constant, _map_similarity.LOWEST)
         yield site, -ratio.double().sum(0)
 
 

@@ -10,10 +10,11 @@ from torch import nn
 from deepcorrect import networks
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
+from deepcorrect.networks import logits_of
 from deepcorrect.ranking._clean_distorted import LevelSums, Pair, Step, Target, for_each_pair
 from deepcorrect.ranking._priorities import METHODS
 from deepcorrect.ranking._ranking import Ranking
-from deepcorrect.runtime import Precision, unknown
+from deepcorrect.runtime import InputError, Precision, check_seed, unknown
 
 DEFAULT_METHOD = "conductance"
 
@@ -60,8 +61,8 @@ def rank(
         The priorities of every filter at every level of every distortion.
 
     Raises:
-        InputError: an argument is not accepted, a label is outside the network's classes, or
-            there is no image.
+        InputError: an argument is not accepted, a label is outside the network's classes, there is
+            no image, or the network's answer to one is NaN or infinite.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -73,6 +74,7 @@ def rank(
         >>> ranking.sites, tuple(ranking.by_level["0"].shape)  # (levels, filters)
         (('0',), (3, 4))
     """
+    seed = check_seed(seed)
     if method not in METHODS:
         raise unknown("ranking method", method, METHODS)
     score = METHODS[method].score
@@ -85,8 +87,9 @@ def rank(
     sums: dict[str, LevelSums] = {}
 
     def visit(level: int, first: int, pair: Pair, step: Step) -> None:
-        del first
         for site, gains in score(pair):
+            if not bool(gains.isfinite().all()):
+                raise _not_finite(pair, site, first)
             sums.setdefault(site, LevelSums(len(gains))).add(level, gains)
             step(1 / len(pair.clean.sites))
 
@@ -110,6 +113,15 @@ def rank(
         METHODS[method].gains,
         _weights(networks.find(model, coverage.maps)),
     )
+
+
+def _not_finite(pair: Pair, site: str, first: int) -> InputError:
+    """The error for priorities that are not finite, which names the image that made them so."""
+    pair.clean.place.check(logits_of(pair.clean.model, pair.images), pair.cell)
+    maps = (*pair.clean.maps.values(), *pair.maps.values())
+    broken = [(~each.isfinite()).flatten(1).any(1) for each in maps]
+    image = next((first + int(each.int().argmax()) for each in broken if bool(each.any())), first)
+    return pair.clean.place.refusal(image, pair.cell, f"output or gradient at {site!r}")
 
 
 def _weights(modules: Mapping[str, nn.Module]) -> dict[str, int]:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from deepcorrect.distortions import LevelledDistortion
+from deepcorrect.ranking._description import (
+    SCHEMA,
+    Description,
+    LevelsOf,
+    NetworkSize,
+    check_priorities,
+    checksum,
+    read_description,
+)
 from deepcorrect.runtime import InputError, files, unknown
 
 TENSORS_FILE = "ranking.safetensors"
 LEVELS_FILE = "ranking_levels.safetensors"
 INFO_FILE = "ranking.json"
-
-
-@dataclass(frozen=True)
-class NetworkSize:
-    """The size of a ranked network; budgets are shares of it.
-
-    Attributes:
-        parameters: of the whole network.
-        multiply_adds: of its convolutions and linear layers, for one image.
-    """
-
-    parameters: int
-    multiply_adds: int
+DESCRIPTION, CHECKSUM = "ranking", "sha256"
+"""What the header of `ranking_levels.safetensors` holds: the description as JSON, a SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -121,43 +120,71 @@ class Ranking:
         return replace(self, by_level=kept)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `ranking.safetensors` (one tensor of priorities per site, under the site's name),
-        `ranking_levels.safetensors` (the same at each level) and `ranking.json` (the rest)."""
+        """Writes the ranking as one file, `ranking_levels.safetensors`: the priorities of each site
+        at each level, (levels, filters), under the site's name; in the header the rest and a
+        checksum.
+
+        Beside it are two files for other programs, from which nothing is read back: `ranking.json`
+        with the description, and `ranking.safetensors` with the mean priorities, (filters,). A
+        process that is killed leaves the earlier ranking or the new one, and the two files of that
+        one or none.
+
+        Raises:
+            InputError: a priority is not finite, or something else is not a ranking's.
+        """
         folder = Path(folder)
-        files.write_tensors(folder / LEVELS_FILE, self.by_level)
+        check_priorities(self.by_level, self._levels, "the ranking")
+        text = self._described().model_dump_json(by_alias=True)
+        read_description(text, "the ranking")
+        for name in (INFO_FILE, TENSORS_FILE):
+            (folder / name).unlink(missing_ok=True)
+        files.write_tensors(
+            folder / LEVELS_FILE,
+            self.by_level,
+            {DESCRIPTION: text, CHECKSUM: checksum(text, self.by_level)},
+        )
         files.write_tensors(folder / TENSORS_FILE, self.priorities)
         files.write_json(folder / INFO_FILE, self.info())
         return folder
 
     def info(self) -> dict[str, object]:
         """The content of `ranking.json`."""
-        return {
-            "schema": 2,
-            "method": self.method,
-            "distortions": [
-                {"name": d.name, "levels": d.levels, "clip": d.clip, "quantize": d.quantize}
+        return self._described().model_dump(mode="json", by_alias=True)
+
+    @property
+    def _levels(self) -> int:
+        return sum(len(each.levels) for each in self.distortions)
+
+    def _described(self) -> Description:
+        return Description.model_construct(
+            schema_version=SCHEMA,
+            method=self.method,
+            distortions=tuple(
+                LevelsOf.model_construct(
+                    name=d.name, levels=d.levels, clip=d.clip, quantize=d.quantize
+                )
                 for d in self.distortions
-            ],
-            "sites": {site: values.shape[1] for site, values in self.by_level.items()},
-            "images": self.images,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "target": self.target,
-            "maps": self.maps,
-            "weights": self.weights,
-            "gains": self.gains,
-            "network": None if self.network is None else asdict(self.network),
-        }
+            ),
+            sites={site: values.shape[1] for site, values in self.by_level.items()},
+            images=self.images,
+            seconds=self.seconds,
+            seed=self.seed,
+            target=self.target,
+            maps=self.maps,
+            weights=self.weights,
+            gains=self.gains,
+            network=self.network,
+        )
 
 
 def load_ranking(folder: str | Path) -> Ranking:
     """Reads a ranking that `Ranking.save` wrote.
 
     Args:
-        folder: the folder with its files.
+        folder: the folder with `ranking_levels.safetensors`.
 
     Raises:
-        InputError: a file is missing or damaged, or does not fit the others.
+        InputError: the file is missing or damaged, was changed, or is not a ranking.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -167,37 +194,44 @@ def load_ranking(folder: str | Path) -> Ranking:
         >>> dc.load_ranking(folder).method
         'change'
     """
-    folder = Path(folder)
-    path = folder / INFO_FILE
-    info = files.read_json(path)
-    try:
-        distortions = tuple(
-            LevelledDistortion(**{**d, "levels": tuple(d["levels"])}) for d in info["distortions"]
-        )
-        tensors = files.read_tensors(folder / LEVELS_FILE)
-        rows = sum(len(d.levels) for d in distortions)
-        by_level = {}
-        for site, channels in info["sites"].items():
-            if site not in tensors or tensors[site].shape != (rows, channels):
-                raise InputError(f"{folder / LEVELS_FILE} does not hold site {site!r} of {path}")
-            by_level[site] = tensors[site]
-        return Ranking(
-            by_level,
-            info["method"],
-            distortions,
-            info["images"],
-            info["seconds"],
-            info["seed"],
-            info["target"],
-            {site: (height, width) for site, (height, width) in info["maps"].items()},
-            NetworkSize(**info["network"]) if info["network"] else None,
-            info["gains"],
-            info.get("weights", {}),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+    path = Path(folder) / LEVELS_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} holds no ranking: there is no file {path}")
+    header, by_level = files.read_description(path), files.read_tensors(path)
+    text, source = header.get(DESCRIPTION), str(path)
+    if text is None:  # of schema 2, which had its description in a file of its own
+        source = str(Path(folder) / INFO_FILE)
+        text = json.dumps(files.read_json(Path(source)))
+    found = read_description(text, source)
+    if (found.schema_version == SCHEMA) != (DESCRIPTION in header):
+        raise InputError(f"{path} is not a ranking: it has lost its description")
+    if DESCRIPTION in header and header.get(CHECKSUM) != checksum(text, by_level):
         raise InputError(
-            f"{path} does not describe a ranking: {error!r} is missing or wrong"
-        ) from None
+            f"{path} was changed since it was saved (its checksum differs): copy it again, or rank "
+            "again"
+        )
+    sizes = {site: values.shape[-1] if values.dim() else 0 for site, values in by_level.items()}
+    for site, filters in found.sites.items():
+        if sizes.get(site) != filters:
+            raise InputError(f"{path} does not hold the {filters} filters of site {site!r}")
+    if sizes.keys() != found.sites.keys():
+        raise InputError(f"{path} holds a site that {source} does not describe")
+    distortions = tuple(each.distortion() for each in found.distortions)
+    ranking = Ranking(
+        {site: by_level[site] for site in found.sites},
+        found.method,
+        distortions,
+        found.images,
+        found.seconds,
+        found.seed,
+        found.target,
+        found.maps,
+        found.network,
+        found.gains,
+        found.weights,
+    )
+    check_priorities(ranking.by_level, ranking._levels, str(path))
+    return ranking
 
 
 def count_for(beta: float, channels: int) -> int:

@@ -16,6 +16,8 @@ from ._file_kinds import kind_of_content as kind_of_content
 from ._file_kinds import kind_of_file as kind_of_file
 from ._optional_imports import optional_import as optional_import
 from ._optional_imports import try_torchvision as try_torchvision
+from ._parsing import parse_json as parse_json
+from ._parsing import parse_yaml as parse_yaml
 from ._processes import OtherProcessError as OtherProcessError
 from ._processes import agree as agree
 from ._processes import alone as alone
@@ -34,6 +36,7 @@ from ._progress import Advance as Advance
 from ._progress import console as console
 from ._progress import note_once as note_once
 from ._progress import progress as progress
+from ._seeding import check_seed as check_seed
 from ._seeding import generator_for as generator_for
 from ._seeding import seed_of as seed_of
 from ._seeding import seeds_for as seeds_for

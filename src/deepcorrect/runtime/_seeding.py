@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 
 import torch
 from torch import Tensor
+
+from deepcorrect.runtime._errors import InputError
+
+SEEDS = range(1 << 63)
+"""The seeds that are accepted: every generator takes them, and every file holds them exactly."""
+
+
+def check_seed(seed: int) -> int:
+    """Returns a seed if it is an integer from 0 to 2^63 - 1.
+
+    Raises:
+        InputError: It is not.
+
+    Example:
+        >>> from deepcorrect.runtime import check_seed
+        >>> check_seed(-1)
+        Traceback (most recent call last):
+        deepcorrect.runtime._errors.InputError: seed -1 is not an integer from 0 to 2^63 - 1
+    """
+    if (
+        isinstance(seed, bool)
+        or not hasattr(seed, "__index__")
+        or operator.index(seed) not in SEEDS
+    ):
+        raise InputError(f"seed {seed!r} is not an integer from 0 to 2^63 - 1")
+    return operator.index(seed)
 
 
 def seed_of(*parts: int | str | float) -> int:

@@ -2,104 +2,60 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepcorrect.runtime._errors import InputError
+from deepcorrect.runtime._parsing import (
+    JSON_BYTES,
+    YAML_BYTES,
+    parse_json,
+    parse_yaml,
+    read_text,
+)
+from deepcorrect.runtime._replacing import (
+    check_file,
+    check_folder,
+    disk_full,
+    locked,
+    remove_temporary,
+    replacing,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DISK_FULL_BYTES = 1 << 16
-"""A write that failed with less free space than this is taken to have failed for lack of space."""
+__all__ = [
+    "check_file",
+    "check_folder",
+    "disk_full",
+    "locked",
+    "read_checkpoint",
+    "read_description",
+    "read_json",
+    "read_shapes",
+    "read_tensors",
+    "read_yaml",
+    "remove_temporary",
+    "replacing",
+    "write_bytes",
+    "write_checkpoint",
+    "write_json",
+    "write_tensors",
+    "write_text",
+    "write_with",
+]
+
+Read = TypeVar("Read")
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
     """Calls `write` with a temporary path and renames the result to `path`; see `replacing`."""
     with replacing(path) as temporary:
         write(temporary)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` for the block to write to, then renames it to `path`.
-
-    A reader sees the old content or the new content, never a part of it. After any failure (a full
-    disk, a killed process) `path` is unchanged. A killed process may leave its temporary file
-    behind, which `remove_temporary` removes.
-
-    Raises:
-        OSError: The file cannot be written; if the disk is full, with `errno.ENOSPC`.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> from deepcorrect.runtime import files
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = pathlib.Path(folder, "log.txt")
-        ...     with files.replacing(path) as temporary:
-        ...         _ = temporary.write_text("complete")
-        ...     path.read_text()
-        'complete'
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except Exception as error:
-        if disk_full(error) or shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_temporary(folder: Path) -> None:
-    """Removes the temporary files of killed processes below a folder that nobody is writing to."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one of its causes, says that the disk is full.
-
-    Libraries wrap the system's error in errors of their own, some of which keep only its text.
-    """
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if os.strerror(errno.ENOSPC) in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def check_folder(path: Path) -> None:
-    """Checks that `path` is or can become a folder, before results for it are computed.
-
-    Raises:
-        InputError: The path, or one of its parents, is a file.
-    """
-    for existing in (path, *path.parents):
-        if existing.exists():
-            if not existing.is_dir():
-                raise InputError(f"{existing} is a file, and a folder is needed there")
-            return
 
 
 def write_text(path: Path, text: str) -> None:
@@ -127,22 +83,30 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, str] | None = None
+) -> None:
     """Writes named tensors as safetensors, completely or not at all.
+
+    Args:
+        path: The file.
+        tensors: The tensors by name.
+        description: Texts by name, which are stored in the file's header.
 
     Example:
         >>> import pathlib, tempfile, torch
         >>> from deepcorrect.runtime import files
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "ranking.safetensors")
-        ...     files.write_tensors(path, {"conv1": torch.zeros(2)})
-        ...     files.read_tensors(path)
-        {'conv1': tensor([0., 0.])}
+        ...     files.write_tensors(path, {"conv1": torch.zeros(2)}, {"method": "swap"})
+        ...     files.read_tensors(path), files.read_description(path)
+        ({'conv1': tensor([0., 0.])}, {'method': 'swap'})
     """
     from safetensors.torch import save_file  # noqa: PLC0415  (imports PyTorch)
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_with(path, lambda temporary: save_file(contiguous, temporary))
+    texts = None if description is None else dict(description)
+    write_with(path, lambda temporary: save_file(contiguous, temporary, texts))
 
 
 def write_checkpoint(path: Path, value: Any) -> None:
@@ -153,17 +117,21 @@ def write_checkpoint(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file; see `parse_json` for what is refused.
 
     Raises:
-        InputError: The file does not exist or is not JSON.
+        InputError: The file does not exist, or is not JSON within the bounds.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a JSON file ({error})") from None
+    return parse_json(read_text(path, JSON_BYTES, "a JSON file"), str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file of plain types; see `parse_yaml` for what is refused.
+
+    Raises:
+        InputError: The file does not exist, or is not YAML within the bounds.
+    """
+    return parse_yaml(read_text(path, YAML_BYTES, "a YAML file"), str(path))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -172,13 +140,47 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: The file does not exist or is not a complete safetensors file.
     """
-    from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415  (imports PyTorch)
+
+    return _from_safetensors(path, load_file)
+
+
+def read_description(path: Path) -> dict[str, str]:
+    """Reads the texts in the header of a safetensors file.
+
+    Raises:
+        InputError: The file does not exist or is not a complete safetensors file.
+    """
+    return _from_safetensors(path, lambda p: _opened(p, lambda file: file.metadata() or {}))
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Reads the shapes of a safetensors file's tensors, and not the tensors.
+
+    Raises:
+        InputError: The file does not exist or is not a complete safetensors file.
+    """
+
+    def shapes(file: Any) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+    return _from_safetensors(path, lambda p: _opened(p, shapes))
+
+
+def _opened(path: Path, read: Callable[[Any], Read]) -> Read:
+    from safetensors import safe_open  # noqa: PLC0415
+
+    with safe_open(path, "pt") as file:
+        return read(file)
+
+
+def _from_safetensors(path: Path, read: Callable[[Path], Read]) -> Read:
+    from safetensors import SafetensorError  # noqa: PLC0415
 
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
-        return load_file(path)
+        return read(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a complete safetensors file ({error})") from None
 

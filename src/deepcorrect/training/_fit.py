@@ -18,6 +18,7 @@ from deepcorrect.runtime import (
     DeepCorrectError,
     InputError,
     autocast,
+    check_seed,
     console,
     generator_for,
     progress,
@@ -87,7 +88,7 @@ def fit(
         >>> len(history.epochs), history.images_seen
         (2, 16)
     """
-    settings = changed(training or TrainingConfig(), changes)
+    settings, seed = changed(training or TrainingConfig(), changes), check_seed(seed)
     path = Path(checkpoint) if checkpoint else None
     trained = {id(parameter) for parameter in trainable_parameters(model)}
     # a corrected network's own parameters stay as they are, and need no gradients meanwhile

@@ -153,7 +153,8 @@ def write_distorted(
         from_main(lambda: write_labels(out / "labels.npy", labels, kinds))
     stored = partial(_stored, source, seed=seed, batch_size=batch_size, device=place)
     written = kept = 0
-    with together(), progress("distorting", len(chosen) * len(cells_of(kinds))) as step:
+    work = len(chosen) * len(cells_of(kinds))
+    with files.locked(out), together(), progress("distorting", work) as step:
         for kind in kinds:
             # rank zero looks for files, and the others hold a copy of what it found
             store = from_main(lambda kind=kind: _store(format, out, kind, chosen, rows, targets))

@@ -34,5 +34,7 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     path = folder / REPORT_FILE
+    if folder.is_dir():
+        files.check_file(path)
     files.write_text(path, page(read_run(folder)))
     return path

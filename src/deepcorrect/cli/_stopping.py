@@ -1,0 +1,84 @@
+"""Ctrl-C and SIGTERM: at any moment they end the command with one line and the right status.
+
+While a command works, they raise `Stopped`, so that temporary files are removed and finished work
+is kept. Before, while Python imports the command's libraries, and after, when nothing is left to be
+done, they end the process at once: an exception there would be shown as a traceback, or lost.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+NOTHING_DONE = b"stopped before anything was done\n"
+
+_state = {"in_charge": False, "received": 0, "worked": False}
+_signals: list[signal.Signals] = []
+"""Those that end this process: without those that it was told to ignore, as by nohup or `&`."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A command was stopped by a signal; libraries treat it as Ctrl-C."""
+
+
+def take_charge() -> None:
+    """Lets the signals end this process, from now until it ends; called by the console script."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread may say what signals do
+    _state.update(in_charge=True, received=0, worked=False)
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    _signals[:] = [each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN]
+    for number in _signals:
+        signal.signal(number, _end_now)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Makes the signals raise `Stopped` while the block runs, if this process is in charge."""
+    if not _state["in_charge"]:
+        yield
+        return
+    _state["worked"] = True
+    try:
+        for number in _signals:
+            signal.signal(number, _raise)
+        yield
+    finally:
+        for number in _signals:
+            signal.signal(number, _end_now)
+
+
+def status() -> int | None:
+    """The exit status of a command that a signal stopped; None if none did."""
+    return 128 + _state["received"] if _state["received"] else None
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    del frame
+    _state["received"] = number
+    signal.signal(number, _end_now)  # whoever stops it again does not want to wait
+    raise Stopped
+
+
+def _end_now(number: int, frame: FrameType | None) -> None:
+    del frame
+    if not _state["worked"]:
+        os.write(2, NOTHING_DONE)
+    os._exit(128 + number)
+
+
+def _in_child() -> None:
+    """Lets worker processes end as they would without this module."""
+    if _state["in_charge"]:
+        _state["in_charge"] = False
+        usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        for number in _signals:
+            signal.signal(number, usual[number])
+
+
+if hasattr(os, "register_at_fork"):  # Windows cannot fork
+    os.register_at_fork(after_in_child=_in_child)

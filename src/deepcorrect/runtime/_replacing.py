@@ -1,0 +1,209 @@
+"""Writing so that no reader sees a part: temporary files, locks, and checks before work begins."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deepcorrect.runtime._errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LONGEST_PREFIX = 200
+"""The part of a file's name in that of its temporary file, as names have at most 255 bytes."""
+
+DISK_FULL_BYTES = 1 << 16
+"""A write that failed with less free space than this is taken to have failed for lack of space."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` for the block to write to, then renames it to `path`.
+
+    A reader sees the old content or the new content, never a part of it. After any failure (a full
+    disk, a killed process) `path` is unchanged. A killed process may leave its temporary file
+    behind, which `remove_temporary` removes.
+
+    Raises:
+        OSError: The file cannot be written; if the disk is full, with `errno.ENOSPC`.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from deepcorrect.runtime import files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "log.txt")
+        ...     with files.replacing(path) as temporary:
+        ...         _ = temporary.write_text("complete")
+        ...     path.read_text()
+        'complete'
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = _temporary_beside(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except Exception as error:
+        if disk_full(error) or shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _temporary_beside(path: Path) -> tuple[int | None, Path]:
+    """A temporary file that is locked as long as its handle is open, which ends with the process.
+
+    The handle is None where files cannot be locked (Windows), as an open file cannot be renamed
+    there.
+    """
+    while True:
+        prefix = f".{path.name[:LONGEST_PREFIX]}."
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
+        if not _lock(handle):
+            os.close(handle)
+            return None, Path(name)
+        if Path(name).exists():  # or another process took it for a dead one's before it was locked
+            return handle, Path(name)
+        os.close(handle)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes the temporary files of dead processes below a folder; those of live ones stay."""
+    for path in folder.rglob(".*.tmp"):
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # gone, not ours to write, or no file
+            continue
+        try:
+            if stat.S_ISREG(os.fstat(handle).st_mode) and (fcntl is None or _lock(handle)):
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from working in a folder while the block runs.
+
+    The lock ends with the process, however it ends, and leaves no file. Where folders cannot be
+    locked (Windows, some network drives), there is none. Of several processes that a launcher
+    started, rank zero alone writes and takes it.
+
+    Args:
+        folder: The folder, created if it does not exist.
+
+    Raises:
+        InputError: Another process is working in it.
+    """
+    if fcntl is None or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process is working in {folder}: wait until it has ended, or choose "
+                "another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Locks an open file, unless another process has locked it or it cannot be locked."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in a folder last through a power cut, where the system can."""
+    if fcntl is None:
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network drives refuse
+        pass
+    finally:
+        os.close(handle)
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one of its causes, says that the disk is full.
+
+    Libraries wrap the system's error in errors of their own, some of which keep only its text.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def check_folder(path: Path) -> None:
+    """Checks that files can be written to the folder `path`, before results for it are computed.
+
+    A nameless file is made in it, or in its nearest parent that exists, and removed.
+
+    Raises:
+        InputError: The path, or one of its parents, is a file, or cannot be written to.
+    """
+    try:
+        for existing in (path, *path.absolute().parents):
+            if existing.is_symlink() and not existing.exists():
+                raise InputError(f"{existing} is a link to a folder that does not exist")
+            if existing.exists():
+                if not existing.is_dir():
+                    raise InputError(f"{existing} is a file, and a folder is needed there")
+                with tempfile.TemporaryFile(dir=existing) as file:
+                    file.write(b"0")
+                return
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero character
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"nothing can be written to {path} ({reason}): choose another folder, or make room "
+            "or change its permissions"
+        ) from None
+
+
+def check_file(path: Path) -> None:
+    """Checks that the file `path` can be written, before its content is computed.
+
+    Raises:
+        InputError: It is a folder, a pipe or a device, or its folder cannot be written to.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a folder, a pipe or a device, and a file is needed there")
+    check_folder(path.parent)

@@ -1,0 +1,122 @@
+"""Ctrl-C and SIGTERM at any moment: one line, the right status, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+SOURCE = Path(__file__).parent.parent / "src"
+
+AT_IMPORT = """
+import importlib.abc, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+name, number, sys.argv = sys.argv[1], int(sys.argv[2]), ["deepcorrect", *sys.argv[3:]]
+
+class Stop(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname, path, target=None):
+        if fullname == name:
+            os.kill(os.getpid(), number)
+        return None
+
+sys.meta_path.insert(0, Stop())
+from deepcorrect.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures" / "3"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.new("L", (28, 28), 40 * number).save(folder / f"{number}.png")
+    return folder.parent
+
+
+def stopped_at(module: str, number: signal.Signals, *arguments: object) -> tuple[int, str, str]:
+    """Runs a command that gets a signal when a module is imported: status, stdout, stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_IMPORT, module, str(int(number)), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["typer", "deepcorrect.cli._app", "deepcorrect.cli._evaluate"])
+def test_before_the_command_works_it_ends_at_once(module: str, number: signal.Signals) -> None:
+    status, out, err = stopped_at(module, number, "evaluate", "--help")
+    assert (status, out, err) == (128 + number, "", "stopped before anything was done\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        ("torch", signal.SIGINT),
+        ("numpy", signal.SIGTERM),
+        ("deepcorrect.evaluation", signal.SIGTERM),
+    ],
+)
+def test_while_the_libraries_of_a_command_are_imported_it_ends_in_one_line(
+    module: str, number: signal.Signals, pictures: Path
+) -> None:
+    call = ("evaluate", "--model", "digits_cnn", "--data", f"folder:{pictures}", "--json")
+    status, out, err = stopped_at(module, number, *call)
+    assert (status, out) == (128 + number, "")
+    assert err.startswith("stopped; finished work is kept")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    """As by `nohup` and by `&` in a script."""
+    script = AT_IMPORT.replace("signal.default_int_handler", "signal.SIG_IGN", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", script, "typer", str(int(signal.SIGINT)), "--version"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sigterm_leaves_no_temporary_file(pictures: Path, tmp_path: Path) -> None:
+    """The signal comes in the middle of a write."""
+    script = f"""
+import os, signal, sys
+import deepcorrect.cli as cli
+from deepcorrect.runtime import files
+sys.argv = ["deepcorrect", "distort", "--data", "folder:{pictures}", "--out", "{tmp_path}/out",
+            "--distortion", "awgn:40", "--format", "npy"]
+written = files.write_bytes
+def stopped(path, write):
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(temporary)
+files.write_with = stopped
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        check=False,
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr.splitlines()[-1].startswith("stopped; finished work is kept")
+    assert "Traceback" not in done.stderr
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.name.endswith(".tmp")]
