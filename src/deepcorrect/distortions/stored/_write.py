@@ -149,14 +149,13 @@ def write_distorted(
         asked["images_a_level"] = len(rows)
     from_main(lambda: _begin(out, asked))
     if format == "npy" and chosen.labelled:
-        labels = [chosen.labels[row] for row in rows]
-        from_main(lambda: write_labels(out / "labels.npy", labels, kinds))
+        own = [chosen.labels[row] for row in rows]
+        from_main(lambda: write_labels(out / "labels.npy", own, kinds))
     stored = partial(_stored, source, seed=seed, batch_size=batch_size, device=place)
     written = kept = 0
-    work = len(chosen) * len(cells_of(kinds))
-    with files.locked(out), together(), progress("distorting", work) as step:
+    work = progress("distorting", len(chosen) * len(cells_of(kinds)))
+    with files.locked(out), together(), work as step:
         for kind in kinds:
-            # rank zero looks for files, and the others hold a copy of what it found
             store = from_main(lambda kind=kind: _store(format, out, kind, chosen, rows, targets))
             kept += store.kept
             stored(store, kind, step=step)
