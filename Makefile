@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format tables catalogue install clean
+.PHONY: demo test lint format tables catalogue docs docs-serve dist install clean
 
 demo: $(STAMP)
 	@# a finished run is made again; one that was stopped is resumed
@@ -27,6 +27,19 @@ tables: $(STAMP)
 catalogue: $(STAMP)
 	$(BIN)/python scripts/write_catalogue.py
 
+docs: $(STAMP)
+	@# runs the tutorials' notebooks whose source or package has changed, and asks nothing of the network
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(STAMP)
+	$(BIN)/python -m mkdocs serve --strict
+
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python scripts/try_wheel.py
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -41,4 +54,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis .coverage

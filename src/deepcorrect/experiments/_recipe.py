@@ -7,8 +7,6 @@ must replace a section rather than merge into it, and a path may contain `${`.
 from __future__ import annotations
 
 import contextlib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Annotated, Any
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     Field,
     ValidationError,
     field_validator,
@@ -26,7 +23,8 @@ from pydantic import (
 
 from deepcorrect.data import ClassOrder
 from deepcorrect.distortions import GROUPS, Distortion, Parameters, kind_of
-from deepcorrect.experiments._systems import SECTIONS, Choice, Section, System, known_ranking
+from deepcorrect.experiments._recipe_problems import explain
+from deepcorrect.experiments._systems import Choice, Section, System, known_ranking
 from deepcorrect.ranking import BETAS, DEFAULT_METHOD, Target
 from deepcorrect.runtime import InputError, Precision, files, parse_yaml, unknown
 
@@ -38,7 +36,18 @@ Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ModelSection(Section):
-    """The network: a MODEL spec, and what its source does not state; see `models.load_model`."""
+    """The network; see `dc.load_model`.
+
+    Attributes:
+        spec: a MODEL spec.
+        weights: its weights file; null takes the source's own weights.
+        state: which state dict of the weights file, if it holds several.
+        classes: the number of classes, if it is not the source's usual number.
+        input_size: the side of the network's input, in pixels; null takes the source's.
+        resize: the shorter side of an image before the central crop; null takes the source's.
+        mean: of each channel of images in [0, 1]; null takes the source's.
+        std: the standard deviations, likewise.
+    """
 
     spec: str
     weights: str | None = None
@@ -96,9 +105,13 @@ DistortionName = Annotated[str, AfterValidator(_known_distortion)]
 
 
 class DistortionSection(Section):
-    """One distortion: its levels, how its output is stored, and whose parameters apply.
+    """One distortion.
 
-    Null levels stand for the grid for the input size; null parameters depend on the input size.
+    Attributes:
+        levels: null takes the grid for the input size.
+        clip: whether distorted images are clamped to [0, 1].
+        quantize: whether they are rounded to 8 bits.
+        parameters: whose severities apply; null decides by the input size.
     """
 
     levels: Annotated[tuple[Level, ...], Field(min_length=1)] | None = None
@@ -108,10 +121,15 @@ class DistortionSection(Section):
 
 
 class RankingSection(Section):
-    """How filters are ranked: on `images` validation images, at `sites` (names, or a choice by
-    structure such as `auto` or `stem+sums`; null: all convolutions and MLPs).
+    """How filters are ranked.
 
-    `target` is what answers are compared with: `labels`, `prediction` or `kl`.
+    Attributes:
+        method: one that `deepcorrect list methods` shows.
+        images: the number of validation images.
+        sites: names of modules, or a choice by structure such as `auto` or `stem+sums`; null takes
+            all convolutions and transformers' MLPs.
+        precision: `auto` uses bfloat16 if the device computes it natively.
+        target: what answers are compared with.
     """
 
     method: str = DEFAULT_METHOD
@@ -127,14 +145,25 @@ class RankingSection(Section):
 
 
 class IdealSection(Section):
-    """Ideal-correction curves, on validation images that were not ranked on; 0 skips them."""
+    """Ideal-correction curves.
+
+    Attributes:
+        images: the number of validation images, none of them ranked on; 0 skips the curves.
+        betas: the shares of a site's filters.
+    """
 
     images: int = Field(default=200, ge=0)
     betas: tuple[Share, ...] = BETAS
 
 
 class SelectionSection(Section):
-    """Choosing the best epoch, on `images` validation images that were not ranked on."""
+    """Choosing the best epoch.
+
+    Attributes:
+        images: the number of validation images, none of them ranked on, or a random part of them:
+            an epoch's validation shows at most half as many images as the epoch trains on; 0 keeps
+            the last epoch.
+    """
 
     images: int = Field(default=500, ge=0)
 
@@ -145,6 +174,13 @@ class Recipe(Section):
     Filters are ranked, and systems trained and selected, on `distortions`. Systems are measured on
     `test_distortions`, which may name groups such as `imagenet_c`, and on `distortions` without
     them.
+
+    Attributes:
+        name: the run's folder is `runs/NAME` unless another is named.
+        seed: of everything random.
+        device: `cpu`, `cuda`, `cuda:1`; `auto` uses CUDA if it is available.
+        precision: for measuring; `auto` uses bfloat16 if the device computes it natively.
+        systems: a section for each system, under its name.
     """
 
     name: str = Field(pattern=r"^[\w-][\w.-]*$", max_length=100)
@@ -255,7 +291,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"recipe {source}: {_explain(error)}") from None
+        raise InputError(f"recipe {source}: {explain(error, Recipe)}") from None
 
 
 def _read(source: str, chain: list[str]) -> dict[str, Any]:
@@ -325,66 +361,3 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise InputError(f"{override!r}: {parent!r} is a value ({inner!r}), not a section")
         place = inner
     _put(place, last, value)
-
-
-def _explain(error: ValidationError) -> str:
-    """All problems, each with its key, the value that was given and what is accepted."""
-    lines: list[str] = []
-    methods = ", ".join(repr(method) for method in SECTIONS)
-    for problem in error.errors():
-        key = _key_of(problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            accepted = _accepted_keys([str(part) for part in problem["loc"][:-1]])
-            lines.append(f"unknown key {key!r} (given {problem['input']!r}); accepted: {accepted}")
-        elif problem["type"] == "missing":
-            lines.append(f"key {key!r} is missing: it has no default")
-        elif problem["type"] == "union_tag_invalid":
-            lines.append(
-                f"key '{key}.method': given {_tag_of(problem['input'])!r}; accepted: {methods}"
-            )
-        elif problem["type"] == "union_tag_not_found":
-            lines.append(f"key '{key}.method' is missing; accepted: {methods}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"key {key!r}: given {problem['input']!r}; {message}")
-    return "; ".join(dict.fromkeys(lines))
-
-
-def _key_of(place: Sequence[int | str]) -> str:
-    """The dotted key of a problem, without the parts that pydantic adds for unions."""
-    parts = [str(part) for part in place]
-    if parts[:1] == ["systems"] and len(parts) > 2:
-        del parts[2]  # the method's tag
-    return ".".join(part for part in parts if part != "[key]")
-
-
-def _tag_of(section: Any) -> Any:
-    return section.get("method") if isinstance(section, dict) else section
-
-
-def _accepted_keys(place: Sequence[str]) -> str:
-    """The keys of the section at `place`."""
-    section: Any = Recipe
-    for part in place:
-        section = _inner(section, part)
-        if section is None:
-            return "see docs/recipes.md"
-    # the fields of the base class come first, but the method is more important
-    return ", ".join(sorted(section.model_fields, key=lambda name: name != "method"))
-
-
-def _inner(section: Any, part: str) -> Any:
-    """The section under the key `part` of a section, of a mapping of sections, or of a union."""
-    if isinstance(section, type) and issubclass(section, BaseModel):
-        fields = section.model_fields
-        found = fields[part].annotation if part in fields else None
-    elif typing.get_origin(section) is dict:
-        found = typing.get_args(section)[1]
-    else:
-        return SECTIONS.get(part)
-    if typing.get_origin(found) in (typing.Union, types.UnionType):
-        models = [
-            a for a in typing.get_args(found) if isinstance(a, type) and issubclass(a, BaseModel)
-        ]
-        return models[0] if len(models) == 1 else found
-    return found

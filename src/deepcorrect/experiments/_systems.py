@@ -78,7 +78,13 @@ class TrainedSystem(Section):
 
 
 class GateableSystem(TrainedSystem):
-    """A system that leaves what it changes behind a gate, if `gate` is given."""
+    """A system that leaves what it changes behind a gate, if `gate` is given.
+
+    Attributes:
+        gate: the share of clean images that a gate may let through; null has no gate.
+        gate_scale: below 1, the gate is prepared for pictures from other sources than the training
+            images (`fit_gate`'s `scale`).
+    """
 
     gate: float | None = Field(default=None, gt=0, lt=1)
     gate_scale: float = Field(default=1.0, gt=0, le=1)
@@ -93,13 +99,13 @@ class GateableSystem(TrainedSystem):
 class CorrectionSystem(GateableSystem):
     """Correction units behind each site's filters of highest priority.
 
-    `beta` is the share of each site's filters to correct, one for all sites or one per site.
-    `budget` limits all sites together instead: `{parameters: X}`, `{multiply_adds: X}`, or
-    `{latency: X, runtime: RUNTIME}`, which is measured; beside a latency, `beta` is the share of
-    filters with weights of their own. Without either, beta is 0.5.
-    `ranking` is a method; null takes the recipe's method. `gate` is the share of clean images that
-    a gate lets through to be corrected; null corrects every image. `gate_scale` below 1 prepares
-    the gate for pictures from other sources than the training images (`fit_gate`'s `scale`).
+    Attributes:
+        beta: the share of each site's filters to correct, one for all sites or one per site; 0.5
+            without a budget. Beside a latency, the share of filters with weights of their own.
+        budget: limits all sites together instead: `{parameters: X}`, `{multiply_adds: X}`, or
+            `{latency: X, runtime: RUNTIME}`, which is measured.
+        unit: a kind of unit, `weights`, `weights+KIND`, or a mapping; see the section on units.
+        ranking: a method; null takes the recipe's.
     """
 
     method: Literal["deepcorrect"]
@@ -193,9 +199,11 @@ def known_ranking(name: str) -> str:
 class FinetuneSystem(GateableSystem):
     """Fine-tuning of a copy of the network.
 
-    `trains` is `all` parameters; whole layers from the `first` or the `last` on, as many as
-    `parameters` allows (a value up to 1 is a share); or the batch `norms`. With a `gate`, a share
-    as a correction's, images that look undistorted are left to the network itself.
+    Attributes:
+        trains: `all` parameters, whole layers from the `first` or the `last` on, or the batch
+            `norms`.
+        parameters: how many the whole layers may have; a value up to 1 is a share. A `gate` leaves
+            images that look undistorted to the network itself.
     """
 
     method: Literal["finetune"]
@@ -246,7 +254,12 @@ class AugMixSystem(_WholeNetworkSystem):
 
 
 class LoraSystem(TrainedSystem):
-    """Low-rank adaptation of the convolutions, merged into their weights after training."""
+    """Low-rank adaptation of the convolutions, merged into their weights after training.
+
+    Attributes:
+        parameters: how many are trained at most; a value up to 1 is a share of the network's.
+        alpha: the scale of what is added.
+    """
 
     method: Literal["lora"]
     parameters: float = Field(default=0.25, gt=0)
@@ -263,7 +276,12 @@ class LoraSystem(TrainedSystem):
 
 
 class FrontEndSystem(TrainedSystem):
-    """A learned residual network that restores the image for the frozen network."""
+    """A learned residual network that restores the image for the frozen network.
+
+    Attributes:
+        parameters: how many it has at most; a value up to 1 is a share of the network's.
+        depth: its number of 3 x 3 stages.
+    """
 
     restores: ClassVar[bool] = True
 
@@ -291,7 +309,8 @@ class TestTimeSection(Section):
 class NormAdaptationSystem(TestTimeSection):
     """Batch norms that follow the test batch (Nado et al. 2020).
 
-    With a `prior`, the trained statistics count as that many images (Schneider et al. 2020).
+    Attributes:
+        prior: as how many images the trained statistics count (Schneider et al. 2020).
     """
 
     needs: ClassVar[str] = "batches of one distortion"
@@ -305,7 +324,11 @@ class NormAdaptationSystem(TestTimeSection):
 
 
 class TentSystem(TestTimeSection):
-    """TENT (Wang et al. 2021): batch norms are trained to lower the test batches' entropy."""
+    """TENT (Wang et al. 2021): batch norms are trained to lower the test batches' entropy.
+
+    Attributes:
+        learning_rate: of one step for each test batch.
+    """
 
     needs: ClassVar[str] = "batches of one distortion"
 
@@ -318,7 +341,13 @@ class TentSystem(TestTimeSection):
 
 
 class RestorationSystem(TestTimeSection):
-    """Restoration of the image first, by non-local means or Wiener deconvolution; not blind."""
+    """Restoration of the image first, by non-local means or Wiener deconvolution; not blind.
+
+    Attributes:
+        smoothing: the parameter h of non-local means, in sigmas.
+        patch: the side of its patches, in pixels.
+        balance: the ratio of noise power to signal power that the deconvolution assumes.
+    """
 
     needs: ClassVar[str] = "the true sigma or kernel"
 
