@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import re
 import shutil
@@ -568,4 +569,87 @@ def test_results_of_another_kind_are_refused(
     folder = write_run(tmp_path)
     files.write_json(folder / "results.json", results_of() | change)
     with pytest.raises(InputError, match=said):
+        write_report(folder)
+
+
+def change(folder: Path, name: str, *keys: Any, to: Any) -> None:
+    """Changes one value of a JSON file of a run."""
+    value = place = json.loads((folder / name).read_text(encoding="utf-8"))
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = to
+    (folder / name).write_text(json.dumps(value), encoding="utf-8")
+
+
+SYSTEM = ("systems", "baseline")
+CURVE = (*SYSTEM, "distortions", "awgn")
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "value"),
+    [
+        ("results.json", ("systems",), ["baseline"]),
+        ("results.json", (*SYSTEM, "parameters"), -1),
+        ("results.json", (*SYSTEM, "parameters"), 2.5),
+        ("results.json", (*SYSTEM, "training_seconds"), "long"),
+        ("results.json", (*SYSTEM, "latency_ms"), float("nan")),
+        ("results.json", (*CURVE, "levels"), []),
+        ("results.json", (*CURVE, "top1"), [0.5]),
+        ("results.json", (*CURVE, "top1"), [0.5, 0.4, 0.3, 0.2, 0.1, 1.5]),
+        ("results.json", (*CURVE, "mean_top1"), None),
+        ("results.json", ("seed",), True),
+        ("results.json", ("seconds",), 1e999),
+        ("history.json", ("deepcorrect", "best"), 99),
+        ("history.json", ("deepcorrect", "epochs", 3, "number"), 7),
+        ("history.json", ("deepcorrect", "epochs", 0, "score"), "good"),
+        ("history.json", ("deepcorrect",), [1, 2]),
+        ("examples.json", ("distortions", "awgn", "rows", 0, "cells"), []),
+        ("examples.json", ("distortions", "awgn", "rows", 0, "cells", 0, "png"), "bm8="),
+        ("examples.json", ("distortions", "awgn", "rows", 0, "cells", 0, "png"), '"><script>'),
+        ("examples.json", ("distortions", "awgn", "rows", 0, "cells", 0, "answers"), {}),
+        ("examples.json", ("distortions", "awgn", "levels"), ["high"]),
+        ("ideal.json", ("betas",), [0.1]),
+        ("ideal.json", ("distorted_top1", "awgn"), [0.5]),
+        ("ideal.json", ("top1", "conv1", "awgn"), [[0.5]]),
+        ("ideal.json", ("levels", "awgn"), []),
+        ("adapter/adapter_config.json", ("sites", "conv1", "filters"), ["one"]),
+    ],
+)
+def test_values_that_no_run_writes_are_refused_by_file_and_key(
+    run: Path, tmp_path: Path, name: str, keys: tuple[Any, ...], value: Any
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html"))
+    change(folder, name, *keys, to=value)
+    with pytest.raises(InputError, match=re.escape(Path(name).name)) as caught:
+        write_report(folder)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "figure", ["../outside.png", "/etc/passwd", "analysis/../../outside.png", "analysis/.png"]
+)
+def test_no_picture_outside_the_run_is_read(run: Path, tmp_path: Path, figure: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder)
+    (tmp_path / "outside.png").write_bytes(b"secret")
+    near = {"images": 1, "classes": [], "clean": {}, "distortions": {}}
+    analysis = {"subject": "deepcorrect", "maps": {}, "ideal": {}, "features": near, "learning": {}}
+    files.write_json(folder / "analysis.json", analysis | {"figures": [figure]})
+    with pytest.raises(InputError, match=r"analysis.json is not what a run writes: figures"):
+        write_report(folder)
+
+
+@pytest.mark.parametrize("system", ["../../elsewhere", "a/b"])
+def test_no_adapter_outside_the_run_is_read(run: Path, tmp_path: Path, system: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results["systems"][system] = results["systems"]["deepcorrect"]
+    files.write_json(folder / "results.json", results)
+    files.write_text(
+        folder / "recipe.yaml", f"systems: {{{json.dumps(system)}: {{method: deepcorrect}}}}"
+    )
+    with pytest.raises(InputError, match="names no folder"):
         write_report(folder)

@@ -7,10 +7,10 @@ from deepcorrect.cli import _stopping
 
 def main() -> None:
     """The console script."""
-    _stopping.take_charge()
-    from deepcorrect.cli._app import main as start
+    with _stopping.in_charge():
+        from deepcorrect.cli._app import main as start
 
-    start()
+        start()
 
 
 def __getattr__(name: str) -> Any:

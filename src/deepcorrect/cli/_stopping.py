@@ -25,15 +25,24 @@ class Stopped(KeyboardInterrupt):
     """A command was stopped by a signal; libraries treat it as Ctrl-C."""
 
 
-def take_charge() -> None:
-    """Lets the signals end this process, from now until it ends; called by the console script."""
+@contextmanager
+def in_charge() -> Iterator[None]:
+    """Lets the signals end this process while the block, a whole command, runs."""
     if threading.current_thread() is not threading.main_thread():
-        return  # only the main thread may say what signals do
+        yield  # only the main thread may say what signals do
+        return
     _state.update(in_charge=True, received=0, worked=False)
     wanted = (signal.SIGINT, signal.SIGTERM)
-    _signals[:] = [each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.getsignal(each) for each in wanted}
+    _signals[:] = [each for each in wanted if before[each] is not signal.SIG_IGN]
     for number in _signals:
         signal.signal(number, _end_now)
+    try:
+        yield
+    finally:
+        _state["in_charge"] = False
+        for number in _signals:
+            signal.signal(number, before[number])
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def correct_within(
     if budget.latency is None:
         return correct(model, ranking, beta, unit or "bottleneck", seed, budget=budget)
     if kept is not None and kept.exists():
-        choice = LatencyChoice.model_validate(files.read_json(kept))
+        choice = files.read_json_as(kept, LatencyChoice)
     else:
         choice = within_latency(
             model,

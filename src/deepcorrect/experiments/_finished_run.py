@@ -144,7 +144,7 @@ def _trained(
     if isinstance(built, GatedModel):
         if not gate.is_file():
             raise InputError(f"{gate} is missing: without it, {name!r} has no gate")
-        built.set_gate(GateConfig.model_validate(files.read_json(gate)))
+        built.set_gate(files.read_json_as(gate, GateConfig))
     return system.finished(built).eval()
 
 

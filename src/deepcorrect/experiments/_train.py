@@ -13,7 +13,7 @@ from deepcorrect.deployment import latency_note
 from deepcorrect.experiments._folder import CHECKPOINTS, adapter_folder, gate_file, log, once
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.experiments._systems import CorrectionSystem, GateableSystem, Rank, TrainedSystem
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, files
 from deepcorrect.training import History, fit
 
 
@@ -70,8 +70,9 @@ def _set_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel
         )
         return gate.model_dump(mode="json")
 
-    saved = once(gate_file(setup.folder, name), fitted)
-    model.set_gate(GateConfig.model_validate(saved))
+    path = gate_file(setup.folder, name)
+    once(path, fitted)
+    model.set_gate(files.read_json_as(path, GateConfig))
 
 
 def save_adapter(

@@ -84,7 +84,7 @@ def kind_of_file(path: Path) -> str:
         if beginning[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(path) as archive:
                 return _kind_of_zip(archive.namelist())
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # a name may be no text
         return "cut off or damaged: download or copy it again"
     except OSError:
         return ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from deepcorrect.runtime._errors import InputError
+from deepcorrect.runtime._errors import InputError, first_problem
 from deepcorrect.runtime._parsing import (
     JSON_BYTES,
     YAML_BYTES,
@@ -26,6 +26,7 @@ from deepcorrect.runtime._replacing import (
 )
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from torch import Tensor
 
 __all__ = [
@@ -36,9 +37,11 @@ __all__ = [
     "read_checkpoint",
     "read_description",
     "read_json",
+    "read_json_as",
     "read_shapes",
     "read_tensors",
     "read_yaml",
+    "read_yaml_text",
     "remove_temporary",
     "replacing",
     "write_bytes",
@@ -50,6 +53,7 @@ __all__ = [
 ]
 
 Read = TypeVar("Read")
+Model = TypeVar("Model", bound="BaseModel")
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
@@ -125,13 +129,38 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path, JSON_BYTES, "a JSON file"), str(path))
 
 
+def read_json_as(path: Path, model: type[Model]) -> Model:
+    """Reads a JSON file that holds the values of a pydantic model.
+
+    Raises:
+        InputError: The file does not exist, or holds something else.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415  (most commands read none)
+
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        where, _, message = first_problem(error)
+        place = f"{where}: " if where else ""
+        raise InputError(f"{path} is not a {model.__name__}: {place}{message}") from None
+
+
 def read_yaml(path: Path) -> Any:
     """Reads a YAML file of plain types; see `parse_yaml` for what is refused.
 
     Raises:
         InputError: The file does not exist, or is not YAML within the bounds.
     """
-    return parse_yaml(read_text(path, YAML_BYTES, "a YAML file"), str(path))
+    return parse_yaml(read_yaml_text(path), str(path))
+
+
+def read_yaml_text(path: Path) -> str:
+    """Reads the text of a YAML file, with its comments.
+
+    Raises:
+        InputError: The file does not exist, is too large, or is not UTF-8.
+    """
+    return read_text(path, YAML_BYTES, "a YAML file")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deepcorrect.data import (
     STORED,
@@ -19,7 +20,7 @@ from deepcorrect.data import (
     no_folder,
     open_folder,
 )
-from deepcorrect.distortions import GROUPS, Distortion, kind_of, ungrouped
+from deepcorrect.distortions import GROUPS, Distortion, Parameters, kind_of, ungrouped
 from deepcorrect.runtime import InputError, files, unknown
 
 SPECS = {
@@ -34,7 +35,34 @@ ARCHIVES = ("noise", "blur", "weather", "digital", "extra")
 """The folders to which ImageNet-C's archives unpack, each with some of the corruptions."""
 
 MOST_SEVERITIES = 5
+MOST_CLASSES = 1 << 31
 Open = Callable[[], ImageSet]
+
+
+class _Made(BaseModel):
+    """One distortion of a stored set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    levels: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = Field(min_length=1)
+    parameters: Parameters | None
+
+
+class StoredInfo(BaseModel):
+    """What `distort.json` says that is needed to read the set; it says more to go on writing it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    finished: bool
+    format: Literal["folder", "parquet", "npy"]
+    distortions: dict[str, _Made] = Field(min_length=1)
+    images_a_level: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _counted(self) -> StoredInfo:
+        if self.format == "npy" and self.images_a_level is None:
+            raise ValueError("a set of arrays says how many images a level has")
+        return self
 
 
 @dataclass(frozen=True)
@@ -117,9 +145,7 @@ def _info(folder: Path, layout: str) -> dict[str, Any] | None:
     path = folder / INFO_FILE
     if not path.is_file():
         return None
-    info = files.read_json(path)
-    if not isinstance(info, dict) or not {"finished", "format", "distortions"} <= set(info):
-        raise InputError(f"{path} is not what 'deepcorrect distort' writes")
+    info = files.read_json_as(path, StoredInfo).model_dump()
     reader = {"npy": "cifar_c", "folder": "imagenet_c"}.get(info["format"])
     if reader is None:
         raise InputError(
@@ -149,6 +175,8 @@ def _kind_name(path: Path, info: Mapping[str, Any] | None) -> str:
         kind_of(name)
     except InputError:
         raise InputError(f"{path}: {unknown('corruption', name, BENCHMARK)}") from None
+    if info is not None and name not in info["distortions"]:
+        raise InputError(f"{path} is of no distortion that {INFO_FILE} names")
     return name
 
 
@@ -183,6 +211,11 @@ def _read_arrays(
     if not arrays:
         raise InputError(f"{folder} has no KIND.npy beside its labels.npy")
     count = info["images_a_level"] if info else _images_a_level(labels)
+    if count > len(labels) or labels.min() < 0 or labels.max() >= MOST_CLASSES:
+        raise InputError(
+            f"{folder / 'labels.npy'} has {len(labels):,} labels from {labels.min()} to "
+            f"{labels.max()}: there are {count:,} images of a level, and labels count from 0"
+        )
     own = labels[:count].tolist()
     parts: dict[str, dict[float, Open]] = {}
     for name, path in _in_order((_kind_name(path, info), path) for path in arrays).items():

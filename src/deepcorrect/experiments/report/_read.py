@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel
 
 from deepcorrect.correction import CONFIG_FILE, AdapterConfig
+from deepcorrect.experiments.report._schema import (
+    PNG,
+    Analysis,
+    Environment,
+    Examples,
+    Histories,
+    Ideal,
+    Results,
+    check,
+)
 from deepcorrect.ranking import Ranking, load_ranking
-from deepcorrect.runtime import InputError, files
+from deepcorrect.runtime import InputError, files, parse_yaml
 
 NEEDED = {
     "results.json": ("systems", "model", "data", "seed"),
@@ -32,7 +41,12 @@ SYSTEM_KEYS = (
 )
 ANALYSIS_FILE = "analysis.json"
 ANALYSIS_KEYS = ("subject", "maps", "ideal", "features", "learning", "figures")
-CURVE_KEYS = ("levels", "top1", "clean_top1", "mean_top1")
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "results.json": Results,
+    "environment.json": Environment,
+    "history.json": Histories,
+    "examples.json": Examples,
+}
 
 
 @dataclass(frozen=True)
@@ -85,20 +99,23 @@ def read_run(folder: Path) -> RunFiles:
     values = {name: _needed(folder / name, keys) for name, keys in NEEDED.items()}
     results = values["results.json"]
     systems = results["systems"]
-    if results.get("schema") != 1 or "baseline" not in systems:
+    if results.get("schema") != 1 or not isinstance(systems, dict) or "baseline" not in systems:
+        names = ", ".join(systems) if isinstance(systems, dict) else repr(systems)
         raise InputError(
-            f"{folder / 'results.json'} has schema {results.get('schema')!r} and systems "
-            f"{', '.join(systems)}: a report needs schema 1 and a system 'baseline'"
+            f"{folder / 'results.json'} has schema {results.get('schema')!r} and systems {names}: "
+            "a report needs schema 1 and a system 'baseline'"
         )
     for name, record in systems.items():
         _check_keys(folder / "results.json", record, SYSTEM_KEYS, f"of system {name!r} ")
-        for kind, curve in record["distortions"].items():
-            _check_keys(folder / "results.json", curve, CURVE_KEYS, f"of {kind} of {name!r} ")
+    for name, model in SCHEMAS.items():
+        check(folder / name, values[name], model)
     _present(folder / "recipe.yaml")
-    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = files.read_yaml_text(folder / "recipe.yaml")
     corrected = [name for name in _corrected(folder, recipe) if name in systems]
     ideal, analysis = folder / "ideal.json", folder / ANALYSIS_FILE
     analysed = _needed(analysis, ANALYSIS_KEYS) if analysis.exists() else None
+    if analysed is not None:
+        check(analysis, analysed, Analysis)
     return RunFiles(
         results=results,
         environment=values["environment.json"],
@@ -106,7 +123,7 @@ def read_run(folder: Path) -> RunFiles:
         examples=values["examples.json"],
         recipe=recipe,
         ranking=_ranking(folder, needed=bool(corrected)),
-        ideal=files.read_json(ideal) if ideal.exists() else None,
+        ideal=_checked(ideal, Ideal) if ideal.exists() else None,
         analysis=analysed,
         pictures=_pictures(folder, analysed["figures"] if analysed else ()),
         adapters={name: _adapter(folder, name) for name in corrected},
@@ -129,6 +146,12 @@ def _needed(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     return value
 
 
+def _checked(path: Path, model: type[BaseModel]) -> Any:
+    value = files.read_json(path)
+    check(path, value, model)
+    return value
+
+
 def _check_keys(path: Path, value: object, keys: tuple[str, ...], where: str = "") -> None:
     if not isinstance(value, dict):
         raise InputError(f"{path}: the value {where}is not a mapping of keys to values")
@@ -140,9 +163,9 @@ def _check_keys(path: Path, value: object, keys: tuple[str, ...], where: str = "
 def _corrected(folder: Path, recipe: str) -> list[str]:
     """The names of a recipe's corrected systems."""
     try:
-        systems = yaml.safe_load(recipe)["systems"]
+        systems = parse_yaml(recipe, str(folder / "recipe.yaml"))["systems"]
         return [name for name, system in systems.items() if system["method"] == "deepcorrect"]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         raise InputError(
             f"{folder / 'recipe.yaml'} is not a run's recipe: it needs systems, each with a method"
         ) from None
@@ -162,18 +185,20 @@ def _pictures(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
                 f"{folder} has no {name}, which its {ANALYSIS_FILE} names: run deepcorrect analyse "
                 f"{folder} again, or remove {ANALYSIS_FILE}"
             )
-    return {name: (folder / name).read_bytes() for name in names}
+    pictures = {name: (folder / name).read_bytes() for name in names}
+    for name, content in pictures.items():
+        if not content.startswith(PNG):
+            raise InputError(f"{folder / name} is not a PNG image")
+    return pictures
 
 
 def _adapter(folder: Path, system: str) -> AdapterConfig:
-    path = folder / ("adapter" if system == "deepcorrect" else f"adapter-{system}") / CONFIG_FILE
+    name = "adapter" if system == "deepcorrect" else f"adapter-{system}"
+    if Path(name).name != name:
+        raise InputError(f"{folder / 'recipe.yaml'} has a system {system!r}, which names no folder")
+    path = folder / name / CONFIG_FILE
     _present(path)
-    try:
-        return AdapterConfig.model_validate(files.read_json(path))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise InputError(f"{path} is not an adapter's: {place}: {problem['msg']}") from None
+    return files.read_json_as(path, AdapterConfig)
 
 
 def _subject(systems: dict[str, Any], corrected: list[str]) -> str | None:

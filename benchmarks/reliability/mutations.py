@@ -1,0 +1,458 @@
+"""Files that somebody changed: read as they were, or refused with an error of ours, never else.
+
+    python -m benchmarks.reliability.mutations [--count 2000] [--seed 0]
+
+Each mutation changes one file of a kind: bytes flipped, cut, repeated or inserted; in JSON and YAML
+a value, a key or a whole part replaced by one of another type or an absurd one. `signed` mutations
+set the checksums anew, as somebody does who knows the format. Counted are the mutations that were
+refused, those that were read and answer as before, those that were read and answer otherwise
+(possible only where a file has no checksum, or was signed), and errors that are not ours, which
+must be none. Writes benchmarks/results/reliability/mutations.json.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import functools
+import json
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+import deepcorrect as dc
+from benchmarks.reliability.cases import draw_digits, drawn, keep, make_data, options
+from deepcorrect.correction._budget import filters_within
+from deepcorrect.correction._checkpoint import config_sha256, file_sha256
+from deepcorrect.data import Preprocessing
+from deepcorrect.distortions import parse_all, stored
+from deepcorrect.experiments import analyse, load_recipe, run
+from deepcorrect.experiments.report import write_report
+from deepcorrect.ranking import NetworkSize
+from deepcorrect.ranking._description import checksum
+from deepcorrect.runtime import files
+
+SLOW_SECONDS = 20
+"""A mutated file that takes longer to be refused counts as an error."""
+
+ABSURD: list[Any] = [
+    *(None, True, False, 0, -1, 1, 0.5, -0.5, 1e308, -1e308, 2**31, 2**63, 2**64, 10**30, 10**18),
+    *("", "..", "../../x", "/etc/passwd", "x" * 5000, "\0", "nan", "1e999", "\N{SNOWMAN}", "<b>"),
+    *([], {}, [[]], {"": None}, [0] * 1000, float("nan"), float("inf"), [float("-inf")]),
+]
+
+
+def network() -> nn.Module:
+    """A small network with fixed weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 1)]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)).eval()
+
+
+IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of file.
+
+    Attributes:
+        file: its name in the folder.
+        make: writes it and what belongs to it into a folder.
+        read: reads it as users do, and says what it then answers.
+        form: `json`, `yaml` or `bytes`.
+        sign: sets checksums anew after a mutation; None where there are none.
+        checked: whether a checksum must notice a change that is not signed.
+    """
+
+    file: str
+    make: Callable[[Path], object]
+    read: Callable[[Path], str]
+    form: str
+    sign: Callable[[Path], None] | None = None
+    checked: bool = False
+
+
+# --- kinds of files
+
+
+def make_adapter(folder: Path) -> None:
+    gate = dc.GateConfig(kinds=("awgn",), weights=((0.1,) * 38,), biases=(1.0,), false_alarms=0.05)
+    adapted = dc.correct(network(), {"0": [1, 4], "3": [2]}, unit={"kind": "dense", "start": "he"})
+    adapted.set_gate(gate)
+    adapted.save_pretrained(folder)
+
+
+def read_adapter(folder: Path) -> str:
+    model = network()
+    before = _trace(model)
+    try:
+        adapted = dc.load_adapter(model, folder)
+        with torch.no_grad():
+            return _text(adapted(IMAGES))
+    finally:
+        if _trace(model) != before:
+            raise RuntimeError("a load left a trace on the network")
+
+
+def sign_adapter(folder: Path) -> None:
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    if isinstance(config, dict):
+        config["weights_sha256"] = file_sha256(folder / "adapter_model.safetensors")
+        config["config_sha256"] = config_sha256(config)
+        path.write_text(json.dumps(config))
+
+
+def make_ranking(folder: Path) -> None:
+    drawing = torch.Generator().manual_seed(2)
+    by_level = {site: torch.rand(3, 8, generator=drawing).double() for site in ("0", "3")}
+    levels = parse_all("awgn:10,20,30", 16)
+    maps, size = {"0": (16, 16), "3": (16, 16)}, NetworkSize(500, 9000)
+    ranking = dc.Ranking(
+        by_level,
+        "path",
+        levels,
+        10,
+        1.0,
+        maps=maps,
+        weights={"0": 27, "3": 8},
+        network=size,
+    )
+    ranking.save(folder)
+
+
+def read_ranking(folder: Path) -> str:
+    ranking = dc.load_ranking(folder)
+    budget = filters_within(ranking, {"parameters": 2000.0}, "dense")
+    return json.dumps([ranking.top(0.5), budget, ranking.info()], sort_keys=True)
+
+
+def sign_ranking(folder: Path) -> None:
+    """Signs what the mutation of `description.json` made of the header."""
+    path = folder / "ranking_levels.safetensors"
+    text = (folder / "description.json").read_text()
+    tensors = files.read_tensors(path)
+    files.write_tensors(path, tensors, {"ranking": text, "sha256": checksum(text, tensors)})
+
+
+def make_description(folder: Path) -> None:
+    make_ranking(folder)
+    text = files.read_description(folder / "ranking_levels.safetensors")["ranking"]
+    (folder / "description.json").write_text(text)
+
+
+def make_recipe(folder: Path) -> None:
+    text = load_recipe("demo").to_yaml()
+    (folder / "recipe.yaml").write_text(text)
+
+
+def read_recipe(folder: Path) -> str:
+    return load_recipe(folder / "recipe.yaml").to_yaml()
+
+
+def make_gate(folder: Path) -> None:
+    gate = dc.GateConfig(kinds=("awgn",), weights=((0.1,) * 38,), biases=(1.0,), false_alarms=0.05)
+    files.write_json(folder / "gate.json", gate.model_dump(mode="json"))
+
+
+def read_gate(folder: Path) -> str:
+    return files.read_json_as(folder / "gate.json", dc.GateConfig).model_dump_json()
+
+
+def make_weights(folder: Path) -> None:
+    files.write_tensors(folder / "weights.safetensors", dict(network().state_dict()))
+
+
+def read_weights(folder: Path) -> str:
+    module = folder / "net.py"
+    module.write_text(
+        "from benchmarks.reliability.mutations import network, Preprocessing\n"
+        "from deepcorrect import Classifier\n"
+        "def make():\n"
+        "    return Classifier(network(), Preprocessing(16, (.5,) * 3, (.5,) * 3), 'net')\n"
+    )
+    model = dc.load_model(f"python:{module}:make", weights=str(next(folder.glob("weights.*"))))
+    with torch.no_grad():
+        return _text(model(IMAGES))
+
+
+def make_pickle(folder: Path) -> None:
+    torch.save(network().state_dict(), folder / "weights.pt")
+
+
+def make_stored(folder: Path) -> None:
+    data = draw_digits(folder.with_name(folder.name + "-digits"), classes=3, each=2)
+    stored.write_distorted(f"folder:{data}", ["awgn:20,40"], folder, "npy")
+    shutil.rmtree(data)
+
+
+def read_stored(folder: Path) -> str:
+    found = stored.open_corrupted(f"cifar_c:{folder}", Preprocessing(28, (0.5,), (0.5,)))
+    texts = []
+    for kind, levels in found.parts.items():
+        for level, opened in levels.items():
+            images = opened()
+            values = [images[row] for row in range(len(images))]
+            texts.append((kind, level, [(str(v[1]), _text(v[0])) for v in values if v]))
+    return json.dumps(texts)
+
+
+@functools.cache
+def finished_run() -> Path:
+    """The folder of a finished and analysed run, made once."""
+    folder = Path(tempfile.mkdtemp(prefix="deepcorrect-reliability-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    run(load_recipe(make_data(folder / "data") / "tiny.yaml"), folder / "run")
+    analyse(folder / "run", images=20, classes=3)
+    (folder / "run" / "report.html").unlink()
+    return folder / "run"
+
+
+def make_run(folder: Path) -> None:
+    shutil.copytree(finished_run(), folder, dirs_exist_ok=True)
+
+
+def read_run(folder: Path) -> str:
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def _text(values: Tensor) -> str:
+    return json.dumps([round(value, 4) for value in values.double().flatten().tolist()])
+
+
+def _trace(model: nn.Module) -> object:
+    return [
+        (name, type(module), module.training, len(module._forward_hooks), sorted(vars(module)))
+        for name, module in model.named_modules()
+    ] + [(name, p.requires_grad, p._version) for name, p in model.named_parameters()]
+
+
+TARGETS: dict[str, Target] = {
+    "adapter configuration": Target(
+        "adapter_config.json", make_adapter, read_adapter, "json", checked=True
+    ),
+    "adapter configuration, signed": Target(
+        "adapter_config.json", make_adapter, read_adapter, "json", sign_adapter
+    ),
+    "adapter tensors": Target(
+        "adapter_model.safetensors", make_adapter, read_adapter, "bytes", checked=True
+    ),
+    "adapter tensors, signed": Target(
+        "adapter_model.safetensors", make_adapter, read_adapter, "bytes", sign_adapter
+    ),
+    "ranking": Target(
+        "ranking_levels.safetensors", make_ranking, read_ranking, "bytes", checked=True
+    ),
+    "ranking description, signed": Target(
+        "description.json", make_description, read_ranking, "json", sign_ranking
+    ),
+    "recipe": Target("recipe.yaml", make_recipe, read_recipe, "yaml"),
+    "gate": Target("gate.json", make_gate, read_gate, "json"),
+    "weights": Target("weights.safetensors", make_weights, read_weights, "bytes"),
+    "weights, PyTorch": Target("weights.pt", make_pickle, read_weights, "bytes"),
+    "stored set, description": Target("distort.json", make_stored, read_stored, "json"),
+    "stored set, array": Target("awgn.npy", make_stored, read_stored, "bytes"),
+    "stored set, labels": Target("labels.npy", make_stored, read_stored, "bytes"),
+    **{
+        f"report: {name}": Target(name, make_run, read_run, form)
+        for name, form in {
+            "results.json": "json",
+            "history.json": "json",
+            "examples.json": "json",
+            "environment.json": "json",
+            "ideal.json": "json",
+            "analysis.json": "json",
+            "recipe.yaml": "yaml",
+            "adapter/adapter_config.json": "json",
+            "ranking_levels.safetensors": "bytes",
+        }.items()
+    },
+}
+SLOW = ("report: ",)
+"""Kinds of which a tenth as many mutations are tried: one that is read takes a second to draw."""
+
+
+# --- mutations
+
+
+def mutate(path: Path, form: str, choose: random.Random) -> None:
+    """Changes a file in one place, as its form suggests or as bytes."""
+    if form == "bytes" or choose.random() < 0.2:
+        path.write_bytes(_bytes(path.read_bytes(), choose))
+        return
+    text = path.read_text(encoding="utf-8")
+    value = json.loads(text) if form == "json" else yaml.safe_load(text)
+    changed = _value(value, choose)
+    dump = json.dumps if form == "json" else yaml.safe_dump
+    path.write_text(dump(changed), encoding="utf-8")
+
+
+def _bytes(content: bytes, choose: random.Random) -> bytes:
+    place = (
+        choose.randrange(len(content))
+        if choose.random() < 0.5
+        else choose.randrange(min(len(content), 400))
+    )
+    kind = choose.randrange(6)
+    if kind == 0:
+        return content[:place]
+    if kind == 1:
+        return (
+            content[:place]
+            + bytes([content[place] ^ (1 << choose.randrange(8))])
+            + content[place + 1 :]
+        )
+    if kind == 2:
+        return content[:place] + choose.randbytes(choose.randrange(1, 9)) + content[place:]
+    if kind == 3:
+        return content[:place] + content[place + choose.randrange(1, 9) :]
+    if kind == 4:
+        return content[:place] + content[place : place + 64] * 50 + content[place:]
+    digits = choose.choice([b"9" * 20, b"-1", b"0", b"1e400", b"NaN", b"[" * 2000])
+    return content[:place] + digits + content[place + len(digits) :]
+
+
+def _value(value: Any, choose: random.Random) -> Any:
+    """A value with one part replaced, removed, renamed or doubled."""
+    value = copy.deepcopy(value)
+    places = list(_places(value))
+    if not places or choose.random() < 0.02:
+        return choose.choice(ABSURD)
+    holder, key = choose.choice(places)
+    kind = choose.randrange(6)
+    if kind == 0:
+        del holder[key]
+    elif kind == 1 and isinstance(holder, dict):
+        holder[choose.choice([f"{key}x", "..", "", "a/b", "schema"])] = holder[key]
+    elif kind == 2:
+        other, place = choose.choice(places)
+        holder[key] = copy.deepcopy(other[place])
+    elif kind == 3 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
+        holder[key] = choose.choice([-1, 0, 2, 1000, 0.001]) * holder[key]
+    elif kind == 4 and isinstance(holder[key], list) and holder[key]:
+        holder[key] = holder[key] * choose.choice([2, 100])
+    else:
+        holder[key] = copy.deepcopy(choose.choice(ABSURD))
+    return value
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place in a value: what holds it, and the key."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    if not isinstance(value, dict | list):
+        return
+    for key, each in list(inner):
+        yield value, key
+        if isinstance(each, dict | list):
+            yield from _places(each)
+
+
+# --- counting
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raises TimeoutError in the block after some seconds."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise TimeoutError(f"it took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def try_one(
+    target: Target, original: Path, expected: str, choose: random.Random
+) -> tuple[str, str]:
+    """Mutates a copy of a folder and reads it.
+
+    Returns:
+        `refused`, `same`, `other` or `error`, and for an error what it was.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "copy"
+        shutil.copytree(original, folder)
+        path = folder / target.file
+        mutate(path, target.form, choose)
+        try:
+            if target.sign is not None:
+                target.sign(folder)
+        except (ValueError, OSError):  # what cannot even be signed is tried unsigned
+            pass
+        try:
+            with limited(SLOW_SECONDS):
+                answer = target.read(folder)
+        except dc.DeepCorrectError:
+            return "refused", ""
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            return "error", f"{type(error).__name__}: {error}"[:300]
+    if answer == expected:
+        return "same", ""
+    return (
+        ("error", "a change was read in spite of its checksum") if target.checked else ("other", "")
+    )
+
+
+def campaign(name: str, count: int, seed: int) -> dict[str, Any]:
+    """Counts what becomes of mutations of one kind of file."""
+    target = TARGETS[name]
+    counts: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    slowest = 0.0
+    with tempfile.TemporaryDirectory() as place:
+        original = Path(place) / "original"
+        original.mkdir()
+        target.make(original)
+        expected = target.read(original)
+        for number in range(count):
+            started = time.monotonic()
+            found, what = try_one(target, original, expected, drawn(seed, name, number))
+            slowest = max(slowest, time.monotonic() - started)
+            counts[found] += 1
+            if what:
+                errors[f"{what} (mutation {number})"] += 1
+    return {
+        "mutations": count,
+        **{key: counts[key] for key in ("refused", "same", "other", "error")},
+        "slowest_seconds": round(slowest, 2),
+        "errors": dict(errors.most_common(20)),
+    }
+
+
+def main() -> None:
+    sizes = options(__doc__ or "", count=2000)
+    started = time.monotonic()
+    figures = {}
+    for name in TARGETS:
+        count = max(1, sizes.count // 10) if name.startswith(SLOW) else sizes.count
+        figures[name] = campaign(name, count, sizes.seed)
+        print(name, figures[name], flush=True)
+    seconds = round(time.monotonic() - started, 1)
+    keep(sizes.out, "mutations", {"seed": sizes.seed, "seconds": seconds, "kinds": figures})
+
+
+if __name__ == "__main__":
+    main()
