@@ -116,7 +116,7 @@ def test_a_notebooks_page_has_its_results_and_not_its_checks(
     )
     (made,) = notebooks.run_all([source])
     assert made["small.md"].startswith("# Title\n\n*This page is a notebook")
-    assert "```python\nprint(6 * 7)\n```\n\n``` { .text .result }\n42\n```" in made["small.md"]
+    assert "```python\nprint(6 * 7)\n```\n\n``` { .text .output }\n42\n```" in made["small.md"]
     assert "assert" not in made["small.md"] + made["small.ipynb"]
     assert '"outputs": []' in made["small.ipynb"]
     (kept,) = (tmp_path / "kept").iterdir()

@@ -125,7 +125,7 @@ def _shown(output: Any, picture: str, made: Content) -> Iterator[str]:
 
 def _text(text: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip("\n")
-    return f"``` {{ .text .result }}\n{plain}\n```"
+    return f"``` {{ .text .output }}\n{plain}\n```"
 
 
 def _is_check(cell: Any) -> bool:
