@@ -93,9 +93,16 @@ for site in ranking.sites:
 # %%
 adapted = dc.correct(model, ranking, beta=0.75, unit="inverted")
 dc.fit_gate(adapted, loader, distortions, false_alarms=0.05)
-settings = {"learning_rate": 1e-2, "clean_share": 0.1}
 objective = {"logits": 1, "activations": 4}  # the untouched network teaches
-dc.fit(adapted, loader, distortions, epochs=2, objective=objective, **settings)
+dc.fit(
+    adapted,
+    loader,
+    distortions,
+    epochs=2,
+    learning_rate=1e-2,
+    clean_share=0.1,
+    objective=objective,
+)
 after = dc.evaluate(adapted, test, distortions)
 print(f"clean {before.clean_top1:.3f} -> {after.clean_top1:.3f}")
 print(f"mean  {before.mean_top1:.3f} -> {after.mean_top1:.3f}")
