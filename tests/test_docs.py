@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,20 @@ def test_every_key_of_a_recipe_is_documented() -> None:
         assert f"`{key}" in text
     for key in (*TrainingConfig.model_fields, *UnitConfig.model_fields):
         assert f"`{key}`" in text
+
+
+def test_every_key_of_the_results_is_documented() -> None:
+    text = (ROOT / "docs/files.md").read_text(encoding="utf-8")
+    kept = (ROOT / "benchmarks/results/demo/results.json").read_text(encoding="utf-8")
+    results = json.loads(kept)
+    for key in results:
+        assert f"`{key}`" in text or f"`{key}." in text, key
+    for system in results["systems"].values():
+        for key in system:
+            assert f"`.{key}`" in text or f"`.{key}." in text, key
+        for curve in system["distortions"].values():
+            for key in curve:
+                assert f".{key}`" in text, key
 
 
 @pytest.mark.parametrize("file", DOCUMENTS)
