@@ -59,16 +59,8 @@ grid = dc.evaluate(
 )
 print("target:", grid.target)
 for name, curve in grid.curves.items():
-    print(
-        name,
-        dict(
-            zip(
-                curve.distortion.levels,
-                (f"{top1:.0%}" for top1 in curve.top1),
-                strict=True,
-            )
-        ),
-    )
+    shares = [f"{top1:.0%}" for top1 in curve.top1]
+    print(name, dict(zip(curve.distortion.levels, shares, strict=True)))
 
 # %% [markdown]
 # ## Correct without labels
