@@ -32,14 +32,7 @@ from deepcorrect.networks import (
     shared_copy,
     uncompiled,
 )
-from deepcorrect.runtime import InputError, files
-
-
-class _Switch:
-    """Whether an adapter is active; shared by an adapter and its copies in other adapters."""
-
-    def __init__(self) -> None:
-        self.on = True
+from deepcorrect.runtime import InputError, Suspension, files
 
 
 class AdaptedModel(GatedModel):
@@ -88,7 +81,7 @@ class AdaptedModel(GatedModel):
         True
     """
 
-    shared_attributes = ("_switch",)
+    shared_attributes = ("_disabled",)  # with the copies of this adapter in other adapters
 
     def __init__(
         self,
@@ -111,7 +104,7 @@ class AdaptedModel(GatedModel):
         self.network = network
         self.subnetwork = subnetwork
         self.units, self.weights = nn.ModuleDict(), nn.ModuleDict()
-        self._switch = _Switch()
+        self._disabled = Suspension()
         self._ran: set[str] = set()
         parameters = next(network.parameters(), torch.zeros(()))
         replace: dict[nn.Module, Replace] = {}
@@ -153,7 +146,7 @@ class AdaptedModel(GatedModel):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Computes the corrected output; inside `disable_adapter()` the network's own output."""
-        if not self._switch.on:
+        if self._disabled.active:
             return self.network(*args, **kwargs)
         output = self._run(*args, **kwargs)
         whole = not torch.compiler.is_compiling() and not self._choice.deciding
@@ -180,16 +173,21 @@ class AdaptedModel(GatedModel):
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """Makes a call run the untouched network itself while the block runs."""
-        before, self._switch.on = self._switch.on, False
-        try:
+        """Makes a call run the untouched network itself while the block runs.
+
+        Other threads that call this network meanwhile get corrected outputs.
+        """
+        with self._disabled.block():
             yield
-        finally:
-            self._switch.on = before
+
+    def _replicate_for_data_parallel(self) -> AdaptedModel:
+        replica: Any = super()._replicate_for_data_parallel()
+        replica._disabled = self._disabled.as_seen_here()
+        return replica
 
     def running_modules(self) -> dict[str, nn.Module] | None:
         """Returns the copy's modules by name, or None while the adapter is disabled."""
-        return self._running if self._switch.on else None
+        return None if self._disabled.active else self._running
 
     def module_trees(self) -> list[dict[str, nn.Module]]:
         """Returns the modules of the copy, of the uncorrected branch, and of the network."""

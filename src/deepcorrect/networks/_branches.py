@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from deepcorrect.networks._sharing import Replacement
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, Suspension
 
 
 class Branches(Replacement):
@@ -23,13 +23,13 @@ class Branches(Replacement):
 
     Args:
         site: The branch of the selected images. It runs on all images if there is no chooser, in
-            training mode, and if `choosing` is False.
+            training mode, and inside `ungated`.
         base: The branch of the other images.
         base_modules: The modules of `base` by their names in the network.
 
     Attributes:
         chooser: A module that maps images, N x C x H x W, to (N,) bool; None for no choice.
-        choosing: Whether the chooser is used.
+        ungated: Suspends the chooser in a thread.
         calls: The number of calls so far, by which the owner detects that there was one.
     """
 
@@ -39,13 +39,13 @@ class Branches(Replacement):
         super().__init__(site)
         self.base, self.base_modules = base, base_modules
         self.chooser: nn.Module | None = None
-        self.choosing = True
+        self.ungated = Suspension()
         self.calls = 0
 
     @property
     def deciding(self) -> bool:
         """Whether the next call chooses a branch for each image."""
-        return self.chooser is not None and self.choosing and not self.training
+        return self.chooser is not None and not self.ungated.active and not self.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Computes the output, each image by the branch that it is sent to."""
@@ -72,6 +72,11 @@ class Branches(Replacement):
         except ValueError as error:  # of lists with one item per image
             raise _unmergeable(*parts) from error
 
+    def _replicate_for_data_parallel(self) -> Branches:
+        replica: Any = super()._replicate_for_data_parallel()
+        replica.ungated = self.ungated.as_seen_here()
+        return replica
+
     def traced(self, chosen: Tensor, args: Any, kwargs: Any) -> Any:
         """Computes the output without control flow: both branches run on all images.
 
@@ -87,16 +92,15 @@ class Branches(Replacement):
 
 @contextmanager
 def ungated(model: nn.Module) -> Iterator[None]:
-    """Makes a corrected network correct every image while the block runs, despite a gate."""
-    found = [module for module in model.modules() if isinstance(module, Branches)]
-    before = [branches.choosing for branches in found]
-    try:
-        for branches in found:
-            branches.choosing = False
+    """Makes a corrected network correct every image while the block runs, despite a gate.
+
+    Other threads that call the network meanwhile are not affected.
+    """
+    with ExitStack() as blocks:
+        for module in model.modules():
+            if isinstance(module, Branches):
+                blocks.enter_context(module.ungated.block())
         yield
-    finally:
-        for branches, choosing in zip(found, before, strict=True):
-            branches.choosing = choosing
 
 
 def merge_rows(first: Tensor, second: Tensor, chosen: Tensor) -> Tensor:

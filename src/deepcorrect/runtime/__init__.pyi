@@ -42,4 +42,5 @@ from ._seeding import seed_of as seed_of
 from ._seeding import seeds_for as seeds_for
 from ._stand_ins import StandIn as StandIn
 from ._threads import PerThread as PerThread
+from ._threads import Suspension as Suspension
 from ._threads import parallel_map as parallel_map

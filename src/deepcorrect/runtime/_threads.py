@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -91,6 +92,58 @@ class PerThread(Generic[Value]):
     def clear(self) -> None:
         """Removes this thread's value."""
         self._values.pop(_thread(), None)
+
+
+class Suspension:
+    """Something that a thread suspends for a block, while other threads go on as before.
+
+    Blocks may overlap in any order. A copy is not suspended. Under `torch.compile` a block suspends
+    for all threads, because a thread's number would be baked into the graph as a constant.
+
+    Example:
+        >>> from deepcorrect.runtime import Suspension
+        >>> correction = Suspension()
+        >>> with correction.block():
+        ...     correction.active
+        True
+        >>> correction.active
+        False
+    """
+
+    def __init__(self) -> None:
+        self._depths: dict[int, int] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether this thread is inside a block."""
+        if not self._depths:
+            return False
+        return torch.compiler.is_compiling() or threading.get_ident() in self._depths
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Suspends in this thread while the block runs."""
+        thread = threading.get_ident()
+        self._depths[thread] = self._depths.get(thread, 0) + 1
+        try:
+            yield
+        finally:
+            self._depths[thread] -= 1
+            if not self._depths[thread]:
+                del self._depths[thread]
+
+    def as_seen_here(self) -> Suspension:
+        """What this thread sees, for other threads that work for it, such as `DataParallel`'s."""
+        return _Always() if self.active else Suspension()
+
+    def __reduce__(self) -> tuple[type[Suspension], tuple[()]]:
+        return Suspension, ()
+
+
+class _Always(Suspension):
+    """A suspension in every thread."""
+
+    active = True  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
 
 
 TRACED = 0
