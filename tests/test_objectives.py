@@ -18,7 +18,13 @@ from deepcorrect.networks import Classifier, find, tap
 from deepcorrect.runtime import InputError, generator_for
 from deepcorrect.training import _fit as training_room
 from deepcorrect.training import fit
-from deepcorrect.training._objectives import OBJECTIVES, Answers, relative_error
+from deepcorrect.training._objectives import (
+    OBJECTIVES,
+    Answers,
+    compared_maps,
+    inverse_variance,
+    relative_error,
+)
 from deepcorrect.training._teacher import Teacher
 
 FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}
@@ -196,9 +202,25 @@ def test_a_teacher_copies_only_maps_that_later_layers_change() -> None:
     for _ in range(2):
         maps = teacher(images).maps
         first = network[0](images)
-        assert torch.equal(maps["0"], first)
-        assert torch.equal(maps["2"], network[2](first.relu()))
+        assert torch.equal(maps["0"][0], first)
+        assert torch.equal(maps["2"][0], network[2](first.relu()))
+        assert float(maps["2"][1]) == pytest.approx(1 / float(maps["2"][0].var()), rel=1e-5)
     assert teacher.copied == {"2"}
+
+
+def test_gradients_from_behind_and_from_the_error_are_added_for_the_compared_images() -> None:
+    draws = torch.Generator().manual_seed(0)
+    maps, clean = torch.randn(2, 6, 3, 4, 4, generator=draws, dtype=torch.float64)
+    maps.requires_grad_()
+    for count in (6, 4):
+        for behind in (0.0, 1.0):
+            share = (maps[:count] - clean[:count]).square().mean() / clean[:count].var()
+            expected = 3 * share + behind * (maps.relu() ** 3).sum()
+            own = maps.clone()  # as the next layer changes it in place
+            taken, error = compared_maps(own, clean[:count], inverse_variance(clean[:count]))
+            loss = 3 * error + behind * (taken.relu_() ** 3).sum()
+            found, wanted = (torch.autograd.grad(each, maps)[0] for each in (loss, expected))
+            assert torch.allclose(found, wanted)
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
@@ -212,7 +234,7 @@ def test_the_error_of_maps_and_its_gradient_are_those_of_their_formula(layout: A
         values = maps.to(dtype, memory_format=layout).requires_grad_()
         error = relative_error(values, clean.to(dtype, memory_format=layout))
         assert error.dtype == torch.promote_types(dtype, torch.float32)
-        assert float(error) == pytest.approx(float(expected), rel=close)
+        assert float(error.detach()) == pytest.approx(float(expected), rel=close)
         (found,) = torch.autograd.grad(error, values)
         assert found.dtype == dtype
         assert torch.allclose(found.double(), slope, atol=close * float(slope.abs().max()))

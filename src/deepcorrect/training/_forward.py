@@ -14,7 +14,7 @@ from deepcorrect.alternatives import restored_images
 from deepcorrect.networks import features, logits_of, site_hooks
 from deepcorrect.runtime import InputError, to_device
 from deepcorrect.training._augmentation import augmix
-from deepcorrect.training._objectives import Answers, Need, relative_error
+from deepcorrect.training._objectives import Answers, Need, compared_maps
 from deepcorrect.training._teacher import Lesson, Teacher
 
 
@@ -67,14 +67,15 @@ def answers_for(
     lesson = compared.teacher(_placed(compared, images)) if compared.teacher else Lesson()
     errors: dict[str, Tensor] = {}
 
-    def compare(site: str, maps: Tensor) -> None:
-        # at once, as later layers may change the maps in place; recomputation under activation
-        # checkpointing does not repeat it, and must not find that it saved a tensor
+    def compare(site: str, maps: Tensor) -> Tensor:
+        # recomputation under activation checkpointing does not repeat this, and must not find that
+        # a tensor was saved
         with (
             torch.autocast(maps.device.type, enabled=False),
             saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
         ):
-            errors[site] = relative_error(maps[:count], lesson.maps[site])
+            maps, errors[site] = compared_maps(maps, *lesson.maps[site])
+        return maps
 
     copies = [mixed]
     if "clean" in needs:
