@@ -247,6 +247,11 @@ def test_images_in_other_forms_are_refused(images: Tensor, message: str) -> None
     assert message in str(error.value)
 
 
+def test_a_negative_seed_of_an_image_is_refused() -> None:
+    with pytest.raises(InputError, match="seed -3 is not from 0 to"):
+        Distortion("fog")(torch.zeros(2, 3, 8, 8), 1, torch.tensor([4, -3]))
+
+
 # --- corrupt
 
 
@@ -297,6 +302,9 @@ def test_numpys_seed_repeats_what_is_drawn() -> None:
         (np.zeros((8, 8), np.uint8), {"corruption_number": 19}, "is not from 0 to 18"),
         (np.zeros((8, 8), np.uint8), {"corruption_name": "fgo"}, "unknown corruption 'fgo'"),
         (np.zeros((8, 8), np.uint8), {"corruption_name": "fog", "severity": 0}, "severity 0"),
+        (np.zeros((8, 8), np.uint8), {"corruption_name": "fog", "seed": -1}, "seed -1 is not"),
+        (np.zeros((8, 8), np.uint8), {"corruption_name": "fog", "seed": 1.5}, "seed 1.5 is not"),
+        (np.zeros((8, 8), np.uint8), {"corruption_name": "contrast", "seed": 2**63}, "seed 9"),
     ],
 )
 def test_what_corrupt_does_not_take_is_refused(image: object, named: dict, message: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from deepcorrect.distortions._distortion import Distortion
 from deepcorrect.distortions._registry import GROUPS
-from deepcorrect.runtime import InputError, unknown
+from deepcorrect.runtime import InputError, check_seed, unknown
 
 Subset = Literal["common", "validation", "all", "noise", "blur", "weather", "digital"]
 
@@ -78,7 +78,7 @@ def corrupt(
 
     Raises:
         InputError: the image is no array of bytes in one of these shapes, or there is no such
-            corruption or severity, or both or neither of name and number are given.
+            corruption, severity or seed, or both or neither of name and number are given.
 
     Example:
         >>> import numpy as np
@@ -95,10 +95,11 @@ def corrupt(
     planes = _planes(image)
     ours = {theirs: own for own, theirs in THEIRS.items()}.get(name, name)
     distortion = Distortion(ours, quantize=True, parameters="imagenet")
-    if seed is None:
-        seed = int(np.random.randint(2**62, dtype=np.int64)) if distortion.random else 0
+    if seed is None and distortion.random:
+        seed = int(np.random.randint(2**62, dtype=np.int64))
+    seeds = torch.tensor([check_seed(0 if seed is None else seed)], dtype=torch.int64)
     images = torch.from_numpy(planes.transpose(2, 0, 1)[None].astype(np.float32) / 255)
-    corrupted = distortion(images, severity, torch.tensor([seed], dtype=torch.int64))
+    corrupted = distortion(images, severity, seeds)
     pixels = (corrupted[0] * 255).round().to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 

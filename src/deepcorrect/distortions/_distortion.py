@@ -274,7 +274,10 @@ def _seeds(count: int, generator: torch.Generator | Tensor | None, kind: Kind) -
                 f"seeds are one int64 per image ({count} here), not a {generator.dtype} tensor of "
                 f"shape {tuple(generator.shape)}"
             )
-        return generator.cpu()
+        seeds = generator.cpu()
+        if bool((seeds < 0).any()):
+            raise InputError(f"seed {int(seeds.min())} is not from 0 to 2^63 - 1")
+        return seeds
     if not kind.random:
         return torch.zeros(count, dtype=torch.int64)
     at_once = (

@@ -28,8 +28,8 @@ class Distort(nn.Module):
     Each image draws its kind with equal probability among those that are named, its level with
     equal probability among the kind's levels, and its noise, all from PyTorch's default generator.
     `torch.manual_seed` therefore repeats the results, and a `DataLoader` gives each of its workers
-    other random numbers, in each epoch. A GPU's images draw their kinds there, too, and their
-    noise on the GPU.
+    other random numbers, in each epoch. Kinds, levels and seeds are drawn on the CPU, the noise of
+    images on a GPU there.
 
     Args:
         distortions: a spec such as `"fog"`, `"awgn:10,20"`, `"imagenet_c"` (a group, which stands
