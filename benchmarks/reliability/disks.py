@@ -5,8 +5,8 @@
 Each command writes to a disk of another size, so that another of its writes is the first that
 fails: a tmpfs where one can be mounted, else a limit on the size of files (RLIMIT_FSIZE). The
 command must end with status 1 and one line, and leave no temporary file and no file that it cannot
-read again; with room made, the same command must finish with the figures of one that always had room. Writes
-benchmarks/results/reliability/disks.json.
+read again; with room made, the same command must finish with the figures of one that always had
+room. Writes benchmarks/results/reliability/disks.json.
 """
 
 from __future__ import annotations

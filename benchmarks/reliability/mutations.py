@@ -398,7 +398,7 @@ def try_one(
         try:
             if target.sign is not None:
                 target.sign(folder)
-        except (ValueError, OSError):  # what cannot even be signed is tried unsigned
+        except (ValueError, OSError, RecursionError):  # what cannot be signed is tried unsigned
             pass
         try:
             with limited(SLOW_SECONDS):

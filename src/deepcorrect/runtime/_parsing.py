@@ -124,7 +124,7 @@ def parse_yaml(text: str, source: str) -> Any:
     except RecursionError:
         raise _too_deep(source) from None
     except yaml.YAMLError as error:
-        raise InputError(f"{source} is not YAML: {error}") from None
+        raise InputError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         # a number of too many digits, a date that does not exist, a key that is a list
         raise InputError(f"{source} is not YAML of plain values: {error}") from None

@@ -1,0 +1,111 @@
+"""Two processes on one folder: one works, or both in turn, and what is written is whole.
+
+    python -m benchmarks.reliability.processes [--rounds 6] [--seed 0]
+
+Each command is started twice with the same `--out`, the second a random moment after the first.
+Either may refuse with one line. In every second round the first is killed, and the second must not
+wait for a dead process. In the end the same command finishes, and its figures are those of a
+command that was alone. Writes benchmarks/results/reliability/processes.json.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability.cases import (
+    COMMAND,
+    Clock,
+    call,
+    drawn,
+    environment,
+    keep,
+    make_data,
+    options,
+)
+from benchmarks.reliability.kills import checked, commands, whole
+
+
+def started(arguments: list[object]) -> subprocess.Popen[str]:
+    """Starts a command."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def one_round(
+    name: str, arguments: list[object], expected: dict[str, str], seconds: float, seed: int
+) -> Counter[str]:
+    """Starts a command twice, kills one of the two in every second round, and looks."""
+    counts: Counter[str] = Counter()
+    choose = drawn(seed, name)
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place) / "out"
+        given = [*arguments, "--out", out]
+        first = started(given)
+        time.sleep(choose.uniform(0, 0.8) * seconds)
+        second = started(given)
+        if seed % 2:
+            time.sleep(choose.uniform(0, 0.5) * seconds)
+            first.send_signal(signal.SIGKILL)
+            counts["killed"] += 1
+        for process in (first, second):
+            _, error = process.communicate(timeout=600)
+            if process.returncode == 0:
+                counts["finished"] += 1
+            elif process.returncode == 1:
+                lines = [line for line in error.splitlines() if line.startswith("error")]
+                counts["refused"] += 1
+                counts["not one line"] += len(lines) != 1 or "Traceback" in error
+        done = call(*given)
+        if done.returncode:
+            counts["not finished"] += 1
+            print(f"{name}: {done.stderr}", flush=True)
+            return counts
+        counts["figures differ"] += checked(name, out) != expected
+        counts["temporary files left"] += sum(1 for _ in out.rglob(".*.tmp"))
+    return counts
+
+
+BAD = ("not one line", "not finished", "figures differ", "temporary files left")
+
+
+def main() -> None:
+    sizes = options(__doc__ or "", rounds=6, minutes=20.0)
+    clock = Clock(60 * sizes.minutes)
+    figures: dict[str, dict[str, int]] = {}
+    total: Counter[str] = Counter()
+    rounds = 0
+    with tempfile.TemporaryDirectory() as place:
+        every = commands(make_data(Path(place) / "data"))
+        for name, given in every.items():
+            expected, seconds = whole(name, given, Path(place))
+            counts: Counter[str] = Counter()
+            for number in range(sizes.rounds):
+                if clock.is_over:
+                    break
+                rounds += 1
+                counts.update(one_round(name, given, expected, seconds, sizes.seed + number))
+            figures[name] = dict(sorted(counts.items()))
+            total.update(counts)
+    values: dict[str, Any] = {
+        "seed": sizes.seed,
+        "seconds": round(clock.spent, 1),
+        "rounds": rounds,
+        "bad": {key: total[key] for key in BAD},
+        "commands": figures,
+    }
+    keep(sizes.out, "processes", values)
+
+
+if __name__ == "__main__":
+    main()
