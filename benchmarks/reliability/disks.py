@@ -11,6 +11,7 @@ room. Writes benchmarks/results/reliability/disks.json.
 
 from __future__ import annotations
 
+import itertools
 import resource
 import signal
 import subprocess
@@ -123,24 +124,23 @@ BAD = ("wrong status", "not one line", "temporary files left", "not finished", "
 def main() -> None:
     sizes = options(__doc__ or "", sizes=12, minutes=20.0)
     clock = Clock(60 * sizes.minutes)
-    total: Counter[str] = Counter()
-    figures: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as place:
         mounts = can_mount(Path(place))
         every = commands(make_data(Path(place) / "data"))
+        alone: dict[str, tuple[dict[str, str], int]] = {}
         for name, given in every.items():
             expected, _ = whole(name, given, Path(place))
             files = [path.stat().st_size for path in (Path(place) / name).rglob("*")]
-            most = sum(files) if mounts else max(files)
-            counts: Counter[str] = Counter()
-            for number in range(sizes.sizes):
-                if clock.is_over:
-                    break
-                share = (number + drawn(sizes.seed, name, number).random()) / sizes.sizes
-                room = max(4, int(share * most) >> 10)
-                counts.update(one(name, given, expected, room, mounts=mounts))
-            figures[name] = dict(sorted(counts.items()))
-            total.update(counts)
+            alone[name] = expected, sum(files) if mounts else max(files)
+        counts: dict[str, Counter[str]] = {name: Counter() for name in every}
+        for number, name in itertools.product(range(sizes.sizes), every):
+            if clock.is_over:
+                break
+            expected, most = alone[name]
+            share = (number + drawn(sizes.seed, name, number).random()) / sizes.sizes
+            room = max(4, int(share * most) >> 10)
+            counts[name].update(one(name, every[name], expected, room, mounts=mounts))
+        total = sum(counts.values(), Counter[str]())
         refused = 0
         for given in every.values():
             for folder in READ_ONLY:
@@ -152,7 +152,7 @@ def main() -> None:
         "by": "tmpfs" if mounts else "RLIMIT_FSIZE",
         "failed_writes": total["failed writes"],
         "bad": {key: total[key] for key in BAD},
-        "commands": figures,
+        "commands": {name: dict(sorted(each.items())) for name, each in counts.items()},
         "read_only": {"tried": len(every) * len(READ_ONLY), "refused_in_one_line": refused},
     }
     keep(sizes.out, "disks", values)

@@ -10,6 +10,7 @@ command that was alone. Writes benchmarks/results/reliability/processes.json.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import tempfile
@@ -82,27 +83,24 @@ BAD = ("not one line", "not finished", "figures differ", "temporary files left")
 def main() -> None:
     sizes = options(__doc__ or "", rounds=6, minutes=20.0)
     clock = Clock(60 * sizes.minutes)
-    figures: dict[str, dict[str, int]] = {}
-    total: Counter[str] = Counter()
     rounds = 0
     with tempfile.TemporaryDirectory() as place:
         every = commands(make_data(Path(place) / "data"))
-        for name, given in every.items():
-            expected, seconds = whole(name, given, Path(place))
-            counts: Counter[str] = Counter()
-            for number in range(sizes.rounds):
-                if clock.is_over:
-                    break
-                rounds += 1
-                counts.update(one_round(name, given, expected, seconds, sizes.seed + number))
-            figures[name] = dict(sorted(counts.items()))
-            total.update(counts)
+        alone = {name: whole(name, given, Path(place)) for name, given in every.items()}
+        counts: dict[str, Counter[str]] = {name: Counter() for name in every}
+        for number, name in itertools.product(range(sizes.rounds), every):
+            if clock.is_over:
+                break
+            rounds += 1
+            found = one_round(name, every[name], *alone[name], sizes.seed + number)
+            counts[name].update(found)
+        total = sum(counts.values(), Counter[str]())
     values: dict[str, Any] = {
         "seed": sizes.seed,
         "seconds": round(clock.spent, 1),
         "rounds": rounds,
         "bad": {key: total[key] for key in BAD},
-        "commands": figures,
+        "commands": {name: dict(sorted(each.items())) for name, each in counts.items()},
     }
     keep(sizes.out, "processes", values)
 
