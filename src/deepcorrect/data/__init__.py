@@ -12,6 +12,7 @@ from deepcorrect.data._digits import BUILT_IN
 from deepcorrect.data._hold_out import hold_out, random_part
 from deepcorrect.data._image_folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels, with_reason
+from deepcorrect.data._listing_digest import images_digest
 from deepcorrect.data._loader import (
     Batches,
     Loader,
@@ -65,6 +66,7 @@ __all__ = [
     "every_nth",
     "hold_out",
     "image_extensions",
+    "images_digest",
     "images_in",
     "loader",
     "named_batches",

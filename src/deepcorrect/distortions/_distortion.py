@@ -332,6 +332,7 @@ def distort_some(
     distortions: Sequence[LevelledDistortion],
     clean_share: float,
     generator: torch.Generator,
+    part: tuple[int, int] | None = None,
 ) -> Tensor:
     """Leaves `clean_share` of a batch clean and gives each other image a random distortion.
 
@@ -340,11 +341,20 @@ def distort_some(
         distortions: with their levels; kind and level are drawn uniformly.
         clean_share: from 0 to 1.
         generator: a CPU generator.
+        part: the place of the first image in a larger batch, and that batch's size, where other
+            processes have the rest of it. Kinds and levels are then drawn for all, and each process
+            has noise of its own.
     """
-    count = len(images)
+    first, count = part or (0, len(images))
     order = torch.randperm(count, generator=generator)[round(count * clean_share) :]
     kinds = torch.randint(len(distortions), (count,), generator=generator)
     places = torch.rand(count, generator=generator)
+    if count > len(images):
+        own = slice(first, first + len(images))
+        order = order[(order >= own.start) & (order < own.stop)] - first
+        kinds, places = kinds[own], places[own]
+        seed = int(torch.randint(1 << 62, (), generator=generator)) + first
+        generator = torch.Generator().manual_seed(seed)
     result = images.clone()
     for number, distortion in enumerate(distortions):
         rows = order[kinds[order] == number].sort().values

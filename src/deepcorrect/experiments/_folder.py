@@ -6,12 +6,23 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from deepcorrect.experiments._recipe import Recipe
-from deepcorrect.runtime import InputError, console, files, parse_yaml
+from deepcorrect.runtime import (
+    InputError,
+    Inputs,
+    check_inputs,
+    console,
+    files,
+    from_main,
+    is_main_process,
+    parse_yaml,
+)
+from deepcorrect.training import CHECKPOINTING
 
 RECIPE_FILE, RESULTS_FILE, HISTORY_FILE = "recipe.yaml", "results.json", "history.json"
+INPUTS_FILE = "inputs.json"
 CHECKPOINTS = "checkpoints"
 Made = TypeVar("Made")
 
@@ -24,7 +35,8 @@ def once(
 ) -> Made:
     """Returns what a step made, from the step's file if an earlier run has written it.
 
-    Files are written whole or not at all, so a file that exists is the file of a finished step.
+    Files are written whole or not at all, so a file that exists is the file of a finished step. All
+    processes of a run make a step together, and rank zero alone reads and writes its file.
 
     Args:
         path: the file that marks the step as finished; `write` must write it last.
@@ -32,25 +44,39 @@ def once(
         read: reads the result from `path`.
         write: writes the result to `path`.
     """
-    if path.exists():
-        return read(path)
+    finished, known = from_main(lambda: (True, read(path)) if path.exists() else (False, None))
+    if finished:
+        return cast("Made", known)
     made = make()
-    write(path, made)
+    from_main(lambda: _written(write, path, made))
     return made
 
 
-def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
+def _written(write: Callable[[Path, Made], object], path: Path, made: Made) -> None:
+    write(path, made)  # what it returns is nobody's
+
+
+def open_folder(recipe: Recipe, folder: Path, inputs: Inputs, *, resume: bool) -> None:
     """Writes the recipe into a new folder, or checks that the folder holds a run of this recipe.
 
+    Every file in the folder is made from these inputs, since no step is made with others.
+
+    Args:
+        recipe: the experiment.
+        folder: the run's folder.
+        inputs: what the figures depend on beside the recipe, see `Setup.inputs`.
+        resume: whether the run may have begun.
+
     Raises:
-        InputError: the folder holds something else, a run of another recipe, or a run of this
-            recipe although `resume` is false.
+        InputError: the folder holds something else, a run of another recipe or with other weights
+            or images, or a run of this recipe although `resume` is false.
     """
     files.check_folder(folder)
     path = folder / RECIPE_FILE
     if not path.exists():
         if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")):
             raise InputError(f"{folder} is not empty and not a run: choose another --out")
+        files.write_json(folder / INPUTS_FILE, inputs)
         files.write_text(path, recipe.to_yaml())
         return
     if not resume:
@@ -58,13 +84,21 @@ def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
     files.remove_temporary(folder)
     before = _flat(files.read_yaml(path))
     now = _flat(parse_yaml(recipe.to_yaml(), "the recipe"))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    changed = sorted(
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and key.rpartition(".")[2] not in CHECKPOINTING
+    )
     if changed:
         shown = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed[:4])
         raise InputError(
             f"{folder} holds a run of another recipe ({shown}): resume it with the same recipe "
             f"(deepcorrect run {path} --out {folder} --resume), or choose another --out"
         )
+    made_from = folder / INPUTS_FILE
+    if made_from.exists():
+        before, advice = files.read_json(made_from), "restore it, or choose another --out"
+        check_inputs(f"the run in {folder}", before, inputs, advice)
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
@@ -88,7 +122,12 @@ def adapter_folder(folder: Path, system: str) -> Path:
 
 
 def log(folder: Path, event: str, **values: Any) -> None:
-    """Adds a line to `log.jsonl`; rankings and measurements are also shown on the console."""
+    """Adds a line to `log.jsonl`; rankings and measurements are also shown on the console.
+
+    Of several processes, rank zero does.
+    """
+    if not is_main_process():
+        return
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **values}
     with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -13,7 +13,7 @@ from deepcorrect.evaluation import TestTimeSystem, evaluate, system_record
 from deepcorrect.experiments._folder import CHECKPOINTS, log, once
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.networks import costs, latencies
-from deepcorrect.runtime import Precision
+from deepcorrect.runtime import Precision, from_main
 from deepcorrect.training import History
 
 LATENCY_IMAGES = 20
@@ -56,7 +56,7 @@ def _record(setup: Setup, name: str, model: nn.Module, history: History | None) 
         images_seen=history.images_seen if history else 0,
         seconds=history.seconds if history else 0.0,
     )
-    record |= _speed(setup, model)
+    record |= from_main(lambda: _speed(setup, model))
     record["measuring_seconds"] = round(time.monotonic() - started, 2)
     means = {kind: round(curve.mean_top1, 4) for kind, curve in grid.curves.items()}
     log(

@@ -19,7 +19,7 @@ from deepcorrect.experiments._systems import CorrectionSystem, TrainedSystem
 from deepcorrect.experiments._train import save_adapter, train
 from deepcorrect.experiments.report import write_report
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank
-from deepcorrect.runtime import environment, files
+from deepcorrect.runtime import environment, files, from_main, together
 from deepcorrect.training import History
 
 RANKING_FILE, IDEAL_FILE = "ranking.json", "ideal.json"
@@ -51,11 +51,13 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
         ...
         deepcorrect.runtime._errors.InputError: there is no file nowhere.safetensors
     """
-    files.check_folder(folder)
-    setup = open_setup(recipe, folder)
-    with files.locked(folder):
-        open_folder(recipe, folder, resume=resume)
-        return _run(setup)
+    with together():
+        from_main(lambda: files.check_folder(folder))
+        setup = open_setup(recipe, folder)
+        with files.locked(folder):
+            inputs = setup.inputs()
+            from_main(lambda: open_folder(recipe, folder, inputs, resume=resume))
+            return _run(setup)
 
 
 def _run(setup: Setup) -> Path:
@@ -78,20 +80,31 @@ def _run(setup: Setup) -> Path:
             histories[name] = history
             records[name] = measure(setup, name, model, history)
             if isinstance(section, CorrectionSystem):
-                save_adapter(setup, name, model, records[name], records["baseline"])
+                from_main(partial(save_adapter, setup, name, model, records))
         else:
             model = section.build(setup.model)
             records[name] = measure(setup, name, model)
         systems[name] = model
 
+    setup.images.warn_of_bad()
+    from_main(lambda: _finish(setup, records, histories, systems))
+    return folder / RESULTS_FILE
+
+
+def _finish(
+    setup: Setup,
+    records: dict[str, Any],
+    histories: dict[str, History],
+    systems: dict[str, nn.Module],
+) -> None:
+    """Writes the files of the whole run, and the report."""
+    folder = setup.folder
     files.write_json(
         folder / HISTORY_FILE, {name: asdict(history) for name, history in histories.items()}
     )
     once(folder / "examples.json", lambda: examples(setup, systems))
     files.write_json(folder / RESULTS_FILE, results(setup, records))
-    setup.images.warn_of_bad()
     log(folder, "report", path=str(write_report(folder)))
-    return folder / RESULTS_FILE
 
 
 def rank_filters(setup: Setup, method: str | None = None) -> Ranking:

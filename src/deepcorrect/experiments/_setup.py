@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from deepcorrect import networks
-from deepcorrect.data import ImageSet, loader
+from deepcorrect.data import ImageSet, images_digest, loader
 from deepcorrect.distortions import LevelledDistortion, parse_all
 from deepcorrect.experiments._data import RunData, open_sets
 from deepcorrect.experiments._recipe import Recipe
 from deepcorrect.experiments._systems import CorrectionSystem
 from deepcorrect.models import load_model
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import InputError, device_for
+from deepcorrect.runtime import InputError, Inputs, device_for, from_main
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,17 @@ class Setup:
     def batches(self, images: ImageSet) -> Any:
         """A loader of some of the images, in their order, for everything but training."""
         return batches(self.recipe, images)
+
+    def inputs(self) -> Inputs:
+        """What the run's figures depend on beside its recipe: what the files hold that it names."""
+        sets = self.images
+        listed: dict[str, ImageSet] = {
+            "set of training images": sets.train,
+            "set of validation images": sets.ranking,
+            "set of test images": sets.test,
+        }
+        digests = from_main(lambda: {name: images_digest(each) for name, each in listed.items()})
+        return {"network": networks.fingerprint(self.model), **digests}
 
     def class_name(self, index: int) -> str:
         """The name of a class, or its number if the name is not known."""

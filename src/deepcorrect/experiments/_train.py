@@ -13,7 +13,7 @@ from deepcorrect.deployment import latency_note
 from deepcorrect.experiments._folder import CHECKPOINTS, adapter_folder, gate_file, log, once
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.experiments._systems import CorrectionSystem, GateableSystem, Rank, TrainedSystem
-from deepcorrect.runtime import InputError, files
+from deepcorrect.runtime import InputError, files, from_main
 from deepcorrect.training import History, fit
 
 
@@ -71,18 +71,18 @@ def _set_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel
         return gate.model_dump(mode="json")
 
     path = gate_file(setup.folder, name)
-    once(path, fitted)
-    model.set_gate(files.read_json_as(path, GateConfig))
+    once(path, lambda: from_main(fitted))
+    model.set_gate(from_main(lambda: files.read_json_as(path, GateConfig)))
 
 
 def save_adapter(
     setup: Setup,
     name: str,
     model: nn.Module,
-    record: dict[str, Any],
-    baseline: dict[str, Any],
+    records: dict[str, Any],
 ) -> None:
     """Writes a corrected network's adapter, with its figures and the baseline's as notes."""
+    record, baseline = records[name], records["baseline"]
     if not isinstance(model, AdaptedModel):
         raise InputError(f"system {name!r} is not a corrected network")
     data, system = setup.recipe.data, setup.recipe.systems[name]

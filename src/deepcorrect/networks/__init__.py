@@ -22,6 +22,7 @@ from deepcorrect.networks._fingerprint import (
     fingerprint,
     fingerprint_by_names,
     innermost,
+    tensors_digest,
 )
 from deepcorrect.networks._folding import Affine, affine, affine_of, folded
 from deepcorrect.networks._hooks import (
@@ -116,6 +117,7 @@ __all__ = [
     "stated_width",
     "structure_of",
     "tap",
+    "tensors_digest",
     "trainable_parameters",
     "uncompiled",
     "ungated",

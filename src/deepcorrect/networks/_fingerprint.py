@@ -157,6 +157,20 @@ def fingerprint_by_names(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of named tensors.
+
+    Example:
+        >>> import torch
+        >>> tensors_digest({"a": torch.ones(2)}) == tensors_digest({"a": torch.zeros(2)})
+        False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        _add(digest, name, tensor)
+    return digest.hexdigest()
+
+
 def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     value = tensor.detach().cpu().contiguous()
     digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

@@ -14,6 +14,9 @@ from ._errors import first_problem as first_problem
 from ._errors import unknown as unknown
 from ._file_kinds import kind_of_content as kind_of_content
 from ._file_kinds import kind_of_file as kind_of_file
+from ._inputs import Inputs as Inputs
+from ._inputs import check_inputs as check_inputs
+from ._inputs import digest_of as digest_of
 from ._optional_imports import optional_import as optional_import
 from ._optional_imports import try_torchvision as try_torchvision
 from ._parsing import parse_json as parse_json

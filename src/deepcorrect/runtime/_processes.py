@@ -27,6 +27,8 @@ MEETING = timedelta(minutes=10)
 """How long processes wait for each other to start."""
 WAITING = timedelta(hours=6)
 """How long a process waits for work that another does alone. One that died is noticed at once."""
+TELLING = timedelta(seconds=10)
+"""How long a process that failed waits to tell the others. They notice its end, at the latest."""
 
 _OK, _FAILED = 0, 1
 _alone: ContextVar[bool] = ContextVar("_alone", default=False)
@@ -175,11 +177,13 @@ def agree(number: int = 0) -> list[int]:
     return _states(_OK, number)
 
 
-def total(values: Tensor) -> Tensor:
+def total(values: Tensor, *, asked: bool = True) -> Tensor:
     """The sum of all processes' values, exact for whole numbers, on the values' device.
 
     Args:
         values: A tensor of the same shape and type in every process.
+        asked: Whether all are asked first if they are well. Without it, a process that failed is
+            noticed when it ends.
 
     Raises:
         OtherProcessError: Another process failed or ended.
@@ -192,11 +196,11 @@ def total(values: Tensor) -> Tensor:
     """
     if process_count() == 1:
         return values
+    import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
 
-    agree()
-    import torch  # noqa: PLC0415
-
+    if asked:
+        agree()
     summed = values.detach().to(_place(values), copy=True)
     if summed.dtype == torch.bool:
         summed = summed.byte()
@@ -272,7 +276,9 @@ def _states(state: int, number: int) -> list[int]:
     own = torch.tensor([state, number], device=_place(None))
     found = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
     with _noticing_the_end():
-        dist.all_gather(found, own)
+        sent: Any = dist.all_gather(found, own, async_op=True)
+        # whoever failed does not wait long for others, who may be computing or wait elsewhere
+        sent.wait(WAITING if state == _OK else TELLING)
     rows = [each.tolist() for each in found]
     if state == _OK and any(failed for failed, _ in rows):
         raise OtherProcessError("another process failed, and has said why")

@@ -4,9 +4,10 @@ from deepcorrect.training._augmentation import Augmentation
 from deepcorrect.training._fit import fit
 from deepcorrect.training._history import Epoch, History
 from deepcorrect.training._objectives import OBJECTIVES, needs_of
-from deepcorrect.training._settings import PAPER, TrainingConfig, changed
+from deepcorrect.training._settings import CHECKPOINTING, PAPER, TrainingConfig, changed
 
 __all__ = [
+    "CHECKPOINTING",
     "OBJECTIVES",
     "PAPER",
     "Augmentation",

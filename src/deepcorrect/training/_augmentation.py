@@ -43,19 +43,28 @@ class Augmentation(BaseModel):
     flip: bool = False
 
 
-def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor,
+    how: Augmentation,
+    generator: torch.Generator,
+    part: tuple[int, int] | None = None,
+) -> Tensor:
     """Moves each image by random amounts of its own; what enters from outside is black.
 
     Args:
         images: N x C x H x W.
         how: the limits.
         generator: the source of randomness, on the CPU.
+        part: the place of the first image in a larger batch, and that batch's size, where other
+            processes have the rest of it: numbers are drawn for all.
 
     Returns:
         Images of the same shape, bilinearly sampled.
     """
     count, _, height, width = images.shape
-    draws = torch.rand(5, count, generator=generator) * 2 - 1  # each in [-1, 1]
+    first, size = part or (0, count)
+    draws = torch.rand(5, size, generator=generator) * 2 - 1  # each in [-1, 1]
+    draws = draws[:, first : first + count]
     if how == Augmentation():
         return images
     angle = draws[0] * how.rotation * torch.pi / 180

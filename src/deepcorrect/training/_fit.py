@@ -1,35 +1,39 @@
-"""The one training loop, on accelerate. Systems differ only in parameters and objective."""
+"""The one training loop. Systems differ only in parameters and objective."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from deepcorrect.data import Batches, check_labels, count_of, no_images, read_batches
-from deepcorrect.distortions import Distortion, distort_some
+from deepcorrect.data import Batches, count_of, no_images
+from deepcorrect.distortions import Distortion
 from deepcorrect.networks import frozen, trainable_parameters
 from deepcorrect.runtime import (
     DeepCorrectError,
     InputError,
-    autocast,
     check_seed,
     console,
     generator_for,
+    process_count,
+    process_index,
     progress,
+    seed_of,
+    together,
+    total,
 )
-from deepcorrect.training._augmentation import augment
-from deepcorrect.training._checkpoint import Best, resume, save, state_on_cpu
-from deepcorrect.training._forward import answers_for
+from deepcorrect.training._checkpoint import Begun, Best, Progress, resume, save, state_on_cpu
 from deepcorrect.training._history import Epoch, History
 from deepcorrect.training._job import Job, open_job
-from deepcorrect.training._objectives import OBJECTIVES
 from deepcorrect.training._settings import TrainingConfig, changed, learning_rate
+from deepcorrect.training._shared_batches import shares
+from deepcorrect.training._step import train_step
 from deepcorrect.training._validation import Validation
 
 
@@ -92,119 +96,116 @@ def fit(
     path = Path(checkpoint) if checkpoint else None
     trained = {id(parameter) for parameter in trainable_parameters(model)}
     # a corrected network's own parameters stay as they are, and need no gradients meanwhile
-    with frozen(p for p in model.parameters() if id(p) not in trained):
+    with together(), frozen(p for p in model.parameters() if id(p) not in trained):
         job = open_job(model, loader, distortions, settings, validation, seed, path, task)
-        history, best = _train(job)
-    model.load_state_dict(best.state)
+        done = _train(job)
+    model.load_state_dict(done.best.state)
     model.eval()
-    return history
+    return done.history
 
 
-def _train(job: Job) -> tuple[History, Best]:
+def _train(job: Job) -> Progress:
     """Trains all epochs that are left."""
     model, settings, task, seed = job.model, job.settings, job.task, job.seed
-    history, best = resume(job)
-    first = len(history.epochs)
-    total = (settings.epochs - first) * count_of(job.loader)
+    done = resume(job)
+    first = len(done.history.epochs)
+    images = (settings.epochs - first) * count_of(job.loader)
     validation: Validation | None = None
-    with torch.random.fork_rng(devices=[]), progress(task, total) as advance:
+    with torch.random.fork_rng(devices=[]), progress(task, images) as advance:
+        advance(done.begun.images)
         for epoch in range(first, settings.epochs):
             torch.manual_seed(generator_for(seed, "epoch", epoch).initial_seed())
-            started = time.monotonic()
-            loss, images_seen = _train_epoch(job, epoch, advance)
+            ended = _train_epoch(job, done, advance)
             _share_statistics(job)
-            images_seen += history.images_seen
+            validating = time.monotonic()
+            images_seen = done.history.images_seen + ended.images
             if job.validation is not None and validation is None:
                 validation = Validation(job, images_seen // (epoch + 1))
             score = validation.score() if validation else None
+            best = done.best
             if score is None or score > best.score:
                 best = Best(epoch, -math.inf if score is None else score, state_on_cpu(model))
-            entry = Epoch(epoch, loss, score, time.monotonic() - started)
-            history = History((*history.epochs, entry), best.epoch, images_seen)
-            if job.accelerator.is_main_process:
-                shown = "" if validation is None or score is None else validation.shown(score)
-                console().print(
-                    f"{task}: epoch {epoch + 1} of {settings.epochs}, loss {loss:.4f}{shown}"
-                )
-                save(job, history, best)
-    return history, best
-
-
-def _train_epoch(job: Job, epoch: int, advance: Callable[[float], None]) -> tuple[float, int]:
-    """Trains on every batch once.
-
-    Returns:
-        The mean loss, and how many images all processes saw.
-    """
-    job.model.train()
-    total, images_seen, alone = 0.0, 0, False
-    processes = job.accelerator.num_processes
-    for step, (images, labels) in enumerate(read_batches(job.loader)):
-        if len(images) < 2:  # batch norm needs more than one value
-            alone = alone or len(images) == 1
-            continue
-        rate = learning_rate(
-            job.settings, epoch * job.steps + step, job.settings.epochs * job.steps, epoch
-        )
-        for group in job.optimizer.param_groups:
-            group["lr"] = rate
-        process = job.accelerator.process_index
-        loss = _train_batch(
-            job, images, labels, generator_for(job.seed, "step", epoch, step, process)
-        )
-        if not math.isfinite(loss):
-            raise DeepCorrectError(
-                f"{job.task}: the loss is {loss} in epoch {epoch + 1}: "
-                "lower the learning rate or use float32"
+            loss, seconds = ended.loss / ended.images, time.monotonic() - validating
+            entry = Epoch(epoch, loss, score, ended.seconds + seconds)
+            history = History((*done.history.epochs, entry), best.epoch, images_seen)
+            done = Progress(history, best)
+            shown = "" if validation is None or score is None else validation.shown(score)
+            console().print(
+                f"{task}: epoch {epoch + 1} of {settings.epochs}, loss {loss:.4f}{shown}"
             )
-        total += loss * len(images)
-        images_seen += len(images)
-        advance(len(images) * processes)
-    if not images_seen:
+            save(job, done)
+    return done
+
+
+def _train_epoch(job: Job, done: Progress, advance: Callable[[float], None]) -> Begun:
+    """Trains on every batch of an epoch that is left, and returns what was done in all."""
+    settings, epoch, begun = job.settings, len(done.history.epochs), done.begun
+    processes, alone = process_count(), False
+    steps = math.ceil(job.batches / processes)
+    started, due = time.monotonic() - begun.seconds, _Due(settings)
+    job.model.train()
+    for share in shares(job.loader, begun.batches):
+        step = begun.batches // processes
+        loss, images = 0.0, share.total if share.total >= 2 else 0  # batch norms need two
+        alone = alone or share.total == 1
+        if images:
+            rate = learning_rate(settings, epoch * steps + step, settings.epochs * steps, epoch)
+            for group in job.optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(seed_of(job.seed, "network", epoch, step, process_index()))
+            loss = train_step(job, share, generator_for(job.seed, "step", epoch, step, 0))
+            _check_finite(job, loss, epoch)
+            advance(images)
+        begun = Begun(
+            begun.batches + share.batches,
+            begun.loss + loss * images,
+            begun.images + images,
+            time.monotonic() - started,
+        )
+        if due.now():
+            save(job, replace(done, begun=begun))
+    if not begun.images:
         if alone:
             raise InputError("each batch has one image: training needs at least two in one")
         raise no_images(job.loader, "to train on")
-    return total / images_seen, images_seen * processes
+    return begun
 
 
-def _train_batch(job: Job, images: Tensor, labels: Tensor, generator: torch.Generator) -> float:
-    """Makes one step of the optimizer and returns the objective, without the L1 penalty."""
-    settings, device = job.settings, job.compared.device
-    images = augment(images.cpu(), settings.augmentation, generator).to(device)
-    labels = labels.to(device)
-    mixed = distort_some(images, job.grid, settings.clean_share, generator)
-    with autocast(device, settings.precision):
-        answers = answers_for(job.compared, images, mixed, labels, generator)
-    if "labels" in job.compared.needs:
-        check_labels(labels, answers.logits.shape[1])
-    loss = torch.zeros((), device=device)
-    for name, weight in settings.objective.items():
-        if weight > 0:
-            loss = loss + weight * OBJECTIVES[name].loss(answers)
-    measured = float(loss.detach())
-    if settings.l1 > 0:
-        weights = [p.abs().sum() for p in job.parameters if p.dim() > 1]
-        loss = loss + settings.l1 * torch.stack(weights).sum()
-    if not loss.requires_grad:
-        raise InputError(
-            "the objective has no gradient: the network computes its output without one, as under "
-            "torch.no_grad() or after an argmax, or nothing that is trained affects it"
+class _Due:
+    """Says after each step of an epoch whether the checkpoint is to be written."""
+
+    def __init__(self, settings: TrainingConfig) -> None:
+        self.steps, self.seconds = settings.checkpoint_steps, 60 * settings.checkpoint_minutes
+        self.count, self.since = 0, time.monotonic()
+
+    def now(self) -> bool:
+        """Counts a step."""
+        self.count += 1
+        waited = time.monotonic() - self.since
+        if self.count != self.steps and not 0 < self.seconds <= waited:
+            return False
+        self.count, self.since = 0, time.monotonic()
+        return True
+
+
+def _check_finite(job: Job, loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise DeepCorrectError(
+            f"{job.task}: the loss is {loss} in epoch {epoch + 1}: "
+            "lower the learning rate or use float32"
         )
-    job.optimizer.zero_grad()
-    job.accelerator.backward(loss)
-    job.optimizer.step()
-    return measured
 
 
 def _share_statistics(job: Job) -> None:
-    """Sets batch-norm statistics to their mean over all processes.
+    """Sets statistics that networks gather in training mode to their mean over all processes.
 
-    Each process saw other images; without this, validation would choose another epoch in each.
+    Those of batch norms are the same in all (`SharedNorms`). Others are of each process's images,
+    and without this, validation would choose another epoch in each.
     """
-    if job.accelerator.num_processes == 1:
+    processes = process_count()
+    if processes == 1:
         return
     for module in job.model.modules():
         for buffer in module.buffers(recurse=False):
             if module.training and buffer.is_floating_point():
-                mean: Any = job.accelerator.reduce(buffer, "mean")
-                buffer.copy_(mean)
+                buffer.copy_(total(buffer) / processes)

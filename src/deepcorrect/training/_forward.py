@@ -24,7 +24,7 @@ class Compared:
 
     Attributes:
         model: the trained network.
-        runner: the same network, as it is run in several processes.
+        runner: the same network, its output read as logits.
         teacher: the untouched network; None if no objective needs it.
         sites: the modules whose maps are compared.
         needs: what the objectives need of a batch.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel, GatedModel
-from deepcorrect.data import Batches, check_repeatable
+from deepcorrect.data import Batches, check_repeatable, images_digest
 from deepcorrect.distortions import (
     Distortion,
     LevelledDistortion,
@@ -26,13 +25,14 @@ from deepcorrect.networks import (
     read_outputs,
     refuse_torchscript,
     shared_copy,
+    tensors_digest,
     trainable_parameters,
 )
-from deepcorrect.runtime import InputError, device_of
+from deepcorrect.runtime import InputError, Inputs, device_of, digest_of, from_main
 from deepcorrect.training._forward import Compared
 from deepcorrect.training._objectives import needs_of
 from deepcorrect.training._recomputation import needs_image_gradients
-from deepcorrect.training._settings import TrainingConfig, optimizer_for
+from deepcorrect.training._settings import CHECKPOINTING, TrainingConfig, optimizer_for
 from deepcorrect.training._teacher import Teacher
 
 
@@ -43,23 +43,23 @@ class Job:
     Attributes:
         compared: the trained network and the untouched one.
         parameters: the trained parameters.
-        optimizer: as accelerate prepared it.
-        loader: as accelerate prepared it.
-        steps: batches per epoch.
+        optimizer: of the settings.
+        loader: the training images.
+        batches: how many batches it has.
         settings: how to train.
         pixels: the side of the input images.
         grid: the distortions, with their levels.
         validation: the validation images.
         reference: the untouched network, for validation images without labels.
+        inputs: what the training depends on, for its checkpoint.
         seed, checkpoint, task: as `fit` got them.
-        accelerator: the processes.
     """
 
     compared: Compared
     parameters: list[nn.Parameter]
-    optimizer: Any
-    loader: Any
-    steps: int
+    optimizer: torch.optim.Optimizer
+    loader: Batches
+    batches: int
     settings: TrainingConfig
     pixels: int
     grid: tuple[LevelledDistortion, ...]
@@ -68,7 +68,7 @@ class Job:
     seed: int
     checkpoint: Path | None
     task: str
-    accelerator: Accelerator
+    inputs: Inputs
 
     @property
     def model(self) -> nn.Module:
@@ -90,9 +90,7 @@ def open_job(
         if batches is not None:
             check_repeatable(batches)
     refuse_torchscript(model, "trained")
-    accelerator = Accelerator(cpu=device_of(model).type == "cpu")
-    several = accelerator.num_processes > 1
-    device = accelerator.device if several else device_of(model)
+    device = device_of(model)
     parameters = trainable_parameters(model)
     if not parameters:
         raise InputError("nothing of this model is trainable: no parameter requires gradients")
@@ -100,18 +98,15 @@ def open_job(
     taught = "teacher" in needs
     untouched = _teacher(model).to(device) if taught or validation is not None else None
     sites = _compared_sites(model) if "maps" in needs else ()
-    runner, optimizer = accelerator.prepare(
-        model, optimizer_for(parameters, settings), device_placement=[several, several]
-    )
-    prepared: Any = accelerator.prepare(loader) if several else loader
-    steps = _length(prepared)
-    images = _example_images(model, prepared).to(device)
+    batches = _length(loader)
+    images = _example_images(model, loader).to(device)
     reading = read_outputs(model, images)
     pixels = min(images.shape[-2:])
+    grid = parse_all(distortions, pixels)
     return Job(
         compared=Compared(
             model,
-            reading.of(runner),
+            reading.of(model),
             Teacher(reading.of(untouched), sites, "features" in needs)
             if taught and untouched is not None
             else None,
@@ -122,19 +117,56 @@ def open_job(
             needs_image_gradients(model, reading.of(model), images, parameters),
         ),
         parameters=parameters,
-        optimizer=optimizer,
-        loader=prepared,
-        steps=steps,
+        optimizer=optimizer_for(parameters, settings),
+        loader=loader,
+        batches=batches,
         settings=settings,
         pixels=pixels,
-        grid=parse_all(distortions, pixels),
+        grid=grid,
         validation=validation,
         reference=untouched,
         seed=seed,
         checkpoint=checkpoint,
         task=task,
-        accelerator=accelerator,
+        inputs=_inputs(model, loader, validation, grid, settings, seed, batches)
+        if checkpoint
+        else {},
     )
+
+
+def _inputs(
+    model: nn.Module,
+    loader: Batches,
+    validation: Batches | None,
+    grid: Sequence[LevelledDistortion],
+    settings: TrainingConfig,
+    seed: int,
+    batches: int,
+) -> Inputs:
+    """Everything that the trained weights depend on, by name, as a checkpoint keeps it."""
+    gate = model.gate if isinstance(model, GatedModel) else None
+    config = model.config if isinstance(model, AdaptedModel) else None
+    known = {"notes", "gate", "fingerprint", "base", "weights_sha256", "config_sha256"}
+    return {
+        "network": config.fingerprint if config else _untrained_digest(model),
+        "correction": config and digest_of(config.model_dump(mode="json", exclude=known)),
+        "gate": gate and digest_of(gate.config.model_dump(mode="json")),
+        "training setting": settings.model_dump(mode="json", exclude=CHECKPOINTING),
+        "distortion": digest_of([asdict(each) for each in grid]),
+        "set of training images": from_main(lambda: images_digest(loader)),
+        "number of batches": batches,
+        "set of validation images": validation and from_main(lambda: images_digest(validation)),
+        "seed": seed,
+    }
+
+
+def _untrained_digest(model: nn.Module) -> str:
+    """A digest of what is not trained, or of the whole network where everything is."""
+    trained = {name for name, each in model.named_parameters() if each.requires_grad}
+    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    frozen = {name: each for name, each in state.items() if name not in trained}
+    has_weights = any(isinstance(each, nn.Parameter) for each in frozen.values())
+    return tensors_digest(frozen if has_weights else state)
 
 
 def _length(loader: Any) -> int:

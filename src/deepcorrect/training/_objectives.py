@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepcorrect.runtime import process_count, total
+
 Need = Literal["labels", "teacher", "features", "maps", "images", "clean", "views"]
 
 
@@ -248,16 +250,25 @@ class _ComparedMaps(torch.autograd.Function):
 
 
 def inverse_variance(values: Tensor) -> Tensor:
-    """One divided by the variance of all values, in at least float32; 0 if they are constant."""
+    """One divided by the variance of all values, in at least float32; 0 if they are constant.
+
+    Several processes take the variance of all their values.
+    """
     if _widened_by_a_copy(values):
         channels = values.new_zeros(values.shape[1], dtype=torch.float32)
         means, variances = torch.batch_norm_update_stats(values, channels, channels.clone(), 0.0)
-        variance = variances.mean() + means.var(correction=0)
-        square = variance + means.mean().square()
+        variance, mean = variances.mean() + means.var(correction=0), means.mean()
+        square = variance + mean.square()
     else:
         square = _mean_square(values)
-        variance = square - values.mean(dtype=torch.promote_types(values.dtype, torch.float32)) ** 2
+        mean = values.mean(dtype=torch.promote_types(values.dtype, torch.float32))
+        variance = square - mean**2
     count = values.numel()
+    if process_count() > 1:
+        moments = torch.stack([square, mean, torch.ones_like(mean)]) * count
+        square, mean, number = total(moments, asked=False)
+        square, mean, count = square / number, mean / number, int(number)
+        variance = square - mean**2
     varies = variance > 1e-6 * square  # a smaller variance is a rounding error
     return torch.where(varies, (count - 1) / (count * variance), 0)
 

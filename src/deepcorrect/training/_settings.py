@@ -39,6 +39,9 @@ class TrainingConfig(BaseModel):
         augmentation: how clean images are moved before they are distorted.
         precision: `float32`, `bfloat16`, which is two to three times as fast on devices that
             support it, or `auto`, which takes `bfloat16` on such devices.
+        checkpoint_minutes: how often the checkpoint is written within an epoch, in minutes; 0
+            writes it after epochs only. It changes no figure.
+        checkpoint_steps: the same in steps; None follows `checkpoint_minutes` alone.
         channels_last: whether images are laid out in memory with their channels last, which is
             faster on nearly all devices.
 
@@ -70,6 +73,8 @@ class TrainingConfig(BaseModel):
     augmentation: Augmentation = Augmentation()
     precision: Precision = "auto"
     channels_last: bool = True
+    checkpoint_minutes: float = Field(default=10, ge=0)
+    checkpoint_steps: int | None = Field(default=None, ge=1)
 
     @field_validator("objective")
     @classmethod
@@ -83,6 +88,9 @@ class TrainingConfig(BaseModel):
             raise ValueError("at least one objective needs a weight above 0")
         return value
 
+
+CHECKPOINTING = {"checkpoint_minutes", "checkpoint_steps"}
+"""The settings on which no figure depends."""
 
 PAPER = TrainingConfig(
     epochs=40,
