@@ -516,9 +516,7 @@ def test_a_checkpoint_of_other_settings_is_refused(
     settings_: dict[str, Any] = {"distortions": GRID, "epochs": 2, "seed": 0, **FAST}
     fit(model(), lessons, checkpoint=file, **settings_)
     fit(model(), lessons, checkpoint=file, **settings_)
-    with pytest.raises(
-        InputError, match="with another (training setting|seed|distortion)"
-    ):
+    with pytest.raises(InputError, match="with another (training setting|seed|distortion)"):
         fit(model(), lessons, checkpoint=file, **{**settings_, **change})
 
 

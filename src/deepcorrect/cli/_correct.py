@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 import deepcorrect as dc
+from deepcorrect import runtime
 from deepcorrect.cli import _catalogue, _tables
 from deepcorrect.cli._groups import OptionGroup
 from deepcorrect.cli._options import (
@@ -283,8 +284,9 @@ def command(
         **chosen,
     )
     images.warn_of_bad()
-    adapter = _write(adapted, out, {"model": model.model, "data": data.data}, keep=keep)
-    if adapter:
+    notes = {"model": model.model, "data": data.data}
+    adapter = runtime.from_main(lambda: _write(adapted, out, notes, keep=keep))
+    if adapter and runtime.is_main_process():
         for suffix in (".pt", ".minutes.json", ".latency.json"):
             checkpoint.with_suffix(suffix).unlink(missing_ok=True)
     _print(adapted.config, adapter, as_json=as_json)

@@ -27,9 +27,15 @@ from deepcorrect.correction import (
     unit_costs,
 )
 from deepcorrect.deployment._latency import MeasuredLatency, Stopwatch
-from deepcorrect.networks import find, original, weights_per_filter
+from deepcorrect.networks import (
+    find,
+    fingerprint,
+    original,
+    tensors_digest,
+    weights_per_filter,
+)
 from deepcorrect.ranking import Ranking, count_for
-from deepcorrect.runtime import InputError, files, progress
+from deepcorrect.runtime import InputError, measured_once, progress
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """The shares of a site's filters among which a unit's are chosen."""
@@ -183,20 +189,21 @@ def correct_within(
     budget = read_budget(budget)
     if budget.latency is None:
         return correct(model, ranking, beta, unit or "bottleneck", seed, budget=budget)
-    if kept is not None and kept.exists():
-        choice = files.read_json_as(kept, LatencyChoice)
-    else:
-        choice = within_latency(
-            model,
-            ranking,
-            budget.latency,
-            budget.runtime,
-            unit or WITHIN_LATENCY,
-            beta=0.5 if beta is None else beta,
-            images=images,
-        )
-        if kept is not None:
-            files.write_json(kept, choice.model_dump(mode="json"))
+    unit, share = unit or WITHIN_LATENCY, 0.5 if beta is None else beta
+    limit, where = budget.latency, budget.runtime
+    inputs = {
+        "network": fingerprint(model),
+        "ranking": tensors_digest(ranking.by_level),
+        "budget": budget.model_dump(mode="json"),
+        "unit": str(unit),
+        "beta": share,
+    }
+
+    def measured() -> dict[str, Any]:
+        found = within_latency(model, ranking, limit, where, unit, beta=share, images=images)
+        return found.model_dump(mode="json")
+
+    choice = measured_once(kept, inputs, measured, LatencyChoice)
     shape: Any = None if images is None else tuple(images.shape[1:])
     return correct(model, choice.filters, unit=choice.unit, seed=seed, image=shape)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,18 @@ from torch import Tensor, nn
 
 from deepcorrect import correction
 from deepcorrect.correction import AdaptedModel, Budget, UnitChoice, fit_gate, read_budget
-from deepcorrect.data import Batches, check_repeatable, count_of, hold_out, read_batches
+from deepcorrect.data import (
+    Batches,
+    check_repeatable,
+    count_of,
+    hold_out,
+    read_batches,
+)
 from deepcorrect.deployment import correct_within, latency_note
 from deepcorrect.distortions import Distortion, numbered_batches, parse_all
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import Choices, Gating, choose_settings, within_minutes
+from deepcorrect.experiments._training_speed import FirstBatches, seconds_per_image
 from deepcorrect.networks import (
     choose,
     find,
@@ -28,15 +35,20 @@ from deepcorrect.networks import (
     weights_per_filter,
 )
 from deepcorrect.ranking import Ranking, rank
-from deepcorrect.runtime import InputError, console, device_of, files, inference, to_device
+from deepcorrect.runtime import (
+    InputError,
+    console,
+    device_of,
+    from_main,
+    inference,
+    to_device,
+)
 from deepcorrect.training import History, fit
 
 HELD_BACK = 0.2
 """The share of the images that are held back to measure on."""
 ACCEPTED_HARM = 0.005
 """The largest accepted loss of accuracy on clean images."""
-TIMED = 3
-"""The batches on which the speed of training is measured."""
 
 DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
 """The distortions that a network is corrected for if none are named: the paper's."""
@@ -141,7 +153,7 @@ def correct(
     images: Any = source
     check_repeatable(images)
     train, held_back = _divided(images, validation, seed)
-    count = _count(train)
+    count = from_main(lambda: _count(train))
     first = _first_images(model, train, seed)
     pixels = input_size_of(model, first)
     kinds = parse_all(distortions or DEFAULT_DISTORTIONS, pixels)
@@ -160,7 +172,7 @@ def correct(
     )
     if minutes is not None:
         place = _beside(checkpoint, "minutes")
-        speed = _seconds_per_image(model, train, kinds, choices, seed, place)
+        speed = seconds_per_image(model, train, kinds, choices, seed, place)
         choices = within_minutes(choices, minutes, count, speed)
     if explain:
         explain(choices)
@@ -199,26 +211,6 @@ def _before_training(
         return correct_within(model, source, budget, unit, seed, beta=beta)
     kind = unit or "bottleneck"
     return correction.correct(model, source, beta, kind, seed, budget=budget, image=image)
-
-
-class FirstBatches:
-    """The first batches of a loader, as few as hold a number of images.
-
-    Args:
-        batches: The loader.
-        images: The number of images.
-    """
-
-    def __init__(self, batches: Batches, images: int) -> None:
-        self.batches, self.images = batches, images
-
-    def __iter__(self) -> Iterator[Any]:
-        left = self.images
-        for images, labels in read_batches(self.batches):
-            yield images[:left], labels[:left]
-            left -= len(images)
-            if left <= 0:
-                return
 
 
 def _divided(images: Batches, validation: Batches | None, seed: int) -> tuple[Batches, Batches]:
@@ -271,7 +263,8 @@ def _trained(
     """Puts the correction on the network, fits the gate and trains."""
     adapted = _untrained(model, ranking, choices, seed, images, _beside(checkpoint, "latency"))
     if choices.gate is not None:
-        fit_gate(adapted, train, kinds, choices.gate, seed=seed, scale=choices.gate_scale)
+        fitted = partial(fit_gate, adapted, train, kinds, choices.gate, seed=seed)
+        adapted.set_gate(from_main(lambda: fitted(scale=choices.gate_scale)))
     history = fit(adapted, train, kinds, choices.training, None, seed, checkpoint)
     return adapted, history
 
@@ -307,32 +300,6 @@ def _latency(adapted: AdaptedModel, choices: Choices, images: Any) -> dict[str, 
     return latency_note(adapted, runtime, images)
 
 
-def _seconds_per_image(
-    model: nn.Module,
-    train: Batches,
-    kinds: Sequence[Distortion],
-    choices: Choices,
-    seed: int,
-    place: Path | None,
-) -> float:
-    """The time that training takes per image, from a few batches and filters that are not ranked.
-
-    It is kept in a file, so that a training that is continued has as many epochs as before.
-    """
-    if place is not None and place.exists():
-        return float(files.read_json(place)["seconds_per_image"])
-    batches: Any = list(islice(read_batches(train), TIMED))
-    ranking = rank(model, FirstBatches(batches, 2), kinds, "random", choices.sites, seed)
-    beta = choices.beta or 0.5  # priorities by chance do not say what fits a budget
-    trial = correction.correct(model, ranking, beta, choices.unit, seed)
-    short = choices.training.model_copy(update={"epochs": 1})
-    history = fit(trial, batches, kinds, short, None, seed, task="measuring the speed of training")
-    seconds = history.seconds / history.images_seen
-    if place is not None:
-        files.write_json(place, {"seconds_per_image": seconds})
-    return seconds
-
-
 def _note(
     adapted: AdaptedModel,
     model: nn.Module,
@@ -362,7 +329,7 @@ def _note(
             "multiply_adds": after - before,
             "base_multiply_adds": before,
             "base_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "latency": _latency(adapted, choices, images[:1]),
+            "latency": from_main(lambda: _latency(adapted, choices, images[:1])),
         },
         "choices": {name: value for name, value, _ in choices.explained()},
         "verdict": verdict(found),

@@ -76,8 +76,8 @@ def open_folder(recipe: Recipe, folder: Path, inputs: Inputs, *, resume: bool) -
     if not path.exists():
         if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")):
             raise InputError(f"{folder} is not empty and not a run: choose another --out")
-        files.write_json(folder / INPUTS_FILE, inputs)
         files.write_text(path, recipe.to_yaml())
+        files.write_json(folder / INPUTS_FILE, inputs)
         return
     if not resume:
         raise InputError(f"{folder} already holds a run: give --resume to go on, or another --out")
@@ -95,10 +95,8 @@ def open_folder(recipe: Recipe, folder: Path, inputs: Inputs, *, resume: bool) -
             f"{folder} holds a run of another recipe ({shown}): resume it with the same recipe "
             f"(deepcorrect run {path} --out {folder} --resume), or choose another --out"
         )
-    made_from = folder / INPUTS_FILE
-    if made_from.exists():
-        before, advice = files.read_json(made_from), "restore it, or choose another --out"
-        check_inputs(f"the run in {folder}", before, inputs, advice)
+    before = once(folder / INPUTS_FILE, lambda: inputs)
+    check_inputs(f"the run in {folder}", before, inputs, "restore it, or choose another --out")
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ._file_kinds import kind_of_file as kind_of_file
 from ._inputs import Inputs as Inputs
 from ._inputs import check_inputs as check_inputs
 from ._inputs import digest_of as digest_of
+from ._inputs import measured_once as measured_once
 from ._optional_imports import optional_import as optional_import
 from ._optional_imports import try_torchvision as try_torchvision
 from ._parsing import parse_json as parse_json

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
+from deepcorrect.runtime import files
 from deepcorrect.runtime._errors import InputError
+from deepcorrect.runtime._processes import from_main
+
+Value = TypeVar("Value")
 
 Inputs = Mapping[str, Any]
 """By a name that a user understands, what work depends on: plain values, as JSON has them, or the
@@ -51,6 +56,53 @@ def check_inputs(what: str, before: Any, now: Inputs, advice: str) -> None:
     if changed:
         shown = ", ".join(_change(name, before.get(name), now.get(name)) for name in changed)
         raise InputError(f"{what} was made with another {shown}: {advice}")
+
+
+def measured_once(
+    path: Path | None, inputs: Inputs, make: Callable[[], Any], form: type[Value]
+) -> Value:
+    """What was measured once and is kept in a file, so that interrupted work goes on with it.
+
+    Of several processes, rank zero measures, and reads and writes the file.
+
+    Args:
+        path: The file; None keeps nothing.
+        inputs: What the measured value depends on.
+        make: Measures it: a plain value, as JSON has it.
+        form: What the value is read as: a plain type or a pydantic model.
+
+    Raises:
+        InputError: The file was made from other inputs, or holds something else.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from deepcorrect.runtime import measured_once
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "speed.json")
+        ...     [measured_once(path, {"network": "a"}, lambda: x, float) for x in (1.5, 2.5)]
+        [1.5, 1.5]
+    """
+    return from_main(lambda: _kept(path, inputs, make, form))
+
+
+def _kept(
+    path: Path | None, inputs: Inputs, make: Callable[[], Any], form: type[Value]
+) -> Value:
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  (most commands read none)
+
+    if path is not None and path.exists():
+        saved = files.read_json(path)
+        advice = "remove it, or choose another folder"
+        try:
+            kept = TypeAdapter(form).validate_python(saved["kept"])
+        except (KeyError, TypeError, ValidationError):
+            raise InputError(f"{path} does not hold what was measured: {advice}") from None
+        check_inputs(str(path), saved.get("inputs"), inputs, advice)
+        return kept
+    made = make()
+    if path is not None:
+        files.write_json(path, {"inputs": dict(inputs), "kept": made})
+    return TypeAdapter(form).validate_python(made)
 
 
 def _change(name: str, before: Any, now: Any) -> str:
