@@ -73,7 +73,7 @@ def plain(history: History) -> list[Any]:
 def trained(folder: Path, name: str, **changes: Any) -> None:
     """Trains on batches of 4 in each process, and writes what came of it."""
     model, batches = adapted(), cut(*images(), 4)
-    history = fit(model, batches, validation=batches, **HOW, **changes)
+    history = fit(model, batches, validation=batches, **{**HOW, **changes})
     files.write_tensors(folder / f"{name}.safetensors", dict(model.state_dict()))
     files.write_json(folder / f"{name}.json", plain(history))
 
@@ -88,9 +88,10 @@ def work(folder: Path, index: int) -> None:
     except KeyboardInterrupt:
         pass
     trained(folder, f"resumed-{index}", checkpoint=place)
+    said = "nothing"
     broken = cut(*images(), 4)
     if index == 1:
-        broken[4][0][0] = 1e30  # an infinite loss in the second step of one process
+        broken[4][0][0] = 1e38  # an infinite loss in the second step of one process
     try:
         fit(adapted(), broken, **HOW)
     except OtherProcessError:
