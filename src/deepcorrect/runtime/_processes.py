@@ -91,6 +91,7 @@ def _meet() -> None:
     """Joins the process group that the launcher's environment variables describe."""
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
+    from torch.distributed.distributed_c10d import _set_pg_timeout  # noqa: PLC0415
     from torch.distributed.rendezvous import rendezvous  # noqa: PLC0415
 
     backend = "gloo"
@@ -99,8 +100,12 @@ def _meet() -> None:
         backend = "cpu:gloo,cuda:nccl"
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=MEETING)))
-        _store[:] = [store]
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAITING)
+        # a launcher that starts all again may keep the store, with the addresses of ended ones
+        _store[:] = [dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)]
+        dist.init_process_group(
+            backend, store=_store[0], rank=rank, world_size=size, timeout=MEETING
+        )
+        _set_pg_timeout(WAITING)
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise DeepCorrectError(
@@ -116,8 +121,7 @@ def first_to_report() -> bool:
     if not _store:
         return is_main_process()
     try:
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return int(_store[0].add(f"deepcorrect/errors/{attempt}", 1)) == 1
+        return int(_store[0].add("deepcorrect/errors", 1)) == 1
     except RuntimeError:  # the process that held the store has ended
         return True
 
