@@ -1,4 +1,4 @@
-"""`python -m deepcorrect`, and `accelerate launch -m deepcorrect` for several processes."""
+"""`python -m deepcorrect`, and `accelerate-launch -m deepcorrect` for several processes."""
 
 from deepcorrect.cli import main
 

@@ -265,7 +265,7 @@ def command(
     the teacher, so that no labels are needed. If the training is stopped, the same command
     continues where it was.
     """
-    files.check_folder(out)
+    runtime.from_main(lambda: files.check_folder(out))
     filters.check()
     chosen = {**filters.chosen(), **gate.chosen(), **training.chosen()}
     network = model.load()

@@ -107,7 +107,7 @@ def command(
 ) -> None:
     """Rank the network's filters by correction priority, or compare two rankings."""
     if out:
-        files.check_folder(out)
+        runtime.from_main(lambda: files.check_folder(out))
     subject = None
     if model.model and data.data:
         labels = _reads_labels(target, no_labels)

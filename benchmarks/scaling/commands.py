@@ -1,0 +1,217 @@
+"""Processor time and memory of each command by the number of images, and of filters.
+
+    python -m benchmarks.scaling.commands
+
+writes benchmarks/results/scaling/commands.json and the table of docs/scaling.md. Each measurement
+runs in a process of its own with one thread, on PNGs of 32 x 32 random pixels in shards, with a
+ResNet-20 of random weights: neither time nor memory depends on what pictures show. Times are of
+the processor, without imports, so that other work on the machine does not count. The exponent b of
+time ~ images^b is a least-squares fit in logarithms, and the time for a million images follows it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import deepcorrect as dc
+from benchmarks import pages
+from deepcorrect.distortions import stored
+from deepcorrect.networks import find
+from deepcorrect.runtime import files
+
+RESULTS = Path(__file__).parents[1] / "results" / "scaling" / "commands.json"
+SIDE, BATCH = 32, 64
+COUNTS = (256, 512, 1024)
+GRID = ["gaussian_blur:1,2,3", "awgn:10,30,50"]
+MILLION = 1_000_000
+SWAPPED_IMAGES, SITES = 32, (2, 4, 7)
+"""The images of a ranking by swap, and the numbers of sites whose filters it ranks."""
+
+
+def write(folder: Path, count: int) -> None:
+    """PNGs with labels, in shards of 256 and in folders."""
+    generator = np.random.default_rng(0)
+    for first in range(0, count, 256):
+        with tarfile.open(folder / f"{first:08}.tar", "w") as archive:
+            for row in range(first, first + 256):
+                pixels = generator.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+                buffer = io.BytesIO()
+                Image.fromarray(pixels).save(buffer, "PNG")
+                content = buffer.getvalue()
+                for part, data in (("png", content), ("cls", b"%d" % (row % 100))):
+                    member = tarfile.TarInfo(f"{row:08}.{part}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+                place = folder / "images" / f"{row % 100:03}"
+                place.mkdir(parents=True, exist_ok=True)
+                (place / f"{row:08}.png").write_bytes(content)
+
+
+def evaluate(model: dc.Classifier, folder: Path) -> None:
+    images = dc.open_dataset(f"webdataset:{folder}/*.tar", model.preprocessing)
+    dc.evaluate(model, dc.loader(images, BATCH), GRID)
+
+
+def rank(model: dc.Classifier, folder: Path) -> None:
+    images = dc.open_dataset(f"webdataset:{folder}/*.tar", model.preprocessing)
+    dc.rank(model, dc.loader(images, BATCH), GRID, "conductance")
+
+
+def swap(model: dc.Classifier, folder: Path, sites: int) -> None:
+    images = dc.open_dataset(f"webdataset:{folder}/*.tar", model.preprocessing)
+    some = dc.loader(images.sample(SWAPPED_IMAGES), BATCH)
+    dc.rank(model, some, ["gaussian_blur:2"], "swap", list(find(model))[:sites])
+
+
+def train(model: dc.Classifier, folder: Path) -> None:
+    images = dc.open_dataset(f"folder:{folder}/images", model.preprocessing)
+    sites = {f"layer{stage}.{block}": range(0, 8) for stage in (1, 2, 3) for block in (0, 1, 2)}
+    adapted = dc.correct(model, sites, unit="bottleneck", image=(3, SIDE, SIDE))
+    dc.fit(adapted, dc.loader(images, BATCH, shuffle=True), GRID, epochs=1, precision="float32")
+
+
+def distort(model: dc.Classifier, folder: Path) -> None:
+    del model
+    with tempfile.TemporaryDirectory() as out:
+        stored.write_distorted(f"folder:{folder}/images", GRID, Path(out) / "copies")
+
+
+def transfer(model: dc.Classifier, folder: Path) -> None:
+    images = dc.open_dataset(f"folder:{folder}/images", model.preprocessing)
+    batches = dc.loader(images, BATCH)
+    dc.feature_transfer(model, batches, batches, GRID, penalties=[1.0])
+
+
+WORK: dict[str, Callable[[dc.Classifier, Path], None]] = {
+    "evaluate, clean and six levels": evaluate,
+    "rank, conductance, six levels": rank,
+    "correct, one epoch, units at nine blocks": train,
+    "distort, six levels, PNG": distort,
+    "transfer, six levels, one C": transfer,
+}
+
+
+def filters(sites: int) -> int:
+    """The filters of the first sites."""
+    found = list(find(dc.load_model("cifar_resnet20", weights="random")).values())
+    return sum(site.out_channels for site in found[:sites])
+
+
+def alone(name: str, folder: Path) -> None:
+    """One measurement: prints seconds and megabytes as JSON."""
+    torch.set_num_threads(1)
+    model = dc.load_model("cifar_resnet20", weights="random")
+    started = time.process_time()
+    if name in WORK:
+        WORK[name](model, folder)
+    else:
+        swap(model, folder, int(name))
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps([seconds, peak]))
+
+
+def measured(name: str, folder: Path) -> tuple[float, float]:
+    command = [sys.executable, "-m", "benchmarks.scaling.commands", name, str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds, peak = json.loads(done.stdout.splitlines()[-1])
+    return seconds, peak
+
+
+def summary(seconds: Mapping[int, float], peaks: Mapping[int, float]) -> dict[str, float]:
+    """The exponent, and what follows from it for a million images."""
+    counts = sorted(seconds)
+    logs = np.log(counts), np.log([seconds[count] for count in counts])
+    exponent, _ = np.polyfit(*logs, 1)
+    last = counts[-1]
+    return {
+        "exponent": round(float(exponent), 2),
+        "hours_per_million": round(float(seconds[last] * (MILLION / last) ** exponent / 3600), 1),
+        "peak_mb": round(peaks[last]),
+        "mb_per_thousand_images": round(
+            1000 * (peaks[last] - peaks[counts[0]]) / (last - counts[0]), 1
+        ),
+    }
+
+
+def main() -> None:
+    seconds: dict[str, dict[int, float]] = {name: {} for name in WORK}
+    peaks: dict[str, dict[int, float]] = {name: {} for name in WORK}
+    for count in COUNTS:
+        with tempfile.TemporaryDirectory() as place:
+            write(Path(place), count)
+            for name in WORK:
+                found = measured(name, Path(place))
+                seconds[name][count], peaks[name][count] = (round(each, 2) for each in found)
+                print(count, name, *found)
+    with tempfile.TemporaryDirectory() as place:
+        write(Path(place), COUNTS[0])
+        swapped = {filters(sites): measured(str(sites), Path(place))[0] for sites in SITES}
+        print(swapped)
+    rows = {name: summary(seconds[name], peaks[name]) for name in WORK}
+    files.write_json(
+        RESULTS,
+        {
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "seconds": seconds,
+            "peak_mb": peaks,
+            "summary": rows,
+            "swap_seconds_by_filters": {str(k): round(v, 2) for k, v in swapped.items()},
+        },
+    )
+    fill(rows, seconds)
+    slope = np.polyfit(np.log(list(swapped)), np.log(list(swapped.values())), 1)[0]
+    last = max(swapped)
+    hours = swapped[last] * (1000 / last) ** slope / SWAPPED_IMAGES * 1000 / 3600
+    text = (
+        f"`rank --method swap` on {SWAPPED_IMAGES} images and one level took "
+        + ", ".join(f"{value:.1f} s for {key} filters" for key, value in swapped.items())
+        + f": exponent {slope:.2f}, or {hours:.1f} hours for 1,000 filters on 1,000 images at one "
+        "level."
+    )
+    pages.fill(pages.DOCS / "scaling.md", {"filters": text})
+
+
+def fill(
+    rows: Mapping[str, Mapping[str, float]], seconds: Mapping[str, Mapping[int, float]]
+) -> None:
+    """Writes the table of the page."""
+    last = COUNTS[-1]
+    head = (
+        *("command", f"s for {last:,} images", "exponent", "h for 1,000,000"),
+        *("peak, MB", "more for each 1,000 images, MB"),
+    )
+    cells = [
+        [
+            name,
+            f"{seconds[name][last]:.1f}",
+            f"{row['exponent']:.2f}",
+            f"{row['hours_per_million']:.1f}",
+            f"{row['peak_mb']:.0f}",
+            f"{row['mb_per_thousand_images']:.0f}",
+        ]
+        for name, row in rows.items()
+    ]
+    pages.fill(pages.DOCS / "scaling.md", {"commands": pages.table(head, cells)})
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        alone(sys.argv[1], Path(sys.argv[2]))
+    else:
+        main()
