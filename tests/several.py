@@ -66,16 +66,18 @@ def ended(processes: list[mp.process.BaseProcess], seconds: float = 400) -> list
     return [process.exitcode for process in processes]
 
 
-def launcher(count: int) -> list[str]:
-    """The start of a command line for several processes on this machine's CPUs."""
-    elastic = ["-m", "torch.distributed.run", "--nproc_per_node", str(count)]
-    return [sys.executable, *elastic, "--master_port", str(free_port()), "-m", "deepcorrect"]
+TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port")
+ACCELERATE = (
+    *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"),
+)
 
 
-def launched(count: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """A finished command of several processes."""
+def launched(launcher: tuple[str, ...], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A finished command of two processes."""
+    start = [sys.executable, "-m", *launcher, str(free_port()), "-m", "deepcorrect"]
     return subprocess.run(
-        [*launcher(count), *map(str, arguments)],
+        [*start, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=400,

@@ -417,6 +417,18 @@ def test_a_run_is_not_written_over_without_resume(copied: Path, recipe: Recipe) 
         run(recipe, copied)
 
 
+@pytest.mark.parametrize("replaced", ["network", "set of training images", "set of test images"])
+def test_a_run_of_other_weights_or_images_is_not_continued(
+    copied: Path, recipe: Recipe, replaced: str
+) -> None:
+    path = copied / "inputs.json"
+    inputs = files.read_json(path)
+    assert inputs.keys() >= {"network", "set of validation images"}
+    files.write_json(path, {**inputs, replaced: "0" * 64})  # as if the run had begun with others
+    with pytest.raises(InputError, match=f"was made with another {replaced}: restore it"):
+        run(recipe, copied, resume=True)
+
+
 def test_a_folder_of_something_else_is_not_written_to(tmp_path: Path, recipe: Recipe) -> None:
     (tmp_path / "thesis.tex").write_text("", encoding="utf-8")
     for resume in (False, True):

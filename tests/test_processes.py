@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import SIZE, Batch, cut, tiny_cnn
 from PIL import Image
-from several import ended, launched, needs_gloo, started
+from several import ACCELERATE, TORCHRUN, ended, launched, needs_gloo, started
 from torch import Tensor, nn
 
 import deepcorrect as dc
@@ -253,7 +253,7 @@ def launched_rank(
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("launched") / "ranking"
     done = launched(
-        *(2, "rank", "--model", "digits_cnn", "--data", "digits:test", "--images", 8),
+        *(TORCHRUN, "rank", "--model", "digits_cnn", "--data", "digits:test", "--images", 8),
         *("--batch-size", 3, "--distortion", "awgn:60", "--sites", "features.0.0"),
         *("--method", "gradient", "--out", folder, "--json", "--device", "cpu"),
     )
@@ -275,7 +275,7 @@ def test_a_launched_rank_prints_and_writes_one_ranking(
 
 @needs_gloo
 def test_a_launched_error_is_one_line() -> None:
-    done = launched(2, "evaluate", "--model", "digits_cnn", "--data", "digits:nowhere")
+    done = launched(ACCELERATE, "evaluate", "--model", "digits_cnn", "--data", "digits:nowhere")
     assert done.returncode == 1
     assert done.stderr.count("unknown data 'digits:nowhere'") == 1
     assert not done.stdout

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from deepcorrect.alternatives import finetune
-from deepcorrect.correction import AdaptedModel, correct
+from deepcorrect.correction import AdaptedModel, correct, fit_gate
 from deepcorrect.data import Preprocessing
 from deepcorrect.distortions import Cell, Distortion, LevelledDistortion, distort_some
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import DeepCorrectError, InputError
+from deepcorrect.runtime import DeepCorrectError, InputError, files
 from deepcorrect.training import PAPER, Augmentation, TrainingConfig, fit
 from deepcorrect.training._augmentation import augment
 from deepcorrect.training._settings import learning_rate
@@ -457,9 +457,9 @@ class Dying:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("finished", [0, 1, 3])
+@pytest.mark.parametrize(("finished", "steps"), [(0, None), (1, None), (3, 1), (0, 1)])
 def test_a_killed_training_ends_as_one_that_was_not(
-    tmp_path: Path, lessons: list[Batch], optimizer: str, finished: int
+    tmp_path: Path, lessons: list[Batch], optimizer: str, finished: int, steps: int | None
 ) -> None:
     how: dict[str, Any] = {
         "epochs": 4, "optimizer": optimizer, "validation": lessons, "seed": 3,
@@ -471,8 +471,10 @@ def test_a_killed_training_ends_as_one_that_was_not(
     file = tmp_path / "deep" / "checkpoint.pt"
     dying = Dying(shuffled(lessons), finished)
     with pytest.raises(Killed):
-        fit(adapted_classifier(), dying, GRID, checkpoint=file, **how)
-    assert file.exists() == (finished > 0)
+        fit(adapted_classifier(), dying, GRID, checkpoint=file, checkpoint_steps=steps, **how)
+    assert file.exists() == (finished > 0 or steps is not None)
+    if steps:
+        assert files.read_checkpoint(file)["begun"]["batches"] == 1
     torch.manual_seed(99)
     resumed = adapted_classifier()
     history = fit(resumed, shuffled(lessons), GRID, checkpoint=file, **how)
@@ -518,6 +520,50 @@ def test_a_checkpoint_of_other_settings_is_refused(
     fit(model(), lessons, checkpoint=file, **settings_)
     with pytest.raises(InputError, match="with another (training setting|seed|distortion)"):
         fit(model(), lessons, checkpoint=file, **{**settings_, **change})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "network",
+        "correction",
+        "gate",
+        "set of training images",
+        "set of validation images",
+        "number of batches",
+    ],
+)
+def test_a_checkpoint_of_other_inputs_is_refused(
+    tmp_path: Path, lessons: list[Batch], changed: str
+) -> None:
+    def trained() -> None:
+        fit(model, batches, GRID, validation=validation, checkpoint=file, epochs=1, **FAST)
+
+    file = tmp_path / "checkpoint.pt"
+    model, batches, validation = adapted_classifier(), lessons, lessons
+    trained()
+    black = [(torch.zeros_like(images), labels) for images, labels in lessons]
+    known = Preprocessing(SIZE, (0.4,) * 3, (0.3,) * 3)
+    if changed == "network":
+        other = tiny_cnn()
+        with torch.no_grad():
+            next(other.parameters()).add_(1e-3)
+        sites = {"stem": range(0, 8, 2), "pointwise": range(6)}
+        unit = {"kind": "bottleneck", "affine": True}
+        model = correct(Classifier(other, known, "tiny").eval(), sites, unit=unit)
+    elif changed == "correction":
+        network = Classifier(tiny_cnn(), known, "tiny").eval()
+        model = correct(network, {"stem": range(1, 8, 2), "pointwise": range(6)})
+    elif changed == "gate":
+        fit_gate(model, lessons, GRID, false_alarms=0.2)
+    elif changed == "set of training images":
+        batches = black
+    elif changed == "set of validation images":
+        validation = black
+    else:
+        batches = lessons[:-1]
+    with pytest.raises(InputError, match=f"checkpoint.pt was made with another .*{changed}"):
+        trained()
 
 
 @pytest.mark.parametrize("wrapped", [True, False], ids=["classifier", "bare network"])
