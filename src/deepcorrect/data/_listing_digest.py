@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from deepcorrect.data._image_set import ImageSet
 from deepcorrect.data._streaming import ImageStream
@@ -42,7 +42,7 @@ def images_digest(source: Any) -> str:
 
 
 def _add(digest: hashlib._Hash, source: Any) -> None:
-    data = getattr(source, "dataset", source)
+    data = source if isinstance(source, Dataset) else getattr(source, "dataset", source)
     if isinstance(data, Subset):
         digest.update(np.asarray(data.indices, np.int64).tobytes())
         _add(digest, data.dataset)
