@@ -62,10 +62,10 @@ def test_a_message_names_what_changed_within_settings() -> None:
 
 def test_what_was_measured_once_is_bound_to_its_inputs(tmp_path: Path) -> None:
     path = tmp_path / "speed.json"
-    assert measured_once(path, {"network": "a"}, lambda: 1.5) == 1.5
-    assert measured_once(path, {"network": "a"}, lambda: 2.5) == 1.5
+    assert measured_once(path, {"network": "a"}, lambda: 1.5, float) == 1.5
+    assert measured_once(path, {"network": "a"}, lambda: 2.5, float) == 1.5
     with pytest.raises(InputError, match="speed.json was made with another network"):
-        measured_once(path, {"network": "b"}, lambda: 2.5)
+        measured_once(path, {"network": "b"}, lambda: 2.5, float)
     path.write_text("[]", encoding="utf-8")
     with pytest.raises(InputError, match="does not hold what was measured"):
-        measured_once(path, {"network": "a"}, lambda: 2.5)
+        measured_once(path, {"network": "a"}, lambda: 2.5, float)

@@ -83,4 +83,4 @@ def seconds_per_image(
         history = fit(trial, batches, kinds, short, None, seed, task=task)
         return history.seconds / history.images_seen
 
-    return measured_once(place, inputs, measured) / process_count()
+    return measured_once(place, inputs, measured, float) / process_count()

@@ -85,9 +85,7 @@ def measured_once(
     return from_main(lambda: _kept(path, inputs, make, form))
 
 
-def _kept(
-    path: Path | None, inputs: Inputs, make: Callable[[], Any], form: type[Value]
-) -> Value:
+def _kept(path: Path | None, inputs: Inputs, make: Callable[[], Any], form: type[Value]) -> Value:
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  (most commands read none)
 
     if path is not None and path.exists():
