@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def _work(work: Work, folder: Path, index: int, count: int, port: int) -> None:
     runtime.leave()
 
 
-def started(work: Work, folder: Path, count: int) -> list[mp.process.BaseProcess]:
+def started(work: Work, folder: Path, count: int) -> list[BaseProcess]:
     """Starts processes that work together over gloo."""
     context, port = mp.get_context("spawn"), free_port()
     processes = [
@@ -55,7 +56,7 @@ def started(work: Work, folder: Path, count: int) -> list[mp.process.BaseProcess
     return list(processes)
 
 
-def ended(processes: list[mp.process.BaseProcess], seconds: float = 400) -> list[int | None]:
+def ended(processes: list[BaseProcess], seconds: float = 400) -> list[int | None]:
     """The exit codes of processes, none of which may be left after some time."""
     for process in processes:
         process.join(seconds)

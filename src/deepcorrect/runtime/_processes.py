@@ -91,7 +91,10 @@ def _meet() -> None:
     """Joins the process group that the launcher's environment variables describe."""
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
-    from torch.distributed.distributed_c10d import _set_pg_timeout  # noqa: PLC0415
+    from torch.distributed.distributed_c10d import (  # noqa: PLC0415
+        PrefixStore,
+        _set_pg_timeout,
+    )
     from torch.distributed.rendezvous import rendezvous  # noqa: PLC0415
 
     backend = "gloo"
@@ -101,7 +104,7 @@ def _meet() -> None:
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=MEETING)))
         # a launcher that starts all again may keep the store, with the addresses of ended ones
-        _store[:] = [dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)]
+        _store[:] = [PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)]
         dist.init_process_group(
             backend, store=_store[0], rank=rank, world_size=size, timeout=MEETING
         )
