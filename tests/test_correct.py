@@ -283,7 +283,7 @@ def test_the_command_writes_what_helps_and_refuses_what_does_not(tmp_path: Path)
     assert "learning_rate: 1e-09 (given)" in said.err
     assert "gate: 0.05 (images that look undistorted" in said.err
     assert "which is not more than its interval" in said.err.splitlines()[-1]
-    assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "adapter" / "adapter_config.json").exists()
     said = command(*call, "--keep", "--json")
     assert said.status == 0, said.err
     assert "epoch 1 of 1" not in said.err  # it is not trained again
