@@ -47,6 +47,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
     markdown = re.sub(
         r"\[(?:docs/)?(\w+\.md)\](?=\()", lambda link: f"[{titles.get(link[1], link[1])}]", markdown
     )
+    markdown = re.sub(r"(?m)^\|.*$", _bars_in_code, markdown)
     if page.file.src_uri in TOP_PAGES:
         return markdown.replace("](docs/", "](")
     if page.file.src_uri == "index.md":
@@ -60,6 +61,11 @@ def on_post_build(config: MkDocsConfig) -> None:
     found = list(check.problems(Path(config.site_dir)))
     if found:
         raise PluginError("\n".join(["the site is not as it should be:", *found]))
+
+
+def _bars_in_code(row: re.Match[str]) -> str:
+    """A table's row whose code has bars as they are; GitHub needs backslashes before them."""
+    return re.sub(r"`[^`]*`", lambda code: code[0].replace(r"\|", "|"), row[0])
 
 
 def _titles(nav: Any) -> dict[str, str]:
