@@ -26,6 +26,7 @@ from deepcorrect.networks import Classifier
 from deepcorrect.runtime import DeepCorrectError, InputError, files
 from deepcorrect.training import PAPER, Augmentation, TrainingConfig, fit
 from deepcorrect.training._augmentation import augment
+from deepcorrect.training._frozen_norms import short_gradients
 from deepcorrect.training._settings import learning_rate
 
 GRID = ["gaussian_blur:1,2", "awgn:40"]
@@ -626,3 +627,26 @@ def test_labels_outside_the_classes_are_refused(lessons: list[Batch]) -> None:
 def test_unknown_distortions_are_refused(lessons: list[Batch]) -> None:
     with pytest.raises(InputError, match="unknown distortion 'awgm', did you mean 'awgn'"):
         fit(adapted_classifier(), lessons, ["awgm"], epochs=1)
+
+
+def test_frozen_norms_pass_on_the_gradients_that_they_always_did() -> None:
+    drawn = seeded()
+    for affine in (True, False):
+        norm = nn.BatchNorm2d(4, eps=1e-3, affine=affine).double().eval().requires_grad_(False)
+        for values in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            if values is not None:
+                values.copy_(torch.rand(4, generator=drawn) + 0.1)
+        images = torch.randn(3, 4, 5, 5, generator=drawn, dtype=torch.float64).requires_grad_()
+        expected = norm(images)
+        (wanted,) = torch.autograd.grad((expected**3).sum(), images)
+        with short_gradients(nn.Sequential(norm)):
+            answered = norm(images)
+            (found,) = torch.autograd.grad((answered**3).sum(), images)
+            assert "ConstantNorm" in type(answered.grad_fn).__name__
+            assert "ConstantNorm" not in type(norm.train()(images).grad_fn).__name__
+            if affine:
+                trained = norm.eval().requires_grad_()(images)
+                assert "ConstantNorm" not in type(trained.grad_fn).__name__
+        assert torch.equal(answered, expected)
+        assert torch.allclose(found, wanted)
+        assert "forward" not in vars(norm)

@@ -107,8 +107,8 @@ def systems_of(model: nn.Module, images: Tensor, side: int) -> dict[str, tuple[A
 def seconds_of(make: Any, objective: dict[str, float], batches: list[Batch], steps: int) -> float:
     """Processor time per step."""
     clocked = Clocked(batches, steps)
-    rate = {"learning_rate": 1e-4}
-    dc.fit(make(), clocked, DISTORTIONS, epochs=1, objective=objective, **rate)
+    changes: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-4, "objective": objective}
+    dc.fit(make(), clocked, DISTORTIONS, **changes)
     return clocked.seconds
 
 
@@ -162,7 +162,7 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time of training, against fine-tuning.")
-    parser.add_argument("networks", nargs="*", default=[], choices=[[], *NETWORKS])
+    parser.add_argument("networks", nargs="*", default=[], choices=[*NETWORKS, []])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=6)
     given = parser.parse_args()

@@ -157,7 +157,11 @@ class CorrectionUnit(nn.Module):
         self.filters = filters
         width = hidden_width(config, filters)
         layers: list[nn.Module] = [UnitNorm2d(filters)] if config.norm_first else []
-        layers += [nn.Conv2d(filters, width, 1, bias=False), UnitNorm2d(width), nn.ReLU()]
+        layers += [
+            nn.Conv2d(filters, width, 1, bias=False),
+            UnitNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
         k = config.kernel_size
         for dilation in config.dilations:
             shapes = [(1, k), (k, 1)] if config.separable else [(k, k)]
@@ -165,7 +169,7 @@ class CorrectionUnit(nn.Module):
                 padding = ((shape[0] - 1) // 2 * dilation, (shape[1] - 1) // 2 * dilation)
                 kind, groups = (Depthwise, width) if config.depthwise else (nn.Conv2d, 1)
                 layers.append(kind(width, width, shape, 1, padding, dilation, groups, bias=False))
-            layers += [UnitNorm2d(width), nn.ReLU()]
+            layers += [UnitNorm2d(width), nn.ReLU(inplace=True)]
         last = nn.Conv2d(width, filters, 1)
         self.residual = nn.Sequential(*layers, last)
         for module in self.residual.modules():

@@ -29,6 +29,7 @@ from deepcorrect.runtime import (
     total,
 )
 from deepcorrect.training._checkpoint import Begun, Best, Progress, resume, save, state_on_cpu
+from deepcorrect.training._frozen_norms import short_gradients
 from deepcorrect.training._history import Epoch, History
 from deepcorrect.training._job import Job, open_job
 from deepcorrect.training._settings import TrainingConfig, changed, learning_rate
@@ -96,7 +97,8 @@ def fit(
     path = Path(checkpoint) if checkpoint else None
     trained = {id(parameter) for parameter in trainable_parameters(model)}
     # a corrected network's own parameters stay as they are, and need no gradients meanwhile
-    with together(), frozen(p for p in model.parameters() if id(p) not in trained):
+    others = (each for each in model.parameters() if id(each) not in trained)
+    with together(), frozen(others), short_gradients(model):
         job = open_job(model, loader, distortions, settings, validation, seed, path, task)
         done = _train(job)
     model.load_state_dict(done.best.state)
