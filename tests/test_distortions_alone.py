@@ -63,7 +63,7 @@ blocked = {
     if not {each.lower().replace("_", "-") for each in owners} & kept
     and module not in {"dill", "tqdm", "__editable___" + module}
 }
-assert {"PIL", "rich", "scipy", "pydantic", "yaml", "datasets", "typer", "lazy_loader"} <= blocked
+assert {"PIL", "rich", "scipy", "pydantic", "yaml", "datasets", "typer"} <= blocked
 
 class Block:
     def find_spec(self, name, path=None, target=None):
