@@ -11,6 +11,7 @@ from .correction import load_adapter as load_adapter
 from .correction import load_adapters as load_adapters
 from .correction import looks_distorted as looks_distorted
 from .correction import push_to_hub as push_to_hub
+from .correction import raise_gate as raise_gate
 from .data import Preprocessing as Preprocessing
 from .data import loader as loader
 from .data import open_dataset as open_dataset

@@ -20,6 +20,7 @@ from deepcorrect.correction._gated_copy import GatedCopy
 from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
+from deepcorrect.correction._raise_gate import raise_gate
 from deepcorrect.correction._unit_config import (
     DESCRIPTIONS,
     WEIGHTS,
@@ -61,6 +62,7 @@ __all__ = [
     "looks_distorted",
     "parts_at",
     "push_to_hub",
+    "raise_gate",
     "read_budget",
     "select_within_budget",
     "spread_out",

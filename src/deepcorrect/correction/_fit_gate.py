@@ -178,7 +178,7 @@ def looks_distorted(adapted: GatedModel, images: Tensor) -> Tensor:
     if adapted.gate is None:
         raise InputError("this network has no gate and corrects all images: see fit_gate")
     with torch.no_grad():
-        return adapted.gate(_images_read(adapted, images)).cpu()
+        return adapted.gate(images_read(adapted, images)).cpu()
 
 
 def _statistics_read(adapted: GatedModel, images: Tensor) -> Tensor:
@@ -187,13 +187,13 @@ def _statistics_read(adapted: GatedModel, images: Tensor) -> Tensor:
     Raises:
         InputError: The network reads no images, or some images contain NaN or infinite values.
     """
-    found = statistics(_images_read(adapted, images)).cpu()
+    found = statistics(images_read(adapted, images)).cpu()
     if not found.isfinite().all():
         raise InputError("a gate cannot be fitted to images with NaN or infinite values")
     return found
 
 
-def _images_read(adapted: GatedModel, images: Tensor) -> Tensor:
+def images_read(adapted: GatedModel, images: Tensor) -> Tensor:
     """The images as the gated module of the network reads them, N x C x H x W.
 
     Raises:

@@ -160,6 +160,20 @@ class Gate(nn.Module):
         Raises:
             InputError: The gate was fitted to images with another number of channels.
         """
+        return self.scores(images).amax(1) > 0
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Computes the output of each classifier, which is above 0 for a distorted image.
+
+        Args:
+            images: Images as the network reads them, N x C x H x W.
+
+        Returns:
+            N x kinds.
+
+        Raises:
+            InputError: The gate was fitted to images with another number of channels.
+        """
         with torch.autocast(images.device.type, enabled=False):
             found = statistics(images)
             weights, biases = self.classifiers.weight.float(), self.classifiers.bias.float()
@@ -168,4 +182,4 @@ class Gate(nn.Module):
                     f"the gate reads {weights.shape[1]} statistics per image, but these images of "
                     f"{images.shape[1]} channels have {found.shape[1]}: fit a gate to such images"
                 )
-            return F.linear(found, weights, biases).amax(1) > 0
+            return F.linear(found, weights, biases)

@@ -82,7 +82,7 @@ def random_part(batches: Batches, images: int, seed: int = 0) -> Batches:
         return batches
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     chosen = order[:images].sort().values
-    if isinstance(batches, DataLoader) and _divides(batches):
+    if isinstance(batches, DataLoader) and can_hold_out(batches):
         return _part(batches, chosen.tolist(), last=True)
     return _Chosen(batches, torch.zeros(total, dtype=torch.bool).index_fill(0, chosen, True))
 
@@ -113,8 +113,17 @@ def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-def _divides(batches: DataLoader[Any]) -> bool:
-    """Whether a loader reads its set by index, in an order that does not matter."""
+def can_hold_out(batches: Batches) -> bool:
+    """Whether `hold_out` can divide a loader's images: it is a list, or reads a set by index in an
+    order that does not matter.
+
+    Example:
+        >>> from deepcorrect.data import can_hold_out
+        >>> can_hold_out([]), can_hold_out(iter([]))
+        (True, False)
+    """
+    if not isinstance(batches, DataLoader):
+        return isinstance(batches, list | tuple)
     plain = isinstance(batches.sampler, RandomSampler | SequentialSampler)
     streams = isinstance(batches.dataset, IterableDataset)
     return plain and not streams and batches.batch_size is not None
@@ -129,7 +138,7 @@ def _count(images: int, share: float) -> int:
 def _part(batches: DataLoader[Any], rows: list[int], *, last: bool = False) -> Batches:
     """The loader on some of its images; `last` for a fixed order and every image."""
     shuffles = isinstance(batches.sampler, RandomSampler)
-    if not _divides(batches):
+    if not can_hold_out(batches):
         raise InputError(
             "some images must be held back to measure on, but the loader has a sampler of its own: "
             "give validation= (other images)"

@@ -21,7 +21,9 @@ IMAGES_SEEN = 30_000
 """How many images training sees, repeats counted, if no number of epochs is given."""
 MOST_EPOCHS = 30
 RANKED = 250
-"""How many images filters are ranked on."""
+"""How many images of small inputs filters are ranked on."""
+RANKED_LARGE = 32
+"""How many images of larger inputs: ranking one takes as long as training on hundreds."""
 LEAST_FOR_A_GATE = 40
 
 
@@ -131,7 +133,7 @@ def choose_settings(
         beta,
         budget,
         tuple(sites or ()),
-        min(RANKED, images) if ranked is None else ranked,
+        min(RANKED if small else RANKED_LARGE, images) if ranked is None else ranked,
         share,
         gate_scale,
         changed(TrainingConfig(), settings),

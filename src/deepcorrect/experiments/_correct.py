@@ -13,9 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect import correction
-from deepcorrect.correction import AdaptedModel, Budget, UnitChoice, fit_gate, read_budget
+from deepcorrect.correction import (
+    AdaptedModel,
+    Budget,
+    UnitChoice,
+    fit_gate,
+    raise_gate,
+    read_budget,
+)
 from deepcorrect.data import (
     Batches,
+    can_hold_out,
     check_repeatable,
     count_of,
     hold_out,
@@ -24,7 +32,13 @@ from deepcorrect.data import (
 from deepcorrect.deployment import correct_within, latency_note
 from deepcorrect.distortions import Distortion, numbered_batches, parse_all
 from deepcorrect.evaluation import Comparison, compare
-from deepcorrect.experiments._choices import Choices, Gating, choose_settings, within_minutes
+from deepcorrect.experiments._choices import (
+    LEAST_FOR_A_GATE,
+    Choices,
+    Gating,
+    choose_settings,
+    within_minutes,
+)
 from deepcorrect.experiments._training_speed import FirstBatches, seconds_per_image
 from deepcorrect.networks import (
     choose,
@@ -47,6 +61,9 @@ from deepcorrect.training import History, fit
 
 HELD_BACK = 0.2
 """The share of the images that are held back to measure on."""
+FOR_THE_GATE = 0.1
+"""The share of the other images that only the gate's thresholds are raised with."""
+MOST_FOR_THE_GATE = 500
 ACCEPTED_HARM = 0.005
 """The largest accepted loss of accuracy on clean images."""
 
@@ -153,6 +170,7 @@ def correct(
     images: Any = source
     check_repeatable(images)
     train, held_back = _divided(images, validation, seed)
+    train, for_gate = _for_the_gate(train, gate, seed)
     count = from_main(lambda: _count(train))
     first = _first_images(model, train, seed)
     pixels = input_size_of(model, first)
@@ -180,7 +198,9 @@ def correct(
         with _same_order(seed):
             some = FirstBatches(train, choices.ranked)
             ranking = rank(model, some, kinds, sites=choices.sites, seed=seed)
-    adapted, history = _trained(model, ranking, train, kinds, choices, seed, first, checkpoint)
+    adapted, history = _trained(
+        model, ranking, train, for_gate, kinds, choices, seed, first, checkpoint
+    )
     task, precision = "measuring", choices.training.precision
     found = compare(model, adapted, held_back, kinds, seed, precision, task)
     _note(adapted, model, found, history, choices, first)
@@ -216,6 +236,16 @@ def _before_training(
 def _divided(images: Batches, validation: Batches | None, seed: int) -> tuple[Batches, Batches]:
     """The images to train on, and those to measure on."""
     return hold_out(images, HELD_BACK, seed) if validation is None else (images, validation)
+
+
+def _for_the_gate(train: Batches, gate: Gating, seed: int) -> tuple[Batches, Batches]:
+    """The images to train on, and those to raise the gate's thresholds with.
+
+    They are the same where images cannot be divided or there is no gate.
+    """
+    if gate == "none" or not can_hold_out(train) or (count := _count(train)) < LEAST_FOR_A_GATE:
+        return train, FirstBatches(train, MOST_FOR_THE_GATE)
+    return hold_out(train, min(FOR_THE_GATE, MOST_FOR_THE_GATE / count), seed)
 
 
 def _sites(
@@ -254,18 +284,21 @@ def _trained(
     model: nn.Module,
     ranking: Ranking,
     train: Batches,
+    for_gate: Batches,
     kinds: Sequence[Distortion],
     choices: Choices,
     seed: int,
     images: Any,
     checkpoint: str | Path | None,
 ) -> tuple[AdaptedModel, History]:
-    """Puts the correction on the network, fits the gate and trains."""
+    """Puts the correction on the network, fits the gate, trains, and raises the gate."""
     adapted = _untrained(model, ranking, choices, seed, images, _beside(checkpoint, "latency"))
     if choices.gate is not None:
         fitted = partial(fit_gate, adapted, train, kinds, choices.gate, seed=seed)
         adapted.set_gate(from_main(lambda: fitted(scale=choices.gate_scale)))
     history = fit(adapted, train, kinds, choices.training, None, seed, checkpoint)
+    if choices.gate is not None:
+        adapted.set_gate(from_main(lambda: raise_gate(adapted, for_gate, kinds, seed)))
     return adapted, history
 
 

@@ -1,0 +1,116 @@
+"""Raising a gate's thresholds to where the correction helps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import Batch
+from torch import Tensor, nn
+
+import deepcorrect as dc
+from deepcorrect.correction import AdaptedModel
+from deepcorrect.correction._raise_gate import _threshold
+from deepcorrect.runtime import InputError
+
+KINDS = ["awgn:20,60,100"]
+
+
+def loudness_network() -> nn.Module:
+    """Tells images by their mean; noise does not confuse it."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    with torch.no_grad():
+        network[0].weight.fill_(1 / 27)
+        network[0].bias.zero_()
+        network[3].weight.copy_(torch.tensor([[-40.0] * 4, [40.0] * 4]))
+        network[3].bias.copy_(torch.tensor([80.0, -80.0]))
+    return network.eval()
+
+
+def batches() -> list[Batch]:
+    """Smooth images, half of them darker."""
+    ramp = torch.linspace(-0.1, 0.1, 16).expand(3, 16, 16)
+    shades = torch.tensor([0.3, 0.7]).repeat(16).view(-1, 1, 1, 1)
+    return [
+        (
+            ramp * torch.rand(32, 3, 1, 1, generator=torch.Generator().manual_seed(0)) + shades,
+            torch.zeros(32),
+        )
+    ]
+
+
+@pytest.fixture
+def adapted() -> AdaptedModel:
+    corrected = dc.correct(loudness_network(), {"0": [0, 1, 2, 3]}, unit="weights")
+    dc.fit_gate(corrected, batches(), KINDS, false_alarms=0.1)
+    return corrected
+
+
+def sent(adapted: AdaptedModel) -> list[float]:
+    """The share of the images that is corrected, clean and at each level."""
+    ((images, _),) = batches()
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1)) / 255
+    shown = [images + level * noise for level in (0, 20, 60, 100)]
+    return [float(dc.looks_distorted(adapted, each).float().mean()) for each in shown]
+
+
+def harm(adapted: AdaptedModel) -> None:
+    """Makes the corrected network answer every image as dark."""
+    with torch.no_grad():
+        adapted.corrected_site("0").weights.shift.fill_(-100.0)
+
+
+def test_a_correction_that_only_harms_corrects_nothing(adapted: AdaptedModel) -> None:
+    assert sent(adapted)[1:] == [1.0, 1.0, 1.0]
+    harm(adapted)
+    raised = dc.raise_gate(adapted, batches(), KINDS)
+    assert adapted.config.gate == raised
+    assert max(sent(adapted)) < 0.25  # other noise than that which it was raised with
+
+
+def test_a_correction_that_changes_nothing_keeps_its_gate(adapted: AdaptedModel) -> None:
+    before = adapted.config.gate
+    assert dc.raise_gate(adapted, batches(), KINDS) == before
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_threshold_loses_least(seed: int) -> None:
+    """Against every threshold that is possible, one by one."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(60, 2, generator=generator)
+    gains = 0.5 * torch.randn(60, generator=generator).double() + 0.3 * scores[:, 0] - 0.2
+    counts = (scores[:, 0] > 0) & (scores[:, 1] <= 0)
+
+    def bound(threshold: float) -> Tensor:
+        below = gains[counts & (scores[:, 0] <= threshold)]
+        return below.sum() + below.square().sum().sqrt()
+
+    found = _threshold(scores, gains, 0)
+    tried = [0.0, *scores[counts, 0].tolist()]
+    assert found in tried
+    assert bound(found) == min(bound(each) for each in tried)
+
+
+def test_a_kind_is_judged_by_images_that_no_other_classifier_sends() -> None:
+    scores = torch.tensor([[1.0, 5.0], [2.0, -1.0]])
+    gains = torch.tensor([-9.0, 1.0]).double()
+    assert _threshold(scores, gains, 0) == 0
+
+
+def test_a_single_loss_is_not_beyond_its_error() -> None:
+    assert _threshold(torch.ones(1, 1), torch.tensor([-0.5]).double(), 0) == 0
+
+
+def test_a_gate_is_needed() -> None:
+    bare = dc.correct(loudness_network(), {"0": [0]}, unit="weights")
+    with pytest.raises(InputError, match="fit_gate"):
+        dc.raise_gate(bare, batches(), KINDS)
+
+
+def test_a_gated_copy_has_its_gate_raised_too() -> None:
+    network = loudness_network()
+    copy = dc.GatedCopy(network, loudness_network())
+    dc.fit_gate(copy, batches(), KINDS, false_alarms=0.1)
+    before = copy.gate.config if copy.gate else None
+    assert dc.raise_gate(copy, batches(), KINDS) == before
