@@ -155,6 +155,14 @@ def test_sites_without_weights_get_units() -> None:
     assert mixed.unit == {"a": "weights", "b": "bottleneck"}
 
 
+def test_the_filters_are_those_of_a_budget_or_half_of_each_site() -> None:
+    weights = choose_settings(500, 32, sites={"a": True}, training={})
+    assert (weights.beta, weights.budget) == (None, {"parameters": 0.5})
+    for about in ({"unit": "lite"}, {"comparable": False}, {"sites": {"a": False}}):
+        units = choose_settings(500, 32, training={}, **{"sites": {"a": True}, **about})
+        assert (units.beta, units.budget) == (0.5, None)
+
+
 def test_what_is_given_is_taken_and_has_no_reason() -> None:
     given = choose_settings(
         *(500, 32),
@@ -209,7 +217,8 @@ def test_a_network_is_corrected_from_images_alone(
     )
     notes = adapted.config.notes
     assert told[0].gate == adapted.config.gate.false_alarms == 0.05  # pyright: ignore[reportOptionalMemberAccess]
-    assert notes["images_seen"] == 6 * 96
+    # 24 of 120 images are held back, and 10 of the others raise the gate
+    assert notes["images_seen"] == 6 * 86
     assert notes["measured"]["images"] == 24
     assert notes["measured"]["gain"] > 0
     assert notes["cost"]["multiply_adds"] == 0
@@ -234,7 +243,7 @@ def test_the_same_seed_makes_the_same_correction(
 
 
 def test_sites_may_be_chosen_by_structure(network: TinyCNN, batches: list[Batch]) -> None:
-    about: dict[str, Any] = {"distortions": "awgn:20", "epochs": 1}
+    about: dict[str, Any] = {"distortions": "awgn:20", "epochs": 1, "beta": 0.5}
     adapted = dc.correct(network, batches, sites="convolutions", **about)
     assert set(adapted.config.sites) == set(dc.rank(network, batches, "awgn:20").sites)
     alone = dc.correct(network, batches, sites=["stem"], **about)
@@ -247,6 +256,11 @@ def test_batches_of_other_forms(network: TinyCNN, batches: list[Batch]) -> None:
     assert adapted.config.notes["images_seen"] + adapted.config.notes["measured"]["images"] == 12
 
 
+def corrected_within_half(network: TinyCNN, ranking: dc.Ranking) -> Any:
+    half = dc.correct(network, ranking, unit="weights", budget={"parameters": 0.5})
+    return half.config.sites
+
+
 def test_images_to_measure_on_may_be_given(network: TinyCNN, batches: list[Batch]) -> None:
     ranking = dc.rank(network, batches, "awgn:20")
     adapted = dc.correct(
@@ -254,8 +268,9 @@ def test_images_to_measure_on_may_be_given(network: TinyCNN, batches: list[Batch
     )
     notes = adapted.config.notes
     assert (notes["images_seen"], notes["measured"]["images"]) == (12, 4)
-    sites = {name: list(each.filters) for name, each in adapted.config.sites.items()}
-    assert sites == ranking.top(0.5)
+    assert adapted.config.sites == corrected_within_half(network, ranking)
+    own = sum(each.numel() for each in adapted.trainable_parameters())
+    assert own <= 0.5 * sum(each.numel() for each in network.parameters())
     assert notes["choices"]["gate"] == "none"
 
 

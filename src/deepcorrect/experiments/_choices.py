@@ -24,6 +24,8 @@ RANKED = 250
 """How many images of small inputs filters are ranked on."""
 RANKED_LARGE = 32
 """How many images of larger inputs: ranking one takes as long as training on hundreds."""
+PARAMETERS = 0.5
+"""The largest size of an adapter that consists of weights, as a fraction of the network's."""
 LEAST_FOR_A_GATE = 40
 
 
@@ -88,6 +90,7 @@ def choose_settings(
     sites: Mapping[str, bool] | None = None,
     sites_given: bool = False,
     ranked: int | None = None,
+    comparable: bool = True,
     gate: Gating = None,
     gate_scale: float | None = None,
     training: Mapping[str, Any],
@@ -103,6 +106,7 @@ def choose_settings(
         sites: The sites, and whether the filters of each have weights that can be trained.
         sites_given: Whether somebody named these sites.
         ranked: The number of images of a ranking that was made before.
+        comparable: Whether the ranking compares filters of different sites.
         gate: The share, or `none` for no gate.
         gate_scale: See `unit`.
         training: The settings of `TrainingConfig` that are given.
@@ -116,7 +120,10 @@ def choose_settings(
         timed = budget is not None and read_budget(budget).latency is not None
         unit, reasons["unit"] = _unit(sites or {}, within_time=timed)
     if beta is None and budget is None:
-        beta, reasons["beta"] = 0.5, "half of each site's filters, those that rank highest"
+        if unit == WEIGHTS and comparable:
+            budget, reasons["budget"] = {"parameters": PARAMETERS}, "the highest gains per weight"
+        else:
+            beta, reasons["beta"] = 0.5, "half of each site's filters, those that rank highest"
     if not sites_given:
         reasons["sites"] = "every convolution and MLP whose maps affect the answer"
     if ranked is None:

@@ -111,8 +111,9 @@ def correct(
         source: Batches of (clean images N x C x H x W in [0, 1], labels), such as a DataLoader;
             labels of -1 stand for none. Or a `Ranking`. Or the filters to correct by site.
         beta: The share of each site's filters to correct, above 0 and up to 1: one value for all
-            sites, or one per site (sites that are left out are not corrected). The default is 0.5
-            without a budget. It is ignored if `source` gives the filters directly.
+            sites, or one per site (sites that are left out are not corrected). Without a budget the
+            default is 0.5, or, from images and with `weights`, the budget `{"parameters": 0.5}`. It
+            is ignored if `source` gives the filters directly.
         unit: What corrects the filters: `weights` (the default from images), with which they get
             weights of their own; a kind of unit, `full`, `bottleneck` (the default from a ranking),
             `lite`, `cifar`, `rank_constrained` or `inverted`; or `weights+KIND` for both. Or a
@@ -184,6 +185,7 @@ def correct(
         sites=_sites(model, first, ranking, sites),
         sites_given=bool(sites or ranking),
         ranked=ranking and ranking.images,
+        comparable=ranking is None or ranking.gains,
         gate=gate,
         gate_scale=gate_scale,
         training=training,
