@@ -196,15 +196,11 @@ def correct(
         choices = within_minutes(choices, minutes, count, speed)
     if explain:
         explain(choices)
-    if ranking is None:
-        with _same_order(seed):
-            some = FirstBatches(train, choices.ranked)
-            ranking = rank(model, some, kinds, sites=choices.sites, seed=seed)
+    ranking = ranking or _ranked(model, train, kinds, choices, seed)
     adapted, history = _trained(
         model, ranking, train, for_gate, kinds, choices, seed, first, checkpoint
     )
-    task, precision = "measuring", choices.training.precision
-    found = compare(model, adapted, held_back, kinds, seed, precision, task)
+    found = compare(model, adapted, held_back, kinds, seed, choices.training.precision, "measuring")
     _note(adapted, model, found, history, choices, first)
     return adapted
 
@@ -280,6 +276,15 @@ def _first_images(model: nn.Module, batches: Batches, seed: int) -> Tensor:
 def _count(batches: Batches) -> int:
     """The number of images of a loader; where it is not known, the loader is read."""
     return count_of(batches) or sum(len(images) for images, _ in read_batches(batches))
+
+
+def _ranked(
+    model: nn.Module, train: Batches, kinds: Sequence[Distortion], choices: Choices, seed: int
+) -> Ranking:
+    """A ranking on the first of the training images."""
+    with _same_order(seed):
+        some = FirstBatches(train, choices.ranked)
+        return rank(model, some, kinds, sites=choices.sites, seed=seed)
 
 
 def _trained(
