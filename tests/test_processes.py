@@ -193,9 +193,10 @@ def test_processes_measure_what_one_measures(together: Path) -> None:
     alone = dict(measurements())
     found = [files.read_json(together / f"measured-{index}.json") for index in range(WORLD)]
     read = [each.pop("read") for each in found]
-    first = [0, 1, 2, 3]  # rank zero reads the first batch twice, which settles what is right
-    assert sorted(row for rows in read for row in rows) == sorted([*first, *alone.pop("read")])
-    assert [len(rows) for rows in read] == [8 + len(first), 8, 7]
+    first = [0, 1, 2, 3]  # each reads the first batch once more, which settles what is right
+    expected = sorted([*first * WORLD, *alone.pop("read")])
+    assert sorted(row for rows in read for row in rows) == expected
+    assert [len(rows) - len(first) for rows in read] == [8, 8, 7]
     for each in found:
         assert each.keys() == alone.keys()
         for name, values in alone.items():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepcorrect.data import Batches, Target, check_repeatable, count_of, target_for
 from deepcorrect.distortions import (
@@ -30,7 +30,6 @@ from deepcorrect.runtime import (
     autocast,
     check_seed,
     device_of,
-    from_main,
     inference,
     process_count,
     process_index,
@@ -141,8 +140,7 @@ def measure(
         processes = process_count()
         # a model that adapts to all images of a level sees them in one process
         own = range(process_index(), len(cells), processes) if is_test_time else range(len(cells))
-        if target is None and processes > 1:
-            target = from_main(lambda: _first_target(loader))
+        head = _head(loader, device) if processes > 1 else None
         for batch in distorted_batches(
             loader,
             [cells[row] for row in own],
@@ -156,26 +154,30 @@ def measure(
             if is_test_time and batch.first == 0:
                 model.start_level(*batch.cell)
             if batch.clean is not clean:
-                if read is None:  # a model that adapts is not shown images before
-                    read = model if is_test_time else as_logits(model, batch.clean)
                 clean, truth = batch.clean, batch.labels
-                target = target or target_for(truth)
+                shown, labels = head or (clean, truth)
+                if read is None:  # a model that adapts is not shown images before
+                    read = model if is_test_time else as_logits(model, shown)
+                target = target or target_for(labels)
                 if target == "prediction":
-                    compared = compared or as_logits(_untouched(model, reference), clean)
+                    compared = compared or as_logits(_untouched(model, reference), shown)
                     with inference(compared):
                         truth = logits_of(compared, clean).argmax(1)
             assert read is not None
             tallies[own[batch.row]].add(logits_of(read, batch.images), truth, batch.first)
             step(len(batch.images) * processes / len(cells))
+        if head is not None:  # also where no batch was left for this process
+            target = target or target_for(head[1])
         for tally in tallies:
             tally.share()
     return grid, tallies, target
 
 
-def _first_target(loader: Batches) -> Target:
-    """What the labels of the first batch make the target."""
+def _head(loader: Batches, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The images and labels of the first batch, which settle the same in every process."""
     with torch.random.fork_rng(devices=[]):  # a loader that is opened draws a random number
-        return target_for(next(numbered_batches(loader, PURPOSE)).labels)
+        images, labels, _ = next(numbered_batches(loader, PURPOSE))
+    return to_device(images, device), labels
 
 
 def grid_of(
