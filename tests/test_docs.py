@@ -86,6 +86,7 @@ def test_the_gates_example_runs_as_pasted(
     adapted = dc.correct(digits_model, {"features.0.0": [0, 1]})
     loader = dc.loader(digits_test.sample(40))
     names = {"dc": dc, "adapted": adapted, "loader": loader, "images": digits_batch[0]}
+    names["validation"] = dc.loader(digits_test.sample(10, seed=1))
     exec(example, names)
     assert adapted.gate is None
     assert isinstance(logits := names["logits"], Tensor)

@@ -9,8 +9,8 @@ HALF = {"budget": {"parameters": 0.5}}
 
 TRIALS: dict[str, dict[str, Any]] = {
     "default": {},
+    "beta 0.5": {"beta": 0.5},
     "all filters": {"beta": 1.0},
-    "parameters 0.5": HALF,
     "half, dense unit at the first": {**HALF, "first": {"kind": "weights+dense", "width": 16}},
     "half, maps 4": {**HALF, "objective": {"logits": 1.0, "activations": 4.0}},
     "half, rate 0.025": {**HALF, "learning_rate": 0.025},
