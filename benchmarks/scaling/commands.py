@@ -145,10 +145,8 @@ def summary(seconds: Mapping[int, float], peaks: Mapping[int, float]) -> dict[st
     return {
         "exponent": round(exponent, 2),
         "hours_per_million": round(whole / 3600, 1),
+        "peak_mb_before": round(peaks[others[0]]),
         "peak_mb": round(peaks[last]),
-        "mb_per_thousand_images": round(
-            1000 * (peaks[last] - peaks[others[0]]) / (last - others[0]), 1
-        ),
     }
 
 
@@ -182,9 +180,10 @@ def main() -> None:
     (few, short), (many, long) = swapped.items()
     each = (long - short) / (many - few) / SWAPPED_IMAGES
     text = (
-        f"`rank --method swap` on {SWAPPED_IMAGES} images and one level took {short:.1f} s for {few} "
-        f"filters and {long:.1f} s for {many}: {1000 * each:.1f} ms more for each filter, image and "
-        f"level, or {each * 1e6 / 3600:.1f} hours for 1,000 filters on 1,000 images at one level."
+        f"`rank --method swap` on {SWAPPED_IMAGES} images and one level took {short:.1f} s for "
+        f"{few} filters and {long:.1f} s for {many}: {1000 * each:.1f} ms more for each filter, "
+        f"image and level, or {each * 1e6 / 3600:.1f} hours for 1,000 filters on 1,000 images at "
+        "one level."
     )
     pages.fill(pages.DOCS / "scaling.md", {"filters": text})
 
@@ -196,7 +195,7 @@ def fill(
     last = COUNTS[-1]
     head = (
         *("command", f"s for {last:,} images", "exponent", "h for 1,000,000"),
-        *("peak, MB", "more for each 1,000 images, MB"),
+        f"peak MB for {COUNTS[1]} -> {last} images",
     )
     cells = [
         [
@@ -204,8 +203,7 @@ def fill(
             f"{seconds[name][last]:.1f}",
             f"{row['exponent']:.2f}",
             f"{row['hours_per_million']:.1f}",
-            f"{row['peak_mb']:.0f}",
-            f"{row['mb_per_thousand_images']:.0f}",
+            f"{row['peak_mb_before']:.0f} -> {row['peak_mb']:.0f}",
         ]
         for name, row in rows.items()
     ]
