@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import TinyCNN, tiny_cnn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect.correction import AdapterConfig
 from deepcorrect.correction._checkpoint import config_sha256, file_sha256
+from deepcorrect.correction._tensors import unit_shapes
 from deepcorrect.experiments import load_recipe
 from deepcorrect.runtime import InputError, files, parse_json, parse_yaml
 
@@ -312,6 +315,42 @@ def test_a_network_without_values_is_refused_everywhere(tmp_path: Path) -> None:
     for call in calls:
         with pytest.raises(InputError, match="no values"):
             call()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    filters=st.integers(1, 5),
+    width=st.one_of(st.none(), st.integers(1, 7)),
+    share=st.sampled_from([0.5, 1.0, 2.5]),
+    kernel=st.sampled_from([1, 3, 5]),
+    dilations=st.lists(st.integers(1, 2), max_size=3),
+    flags=st.lists(st.booleans(), min_size=5, max_size=5),
+    modulation=st.one_of(st.none(), st.integers(1, 3)),
+)
+def test_the_shapes_of_a_unit_that_is_not_made_are_those_of_one_that_is(
+    filters: int,
+    width: int | None,
+    share: float,
+    kernel: Any,
+    dilations: list[int],
+    flags: list[bool],
+    modulation: int | None,
+) -> None:
+    separable, depthwise, norm_first, affine, gains = flags
+    config = dc.UnitConfig(
+        width=width,
+        width_share=share,
+        kernel_size=kernel,
+        dilations=tuple(dilations),
+        separable=separable,
+        depthwise=depthwise,
+        norm_first=norm_first,
+        affine=affine,
+        modulation=modulation,
+        hidden_gains=gains and modulation is not None,
+    )
+    made = dc.CorrectionUnit(filters, config).state_dict()
+    assert unit_shapes(config, filters) == {name: tuple(t.shape) for name, t in made.items()}
 
 
 def test_the_bounds_leave_room_for_every_kind_of_unit() -> None:

@@ -64,6 +64,7 @@ def main() -> None:
             }
             for name, given in commands.items():
                 figures.setdefault(name, {})[count] = peak(*given)
+        source = ["--data", f"folder:{Path(place) / str(sizes.images // 10)}"]
         for levels in LEVELS:
             grid = "awgn:" + ",".join(str(10 + 5 * level) for level in range(levels))
             given = ["evaluate", *model, *source, "--distortion", grid, "--images", 400]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from deepcorrect.correction._config import AdapterConfig
-from deepcorrect.correction._units import CorrectionUnit
+from deepcorrect.correction._unit_config import UnitConfig, hidden_width
 from deepcorrect.runtime import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,13 +34,56 @@ def check_shapes(config: AdapterConfig, given: Shapes) -> None:
             for name, shape in given.items()
             if name.startswith(start) and not name.startswith(f"{start}{OWN_WEIGHTS}")
         }
-        with torch.device("meta"):  # tensors with shapes and without values
-            unit = CorrectionUnit(len(entry.filters), entry.unit)
-        expected = {name: tuple(each.shape) for name, each in unit.state_dict().items()}
+        expected = unit_shapes(entry.unit, len(entry.filters))
         check_names(expected, shapes, start)
         for name, shape in shapes.items():
             if shape != expected[name]:
                 raise _shape(f"{start}{name}", shape, expected[name])
+
+
+def unit_shapes(config: UnitConfig, filters: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a `CorrectionUnit`, which is not made.
+
+    (PyTorch could make it without values, on the device meta, but would take seconds to begin.)
+
+    Args:
+        config: The shape of the unit.
+        filters: The number of corrected filters.
+    """
+    width, k = hidden_width(config, filters), config.kernel_size
+    kernels = [(1, k), (k, 1)] if config.separable else [(k, k)]
+    inputs = 1 if config.depthwise else width
+    # the layers of `residual` in their order; None is a ReLU, and a single number a batch norm
+    layers: list[int | tuple[int, ...] | None] = [filters] if config.norm_first else []
+    layers += [(width, filters, 1, 1), width, None]
+    for _ in config.dilations:
+        layers += [(width, inputs, *kernel) for kernel in kernels]
+        layers += [width, None]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for place, layer in enumerate(layers):
+        if isinstance(layer, int):
+            shapes |= _norm_shapes(f"residual.{place}.", layer, affine=True)
+        elif layer is not None:
+            shapes[f"residual.{place}.weight"] = layer
+    last = f"residual.{len(layers)}."
+    shapes |= {f"{last}weight": (filters, width, 1, 1), f"{last}bias": (filters,)}
+    if config.affine:
+        shapes |= {"scale": (filters,), "shift": (filters,)}
+    if config.modulation:
+        hidden = config.modulation
+        answers = 2 * filters + (width if config.hidden_gains else 0)
+        shapes |= _norm_shapes("modulation.norm.", 2 * filters, affine=False)
+        shapes |= {"modulation.hidden.weight": (hidden, 2 * filters)}
+        shapes |= {"modulation.hidden.bias": (hidden,)}
+        shapes |= {"modulation.last.weight": (answers, hidden), "modulation.last.bias": (answers,)}
+    return shapes
+
+
+def _norm_shapes(start: str, size: int, *, affine: bool) -> dict[str, tuple[int, ...]]:
+    """The shapes of a batch norm's tensors."""
+    names = ["running_mean", "running_var", *(["weight", "bias"] if affine else [])]
+    shapes: dict[str, tuple[int, ...]] = {f"{start}{name}": (size,) for name in names}
+    return {**shapes, f"{start}num_batches_tracked": ()}
 
 
 def check_names(expected: Mapping[str, object], given: Mapping[str, object], start: str) -> None:

@@ -144,7 +144,7 @@ def _size(node: yaml.nodes.Node, source: str, known: dict[int, int | None], dept
     known[id(node)] = None
     size = 1
     children = node.value if isinstance(node.value, list) else []  # of a scalar, a text
-    if node.id == "mapping":
+    if children and isinstance(children[0], tuple):  # of a mapping
         children = [each for pair in children for each in pair]
     for child in children:
         size = min(size + _size(child, source, known, depth + 1), YAML_VALUES + 1)

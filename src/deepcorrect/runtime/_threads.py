@@ -143,7 +143,10 @@ class Suspension:
 class _Always(Suspension):
     """A suspension in every thread."""
 
-    active = True  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
+    @property
+    def active(self) -> bool:
+        """True."""
+        return True
 
 
 TRACED = 0
