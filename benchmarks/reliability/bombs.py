@@ -1,12 +1,13 @@
 """Files that are made to run code, to fill the memory, or to reach outside: refused, nothing done.
 
-    python -m benchmarks.reliability.bombs
+    python -m benchmarks.reliability.bombs [--only NAME]
 
 Each case is a file or a folder of its own, given to the command that would read it, in a process of
 its own with a limit on its memory (8 GB of addresses) and its time (120 s). It must end with status
 1 or, where only some of many images are bad, 0; with no traceback; without having made the file
 `ran`, or anything else outside `--out`; and within the limits. Writes
-benchmarks/results/reliability/bombs.json.
+benchmarks/results/reliability/bombs.json; with `--only`, the cases whose names begin so are run
+again and take their places there.
 """
 
 from __future__ import annotations
@@ -398,14 +399,15 @@ def judge(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    sizes = options(__doc__ or "")
-    started = time.monotonic()
-    figures = {}
+    sizes = options(__doc__ or "", only="")
+    kept = sizes.out / "bombs.json"
+    figures = files.read_json(kept)["by_case"] if sizes.only and kept.exists() else {}
     for name in CASES:
-        figures[name] = judge(name)
-        print(name, figures[name], flush=True)
+        if name.startswith(sizes.only):
+            figures[name] = judge(name)
+            print(name, figures[name], flush=True)
     values: dict[str, Any] = {
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(sum(each["seconds"] for each in figures.values()), 1),
         "cases": len(figures),
         "bad": sum(bool(each["wrong"]) for each in figures.values()),
         "by_case": {

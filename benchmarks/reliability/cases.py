@@ -33,7 +33,7 @@ TIME_KEYS = ("seconds", "latency", "speed", "images_per_second", "sha256")
 """Parts of the names of figures that differ from run to run: times and what depends on them."""
 
 
-def options(about: str, **defaults: int | float) -> argparse.Namespace:
+def options(about: str, **defaults: int | float | str) -> argparse.Namespace:
     """The command line of a script: the sizes, each with its default."""
     parser = argparse.ArgumentParser(description=about.partition("\n")[0])
     for name, default in defaults.items():

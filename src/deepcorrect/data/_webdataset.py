@@ -36,6 +36,9 @@ TIMEOUT_SECONDS = 60  # without an answer from a server
 
 LARGEST_MEMBER = 1 << 28
 """The bytes of the largest file in a shard that is read; what is larger is no image."""
+
+LARGEST_SKIPPED = 1 << 32
+"""The bytes of the largest file in a shard that is passed over, for which it has to be unpacked."""
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^/]+?)((?:\.[^\W\d][\w-]*)+)")
 """A name and its extensions, each of which begins with a letter."""
@@ -182,6 +185,8 @@ def _groups(
     for member in archive:
         growing.members = []  # otherwise tarfile would keep an entry per file
         found = SAMPLE_NAME.fullmatch(member.name)
+        if member.size > LARGEST_SKIPPED:
+            raise EOFError(f"its file {member.name} has {member.size:,} bytes")
         if not member.isreg() or found is None or member.name.rpartition("/")[2].startswith("."):
             continue
         extension = found[2][1:].lower()
