@@ -612,6 +612,8 @@ CURVE = (*SYSTEM, "distortions", "awgn")
         ("ideal.json", ("distorted_top1", "awgn"), [0.5]),
         ("ideal.json", ("top1", "conv1", "awgn"), [[0.5]]),
         ("ideal.json", ("levels", "awgn"), []),
+        ("ideal.json", ("area", "conv1"), [0.5]),
+        ("ideal.json", ("area",), True),
         ("adapter/adapter_config.json", ("sites", "conv1", "filters"), ["one"]),
     ],
 )

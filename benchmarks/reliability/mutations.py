@@ -1,13 +1,14 @@
 """Files that somebody changed: read as they were, or refused with an error of ours, never else.
 
-    python -m benchmarks.reliability.mutations [--count 2000] [--seed 0]
+    python -m benchmarks.reliability.mutations [--count 2000] [--only KIND] [--seed 0]
 
 Each mutation changes one file of a kind: bytes flipped, cut, repeated or inserted; in JSON and YAML
 a value, a key or a whole part replaced by one of another type or an absurd one. `signed` mutations
 set the checksums anew, as somebody does who knows the format. Counted are the mutations that were
 refused, those that were read and answer as before, those that were read and answer otherwise
 (possible only where a file has no checksum, or was signed), and errors that are not ours, which
-must be none. Writes benchmarks/results/reliability/mutations.json.
+must be none. Writes benchmarks/results/reliability/mutations.json; with `--only`, the kinds whose
+names begin so are tried again and take their places there.
 """
 
 from __future__ import annotations
@@ -444,16 +445,18 @@ def campaign(name: str, count: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    sizes = options(__doc__ or "", count=2000)
-    started = time.monotonic()
-    figures = {}
+    sizes = options(__doc__ or "", count=2000, only="")
+    kept = sizes.out / "mutations.json"
+    figures = files.read_json(kept)["kinds"] if sizes.only and kept.exists() else {}
     for name in TARGETS:
+        if not name.startswith(sizes.only):
+            continue
+        started = time.monotonic()
         count = max(1, sizes.count // 10) if name.startswith(SLOW) else sizes.count
-        figures[name] = campaign(name, count, sizes.seed)
-        seconds = round(time.monotonic() - started, 1)
+        found = campaign(name, count, sizes.seed)
+        figures[name] = {**found, "seconds": round(time.monotonic() - started, 1)}
         totals = {key: sum(each[key] for each in figures.values()) for key in COUNTED}
-        values = {"seed": sizes.seed, "seconds": seconds, **totals, "kinds": figures}
-        keep(sizes.out, "mutations", values)
+        keep(sizes.out, "mutations", {"seed": sizes.seed, **totals, "kinds": figures})
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def _check_sums(path: Path) -> None:
                     with archive.open(part) as content:
                         while content.read(CHUNK):
                             pass
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, ValueError) as error:
         raise InputError(
             f"{path} is damaged ({error}): some weights are not what was saved. Download or copy "
             "it again"

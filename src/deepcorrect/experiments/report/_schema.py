@@ -161,6 +161,8 @@ class Ideal(_Part):
     levels: dict[Kind, tuple[Positive, ...]]
     distorted_top1: dict[Kind, Shares]
     top1: dict[Text, dict[Kind, tuple[Shares, ...]]]
+    area: dict[Text, float]
+    images: Count
 
     @model_validator(mode="after")
     def _rectangular(self) -> Ideal:
@@ -170,6 +172,8 @@ class Ideal(_Part):
         rows = [row for site in self.top1.values() for kind in site.values() for row in kind]
         if any(each != expected for each in (found, *sites)) or not all(expected.values()):
             raise ValueError("there is one row for each level of each distortion")
+        if self.area.keys() != self.top1.keys():
+            raise ValueError("every site has an area")
         if any(len(row) != len(self.betas) for row in rows):
             raise ValueError("there is one accuracy for each beta")
         return self
