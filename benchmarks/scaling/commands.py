@@ -110,7 +110,7 @@ WORK: dict[str, Callable[[dc.Classifier, Path], None]] = {
 def filters(sites: int) -> int:
     """The filters of the first sites."""
     found = list(find(dc.load_model("cifar_resnet20", weights="random")).values())
-    return sum(int(site.out_channels) for site in found[:sites])
+    return sum(next(site.parameters()).shape[0] for site in found[:sites])
 
 
 def alone(name: str, folder: Path) -> None:
