@@ -3,8 +3,8 @@
     python -m benchmarks.defaults.networks [NAME ...]
 
 Their blocks are torchvision's and timm's: a ResNet of bottleneck blocks, a MobileNetV3, a ConvNeXt.
-Each is trained on the training images that are not for validation, for a quarter of an hour on one core.
-The weights are kept here in half precision. A training that was stopped goes on.
+Each is trained on the training images that are not for validation, for a quarter of an hour on one
+core. The weights are kept here in half precision. A training that was stopped goes on.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ TRIALS: dict[str, dict[str, Any]] = {
     "half, maps 4": {**HALF, "objective": {"logits": 1.0, "activations": 4.0}},
     "half, rate 0.025": {**HALF, "learning_rate": 0.025},
     "half, batch 32": {**HALF, "batch_size": 32},
+    "half, batch 16": {**HALF, "batch_size": 16},
     "half, maps 64": {**HALF, "objective": {"logits": 1.0, "activations": 64.0}},
     "half, clean 0": {**HALF, "clean_share": 0.0},
     "rate 0.1": {"learning_rate": 0.1},

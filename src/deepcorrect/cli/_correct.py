@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class CorrectionImages(DataOptions):
     """The images to train on, and those to measure on."""
 
-    batch_size: Annotated[int, typer.Option(min=2, help="Images per training step.")] = 64
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per training step.")] = 32
     validation: Annotated[
         str | None,
         typer.Option(
@@ -277,6 +277,7 @@ def command(
         network,
         data.loader(images, shuffle=True),
         seed=seed,
+        batch_size=data.batch_size,
         distortions=distortion or (ranking and ranking.distortions),
         validation=_validation(network, data, images.labelled, seed),
         checkpoint=checkpoint,

@@ -9,7 +9,12 @@ from deepcorrect.data._decoding import (
     why_unreadable,
 )
 from deepcorrect.data._digits import BUILT_IN
-from deepcorrect.data._hold_out import can_hold_out, hold_out, random_part
+from deepcorrect.data._hold_out import (
+    can_hold_out,
+    hold_out,
+    random_part,
+    smaller_batches,
+)
 from deepcorrect.data._image_folder import images_in, open_files, open_folder
 from deepcorrect.data._image_set import UNLABELLED, ImageSet, check_labels, with_reason
 from deepcorrect.data._listing_digest import images_digest
@@ -80,6 +85,7 @@ __all__ = [
     "random_part",
     "read_batches",
     "resize_and_crop",
+    "smaller_batches",
     "target_for",
     "to_tensor",
     "to_uint8",

@@ -129,6 +129,41 @@ def can_hold_out(batches: Batches) -> bool:
     return plain and not streams and batches.batch_size is not None
 
 
+def smaller_batches(batches: Batches, size: int) -> Batches:
+    """A loader of the same images in batches of at most so many.
+
+    Args:
+        batches: Any loader. One that `hold_out` cannot divide is returned unchanged, as is a
+            DataLoader whose batches are no larger.
+        size: The largest number of images in a batch, at least 1.
+
+    Returns:
+        The loader, which shuffles if the given one does. The batches of a list are cut into parts
+        that are as equal as possible.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.data import smaller_batches
+        >>> batches = [(torch.rand(n, 3, 8, 8), torch.arange(n)) for n in (9, 2)]
+        >>> [len(labels) for _, labels in smaller_batches(batches, 4)]
+        [3, 3, 3, 2]
+    """
+    if isinstance(batches, DataLoader):
+        if not can_hold_out(batches) or (batches.batch_size or 0) <= size:
+            return batches
+        return _loader(batches, batches.dataset, size)
+    if not can_hold_out(batches):
+        return batches
+    return [
+        pair
+        for images, labels in read_batches(batches)
+        for pair in zip(
+            *(each.tensor_split(-(-len(images) // size)) for each in (images, labels)), strict=True
+        )
+        if len(images)
+    ]
+
+
 def _count(images: int, share: float) -> int:
     if images < 2:
         raise InputError(f"{images} image cannot be divided: give more, or give validation=")
@@ -137,22 +172,32 @@ def _count(images: int, share: float) -> int:
 
 def _part(batches: DataLoader[Any], rows: list[int], *, last: bool = False) -> Batches:
     """The loader on some of its images; `last` for a fixed order and every image."""
-    shuffles = isinstance(batches.sampler, RandomSampler)
     if not can_hold_out(batches):
         raise InputError(
             "some images must be held back to measure on, but the loader has a sampler of its own: "
             "give validation= (other images)"
         )
+    return _loader(batches, Subset(batches.dataset, rows), batches.batch_size, in_order=last)
+
+
+def _loader(
+    batches: DataLoader[Any], images: Any, size: int | None, *, in_order: bool = False
+) -> Batches:
+    """A loader like another one, of other images or with batches of another size.
+
+    With `in_order`, it does not shuffle and leaves no image out.
+    """
+    shuffles = isinstance(batches.sampler, RandomSampler)
     make = Loader if isinstance(batches, Loader) else DataLoader
     # images that cannot be read are counted by the whole set
     return make(
-        Subset(batches.dataset, rows),
-        batches.batch_size,
-        shuffle=shuffles and not last,
+        images,
+        size,
+        shuffle=shuffles and not in_order,
         num_workers=batches.num_workers,
         collate_fn=batches.collate_fn,
         pin_memory=batches.pin_memory,
-        drop_last=batches.drop_last and not last,
+        drop_last=batches.drop_last and not in_order,
         worker_init_fn=batches.worker_init_fn,
     )
 

@@ -17,6 +17,8 @@ Gating = float | Literal["none"] | None
 
 SMALL_INPUT = 64
 """The largest side of an input, in pixels, that counts as small."""
+BATCH_SIZE = 32
+"""The largest number of images per step: with few images seen, more steps reach further."""
 IMAGES_SEEN = 30_000
 """How many images training sees, repeats counted, if no number of epochs is given."""
 MOST_EPOCHS = 30
@@ -69,6 +71,7 @@ class Choices:
             "gate": "none" if self.gate is None else f"{self.gate:g}",
             "gate_scale": f"{self.gate_scale:g}",
             "epochs": str(training.epochs),
+            "batch_size": f"at most {training.batch_size}",
             "learning_rate": f"{training.learning_rate:g}",
             "clean_share": f"{training.clean_share:g}",
             "objective": objective,
@@ -182,6 +185,7 @@ def _training(
     usual: dict[str, tuple[Any, str]] = {
         "epochs": (epochs, f"about {IMAGES_SEEN:,} images are seen, repeats counted"),
         "learning_rate": (rate, "smaller for large inputs and for units"),
+        "batch_size": (BATCH_SIZE, "more steps for the images seen"),
         "clean_share": (
             0.1 if gated else 0.5,
             "the gate keeps clean images" if gated else "without a gate, half stays clean",

@@ -28,11 +28,13 @@ from deepcorrect.data import (
     count_of,
     hold_out,
     read_batches,
+    smaller_batches,
 )
 from deepcorrect.deployment import correct_within, latency_note
 from deepcorrect.distortions import Distortion, numbered_batches, parse_all
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import (
+    BATCH_SIZE,
     LEAST_FOR_A_GATE,
     Choices,
     Gating,
@@ -57,7 +59,7 @@ from deepcorrect.runtime import (
     inference,
     to_device,
 )
-from deepcorrect.training import History, fit
+from deepcorrect.training import History, TrainingConfig, changed, fit
 
 HELD_BACK = 0.2
 """The share of the images that are held back to measure on."""
@@ -137,7 +139,8 @@ def correct(
         minutes: The longest accepted training time; fewer epochs are trained if it requires this.
         checkpoint: A file from which an interrupted training continues, see `fit`.
         explain: Called with the choices before anything is ranked or trained.
-        **training: Settings of `TrainingConfig`, such as `epochs=5`.
+        **training: Settings of `TrainingConfig`, such as `epochs=5`. `batch_size` is the largest
+            number of images per step; batches that can be divided are cut to it.
 
     Returns:
         The corrected network.
@@ -170,8 +173,8 @@ def correct(
         return _before_training(model, source, beta, unit, seed, budget, image)
     images: Any = source
     check_repeatable(images)
-    train, held_back = _divided(images, validation, seed)
-    train, for_gate = _for_the_gate(train, gate, seed)
+    size = changed(TrainingConfig(batch_size=BATCH_SIZE), training).batch_size
+    train, for_gate, held_back = _divided(smaller_batches(images, size), validation, gate, seed)
     count = from_main(lambda: _count(train))
     first = _first_images(model, train, seed)
     pixels = input_size_of(model, first)
@@ -231,19 +234,20 @@ def _before_training(
     return correction.correct(model, source, beta, kind, seed, budget=budget, image=image)
 
 
-def _divided(images: Batches, validation: Batches | None, seed: int) -> tuple[Batches, Batches]:
-    """The images to train on, and those to measure on."""
-    return hold_out(images, HELD_BACK, seed) if validation is None else (images, validation)
+def _divided(
+    images: Batches, validation: Batches | None, gate: Gating, seed: int
+) -> tuple[Batches, Batches, Batches]:
+    """The images to train on, those to raise the gate's thresholds with, and those to measure on.
 
-
-def _for_the_gate(train: Batches, gate: Gating, seed: int) -> tuple[Batches, Batches]:
-    """The images to train on, and those to raise the gate's thresholds with.
-
-    They are the same where images cannot be divided or there is no gate.
+    The first two are the same where images cannot be divided or there is no gate.
     """
+    train, held_back = images, validation
+    if held_back is None:
+        train, held_back = hold_out(images, HELD_BACK, seed)
     if gate == "none" or not can_hold_out(train) or (count := _count(train)) < LEAST_FOR_A_GATE:
-        return train, FirstBatches(train, MOST_FOR_THE_GATE)
-    return hold_out(train, min(FOR_THE_GATE, MOST_FOR_THE_GATE / count), seed)
+        return train, FirstBatches(train, MOST_FOR_THE_GATE), held_back
+    share = min(FOR_THE_GATE, MOST_FOR_THE_GATE / count)
+    return *hold_out(train, share, seed), held_back
 
 
 def _sites(
