@@ -4,7 +4,8 @@
 
 Their blocks are torchvision's and timm's: a ResNet of bottleneck blocks, a MobileNetV3, a ConvNeXt.
 Each is trained on the training images that are not for validation, for a quarter of an hour on one
-core. The weights are kept here in half precision. A training that was stopped goes on.
+core. The weights are written beside this file, in half precision, and are not kept in the
+repository yet. A training that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ def network(name: str) -> Classifier:
     """A trained network: one of these, or `resnet20` or `allcnn`."""
     if name not in NETWORKS:
         return cifar_network(name)
+    if not (HERE / f"{name}.safetensors").exists():
+        raise SystemExit(f"train it first: python -m benchmarks.defaults.networks {name}")
     built = NETWORKS[name]()
     state = load_file(HERE / f"{name}.safetensors")
     built.load_state_dict(
