@@ -25,7 +25,8 @@ TRIALS: dict[str, dict[str, Any]] = {
 
 IMAGENET: dict[str, dict[str, Any]] = {
     "default": {},
-    "rate 0.003": {"learning_rate": 3e-3},
+    "rate 0.003, half of each site": {"learning_rate": 3e-3, "beta": 0.5},
+    "rate 0.01": {"learning_rate": 1e-2},
     "rate 0.001": {"learning_rate": 1e-3},
-    "quarter": {"beta": 0.25},
+    "quarter": {"budget": {"parameters": 0.25}},
 }

@@ -180,7 +180,7 @@ def _training(
 ) -> dict[str, Any]:
     """The settings of the training that are given, and the others."""
     epochs = min(MOST_EPOCHS, max(2, round(IMAGES_SEEN / images)))
-    rate = (0.05 if small else 0.01) if unit == WEIGHTS else (0.01 if small else 0.003)
+    rate = 0.003 if not small else 0.05 if unit == WEIGHTS else 0.01
     objective = {"logits": 1.0, "activations": 16.0} if small else {"logits": 1.0, "features": 2.0}
     usual: dict[str, tuple[Any, str]] = {
         "epochs": (epochs, f"about {IMAGES_SEEN:,} images are seen, repeats counted"),
