@@ -20,11 +20,14 @@ def loudness_network() -> nn.Module:
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     )
-    with torch.no_grad():
-        network[0].weight.fill_(1 / 27)
-        network[0].bias.zero_()
-        network[3].weight.copy_(torch.tensor([[-40.0] * 4, [40.0] * 4]))
-        network[3].bias.copy_(torch.tensor([80.0, -80.0]))
+    network.load_state_dict(
+        {
+            "0.weight": torch.full((4, 3, 3, 3), 1 / 27),
+            "0.bias": torch.zeros(4),
+            "3.weight": torch.tensor([[-40.0] * 4, [40.0] * 4]),
+            "3.bias": torch.tensor([80.0, -80.0]),
+        }
+    )
     return network.eval()
 
 
@@ -58,7 +61,7 @@ def sent(adapted: AdaptedModel) -> list[float]:
 def harm(adapted: AdaptedModel) -> None:
     """Makes the corrected network answer every image as dark."""
     with torch.no_grad():
-        adapted.corrected_site("0").weights.shift.fill_(-100.0)
+        adapted.state_dict()["0/weights.shift"].fill_(-100.0)
 
 
 def test_a_correction_that_only_harms_corrects_nothing(adapted: AdaptedModel) -> None:

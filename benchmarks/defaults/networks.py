@@ -129,7 +129,8 @@ def _moved(images: Tensor, generator: torch.Generator) -> Tensor:
 def train(name: str) -> None:
     """Trains one network, and keeps its weights and accuracy."""
     torch.manual_seed(0)
-    built = NETWORKS[name]().to(memory_format=torch.channels_last)
+    built: Any = NETWORKS[name]()
+    built = built.to(memory_format=torch.channels_last)
     scaled = preprocessing()
     whole = Classifier(built, scaled, name)
     images, labels = _images()

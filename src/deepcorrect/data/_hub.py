@@ -16,7 +16,7 @@ from deepcorrect.runtime import InputError, files
 
 SPEC = re.compile(r"(?P<source>.+?)(?::(?P<split>[\w.-]+(?:\[[^\[\]]*\])?))?(?P<stream>:stream)?")
 WITH_CONFIGURATION = re.compile(r"([\w.-]+/[\w.-]+)/([\w.-]+)")
-NO_CODE = {"trust_remote_code": False}
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 """Left out, older versions of `datasets` ask on standard input whether to run a data set's code."""
 SHARDS_ONLY = 1
 """The buffer size with which `datasets` shuffles shards alone, as `ImageStream` shuffles images."""
