@@ -102,7 +102,7 @@ def test_one_bad_image_among_many_is_counted(
         "correct": [
             *on(folder),
             *("--ranking", ranking, "--out", tmp_path / "adapter", "--epochs", 1),
-            *("--gate", "none", "--keep"),
+            *("--gate", "none", "--keep", "--batch-size", 64),
         ],
         "predict": [folder, "--model", "digits_cnn"],
     }[name]

@@ -107,7 +107,7 @@ def test_training_changes_the_copy_alone_and_resumes(
         assert not torch.equal(value, before[name]) or not value.is_floating_point(), name
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
     other = dc.GatedCopy(classifier, dc.finetune(classifier))
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match="made with another gate, training setting"):
         dc.fit(other, loader, KINDS, checkpoint=path, **SETTINGS)
 
 

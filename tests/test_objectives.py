@@ -16,7 +16,7 @@ from deepcorrect.correction import correct
 from deepcorrect.distortions import distort_some, parse_all
 from deepcorrect.networks import Classifier, find, tap
 from deepcorrect.runtime import InputError, generator_for
-from deepcorrect.training import _fit as training_room
+from deepcorrect.training import _step as training_room
 from deepcorrect.training import fit
 from deepcorrect.training._objectives import (
     OBJECTIVES,

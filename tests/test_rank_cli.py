@@ -308,13 +308,14 @@ def test_a_share_and_a_budget_exclude_each_other(
     assert_refused(said, "--beta and --budget exclude each other", "give one of them")
 
 
-def test_half_of_the_filters_are_corrected_if_neither_is_given(
+def test_half_of_the_parameters_are_corrected_if_neither_is_given(
     digits: Path, rankings: tuple[Path, Path], tmp_path: Path
 ) -> None:
     assert command(*correct_call(digits, rankings[0], tmp_path / "a")).status == 0
     adapted = dc.load_adapter(dc.load_model("digits_cnn"), tmp_path / "a")
-    sites = {name: list(site.filters) for name, site in adapted.config.sites.items()}
-    assert sites == dc.load_ranking(rankings[0]).top(0.5)
+    ranking = dc.load_ranking(rankings[0])
+    half = dc.correct(adapted.network, ranking, unit="weights", budget={"parameters": 0.5})
+    assert adapted.config.sites == half.config.sites
 
 
 def test_a_budget_needs_a_ranking_of_gains(

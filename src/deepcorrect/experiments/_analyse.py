@@ -17,7 +17,7 @@ from deepcorrect.distortions import Cell
 from deepcorrect.experiments import report
 from deepcorrect.experiments._finished_run import FinishedRun, open_run, systems_by_beta
 from deepcorrect.networks import features
-from deepcorrect.runtime import InputError, console, files, generator_for, process_count
+from deepcorrect.runtime import InputError, console, files, generator_for, launched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def analyse(
         deepcorrect.runtime._errors.InputError: runs/nowhere has no recipe.yaml: it is not the \
 folder of a run, or the run has not finished (deepcorrect run ... --resume)
     """
-    if process_count() > 1:
+    if launched() > 1:
         raise InputError("analyse runs in one process: start it without a launcher")
     started = time.monotonic()
     run = open_run(folder, systems, device)
