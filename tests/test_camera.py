@@ -187,7 +187,7 @@ def test_a_rolling_mixture_is_one_of_eight_pairs_with_the_second_a_step_weaker(
             for name, step in ((first, severity), (second, max(1, severity - 1))):
                 kind = KINDS[name]
                 level = kind.levels(parameters)[step - 1]
-                result = kind.function(result, draws, *kind.arguments(level, parameters))
+                result = kind.apply(result, draws, level, parameters)
             candidates.append(torch.allclose(result[0], ours, atol=1e-6))
         assert sum(candidates) == 1
 

@@ -13,15 +13,15 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from deepcorrect.distortions import KINDS, Distortion, Parameters
+from deepcorrect.distortions import _filters as filters
+from deepcorrect.distortions._filters import BORDERS, AnyBorder, separable
 from deepcorrect.distortions._frost import FREQUENCIES, SHARES, TEXTURES, texture
 from deepcorrect.distortions._random import Draws
-from deepcorrect.distortions._spatter import MUD, WATER, _canny_edges, _distance, _equalised
+from deepcorrect.distortions._spatter import MUD, WATER
 from deepcorrect.distortions._weather import plasma
 
 CPU = torch.device("cpu")
@@ -199,7 +199,7 @@ def test_jpeg_is_pillows_to_the_bit(channels: int, parameters: Parameters) -> No
 
 @of_each_benchmark
 @at_each_severity
-@pytest.mark.parametrize("shape", [(8, 8), (23, 40)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 8), (23, 40), (70, 66)], ids=str)
 def test_gaussian_blur_c_is_scipys(
     level: int, parameters: Parameters, shape: tuple[int, int]
 ) -> None:
@@ -207,6 +207,32 @@ def test_gaussian_blur_c_is_scipys(
     image = noise(3, *shape)
     ours = Distortion("gaussian_blur_c", parameters=parameters)(image[None], level)[0]
     assert matches(ours, by_channel(gaussian_by_scipy(sigma), image))
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("shape", [(2, 3, 64, 70), (3, 80, 52), (64, 64)], ids=str)
+def test_opencvs_filters_are_the_products_that_gradients_take(
+    border: AnyBorder, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = noise(*shape)
+    down, across = (0.1, 0.2, 0.3, 0.25, 0.15), (0.1, 0.5, 0.4)
+    tracked = separable(images.clone().requires_grad_(), down, border, across)
+    assert tracked.grad_fn is not None
+    assert matches(separable(images, down, border, across), tracked.detach())
+    monkeypatch.setattr(filters, "opencv", lambda: None)  # not installed
+    assert torch.equal(separable(images, down, border, across), tracked)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 9), (1, 3, 40, 12)], ids=str)
+def test_all_ways_to_pad_agree(shape: tuple[int, ...]) -> None:
+    images = noise(*shape)
+    for border in ("nearest", "mirror", "reflect"):
+        for sides in ((0, 0, 0, 0), (2, 1, 0, 3), (4, 4, 8, 8), (11, 3, 2, 30)):
+            height, width = shape[-2:]
+            rows = filters.padding_indices(height, *sides[:2], border)
+            columns = filters.padding_indices(width, *sides[2:], border)
+            expected = images[..., rows, :][..., columns]
+            assert torch.equal(filters.padded_around(images, *sides, border), expected)
 
 
 @of_each_benchmark
@@ -302,7 +328,7 @@ def test_zoom_blur_is_the_mean_of_scipys_zooms(
 
 @of_each_benchmark
 @at_each_severity
-@pytest.mark.parametrize("shape", [(3, 9, 13), (1, 32, 28)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 9, 13), (1, 32, 28), (1, 64, 65)], ids=str)
 def test_glass_blur_copies_pixels_one_after_the_other_from_the_last_to_the_first(
     level: int, parameters: Parameters, shape: tuple[int, int, int]
 ) -> None:
@@ -541,57 +567,6 @@ def test_water_only_brightens_and_is_pale_turquoise(level: int) -> None:
     assert torch.equal(wet[:, 1], wet[:, 2]) or matches(wet[:, 1], wet[:, 2], 1e-6)
     peaks = wet[:, 1].amax((1, 2)) / (238 / 255)
     assert peaks.tolist() == pytest.approx([strength] * 3, abs=1e-5)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 70), st.floats(0, 0.1), st.integers(0, 9))
-def test_the_distance_to_drops_is_opencvs_up_to_20_pixels(
-    height: int, width: int, share: float, seed: int
-) -> None:
-    rims = noise(2, 1, height, width, seed=seed) < share
-    for ours, edges in zip(_distance(rims, 20), rims, strict=True):
-        free = ~edges[0].numpy()
-        away = free * 99.0
-        if edges.any():
-            away = cv2.distanceTransform(free.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
-        assert matches(ours[0], torch.tensor(away.clip(0, 20)), 2e-3)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(1, 12), st.integers(0, 9))
-def test_equalisation_is_opencvs(present: list[int], side: int, seed: int) -> None:
-    """Except for halves, which OpenCV's float arithmetic rounds up or down."""
-    drawn = torch.randint(len(present), (2, 1, side, side), generator=seeded(seed))
-    values = torch.tensor(present)[drawn]
-    for ours, plane in zip(_equalised(values, 20), values, strict=True):
-        least = int((plane == plane.min()).sum())
-        others = side * side - least
-        if not others:
-            continue  # a single value: OpenCV keeps it, and there is no relief in either case
-        below = (plane.flatten()[:, None] >= plane.flatten()).sum(1).view_as(plane) - least
-        half = (below * 510 % others == 0) & (below * 510 // others % 2 == 1)
-        theirs = torch.tensor(cv2.equalizeHist(plane[0].byte().numpy()))[None]
-        assert torch.equal(ours[~half], theirs[~half].float())
-        assert matches(ours, theirs, 1)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_rims_of_drops_are_cannys_edges(seed: int) -> None:
-    blots = gaussian_by_scipy(3)(noise(60, 50, seed=seed).double().numpy()) > 0.5
-    depth = np.where(blots, 180, 0).astype(np.uint8)
-    theirs = torch.tensor(cv2.Canny(depth, 50, 150)) > 0
-    ours = _canny_edges(torch.tensor(depth, dtype=torch.float32)[None, None])[0, 0]
-    assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_weak_rims_count_where_they_touch_strong_ones(seed: int) -> None:
-    blots = gaussian_by_scipy(2)(noise(60, 50, seed=seed).double().numpy())
-    depth = (255 * (blots - blots.min()) / (blots.max() - blots.min())).astype(np.uint8)
-    theirs = torch.tensor(cv2.Canny(depth, 50, 150)) > 0
-    ours = _canny_edges(torch.tensor(depth, dtype=torch.float32)[None, None])[0, 0]
-    assert not torch.equal(theirs, torch.tensor(cv2.Canny(depth, 150, 150)) > 0)
-    assert torch.equal(ours, theirs)
 
 
 # --- elastic

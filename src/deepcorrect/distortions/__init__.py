@@ -4,7 +4,7 @@ Every distortion takes float images in [0, 1], N x C x H x W, on any device, bef
 normalisation, with one level for all or one per image, and an explicit source of randomness.
 `Distort` is a transform for data pipelines, and `corrupt` takes NumPy arrays.
 
-The room can be used as a library of its own: it needs PyTorch, NumPy and, for JPEG, OpenCV alone.
+The room can be used as a library of its own: it needs PyTorch, NumPy and OpenCV alone.
 The names are listed in `__init__.pyi`, and those that read loaders are imported when they are
 first used, as loaders are a matter of `deepcorrect.data`.
 """

@@ -11,16 +11,16 @@ from deepcorrect.distortions._filters import (
     Banded,
     banded,
     cached,
-    correlate,
     gaussian_taps,
     multiplied,
+    separable,
 )
 from deepcorrect.distortions._random import Draws
 from deepcorrect.distortions._registry import corruption
 from deepcorrect.runtime import parallel_map
 
 
-@corruption(colours=True)
+@corruption(colours=True, clips=True)
 def brightness(images: Tensor, added: float) -> Tensor:
     """The value in HSV is raised, with the same hue and saturation.
 
@@ -30,17 +30,17 @@ def brightness(images: Tensor, added: float) -> Tensor:
     raised = (value + added).clamp(0, 1)
     black = value <= 1e-6
     gain = torch.where(black, 0.0, raised / value.clamp_min(1e-6))
-    return torch.addcmul(torch.where(black, raised, 0.0), images, gain).clamp_(0, 1)
+    return torch.addcmul(torch.where(black, raised, 0.0), images, gain)
 
 
-@corruption()
+@corruption(clips=True)
 def contrast(images: Tensor, kept: float) -> Tensor:
     """Each channel's differences from its mean are multiplied by a factor below 1."""
     mean = images.mean((2, 3), keepdim=True)
-    return torch.lerp(mean, images, kept).clamp_(0, 1)
+    return torch.lerp(mean, images, kept)
 
 
-@corruption(colours=True)
+@corruption(colours=True, clips=True)
 def saturate(images: Tensor, factor: float, added: float) -> Tensor:
     """The saturation s in HSV becomes factor s + added, with the same hue and value.
 
@@ -58,7 +58,7 @@ def saturate(images: Tensor, factor: float, added: float) -> Tensor:
     changed = torch.addcmul(value * (1 - ratio), images, ratio)
     if added:
         changed[:, 1:] -= torch.where(grey, wanted, 0.0)
-    return changed.clamp_(0, 1)
+    return changed
 
 
 @corruption()
@@ -121,7 +121,7 @@ def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     return result.to(images.device)
 
 
-@corruption()
+@corruption(clips=True)
 def elastic_transform(
     images: Tensor, draws: Draws, strength: float, smoothness: float, slant: float
 ) -> Tensor:
@@ -135,17 +135,19 @@ def elastic_transform(
     if slant:
         images = _slanted(images, draws.uniform(3, 2, low=-slant, high=slant))
     if not strength:
-        return images.clamp(0, 1)
-    field = draws.uniform(2, height, width, low=-1, high=1)
-    for dim, side in ((-2, height), (-1, width)):
-        radius = int(3 * smoothness * side + 0.5)
-        field = correlate(field, gaussian_taps(smoothness * side, radius), dim, "reflect")
-    move = field * (strength * height)
-    down = torch.arange(height, device=images.device).view(-1, 1) + move[:, 0]
-    right = torch.arange(width, device=images.device) + move[:, 1]
-    grid = torch.stack([(2 * right + 1) / width - 1, (2 * down + 1) / height - 1], 3)
-    moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    return moved.clamp_(0, 1)
+        return images
+    down, across = (
+        gaussian_taps(smoothness * side, int(3 * smoothness * side + 0.5))
+        for side in (height, width)
+    )
+    field = separable(draws.uniform(2, height, width, low=-1, high=1), down, "reflect", across)
+    grid = torch.empty(len(images), height, width, 2, device=images.device)
+    for axis, size in enumerate((width, height)):  # from -1 to 1 across the image, x first
+        place = (torch.arange(size, device=images.device) * 2 + 1) / size - 1
+        place = place if axis == 0 else place[:, None]
+        moves = field[:, 1 - axis] * (2 * strength * height / size)
+        torch.add(moves, place, out=grid[..., axis])
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def _slanted(images: Tensor, moves: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deepcorrect.distortions._filters import tracked
 from deepcorrect.distortions._random import Draws
 from deepcorrect.distortions._registry import (
     GROUPS,
@@ -158,17 +159,17 @@ class Distortion:
         self, images: Tensor, levels: Tensor, seeds: Tensor, parameters: Parameters
     ) -> Tensor:
         kind = self.kind
-        tracked = torch.is_grad_enabled() and images.requires_grad and len(images) > 0
+        tracks = tracked(images) and len(images) > 0
 
-        def distorted(piece: _Piece) -> Tensor:
+        def distorted(piece: _Piece, into: Tensor | None = None) -> Tensor:
             part = images[piece.rows].float().contiguous()
             if piece.level != kind.weakest:
                 draws = Draws(seeds[piece.rows].tolist(), images.device)
-                part = kind.apply(part, draws, piece.level, parameters)
+                part = kind.apply(part, draws, piece.level, parameters, into)
             return self._stored(part).to(images.dtype)
 
         at_once = max(1, len(images))
-        if images.device.type == "cpu" and not tracked:
+        if images.device.type == "cpu" and not tracks:
             # As many as fit the cache, with all threads on the same images: threads with images
             # of their own wait for each other (measured).
             at_once = max(1, kind.at_once * IMAGE_VALUES // max(1, images[:1].numel()))
@@ -176,13 +177,17 @@ class Distortion:
         if len(pieces) == 1:
             whole = distorted(pieces[0]).contiguous()
             return whole.clone() if whole.data_ptr() == images.data_ptr() else whole
-        if tracked:
+        if tracks:
             numbers = torch.arange(len(images), device=images.device)
             order = torch.cat([numbers[piece.rows] for piece in pieces])
             return torch.cat([distorted(piece) for piece in pieces])[order.argsort()]
         result = torch.empty_like(images, memory_format=torch.contiguous_format)
         for piece in pieces:
-            result[piece.rows] = distorted(piece)
+            in_place = isinstance(piece.rows, slice) and images.dtype == torch.float32
+            into = result[piece.rows] if in_place else None
+            made = distorted(piece, into)
+            if into is None or made.data_ptr() != into.data_ptr():
+                result[piece.rows] = made
         return result
 
     def _stored(self, images: Tensor) -> Tensor:

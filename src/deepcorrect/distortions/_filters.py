@@ -5,14 +5,21 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from deepcorrect.runtime import parallel_map
 
 Border = Literal["nearest", "reflect", "mirror"]
 """The border of an image in SciPy's terms: its edge pixel repeated (aaa|abc), or its reflection
 with the edge pixel (cba|abc) or without it (cb|abc)."""
+
+AnyBorder = Border | Literal["zeros"]
+BORDERS = ("nearest", "reflect", "mirror", "zeros")
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -57,6 +64,10 @@ def padded_around(
     images: Tensor, top: int, bottom: int, left: int, right: int, border: Border
 ) -> Tensor:
     """Images with more pixels on all four sides."""
+    height, width = images.shape[-2:]
+    mirrors = border == "mirror" and max(top, bottom) < height and max(left, right) < width
+    if images.dim() == 4 and (border == "nearest" or mirrors):  # four times as fast (measured)
+        return F.pad(images, (left, right, top, bottom), "reflect" if mirrors else "replicate")
     return padded(padded(images, -2, top, bottom, border), -1, left, right, border)
 
 
@@ -95,17 +106,73 @@ def multiplied(images: Tensor, matrix: Banded, dim: int) -> Tensor:
     return torch.cat([images[..., used] @ block.T for used, block in matrix], -1)
 
 
-def correlate(
-    images: Tensor, taps: Sequence[float], dim: int, border: Border | Literal["zeros"]
-) -> Tensor:
-    """The correlation of an odd number of taps with one of the last two axes, -2 or -1."""
-    return multiplied(images, _band(tuple(taps), images.shape[dim], border, images.device), dim)
+def tracked(images: Tensor) -> bool:
+    """Whether autograd records what is computed with the images."""
+    return torch.is_grad_enabled() and images.requires_grad
+
+
+Taps = Sequence[float]
+"""An odd number of weights along an axis."""
+
+
+def separable(images: Tensor, taps: Taps, border: AnyBorder, across: Taps | None = None) -> Tensor:
+    """The correlation of the columns with `taps`, and of the rows with `across` or the same taps.
+
+    On a CPU, OpenCV computes images of some size, in a fourth of the time of the matrix products
+    (measured). Gradients need the products.
+    """
+    across = taps if across is None else across
+    large = images.shape[-1] * images.shape[-2] >= OPENCV_PIXELS
+    if images.device.type == "cpu" and large and not tracked(images) and (cv2 := opencv()):
+        borders = dict(zip(BORDERS, (1, 2, 4, 0), strict=True))  # cv2.BORDER_REPLICATE and others
+        kernels = [np.array(each, np.float32) for each in (across, taps)]
+        kind = borders[border]
+        return plane_by_plane(
+            images, lambda given, made: cv2.sepFilter2D(given, -1, *kernels, made, borderType=kind)
+        )
+    for dim, each in ((-2, taps), (-1, across)):
+        size = images.shape[dim]
+        images = multiplied(images, _band(tuple(each), size, border, images.device), dim)
+    return images
+
+
+OPENCV_PIXELS = 64 * 64
+"""The number of pixels from which OpenCV's filters are faster than matrix products (measured)."""
+
+
+@functools.cache
+def opencv() -> Any:
+    """OpenCV, which is slow to import, or None if it is not installed."""
+    try:
+        import cv2  # noqa: PLC0415
+    except ImportError:
+        return None
+    return cv2
+
+
+def plane_by_plane(images: Tensor, function: Callable[[np.ndarray, np.ndarray], object]) -> Tensor:
+    """Calls a function of a plane, H x W, and of the plane to write to, for all planes of images.
+
+    Args:
+        images: N x C x H x W (or fewer dimensions), float32, on the CPU.
+        function: It is called in several threads, one image in each.
+    """
+    given = images.detach().contiguous()
+    made = torch.empty_like(given)
+    shape = (-1, images.shape[-3] if images.dim() > 2 else 1, *images.shape[-2:])
+    pairs = list(zip(given.view(shape).numpy(), made.view(shape).numpy(), strict=True))
+
+    def planes(pair: tuple[np.ndarray, np.ndarray]) -> None:
+        for plane, result in zip(*pair, strict=True):
+            function(plane, result)
+
+    for _ in parallel_map(planes, pairs, given.device):
+        pass
+    return made
 
 
 @cached
-def _band(
-    taps: tuple[float, ...], pixels: int, border: Border | Literal["zeros"], device: torch.device
-) -> Banded:
+def _band(taps: tuple[float, ...], pixels: int, border: AnyBorder, device: torch.device) -> Banded:
     """The matrix, pixels x pixels, that correlates an axis with `taps`."""
     radius = len(taps) // 2
     rows, ends = torch.arange(pixels), radius if border != "zeros" else 0
@@ -116,11 +183,6 @@ def _band(
         given = padding_indices(pixels, radius, radius, "nearest" if border == "zeros" else border)
         matrix[rows[used], given[source[used] + radius]] += weight
     return banded(matrix.float(), device)
-
-
-def separable(images: Tensor, taps: Sequence[float], border: Border | Literal["zeros"]) -> Tensor:
-    """The correlation with the same taps along both axes."""
-    return correlate(correlate(images, taps, -2, border), taps, -1, border)
 
 
 def gaussian(
@@ -168,8 +230,9 @@ def translated_sum(
     down, right = (max(0, *(-move[axis] for move in moves)) for axis in (0, 1))
     wide = padded_around(images, up, down, left, right, "nearest")
     height, width = images.shape[-2:]
-    result = torch.zeros_like(images)
+    result = None
     for (dy, dx), weight in zip(moves, weights, strict=True):
         part = wide[..., up - dy : up - dy + height, left - dx : left - dx + width]
-        result.add_(part, alpha=weight)
+        result = part * weight if result is None else result.add_(part, alpha=weight)
+    assert result is not None
     return result

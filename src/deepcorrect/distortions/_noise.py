@@ -18,36 +18,35 @@ from deepcorrect.distortions._registry import corruption, register
 )
 def awgn(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Additive white Gaussian noise, independent for every pixel and channel, not clipped."""
-    return draws.normal(*images.shape[1:]).mul_(sigma / 255).add_(images)
+    return torch.add(images, draws.normal(*images.shape[1:]), alpha=sigma / 255)
 
 
-@corruption()
+@corruption(clips=True)
 def gaussian_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Gaussian noise of standard deviation sigma (images in [0, 1]), clipped."""
-    return draws.normal(*images.shape[1:]).mul_(sigma).add_(images).clamp_(0, 1)
+    return torch.add(images, draws.normal(*images.shape[1:]), alpha=sigma)
 
 
-@corruption(smooth=False)
+@corruption(smooth=False, clips=True)
 def shot_noise(images: Tensor, draws: Draws, photons: float) -> Tensor:
     """Poisson noise with a given mean number of photons in a white pixel, clipped."""
-    return draws.poisson(images, photons).div_(photons).clamp_(0, 1)
+    return draws.poisson(images, photons).div_(photons)
 
 
-@corruption()
+@corruption(clips=True)
 def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:
     """Salt-and-pepper noise: a share of the values becomes 0 or 1 with equal probability.
 
     The share is rounded to a multiple of 2^-15.
     """
     chance = draws.bits(16, *images.shape[1:]).float().add_(0.5)  # from -2^15 to 2^15
-    return F.hardshrink(chance, 2**15 * (1 - share)).add_(images).clamp_(0, 1)
+    return F.hardshrink(chance, 2**15 * (1 - share)).add_(images)
 
 
-@corruption()
+@corruption(clips=True)
 def speckle_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Gaussian noise proportional to the value, x (1 + sigma n), clipped."""
-    gain = draws.normal(*images.shape[1:]).mul_(sigma).add_(1)
-    return gain.mul_(images).clamp_(0, 1)
+    return torch.addcmul(images, images, draws.normal(*images.shape[1:]), value=sigma)
 
 
 WHITE_ELECTRONS, READ_ELECTRONS, GAMMA = 2000.0, 4.0, 2.2

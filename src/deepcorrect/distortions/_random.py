@@ -51,10 +51,11 @@ class Draws:
         half = -(-count // 2)
         numbers = torch.empty(len(self.seeds), 2 * half, device=self.device)
         cells = torch.empty(2 * half, dtype=torch.int32, device=self.device)
+        drawn = torch.empty(2 * half, device=self.device)
         # one image at a time, which fits a core's cache
         for row, source in zip(numbers, self._sources, strict=True):
-            _fill_bits(cells, 16, source)
-            drawn = _half_normals(self.device).index_select(0, cells.add_(2**15))
+            _fill_bits(cells, 16, source, signed=False)
+            torch.index_select(_half_normals(self.device), 0, cells, out=drawn)
             torch.add(drawn[:half], drawn[half:], out=row[:half])
             torch.sub(drawn[:half], drawn[half:], out=row[half:])
         return numbers[:, :count].reshape(len(numbers), *shape)
@@ -66,8 +67,10 @@ class Draws:
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """Uniform integers from `low` to `high` - 1, at most 256 values: N x shape, int32."""
-        numbers = self.bits(16, *shape).add_(2**15).mul_(high - low)
-        return numbers.bitwise_right_shift_(16).add_(low)
+        numbers = torch.empty(len(self.seeds), *shape, dtype=torch.int32, device=self.device)
+        for row, source in zip(numbers, self._sources, strict=True):
+            _fill_bits(row, 16, source, signed=False)
+        return numbers.mul_(high - low).bitwise_right_shift_(16).add_(low)
 
     def poisson(self, shares: Tensor, most: float) -> Tensor:
         """Poisson counts with the means `shares` times `most`.
@@ -117,14 +120,17 @@ class Draws:
 Source = np.random.SFC64 | torch.Generator
 
 
-def _fill_bits(row: Tensor, width: Literal[16, 32], source: Source) -> None:
-    """Fills an int32 tensor with uniform signed integers of `width` bits."""
+def _fill_bits(row: Tensor, width: Literal[16, 32], source: Source, *, signed: bool = True) -> None:
+    """Fills an int32 tensor with uniform integers of `width` bits; those of 32 bits are signed."""
     if isinstance(source, torch.Generator):
-        row.random_(-(2 ** (width - 1)), 2 ** (width - 1), generator=source)
+        least = -(2 ** (width - 1)) if signed else 0
+        row.random_(least, least + 2**width, generator=source)
         return
     words = source.random_raw(-(-row.numel() * width // 64))
-    parts = words.view(np.int16 if width == 16 else np.int32)[: row.numel()]
-    row.copy_(torch.from_numpy(parts).view(row.shape))
+    if not signed:
+        words ^= np.uint64(0x8000_8000_8000_8000)  # adds 2**15 to each signed number
+    kind = np.int32 if width == 32 else np.int16 if signed else np.uint16
+    row.copy_(torch.from_numpy(words.view(kind)[: row.numel()]).view(row.shape))
 
 
 def _source(seed: int, device: torch.device) -> Source:

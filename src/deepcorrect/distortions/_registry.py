@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deepcorrect.distortions._random import Draws
@@ -26,9 +27,8 @@ class Kind:
 
     Attributes:
         name: Its name in specs.
-        function: (images, draws, *arguments) -> images of the same shape, which are clipped only
-            if the definition clips. The arguments are the level or, for severities, the parameters
-            of that severity.
+        function: (images, draws, *arguments) -> images of the same shape. The arguments are the
+            level or, for severities, the parameters of that severity.
         summary: One sentence.
         source: Where the definition comes from.
         random: Whether it draws random numbers.
@@ -40,6 +40,7 @@ class Kind:
         strongest: The highest level that is accepted.
         colours: Whether images must be grey or RGB.
         smooth: Whether gradients pass through it.
+        clips: Whether `apply` clips the function's values to [0, 1].
         at_once: How many images of 224 x 224 pixels it processes at a time on a CPU.
     """
 
@@ -56,6 +57,7 @@ class Kind:
     strongest: float = float("inf")
     colours: bool = False
     smooth: bool = True
+    clips: bool = False
     at_once: int = 8  # the fastest of 2 to 32 for most kinds (measured)
 
     def arguments(self, level: float, parameters: Parameters) -> tuple[Any, ...]:
@@ -64,9 +66,27 @@ class Kind:
             return (level,)
         return self.severities[parameters][int(level) - 1]
 
-    def apply(self, images: Tensor, draws: Draws, level: float, parameters: Parameters) -> Tensor:
-        """Distorts images, N x C x H x W in [0, 1] and float32, at one level."""
-        return self.function(images, draws, *self.arguments(level, parameters))
+    def apply(
+        self,
+        images: Tensor,
+        draws: Draws,
+        level: float,
+        parameters: Parameters,
+        into: Tensor | None = None,
+    ) -> Tensor:
+        """Distorts images, N x C x H x W in [0, 1] and float32, at one level.
+
+        Args:
+            images: The images.
+            draws: The random numbers of these images.
+            level: The level.
+            parameters: The benchmark whose severities apply.
+            into: A tensor to write the result to; None for a new one.
+        """
+        made = self.function(images, draws, *self.arguments(level, parameters))
+        if self.clips:
+            return torch.clamp(made, 0, 1, out=into)
+        return made if into is None else into.copy_(made)
 
     def levels(self, parameters: Parameters) -> tuple[float, ...]:
         """The grid of levels that belongs to a benchmark's parameters."""

@@ -24,7 +24,7 @@ def grey_of(images: Tensor) -> Tensor:
     return luma.add_(blue, alpha=LUMA[2])
 
 
-@corruption(colours=True)
+@corruption(colours=True, clips=True)
 def snow(
     images: Tensor,
     draws: Draws,
@@ -48,10 +48,10 @@ def snow(
     flakes = line_blur(flakes, draws.uniform(low=-135, high=-45), radius, sigma)
     white = torch.maximum(images, grey_of(images) * 1.5 + 0.5)
     falling = flakes + flakes.flip(-2, -1)
-    return torch.lerp(images, white, 1 - kept).add_(falling).clamp_(0, 1)
+    return torch.lerp(images, white, 1 - kept).add_(falling)
 
 
-@corruption(colours=True)
+@corruption(colours=True, clips=True)
 def frost(images: Tensor, draws: Draws, kept: float, weight: float, scale: float) -> Tensor:
     """Ice crystals over the picture: a weighted sum with a random crop of a texture.
 
@@ -59,27 +59,28 @@ def frost(images: Tensor, draws: Draws, kept: float, weight: float, scale: float
     the colours, the contrast and the radial power spectrum measured on one of these photographs.
     """
     height, width = images.shape[2:]
-    frosted = []
-    picks = draws.uniform(3).tolist()
-    for image, (kind, *corner) in zip(images.split(1), picks, strict=True):
+    cuts = []
+    for kind, *corner in draws.uniform(3).tolist():
         number = int(kind * len(TEXTURES))
         ice = tiled_texture(number, scale, height, width, images.device)
         top = int(corner[0] * (ice.shape[1] - height + 1))
         left = int(corner[1] * (ice.shape[2] - width + 1))
         cut = ice[None, :, top : top + height, left : left + width]
-        cut = grey_of(cut) if images.shape[1] == 1 else cut
-        frosted.append(torch.add(image * kept, cut, alpha=weight).clamp_(0, 1))
-    return torch.cat(frosted)
+        cuts.append(grey_of(cut) if images.shape[1] == 1 else cut)
+    frosted = images * kept
+    for index, cut in enumerate(cuts):
+        frosted[index].add_(cut[0], alpha=weight)
+    return frosted
 
 
-@corruption()
+@corruption(clips=True)
 def fog(images: Tensor, draws: Draws, thickness: float, decay: float) -> Tensor:
     """A cloud from midpoint displacement is added, and the brightness is restored."""
     height, width = images.shape[2:]
     cloud = plasma(draws, max(height, width), decay)[:, None, :height, :width]
     brightest = images.amax((1, 2, 3), keepdim=True)
     scale = brightest / (brightest + thickness)
-    return torch.add(images, cloud, alpha=thickness).mul_(scale).clamp_(0, 1)
+    return torch.add(images, cloud, alpha=thickness).mul_(scale)
 
 
 def plasma(draws: Draws, pixels: int, decay: float) -> Tensor:
