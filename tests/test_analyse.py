@@ -164,8 +164,10 @@ def test_a_run_without_a_checkpoint_of_a_system_leaves_its_features_out(copied: 
 
 
 def test_a_system_whose_gate_is_missing_is_not_analysed_without_one(copied: Path) -> None:
-    (copied / "checkpoints" / "gated.gate.json").unlink()
-    assert_refused(command("analyse", copied), "gated.gate.json is missing", "'gated' has no gate")
+    (copied / "checkpoints" / "gated.raised_gate.json").unlink()
+    assert_refused(
+        command("analyse", copied), "gated.raised_gate.json is missing", "'gated' has no gate"
+    )
 
 
 def test_what_is_no_finished_run_is_refused(copied: Path, tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CLASSES, SIZE, TEST, cut, tiny_cnn
+from conftest import CLASSES, SIZE, TEST, VALIDATION, cut, tiny_cnn
 from torch import Tensor
 
 import deepcorrect as dc
 from deepcorrect.correction._checkpoint import read_config
 from deepcorrect.data import Preprocessing, loader, open_dataset
+from deepcorrect.experiments._data import open_sets
 from deepcorrect.experiments._recipe import Recipe, load_recipe
 from deepcorrect.experiments._run import run
 from deepcorrect.networks import Classifier
@@ -618,6 +619,34 @@ def test_two_processes_train_one_adapter_together(start: Start, tmp_path: Path) 
 # --- other systems
 
 
+@pytest.mark.parametrize("raises", [True, False])
+def test_gates_are_raised_on_validation_images_after_training(
+    finished: Path, recipe: Recipe, tmp_path: Path, raises: bool
+) -> None:
+    folder = finished
+    if not raises:
+        folder = tmp_path / "run"
+        values = recipe.model_dump()
+        values["systems"]["deepcorrect"]["raise_gate"] = False
+        values["systems"].pop("finetuned")
+        run(Recipe.model_validate(values | {"ideal": {"images": 0}}), folder)
+    model = dc.load_model(recipe.model.spec)
+    sets = open_sets(recipe, model)
+    assert len(sets.gate) == VALIDATION * 10 - recipe.ranking.images
+    fitted = files.read_json(folder / "checkpoints" / "deepcorrect.gate.json")
+    adapted = dc.load_adapter(model, folder / "adapter")
+    assert adapted.config.gate is not None
+    kept = adapted.config.gate.model_dump(mode="json")
+    assert kept["weights"] == fitted["weights"]
+    if raises:
+        adapted.set_gate(dc.GateConfig(**fitted))
+        own = dc.raise_gate(adapted, dc.loader(sets.gate, 20), recipe.distortion_list)
+        assert kept["biases"] == pytest.approx(own.biases, abs=1e-5)
+        assert all(now <= then for now, then in zip(kept["biases"], fitted["biases"], strict=True))
+    else:
+        assert kept == fitted
+
+
 def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Path) -> None:
     training = {"epochs": 1, "batch_size": 20, "precision": "float32"}
     correction = recipe.model_dump()["systems"]["deepcorrect"] | {"training": training}
@@ -626,7 +655,7 @@ def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Pa
         "first": {"method": "finetune", "trains": "first", "parameters": 0.3, "training": training},
         "norms": {"method": "finetune", "trains": "norms", "training": training},
         "gated": {"method": "finetune", "gate": 0.1, "training": training},
-        "stability": {"method": "stability", "training": training},
+        "stability": {"method": "stability", "gate": 0.1, "training": training},
         "augmix": {"method": "augmix", "training": training},
         "lora": {"method": "lora", "training": training},
         "front_end": {"method": "front_end", "depth": 1, "training": training},

@@ -12,12 +12,11 @@ import yaml
 
 from deepcorrect.distortions import GROUPS
 from deepcorrect.experiments._recipe import Recipe, load_recipe, load_summary, shipped
+from deepcorrect.experiments._sections import TestTimeSection, TrainedSystem
 from deepcorrect.experiments._systems import (
     SECTIONS,
     CorrectionSystem,
     FinetuneSystem,
-    TestTimeSection,
-    TrainedSystem,
     summary,
 )
 from deepcorrect.runtime import InputError
@@ -265,7 +264,7 @@ def test_what_is_no_override_is_said(write: Write, override: str, message: str) 
             "systems.deepcorrect.bta=0.5",
             [
                 "unknown key 'systems.deepcorrect.bta' (given 0.5)",
-                "method, training, gate, gate_scale, beta, budget, unit",
+                "method, training, gate, gate_scale, raise_gate, beta, budget, unit",
             ],
         ),
         ("systems.tuned.beta=0.5", ["unknown key 'systems.tuned.beta'", "method, training"]),
@@ -314,7 +313,7 @@ def test_what_is_no_override_is_said(write: Write, override: str, message: str) 
         ("systems.deepcorrect.gate_scale=0.5", ["'systems.deepcorrect", "give gate, too"]),
         ("systems.tuned.gate_scale=0.5", ["'systems.tuned", "give gate, too"]),
         ("systems.tuned.gate=1", ["'systems.tuned.gate': given 1", "less than 1"]),
-        ("systems.still={method: stability, gate: 0.05}", ["unknown key 'systems.still.gate'"]),
+        ("systems.tent={method: tent, gate: 0.05}", ["unknown key 'systems.tent.gate'"]),
         ("systems.deepcorrect.unit=huge", ["unknown correction unit 'huge'", "bottleneck"]),
         ("systems.deepcorrect.unit={size: 3}", ["unit option size=3", "kernel_size"]),
         ("systems.tuned.training.epochs=0", ["training.epochs': given 0", "or equal to 1"]),

@@ -28,7 +28,7 @@ from deepcorrect.analysis import beta_points
 from deepcorrect.experiments import load_recipe
 from deepcorrect.experiments._analyse import ANALYSIS_FILE, FOLDER
 from deepcorrect.experiments._finished_run import systems_by_beta
-from deepcorrect.experiments._systems import TestTimeSection
+from deepcorrect.experiments._sections import TestTimeSection
 from deepcorrect.experiments.report import beta_figure, distortion_name, headline, write_png
 from deepcorrect.runtime import files
 

@@ -13,11 +13,11 @@ from benchmarks.subjects import DISTORTIONS, cifar_network, cifar_rows
 from deepcorrect.data import loader
 from deepcorrect.evaluation import evaluate
 from deepcorrect.experiments._recipe import DataSection
-from deepcorrect.experiments._systems import (
+from deepcorrect.experiments._sections import TestTimeSection
+from deepcorrect.experiments._test_time_systems import (
     NormAdaptationSystem,
     RestorationSystem,
     TentSystem,
-    TestTimeSection,
 )
 from deepcorrect.runtime import files
 

@@ -21,8 +21,9 @@ from deepcorrect.experiments._folder import (
     gate_file,
 )
 from deepcorrect.experiments._recipe import Recipe, load_recipe
+from deepcorrect.experiments._sections import GateableSystem, TrainedSystem
 from deepcorrect.experiments._setup import batches
-from deepcorrect.experiments._systems import CorrectionSystem, TrainedSystem
+from deepcorrect.experiments._systems import CorrectionSystem
 from deepcorrect.models import load_model, output_classes
 from deepcorrect.networks import Classifier
 from deepcorrect.ranking import Ranking
@@ -134,14 +135,15 @@ def _trained(
     folder: Path, name: str, system: TrainedSystem, model: Classifier, seed: int
 ) -> nn.Module:
     """A trained system with the weights of its best epoch, behind its gate if it has one."""
-    path, gate = folder / CHECKPOINTS / f"{name}.pt", gate_file(folder, name)
+    path = folder / CHECKPOINTS / f"{name}.pt"
     built = system.build(model, _no_ranking, seed)
     saved = files.read_checkpoint(path)
     try:
         built.load_state_dict(saved["best_state"])
     except (KeyError, TypeError, RuntimeError):
         raise InputError(f"{path} is not the checkpoint of the run's system {name!r}") from None
-    if isinstance(built, GatedModel):
+    if isinstance(built, GatedModel) and isinstance(system, GateableSystem):
+        gate = gate_file(folder, name, raised=system.raise_gate)
         if not gate.is_file():
             raise InputError(f"{gate} is missing: without it, {name!r} has no gate")
         built.set_gate(files.read_json_as(gate, GateConfig))

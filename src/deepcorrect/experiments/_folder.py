@@ -109,9 +109,9 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     return result
 
 
-def gate_file(folder: Path, system: str) -> Path:
-    """The file that holds the gate of one of a run's systems."""
-    return folder / CHECKPOINTS / f"{system}.gate.json"
+def gate_file(folder: Path, system: str, *, raised: bool = False) -> Path:
+    """The file of a system's gate: as it was fitted, or with raised thresholds."""
+    return folder / CHECKPOINTS / f"{system}.{'raised_gate' if raised else 'gate'}.json"
 
 
 def adapter_folder(folder: Path, system: str) -> Path:

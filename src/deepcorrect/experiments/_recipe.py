@@ -24,7 +24,8 @@ from pydantic import (
 from deepcorrect.data import ClassOrder
 from deepcorrect.distortions import GROUPS, Distortion, Parameters, kind_of
 from deepcorrect.experiments._recipe_problems import explain
-from deepcorrect.experiments._systems import Choice, Section, System, known_ranking
+from deepcorrect.experiments._sections import Section
+from deepcorrect.experiments._systems import Choice, System, known_ranking
 from deepcorrect.ranking import BETAS, DEFAULT_METHOD, Target
 from deepcorrect.runtime import InputError, Precision, files, parse_yaml, unknown
 

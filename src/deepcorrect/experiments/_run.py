@@ -14,8 +14,9 @@ from deepcorrect.experiments._examples import examples
 from deepcorrect.experiments._folder import HISTORY_FILE, RESULTS_FILE, log, once, open_folder
 from deepcorrect.experiments._measure import measure
 from deepcorrect.experiments._recipe import Recipe
+from deepcorrect.experiments._sections import TrainedSystem
 from deepcorrect.experiments._setup import Setup, open_setup
-from deepcorrect.experiments._systems import CorrectionSystem, TrainedSystem
+from deepcorrect.experiments._systems import CorrectionSystem
 from deepcorrect.experiments._train import save_adapter, train
 from deepcorrect.experiments.report import write_report
 from deepcorrect.ranking import Ranking, ideal_correction, load_ranking, rank

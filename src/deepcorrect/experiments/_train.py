@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, fit_gate
+from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, fit_gate, raise_gate
 from deepcorrect.data import loader
 from deepcorrect.deployment import latency_note
 from deepcorrect.experiments._folder import CHECKPOINTS, adapter_folder, gate_file, log, once
+from deepcorrect.experiments._sections import GateableSystem, Rank, TrainedSystem
 from deepcorrect.experiments._setup import Setup
-from deepcorrect.experiments._systems import CorrectionSystem, GateableSystem, Rank, TrainedSystem
+from deepcorrect.experiments._systems import CorrectionSystem
 from deepcorrect.runtime import InputError, files, from_main
 from deepcorrect.training import History, fit
 
@@ -47,6 +48,8 @@ def train(setup: Setup, name: str, system: TrainedSystem, rank: Rank) -> tuple[n
         setup.folder / CHECKPOINTS / f"{name}.pt",
         f"training {name}",
     )
+    if isinstance(system, GateableSystem) and isinstance(model, GatedModel):
+        _raise_gate(setup, name, system, model)
     log(setup.folder, "trained", system=name, best=history.best, seconds=history.seconds)
     return system.finished(model), history
 
@@ -72,6 +75,20 @@ def _set_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel
 
     path = gate_file(setup.folder, name)
     once(path, lambda: from_main(fitted))
+    model.set_gate(from_main(lambda: files.read_json_as(path, GateConfig)))
+
+
+def _raise_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel) -> None:
+    """Raises a trained system's gate to where it helps, on images that nothing was trained on."""
+    if system.gate is None or not system.raise_gate:
+        return
+    shown, seed = setup.batches(setup.images.gate), setup.recipe.seed
+
+    def raised() -> dict[str, Any]:
+        return raise_gate(model, shown, setup.distortions, seed).model_dump(mode="json")
+
+    path = gate_file(setup.folder, name, raised=True)
+    once(path, lambda: from_main(raised))
     model.set_gate(from_main(lambda: files.read_json_as(path, GateConfig)))
 
 

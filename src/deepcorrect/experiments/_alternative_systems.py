@@ -1,0 +1,84 @@
+"""The trained systems of a recipe that correction is compared with, beside fine-tuning."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from deepcorrect import alternatives
+from deepcorrect.experiments._sections import GateableSystem, Rank, TrainedSystem
+from deepcorrect.networks import Classifier
+
+
+class _WholeNetworkSystem(GateableSystem):
+    """Trains every weight of a copy of the network."""
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """A copy of the network, which with a gate stands beside the network."""
+        del rank, seed
+        return self.behind_gate(model, alternatives.finetune(model))
+
+
+class StabilitySystem(_WholeNetworkSystem):
+    """Stability training of every weight (Zheng et al. 2016).
+
+    The loss is computed on clean images, and draws the answer to the distorted copy to the clean
+    one's. `training.objective` weighs both parts.
+    """
+
+    objective: ClassVar[dict[str, float]] = {"clean_labels": 1.0, "stability": 1.0}
+
+    method: Literal["stability"]
+
+
+class AugMixSystem(_WholeNetworkSystem):
+    """AugMix fine-tuning of every weight, with answers that agree on AugMix views (Hendrycks et al.
+    2020). With `training.clean_share: 1` it sees no distortion, as in the paper."""
+
+    objective: ClassVar[dict[str, float]] = {"labels": 1.0, "consistency": 12.0}
+
+    method: Literal["augmix"]
+
+
+class LoraSystem(TrainedSystem):
+    """Low-rank adaptation of the convolutions, merged into their weights after training.
+
+    Attributes:
+        parameters: how many are trained at most; a value up to 1 is a share of the network's.
+        alpha: the scale of what is added.
+    """
+
+    method: Literal["lora"]
+    parameters: float = Field(default=0.25, gt=0)
+    alpha: float = Field(default=1.0, gt=0)
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """A copy of the network with low-rank parts."""
+        del rank, seed
+        return alternatives.lora(model, self.parameters, self.alpha)
+
+    def finished(self, model: nn.Module) -> nn.Module:
+        """The copy with its low-rank parts added to the weights."""
+        return alternatives.merge(model)
+
+
+class FrontEndSystem(TrainedSystem):
+    """A learned residual network that restores the image for the frozen network.
+
+    Attributes:
+        parameters: how many it has at most; a value up to 1 is a share of the network's.
+        depth: its number of 3 x 3 stages.
+    """
+
+    restores: ClassVar[bool] = True
+
+    method: Literal["front_end"]
+    parameters: float = Field(default=0.25, gt=0)
+    depth: int = Field(default=4, ge=1)
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """The network behind a front end that starts as the identity."""
+        del rank
+        return alternatives.front_end(model, self.parameters, self.depth, seed)

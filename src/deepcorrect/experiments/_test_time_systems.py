@@ -1,0 +1,67 @@
+"""The systems of a recipe that are not trained, but do something at test time."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from deepcorrect import alternatives
+from deepcorrect.experiments._sections import TestTimeSection
+from deepcorrect.networks import Classifier
+
+
+class NormAdaptationSystem(TestTimeSection):
+    """Batch norms that follow the test batch (Nado et al. 2020).
+
+    Attributes:
+        prior: as how many images the trained statistics count (Schneider et al. 2020).
+    """
+
+    needs: ClassVar[str] = "batches of one distortion"
+
+    method: Literal["norm_adaptation"]
+    prior: float = Field(default=0.0, ge=0)
+
+    def build(self, model: Classifier) -> nn.Module:
+        """A copy of the network."""
+        return alternatives.norm_adaptation(model, self.prior)
+
+
+class TentSystem(TestTimeSection):
+    """TENT (Wang et al. 2021): batch norms are trained to lower the test batches' entropy.
+
+    Attributes:
+        learning_rate: of one step for each test batch.
+    """
+
+    needs: ClassVar[str] = "batches of one distortion"
+
+    method: Literal["tent"]
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+    def build(self, model: Classifier) -> nn.Module:
+        """A copy of the network."""
+        return alternatives.tent(model, self.learning_rate)
+
+
+class RestorationSystem(TestTimeSection):
+    """Restoration of the image first, by non-local means or Wiener deconvolution; not blind.
+
+    Attributes:
+        smoothing: the parameter h of non-local means, in sigmas.
+        patch: the side of its patches, in pixels.
+        balance: the ratio of noise power to signal power that the deconvolution assumes.
+    """
+
+    needs: ClassVar[str] = "the true sigma or kernel"
+
+    method: Literal["restoration"]
+    smoothing: float = Field(default=0.8, gt=0)
+    patch: int = Field(default=5, ge=1)
+    balance: float = Field(default=1e-4, gt=0)
+
+    def build(self, model: Classifier) -> nn.Module:
+        """The network behind a restoration."""
+        return alternatives.restoration(model, self.smoothing, self.patch, self.balance)
