@@ -208,11 +208,22 @@ def test_norm_adaptation_mixes_the_batchs_statistics(
     assert torch.equal(network(images), before)
 
 
+@pytest.mark.parametrize(("group", "sizes"), [(5, (4, 4, 4)), (8, (6, 6)), (40, (12,))])
+def test_norm_adaptation_of_few_images_is_that_of_each_group(
+    network: TinyCNN, images: Tensor, group: int, sizes: tuple[int, ...]
+) -> None:
+    adapted = norm_adaptation(network, images=group)
+    parts = [by_hand(network, some, float(group)) for some in images.split(sizes)]
+    assert torch.allclose(adapted(images), torch.cat(parts), atol=1e-4)
+
+
 def test_norm_adaptation_needs_batch_norms() -> None:
     with pytest.raises(InputError, match="no 2-D batch norm"):
         norm_adaptation(nn.Conv2d(3, 4, 3))
     with pytest.raises(InputError, match="below 0"):
         norm_adaptation(nn.BatchNorm2d(3), -1)
+    with pytest.raises(InputError, match="images=0 is below 1"):
+        norm_adaptation(nn.BatchNorm2d(3), images=0)
 
 
 def test_tent_answers_before_its_step_and_makes_the_entropy_fall(

@@ -16,7 +16,7 @@ import deepcorrect as dc
 from deepcorrect.cli import COMMANDS
 from deepcorrect.correction import UnitConfig
 from deepcorrect.data import ImageSet
-from deepcorrect.experiments._recipe import Recipe
+from deepcorrect.experiments._recipe import Recipe, load_recipe
 from deepcorrect.training import TrainingConfig
 
 ROOT = Path(__file__).parent.parent
@@ -143,9 +143,20 @@ def test_the_readme_names_every_command() -> None:
 
 
 def test_the_papers_recipe_in_the_docs_is_the_papers() -> None:
-    (text,) = blocks("docs/recipes.md", "yaml")
+    text, *_ = blocks("docs/recipes.md", "yaml")
     given = TrainingConfig.model_validate(yaml.safe_load(text)["training"])
     assert given.model_copy(update={"precision": "float32", "channels_last": False}) == dc.PAPER
+
+
+def test_the_systems_of_the_docs_are_sections_of_a_recipe() -> None:
+    """Each section on a competitor shows its system, with nothing given that has a default."""
+    _, *texts = blocks("docs/recipes.md", "yaml")
+    shown = [yaml.safe_load(text)["systems"] for text in texts]
+    assert shown
+    demo = load_recipe("demo").model_dump()
+    for systems in shown:
+        found = Recipe.model_validate({**demo, "systems": systems}).systems
+        assert list(found) == list(systems)
 
 
 def test_every_key_of_a_recipe_is_documented() -> None:

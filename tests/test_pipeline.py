@@ -660,6 +660,7 @@ def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Pa
         "lora": {"method": "lora", "training": training},
         "front_end": {"method": "front_end", "depth": 1, "training": training},
         "norm_adaptation": {"method": "norm_adaptation", "prior": 4},
+        "statistics": {"method": "norm_adaptation", "images": 3},
         "tent": {"method": "tent"},
         "restoration": {"method": "restoration"},
     }

@@ -19,6 +19,7 @@ from deepcorrect.experiments._systems import (
     FinetuneSystem,
     summary,
 )
+from deepcorrect.experiments._test_time_systems import NormAdaptationSystem
 from deepcorrect.runtime import InputError
 from deepcorrect.training import TrainingConfig
 
@@ -449,6 +450,19 @@ def test_a_system_may_have_a_ranking_of_its_own(write: Write) -> None:
     systems["a"]["ranking"] = "best"
     with pytest.raises(InputError, match=r"systems\.a\.ranking.*best.*conductance"):
         load_recipe(write({**MINIMAL, "systems": systems}))
+
+
+@pytest.mark.parametrize(
+    ("given", "prior"), [({}, 0), ({"images": 32}, 32), ({"images": 32, "prior": 8}, 8)]
+)
+def test_the_prior_of_few_images_is_as_many(
+    write: Write, given: dict[str, Any], prior: float
+) -> None:
+    systems = {"a": {"method": "norm_adaptation", **given}}
+    recipe = load_recipe(write({**MINIMAL, "systems": systems}))
+    found = recipe.systems["a"]
+    assert isinstance(found, NormAdaptationSystem)
+    assert found.prior == prior
 
 
 def test_every_method_is_a_system_with_a_summary() -> None:

@@ -34,6 +34,12 @@ TRIED: dict[str, TestTimeSection] = {
         for prior in (0, 4, 16, 64, 256, 1024)
     },
     **{
+        f"norm adaptation of 32 images, prior {prior}": NormAdaptationSystem(
+            method="norm_adaptation", prior=prior, images=32
+        )
+        for prior in (0, 8, 16, 32, 64, 128)
+    },
+    **{
         f"TENT, learning rate {rate:g}": TentSystem(method="tent", learning_rate=rate)
         for rate in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     },

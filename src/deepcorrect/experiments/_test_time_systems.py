@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from deepcorrect import alternatives
@@ -16,17 +17,27 @@ class NormAdaptationSystem(TestTimeSection):
     """Batch norms that follow the test batch (Nado et al. 2020).
 
     Attributes:
-        prior: as how many images the trained statistics count (Schneider et al. 2020).
+        prior: as how many images the trained statistics count (Schneider et al. 2020); 0 without
+            `images`, and as many as `images` with it.
+        images: how many test images share their statistics at most; null for a whole batch.
     """
 
     needs: ClassVar[str] = "batches of one distortion"
 
     method: Literal["norm_adaptation"]
     prior: float = Field(default=0.0, ge=0)
+    images: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_prior(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("images"), int):
+            return {"prior": values["images"], **values}
+        return values
 
     def build(self, model: Classifier) -> nn.Module:
         """A copy of the network."""
-        return alternatives.norm_adaptation(model, self.prior)
+        return alternatives.norm_adaptation(model, self.prior, self.images)
 
 
 class TentSystem(TestTimeSection):
