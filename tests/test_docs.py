@@ -54,6 +54,13 @@ def test_the_front_pages_example_runs_as_pasted(
     assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_the_explorers_example_runs_as_pasted() -> None:
+    (example,) = blocks("docs/explore.md", "python")
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["found"].before.labels[0] == "5"
+
+
 def test_the_distortions_examples_run_as_pasted() -> None:
     batches, pipeline, arrays = blocks("docs/distortions.md", "python")
     names: dict[str, Any] = {}

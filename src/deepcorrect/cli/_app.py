@@ -32,6 +32,7 @@ COMMANDS = (
     "export",
     "push",
     "distort",
+    "explore",
     "report",
     "analyse",
     "list",

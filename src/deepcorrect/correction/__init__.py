@@ -9,12 +9,12 @@ from deepcorrect.correction._budget import (
     read_budget,
     select_within_budget,
 )
-from deepcorrect.correction._checkpoint import CONFIG_FILE
+from deepcorrect.correction._checkpoint import ADAPTER_FILES, CONFIG_FILE
 from deepcorrect.correction._config import AdapterConfig
 from deepcorrect.correction._correct import correct, load_adapter
 from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._filter_weights import FilterWeights
-from deepcorrect.correction._fit_gate import fit_gate, looks_distorted
+from deepcorrect.correction._fit_gate import fit_gate, gate_readings, looks_distorted
 from deepcorrect.correction._gate import Gate, GateConfig
 from deepcorrect.correction._gated_copy import GatedCopy
 from deepcorrect.correction._gated_model import GatedModel
@@ -35,6 +35,7 @@ from deepcorrect.correction._unit_config import (
 from deepcorrect.correction._units import CorrectionUnit, spread_out
 
 __all__ = [
+    "ADAPTER_FILES",
     "CONFIG_FILE",
     "DESCRIPTIONS",
     "WEIGHTS",
@@ -56,6 +57,7 @@ __all__ = [
     "check_unit",
     "correct",
     "fit_gate",
+    "gate_readings",
     "hidden_width",
     "load_adapter",
     "load_adapters",

@@ -17,6 +17,8 @@ from deepcorrect.runtime import InputError, files, first_problem
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
+"""The files of a saved adapter."""
 
 
 def folder_of(source: str | Path) -> Path:
@@ -26,7 +28,7 @@ def folder_of(source: str | Path) -> Path:
         InputError: The repository cannot be downloaded and is not in the cache.
     """
     if _hub.is_hub_spec(source):
-        return _hub.download(str(source), (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE))
+        return _hub.download(str(source), ADAPTER_FILES)
     return Path(source)
 
 

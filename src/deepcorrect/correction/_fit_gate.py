@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcorrect.correction._gate import LEAST_PIXELS, GateConfig, statistics
+from deepcorrect.correction._gate import LEAST_PIXELS, GateConfig, statistic_names, statistics
 from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import Distortion, distort_some, numbered_batches, parse_all
@@ -179,6 +179,41 @@ def looks_distorted(adapted: GatedModel, images: Tensor) -> Tensor:
         raise InputError("this network has no gate and corrects all images: see fit_gate")
     with torch.no_grad():
         return adapted.gate(images_read(adapted, images)).cpu()
+
+
+def gate_readings(adapted: GatedModel, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a gate decides by: its classifiers' outputs, and the statistics that they read.
+
+    Args:
+        adapted: The corrected network, or a `GatedCopy`.
+        images: Images as the corrected network reads them, N x C x H x W.
+
+    Returns:
+        The output of each kind's classifier, N x kinds, above 0 for a distorted image; and the
+        statistics by name, (N,) each: logarithms of means over the differences between
+        neighbouring pixels. All are on the CPU.
+
+    Raises:
+        InputError: As `looks_distorted`.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> from deepcorrect.correction import gate_readings
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> adapted = dc.correct(network, {"0": [1, 5]})
+        >>> smooth = torch.linspace(0, 1, 16).expand(16, 3, 16, 16) * torch.rand(16, 3, 1, 1)
+        >>> _ = dc.fit_gate(adapted, [(smooth, torch.zeros(16))], ["awgn:80"], false_alarms=0.25)
+        >>> scores, statistics = gate_readings(adapted, torch.rand(2, 3, 16, 16))
+        >>> scores.shape, len(statistics)
+        (torch.Size([2, 1]), 38)
+    """
+    if adapted.gate is None:
+        raise InputError("this network has no gate and corrects all images: see fit_gate")
+    with torch.no_grad():
+        read = images_read(adapted, images)
+        scores, found = adapted.gate.scores(read).cpu(), statistics(read).cpu()
+    names = statistic_names(read.shape[1])
+    return scores, dict(zip(names, found.unbind(1), strict=True))
 
 
 def _statistics_read(adapted: GatedModel, images: Tensor) -> Tensor:

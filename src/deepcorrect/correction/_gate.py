@@ -112,6 +112,31 @@ def statistics(images: Tensor) -> Tensor:
     return (torch.cat(found, 1) + FLAT).log()
 
 
+def statistic_names(channels: int) -> tuple[str, ...]:
+    """What each of the `statistics` is, in their order.
+
+    Args:
+        channels: The number of the images' channels.
+
+    Example:
+        >>> from deepcorrect.correction._gate import statistic_names
+        >>> names = statistic_names(channels=1)
+        >>> len(names), names[0], names[-1]
+        (19, 'luminance, scale 1, across, mean square', 'luminance, scale 3, variance')
+    """
+    views = ("luminance",) if channels == 1 else ("luminance", "colour")
+    found: list[str] = []
+    for view in views:
+        found += [
+            f"{view}, scale {scale + 1}, {direction}, {mean}"
+            for scale in range(SCALES)
+            for direction in ("across", "down", "both ways")
+            for mean in ("mean square", "mean magnitude")
+        ]
+        found.append(f"{view}, scale {SCALES}, variance")
+    return tuple(found)
+
+
 def _luminance_and_differences(images: Tensor) -> tuple[Tensor, list[int]]:
     """The planes that are measured, and how many belong to each view: luminance, differences."""
     channels = images.split(1, 1)

@@ -3,6 +3,7 @@
 from deepcorrect.data._class_order import ClassOrder
 from deepcorrect.data._columns import Column, IntegerColumn, NumberedNames, StringColumn
 from deepcorrect.data._decoding import (
+    BAD_IMAGE,
     convert_channels,
     image_extensions,
     open_image,
@@ -43,6 +44,7 @@ from deepcorrect.data._streaming import ImageStream
 from deepcorrect.data._targets import Target, target_for
 
 __all__ = [
+    "BAD_IMAGE",
     "BUILT_IN",
     "SPECS",
     "STORED",

@@ -19,12 +19,14 @@ from deepcorrect.ranking._ideal_correction import (
 from deepcorrect.ranking._map_similarity import psnr, ssim
 from deepcorrect.ranking._priorities import METHODS, Method
 from deepcorrect.ranking._rank import DEFAULT_METHOD, rank
+from deepcorrect.ranking._ranking import LEVELS_FILE as RANKING_FILE
 from deepcorrect.ranking._ranking import Ranking, count_for, load_ranking
 
 __all__ = [
     "BETAS",
     "DEFAULT_METHOD",
     "METHODS",
+    "RANKING_FILE",
     "TARGETS",
     "Agreement",
     "IdealCorrection",

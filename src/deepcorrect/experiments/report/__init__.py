@@ -18,7 +18,7 @@ from deepcorrect.experiments.report._numbers import (
     headline,
 )
 from deepcorrect.experiments.report._page import page
-from deepcorrect.experiments.report._read import read_run
+from deepcorrect.experiments.report._read import read_results, read_run
 from deepcorrect.experiments.report._write import REPORT_FILE, write_report
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "maps_figure",
     "page",
     "ranking_figure",
+    "read_results",
     "read_run",
     "write_png",
     "write_ranking_figure",

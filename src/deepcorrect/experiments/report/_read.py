@@ -80,6 +80,32 @@ class RunFiles:
     subject: str | None
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """Reads the `results.json` of one run.
+
+    Args:
+        path: A run's folder, or the file itself.
+
+    Raises:
+        InputError: There is no such file, or it is not what a run writes.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from deepcorrect.experiments.report import read_results
+        >>> read_results(Path("nowhere"))
+        Traceback (most recent call last):
+        ...
+        deepcorrect.runtime._errors.InputError: there is no run nowhere: give a run's folder, or ...
+    """
+    if not path.exists():
+        raise InputError(f"there is no run {path}: give a run's folder, or its results.json")
+    file = path / "results.json" if path.is_dir() else path
+    results = _needed(file, NEEDED["results.json"])
+    _check_results(file, results)
+    check(file, results, Results)
+    return results
+
+
 def read_run(folder: Path) -> RunFiles:
     """Reads a run's folder.
 
@@ -98,15 +124,8 @@ def read_run(folder: Path) -> RunFiles:
         raise InputError(f"there is no folder {folder}: give the folder of a run")
     values = {name: _needed(folder / name, keys) for name, keys in NEEDED.items()}
     results = values["results.json"]
+    _check_results(folder / "results.json", results)
     systems = results["systems"]
-    if results.get("schema") != 1 or not isinstance(systems, dict) or "baseline" not in systems:
-        names = ", ".join(systems) if isinstance(systems, dict) else repr(systems)
-        raise InputError(
-            f"{folder / 'results.json'} has schema {results.get('schema')!r} and systems {names}: "
-            "a report needs schema 1 and a system 'baseline'"
-        )
-    for name, record in systems.items():
-        _check_keys(folder / "results.json", record, SYSTEM_KEYS, f"of system {name!r} ")
     for name, model in SCHEMAS.items():
         check(folder / name, values[name], model)
     _present(folder / "recipe.yaml")
@@ -129,6 +148,19 @@ def read_run(folder: Path) -> RunFiles:
         adapters={name: _adapter(folder, name) for name in corrected},
         subject=_subject(systems, corrected),
     )
+
+
+def _check_results(path: Path, results: dict[str, Any]) -> None:
+    """Checks the schema of `results.json`, and that every system has its keys."""
+    systems = results["systems"]
+    if results.get("schema") != 1 or not isinstance(systems, dict) or "baseline" not in systems:
+        names = ", ".join(systems) if isinstance(systems, dict) else repr(systems)
+        raise InputError(
+            f"{path} has schema {results.get('schema')!r} and systems {names}: "
+            "schema 1 and a system 'baseline' are needed"
+        )
+    for name, record in systems.items():
+        _check_keys(path, record, SYSTEM_KEYS, f"of system {name!r} ")
 
 
 def _present(path: Path) -> None:

@@ -1,0 +1,218 @@
+"""What the page's controls do: from what is chosen to what is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from deepcorrect.explorer import _html
+from deepcorrect.explorer._compare import compare, level_curve
+from deepcorrect.explorer._exhibits import Exhibits
+from deepcorrect.explorer._filters import site_maps
+from deepcorrect.explorer._folder import compare_folder
+from deepcorrect.explorer._pictures import Picture, read_picture, shipped_pictures
+from deepcorrect.explorer._runs import RunRow, run_rows, select_rows
+from deepcorrect.explorer._setting import Setting
+from deepcorrect.explorer._state import View, first_view, level_range, middle_level, view_of
+from deepcorrect.explorer._subject import Subject
+from deepcorrect.runtime import DeepCorrectError
+
+NO_ADAPTER = "none"
+CLEAN_ANSWER = "what the baseline says of the clean picture"
+BY_ITSELF = -1
+"""The number of `CLEAN_ANSWER` among the classes."""
+
+
+class Handlers:
+    """The functions that fill the page's components. They hold nothing of a session.
+
+    Args:
+        exhibits: What the page offers.
+        gr: Gradio.
+    """
+
+    def __init__(self, exhibits: Exhibits, gr: Any) -> None:
+        self.exhibits, self.gr = exhibits, gr
+        self.rows = run_rows(exhibits.runs)
+
+    def restore(self, request: Any) -> list[Any]:
+        """Sets the controls to what the address says."""
+        view, notes = view_of(dict(request.query_params), self.exhibits)
+        for note in notes:
+            self.gr.Warning(note)
+        return self._set(view)
+
+    def choose_network(self, network: str, tab: str) -> list[Any]:
+        """Sets the controls to what another network is first shown with."""
+        view = first_view(self.exhibits, network)
+        return [*self._set(view)[:-2], self.gr.skip(), tab, view.query()]
+
+    def _set(self, view: View) -> list[Any]:
+        gr, subject = self.gr, self.exhibits.subject(view.network)
+        low, high, step = level_range(view.setting.kinds, subject.model.preprocessing.input_size)
+        return [
+            gr.Dropdown(value=view.network),
+            gr.Dropdown(self.adapters(view.network), value=view.adapter),
+            gr.Dropdown(self.exhibits.pictures(view.network), value=view.picture),
+            list(view.setting.kinds),
+            gr.Slider(low, high, view.setting.level, step=step, label=unit_of(view.setting.kinds)),
+            view.setting.quantize,
+            view.setting.seed,
+            gr.Dropdown(
+                self.classes(view.network), value=BY_ITSELF if view.right is None else view.right
+            ),
+            gr.Dropdown(subject.sites(view.adapter), value=view.site),
+            gr.Tabs(selected=view.tab),
+            view.tab,
+        ]
+
+    def choose_adapter(self, network: str, adapter: str) -> Any:
+        """Offers the adapter's sites."""
+        sites = self.exhibits.subject(network).sites(adapter)
+        return self.gr.Dropdown(sites, value=sites[0])
+
+    def choose_kinds(self, network: str, kinds: list[str]) -> Any:
+        """Sets the slider to the levels of the chosen kinds."""
+        pixels = self.exhibits.subject(network).model.preprocessing.input_size
+        low, high, step = level_range(tuple(kinds), pixels)
+        return self.gr.Slider(
+            low, high, middle_level(tuple(kinds), pixels), step=step, label=unit_of(tuple(kinds))
+        )
+
+    def take_upload(self, path: str | None) -> Picture | None:
+        """Reads an uploaded file with the package's own decoder."""
+        if path is None:
+            return None
+        file = Path(path)
+        try:
+            return read_picture(file.read_bytes(), file.name)
+        except DeepCorrectError as error:
+            raise self.gr.Error(str(error), print_exception=False) from None
+
+    def show(self, *given: Any) -> tuple[Any, Any, str]:
+        """The comparison or the maps, whichever tab is open, and the view's query."""
+        *choices, upload, site, count, tab = given
+        compared = maps = self.gr.skip()
+        try:
+            view, picture, subject = self._view(choices, upload, site, tab)
+            tensor = self.exhibits.tensor(picture, view.network)
+            if tab == "filters":
+                found = site_maps(
+                    subject,
+                    view.adapter,
+                    tensor,
+                    view.setting,
+                    view.site,
+                    ranking=self.exhibits.offer(view.network).ranking,
+                    filters=int(count),
+                )
+                maps = _html.maps(found)
+            elif tab == "picture":
+                compared_with = compare(subject, view.adapter, tensor, view.setting, view.right)
+                right = subject.label(compared_with.right)
+                compared = _html.comparison(compared_with, view.setting, right)
+            return compared, maps, view.query()
+        except DeepCorrectError as error:
+            problem = _html.message(str(error))
+            return (problem, maps, "") if tab == "picture" else (compared, problem, "")
+
+    def show_curve(self, *given: Any) -> Any:
+        """All levels of the distortion; computed where the picture's tab is open."""
+        *choices, upload, site, _, tab = given
+        if tab != "picture":
+            return self.gr.skip()
+        try:
+            view, picture, subject = self._view(choices, upload, site, tab)
+            tensor = self.exhibits.tensor(picture, view.network)
+            found = level_curve(subject, view.adapter, tensor, view.setting, view.right)
+            right = view.right
+            if right is None:
+                right = int(subject.probabilities(tensor[None])[0].argmax())
+            return _html.level_chart(found, view.setting, subject.label(right))
+        except DeepCorrectError as error:
+            return _html.message(str(error))
+
+    def show_runs(
+        self, runs: list[str], systems: list[str], distortions: list[str], sort: str
+    ) -> tuple[Any, str]:
+        """The table and the charts of the chosen rows."""
+        rows = self.chosen_rows(runs, systems, distortions, sort)
+        return table_of(rows), _html.run_charts(rows, self.rows)
+
+    def show_differences(self, *given: Any) -> str:
+        """The images of a folder on which the two systems differ."""
+        *choices, name, limit = given
+        progress = self.gr.Progress()
+        try:
+            view, _, subject = self._view(choices, None, None, "folder")
+            if not view.adapter:
+                return _html.message("Choose an adapter to compare the baseline with.")
+            folder, count = self.exhibits.folder(name), int(limit)
+            found = compare_folder(
+                subject,
+                view.adapter,
+                folder,
+                view.setting,
+                count,
+                lambda done: progress((done, count), desc="comparing"),
+            )
+            return _html.differences(found, view.setting)
+        except DeepCorrectError as error:
+            return _html.message(str(error))
+
+    # --- what the controls say
+
+    def _view(
+        self, choices: list[Any], upload: Picture | None, site: str | None, tab: str
+    ) -> tuple[View, Picture, Subject]:
+        network, adapter, picture, kinds, level, quantize, seed, right = choices
+        subject = self.exhibits.subject(network)
+        setting = Setting(tuple(kinds), float(level or 0), bool(quantize), int(seed or 0))
+        number = None if right in (None, BY_ITSELF) else int(right)
+        view = View(network, adapter or "", picture, setting, number, site or "", tab)
+        shipped = shipped_pictures()
+        chosen = upload or shipped.get(picture) or next(iter(shipped.values()))
+        return view, chosen, subject
+
+    def adapters(self, network: str) -> list[tuple[str, str]]:
+        return [(NO_ADAPTER, ""), *((name, name) for name in self.exhibits.offer(network).adapters)]
+
+    def classes(self, network: str) -> list[tuple[str, int]]:
+        subject = self.exhibits.subject(network)
+        return [(CLEAN_ANSWER, BY_ITSELF), *((subject.label(k), k) for k in range(subject.classes))]
+
+    def all_run_choices(self) -> tuple[list[str], list[str], list[str], str]:
+        return (
+            list(self.exhibits.runs),
+            [row.system for row in self.rows],
+            [row.distortion for row in self.rows],
+            "mean accuracy",
+        )
+
+    def chosen_rows(
+        self, runs: list[str], systems: list[str], distortions: list[str], sort: str
+    ) -> list[RunRow]:
+        return select_rows(self.rows, runs, systems, distortions, sort)
+
+
+def unit_of(kinds: tuple[str, ...]) -> str:
+    distortion = Setting(kinds, 0 if not kinds else 1).distortion
+    return "Level" if distortion is None else f"Level: {distortion.kind.unit}"
+
+
+def table_of(rows: list[RunRow]) -> list[list[Any]]:
+    """The rows as the table shows them; accuracies in percent, costs as multiples."""
+    return [
+        [
+            row.run,
+            row.system,
+            row.distortion,
+            round(100 * row.mean, 1),
+            round(100 * row.clean, 1),
+            round(100 * min(row.top1), 1),
+            row.parameters,
+            None if row.work is None else round(row.work, 3),
+            None if row.latency is None else round(row.latency, 3),
+        ]
+        for row in rows
+    ]
