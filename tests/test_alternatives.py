@@ -14,12 +14,15 @@ from scipy.ndimage import correlate1d
 from torch import Tensor, nn
 
 from deepcorrect.alternatives import (
+    eata,
     finetune,
     front_end,
+    interpolate,
     lora,
     merge,
     norm_adaptation,
     restoration,
+    score_shares,
     tent,
 )
 from deepcorrect.data import Preprocessing
@@ -86,6 +89,45 @@ def test_a_budget_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         finetune(classifier, trains, parameters)
+
+
+# --- weights between the network's and a fine-tuned copy's
+
+
+def test_everything_is_interpolated_but_whole_numbers(
+    network: TinyCNN, batches: list[Batch]
+) -> None:
+    tuned = finetune(network)
+    fit(tuned, batches, "awgn:20", epochs=1, **FAST)
+    start, end = network.state_dict(), tuned.state_dict()
+    assert not torch.equal(start["norm.running_mean"], end["norm.running_mean"])
+    for share in (0.0, 0.3, 1.0):
+        for name, value in interpolate(start, end, share).items():
+            if "num_batches" in name:
+                assert torch.equal(value, end[name])
+            else:
+                assert torch.allclose(value, (1 - share) * start[name] + share * end[name])
+
+
+def test_the_best_share_is_that_of_the_closed_form() -> None:
+    """Of a line from 1 to 3 the point nearest to 1.8 is at 0.4."""
+    start, tuned = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    nn.init.constant_(start.weight, 1.0)
+    nn.init.constant_(tuned.weight, 3.0)
+    scores = score_shares(
+        start.state_dict(), tuned, lambda m: -abs(float(m.get_parameter("weight").detach()) - 1.8)
+    )
+    assert max(scores, key=lambda share: scores[share]) == 0.4
+    assert scores[0.0] == pytest.approx(-0.8)
+    assert float(tuned.weight.detach()) == 3.0, "the copy is as it was"
+
+
+def test_shares_outside_and_other_networks_are_refused(network: TinyCNN) -> None:
+    state = network.state_dict()
+    with pytest.raises(InputError, match=r"share=1\.5: it is from 0"):
+        interpolate(state, state, 1.5)
+    with pytest.raises(InputError, match="other networks"):
+        interpolate(state, nn.Linear(2, 2).state_dict(), 0.5)
 
 
 # --- low-rank adaptation
@@ -251,6 +293,72 @@ def test_one_tent_step_is_adams_down_the_entropy(network: TinyCNN, images: Tenso
         norm.running_mean = norm.running_var = None
     trained = [p for norm in (own.norm, own.out_norm) for p in (norm.weight, norm.bias)]
     optimizer = torch.optim.Adam(trained, lr=1e-2)
+    torch.distributions.Categorical(logits=own(images)).entropy().mean().backward()
+    optimizer.step()
+    assert torch.allclose(adapted(images), own(images), atol=1e-4)
+
+
+def test_eata_learns_from_sure_images_unlike_those_before(
+    network: TinyCNN, images: Tensor, labels: Tensor
+) -> None:
+    """The authors' loss, written out image by image."""
+    clean = cut(images, labels, 6)
+    adapted = eata(network, clean, 1e-2, sure=0.99, redundant=0.9, holding=50.0)
+    own = copy.deepcopy(network).train()
+    for norm in (own.norm, own.out_norm):
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = None
+    trained = [p for norm in (own.norm, own.out_norm) for p in (norm.weight, norm.bias)]
+    start = [p.detach().clone() for p in trained]
+    fisher = [torch.zeros_like(p) for p in trained]
+    for shown, _ in clean:
+        logits = own(shown)
+        loss = F.cross_entropy(logits, logits.argmax(1))
+        gradients = torch.autograd.grad(loss, trained)
+        fisher = [f + g**2 / len(clean) for f, g in zip(fisher, gradients, strict=True)]
+    optimizer = torch.optim.SGD(trained, lr=1e-2, momentum=0.9)
+    margin, average, counts = 0.99 * float(np.log(CLASSES)), None, []
+    for step in range(3):
+        shown = images + step * 0.3
+        logits = own(shown)
+        assert torch.allclose(adapted(shown), logits, atol=1e-4), step
+        losses, kept = [], []
+        each_entropy = torch.distributions.Categorical(logits=logits).entropy()
+        for answer, entropy in zip(logits.detach().softmax(1), each_entropy, strict=True):
+            alike = average is not None and float(F.cosine_similarity(answer, average, 0)) >= 0.9
+            if float(entropy.detach()) < margin and not alike:
+                losses.append(entropy / float(torch.exp(entropy.detach() - margin)))
+                kept.append(answer)
+        counts.append(len(kept))
+        if kept:
+            mean = torch.stack(kept).mean(0)
+            average = mean if average is None else 0.9 * average + 0.1 * mean
+            held = [
+                (f * (p - s) ** 2).sum() for f, p, s in zip(fisher, trained, start, strict=True)
+            ]
+            optimizer.zero_grad()
+            (torch.stack(losses).mean() + 50 * torch.stack(held).sum()).backward()
+            optimizer.step()
+    assert counts[0] > counts[1], "what is like the answers before is left out"
+    assert not trainable(adapted)
+
+
+def test_eata_makes_no_step_where_no_answer_is_sure(
+    network: TinyCNN, images: Tensor, labels: Tensor
+) -> None:
+    adapted = eata(network, cut(images, labels, 6), 1.0, sure=1e-6)
+    assert torch.equal(adapted(images), adapted(images))
+
+
+def test_tent_takes_sgd_with_a_momentum(network: TinyCNN, images: Tensor) -> None:
+    adapted = tent(network, 1e-2, momentum=0.9)
+    adapted(images)
+    own = copy.deepcopy(network).train()
+    for norm in (own.norm, own.out_norm):
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = None
+    trained = [p for norm in (own.norm, own.out_norm) for p in (norm.weight, norm.bias)]
+    optimizer = torch.optim.SGD(trained, lr=1e-2, momentum=0.9)
     torch.distributions.Categorical(logits=own(images)).entropy().mean().backward()
     optimizer.step()
     assert torch.allclose(adapted(images), own(images), atol=1e-4)

@@ -35,6 +35,7 @@ def finished(digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory) ->
     recipe["ideal"] = {"images": 0}
     recipe["test_distortions"] = {"awgn": {"levels": [40]}, "contrast": {"levels": [2, 4]}}
     recipe["systems"]["gated"] = {**recipe["systems"]["finetuned"], "gate": 0.1}
+    recipe["systems"]["wise"] = {**recipe["systems"]["gated"], "method": "wise_ft"}
     recipe["systems"]["half"] = {**recipe["systems"]["deepcorrect"], "beta": 0.5}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
@@ -82,11 +83,11 @@ def test_it_holds_every_analysis_of_every_corrected_system(analysed: Path) -> No
     for maps, against in zip(found["maps"].values(), found["ideal"].values(), strict=True):
         assert maps["images"] == against["images"] == IMAGES
         assert list(maps["distortions"]) == list(against["distortions"]) == ["awgn", "contrast"]
-    systems = ["baseline", "finetuned", "gated", "deepcorrect", "half"]
+    systems = ["baseline", "finetuned", "gated", "wise", "deepcorrect", "half"]
     assert list(found["features"]["clean"]) == systems
     assert len(found["features"]["classes"]) == 4
     assert found["features"]["images"] == 4 * TEST  # all there are of four classes
-    assert list(found["learning"]) == ["finetuned", "deepcorrect", "gated", "half"]
+    assert list(found["learning"]) == ["finetuned", "deepcorrect", "gated", "wise", "half"]
     assert [point["beta"] for point in found["beta"]] == [0.0, 0.0, 0.25, 0.25, 0.5, 0.5]
 
 
@@ -131,7 +132,7 @@ def test_the_yardstick_is_that_of_the_adapter_on_the_same_sample(
 
 def test_systems_are_those_that_the_run_measured(opened: FinishedRun) -> None:
     every = {"baseline": opened.model, **opened.others, **opened.corrected}
-    assert list(opened.others) == ["finetuned", "gated"]
+    assert list(opened.others) == ["finetuned", "gated", "wise"]
     for name, model in every.items():
         grid = dc.evaluate(model, opened.batches(opened.test), opened.distortions)
         for kind, curve in opened.results["systems"][name]["distortions"].items():
@@ -157,7 +158,7 @@ def test_systems_can_be_chosen(finished: Path) -> None:
 
 def test_a_run_without_a_checkpoint_of_a_system_leaves_its_features_out(copied: Path) -> None:
     (copied / "checkpoints" / "finetuned.pt").unlink()
-    assert list(open_run(copied).others) == ["gated"]
+    assert list(open_run(copied).others) == ["gated", "wise"]
     files.write_checkpoint(copied / "checkpoints" / "finetuned.pt", {"best_state": {"a": 1}})
     said = command("analyse", copied)
     assert_refused(said, "finetuned.pt is not the checkpoint of the run's system 'finetuned'")

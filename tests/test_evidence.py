@@ -18,7 +18,12 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import pages  # noqa: E402
 from benchmarks.evidence import tables  # noqa: E402
 from benchmarks.evidence.grid import HERE, SEEDS, keep, missing, text_of  # noqa: E402
+from benchmarks.evidence.streams import mixed  # noqa: E402
+from deepcorrect.data import ImageSet, loader  # noqa: E402
+from deepcorrect.distortions import Distortion, parse_all  # noqa: E402
+from deepcorrect.evaluation import evaluate  # noqa: E402
 from deepcorrect.experiments._recipe import load_recipe  # noqa: E402
+from deepcorrect.networks import Classifier  # noqa: E402
 from deepcorrect.runtime import files  # noqa: E402
 
 
@@ -134,6 +139,28 @@ def test_the_summary_has_the_main_systems_side_by_side(
     assert row in tables.summary().splitlines()
     monkeypatch.setattr(tables, "SUMMARY", {"allcnn_blur": "another"})
     assert "grid allcnn_blur" in tables.summary()
+
+
+def test_a_frozen_network_answers_a_mixed_stream_as_a_sorted_one(
+    digits_test: ImageSet, digits_model: Classifier
+) -> None:
+    """And a network that adapts is reset once."""
+    images = digits_test.sample(30, seed=0)
+    kinds = parse_all(["gaussian_blur:1,2", "awgn:60"], 28)
+    found = mixed(digits_model, images, kinds, seed=3, size=7)
+    grid = evaluate(digits_model, loader(images, 30), kinds, seed=3)
+    assert found["clean"] == pytest.approx(grid.clean_top1, abs=1e-4)
+    for kind, curve in grid.curves.items():
+        assert found[kind]["top1"] == pytest.approx(curve.top1, abs=1e-4)
+        assert found[kind]["mean"] == pytest.approx(curve.mean_top1, abs=1e-4)
+    begun: list[float] = []
+
+    class Counting(Classifier):
+        def start_level(self, distortion: Distortion | None, level: float) -> None:
+            begun.append(level)
+
+    mixed(Counting(digits_model.network, digits_model.preprocessing), images, kinds)
+    assert begun == [0.0]
 
 
 def test_every_table_has_its_place_and_every_recipe_loads() -> None:

@@ -632,7 +632,7 @@ def test_gates_are_raised_on_validation_images_after_training(
         run(Recipe.model_validate(values | {"ideal": {"images": 0}}), folder)
     model = dc.load_model(recipe.model.spec)
     sets = open_sets(recipe, model)
-    assert len(sets.gate) == VALIDATION * 10 - recipe.ranking.images
+    assert len(sets.choices) == VALIDATION * 10 - recipe.ranking.images
     fitted = files.read_json(folder / "checkpoints" / "deepcorrect.gate.json")
     adapted = dc.load_adapter(model, folder / "adapter")
     assert adapted.config.gate is not None
@@ -640,7 +640,7 @@ def test_gates_are_raised_on_validation_images_after_training(
     assert kept["weights"] == fitted["weights"]
     if raises:
         adapted.set_gate(dc.GateConfig(**fitted))
-        own = dc.raise_gate(adapted, dc.loader(sets.gate, 20), recipe.distortion_list)
+        own = dc.raise_gate(adapted, dc.loader(sets.choices, 20), recipe.distortion_list)
         assert kept["biases"] == pytest.approx(own.biases, abs=1e-5)
         assert all(now <= then for now, then in zip(kept["biases"], fitted["biases"], strict=True))
     else:
@@ -657,11 +657,13 @@ def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Pa
         "gated": {"method": "finetune", "gate": 0.1, "training": training},
         "stability": {"method": "stability", "gate": 0.1, "training": training},
         "augmix": {"method": "augmix", "training": training},
+        "wise": {"method": "wise_ft", "training": training},
         "lora": {"method": "lora", "training": training},
         "front_end": {"method": "front_end", "depth": 1, "training": training},
         "norm_adaptation": {"method": "norm_adaptation", "prior": 4},
         "statistics": {"method": "norm_adaptation", "images": 3},
         "tent": {"method": "tent"},
+        "eata": {"method": "eata", "sure": 1},
         "restoration": {"method": "restoration"},
     }
     values = recipe.model_dump() | {"systems": systems, "ideal": {"images": 0}}
@@ -679,7 +681,8 @@ def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Pa
         assert (record["trainable_parameters"] > 0) == trained, name
         assert record["images_seen"] == (60 if trained else 0), name
     assert found["gated"]["trainable_parameters"] == base["parameters"]
-    for name in ("first", "norms", "gated", "stability", "augmix", "lora", "tent", "restoration"):
+    same = ("first", "norms", "gated", "stability", "augmix", "wise", "lora", "tent", "restoration")
+    for name in same:
         assert found[name]["multiply_adds"] == base["multiply_adds"], name
     clean = {name: found[name]["distortions"]["awgn"]["clean_top1"] for name in found}
     assert clean["restoration"] == clean["baseline"], "clean images are left alone"

@@ -334,6 +334,44 @@ def test_time() -> str:
     return table(head, rows)
 
 
+def competitors() -> str:
+    """What was tried for WiSE-FT and the adapters: accuracies on validation images."""
+    path = RESULTS / "competitors" / "results.json"
+    if not path.exists():
+        return "*Not run yet: `python -m benchmarks.evidence.competitors`.*"
+    found = files.read_json(path)
+    head = ["", "clean", "gaussian_blur", "awgn", "mean", "trained parameters", "share", "minutes"]
+    rows = [
+        [
+            name,
+            *[f"{each[column]:.4f}" for column in head[1:5]],
+            f"{each['parameters']:,}",
+            "" if each["share"] is None else f"{each['share']:g}",
+            f"{each['seconds'] / 60:.1f}",
+        ]
+        for name, each in found.items()
+    ]
+    return table(head, rows)
+
+
+def test_time_mixed() -> str:
+    """What adapts at test time where images come sorted, and where they do not."""
+    path = RESULTS / "test_time" / "mixed.json"
+    if not path.exists():
+        return "*Not run yet: `python -m benchmarks.evidence.test_time --mixed`.*"
+    found = files.read_json(path)
+    columns = list(next(iter(found.values()))["sorted"])
+    head = ["", *(f"{column}, {order}" for column in columns for order in ("sorted", "mixed"))]
+    rows = [
+        [
+            name,
+            *[f"{each[order][column]:.4f}" for column in columns for order in ("sorted", "mixed")],
+        ]
+        for name, each in found.items()
+    ]
+    return table(head, rows)
+
+
 def learning(*experiments: str) -> str:
     """A picture of validation accuracy against training images, and its Markdown."""
     histories = {
@@ -431,7 +469,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "resnet20_alternatives_configurations": lambda: validation(
         "resnet20_alternatives_configurations"
     ),
+    "competitors": competitors,
     "test_time": test_time,
+    "test_time_mixed": test_time_mixed,
     "allcnn_configurations": lambda: validation("allcnn_configurations"),
     "resnet20_blur_configurations": lambda: validation(
         "resnet20_blur", "resnet20_blur_configurations"

@@ -1,24 +1,34 @@
 """What was tried for the systems that do something at test time: ResNet-20, validation images.
 
     python -m benchmarks.evidence.test_time
+    python -m benchmarks.evidence.test_time --mixed
 
 The images are those of `data.validation_rows`, no test image. A run that was stopped goes on.
-`make tables` shows the figures.
+`make tables` shows the figures. With `--mixed`, the best of what was tried is measured on 1,000
+other images of them, once sorted and once in a stream whose every batch has images of all
+distortions and levels.
 """
 
 from __future__ import annotations
 
+import argparse
+
 from benchmarks.evidence.grid import RESULTS
+from benchmarks.evidence.streams import mixed
 from benchmarks.subjects import DISTORTIONS, cifar_network, cifar_rows
 from deepcorrect.data import loader
+from deepcorrect.distortions import parse_all
 from deepcorrect.evaluation import evaluate
+from deepcorrect.experiments._data import MOST_FOR_CHOICES
 from deepcorrect.experiments._recipe import DataSection
 from deepcorrect.experiments._sections import TestTimeSection
 from deepcorrect.experiments._test_time_systems import (
+    EataSystem,
     NormAdaptationSystem,
     RestorationSystem,
     TentSystem,
 )
+from deepcorrect.networks import Classifier
 from deepcorrect.runtime import files
 
 FOUND = RESULTS / "test_time" / "results.json"
@@ -44,6 +54,18 @@ TRIED: dict[str, TestTimeSection] = {
         for rate in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     },
     **{
+        f"EATA, learning rate {rate:g}, cosine {redundant:g}": EataSystem(
+            method="eata", learning_rate=rate, redundant=redundant
+        )
+        for rate, redundant in (
+            (1e-3, 0.4),
+            (5e-3, 0.4),
+            (2e-2, 0.4),
+            (5e-2, 0.4),
+            (2e-2, 0.05),
+        )
+    },
+    **{
         f"restoration, smoothing {smoothing}, balance {balance:g}": RestorationSystem(
             method="restoration", smoothing=smoothing, balance=balance
         )
@@ -65,23 +87,69 @@ TRIED: dict[str, TestTimeSection] = {
 """By their names in the table; the recipe of the alternatives has the best of each."""
 
 
+MIXED_FOUND = RESULTS / "test_time" / "mixed.json"
+MIXED: dict[str, TestTimeSection | None] = {
+    "network as it is": None,
+    "batch-norm statistics of the batch": NormAdaptationSystem(method="norm_adaptation"),
+    "the same, prior 256": NormAdaptationSystem(method="norm_adaptation", prior=256),
+    "batch-norm statistics of 32 images": NormAdaptationSystem(method="norm_adaptation", images=32),
+    "TENT": TentSystem(method="tent", learning_rate=1e-2),
+    "EATA": EataSystem(method="eata"),
+}
+"""The best of what was tried, sorted, for each."""
+
+
 def main() -> None:
     """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mixed", action="store_true")
     network = cifar_network("resnet20")
+    if parser.parse_args().mixed:
+        measure_mixed(network)
+    else:
+        measure_tried(network)
+
+
+def measure_tried(network: Classifier) -> None:
+    """All that was tried, sorted."""
     batch = DataSection.model_fields["batch_size"].default
     images = cifar_rows(network, 0, TENT_IMAGES)
     every, first = loader(images, batch), loader(images.select(range(IMAGES)), batch)
+    clean = loader(cifar_rows(network, TENT_IMAGES, MOST_FOR_CHOICES), batch)
     found = files.read_json(FOUND) if FOUND.exists() else {}
     for name, system in TRIED.items():
         if name in found:
             continue
-        shown = every if isinstance(system, TentSystem) else first
-        grid = evaluate(system.build(network), shown, DISTORTIONS, 0, "auto", name)
+        shown = every if isinstance(system, TentSystem | EataSystem) else first
+        grid = evaluate(system.build(network, clean), shown, DISTORTIONS, 0, "auto", name)
         means = {kind: round(curve.mean_top1, 4) for kind, curve in grid.curves.items()}
         found[name] = {"clean": round(grid.clean_top1, 4), **means}
         print(f"{name}: {found[name]}", flush=True)
         FOUND.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(FOUND, {each: found[each] for each in TRIED if each in found})
+
+
+def measure_mixed(network: Classifier) -> None:
+    """The best of each, sorted and mixed."""
+    batch = DataSection.model_fields["batch_size"].default
+    clean = loader(cifar_rows(network, TENT_IMAGES, MOST_FOR_CHOICES), batch)
+    images = cifar_rows(network, TENT_IMAGES + MOST_FOR_CHOICES, IMAGES)
+    kinds = parse_all(DISTORTIONS, network.preprocessing.input_size)
+    found = files.read_json(MIXED_FOUND) if MIXED_FOUND.exists() else {}
+    for name, system in MIXED.items():
+        if name in found:
+            continue
+        model = network if system is None else system.build(network, clean)
+        grid = evaluate(model, loader(images, batch), kinds, 0, "auto", name)
+        unsorted = mixed(model, images, kinds, 0, batch, "auto", f"{name}, mixed")
+        found[name] = {
+            "sorted": {"clean": round(grid.clean_top1, 4)}
+            | {kind: round(curve.mean_top1, 4) for kind, curve in grid.curves.items()},
+            "mixed": {"clean": unsorted["clean"]}
+            | {kind.name: unsorted[kind.name]["mean"] for kind in kinds},
+        }
+        print(f"{name}: {found[name]}", flush=True)
+        files.write_json(MIXED_FOUND, found)
 
 
 if __name__ == "__main__":

@@ -7,26 +7,32 @@ at test time has a method `start_level`, which the evaluation calls before each 
 level.
 """
 
+from deepcorrect.alternatives._eata import Eata, eata
 from deepcorrect.alternatives._finetune import Trains, finetune
 from deepcorrect.alternatives._front_end import FrontEnd, WithFrontEnd, front_end, restored_images
 from deepcorrect.alternatives._lora import lora, merge
 from deepcorrect.alternatives._norm_adaptation import NormAdaptation, norm_adaptation
 from deepcorrect.alternatives._restoration import Restoration, restoration
 from deepcorrect.alternatives._tent import Tent, tent
+from deepcorrect.alternatives._wise_ft import interpolate, score_shares
 
 __all__ = [
+    "Eata",
     "FrontEnd",
     "NormAdaptation",
     "Restoration",
     "Tent",
     "Trains",
     "WithFrontEnd",
+    "eata",
     "finetune",
     "front_end",
+    "interpolate",
     "lora",
     "merge",
     "norm_adaptation",
     "restoration",
     "restored_images",
+    "score_shares",
     "tent",
 ]

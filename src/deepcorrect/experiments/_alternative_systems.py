@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -28,7 +28,7 @@ class StabilitySystem(_WholeNetworkSystem):
     one's. `training.objective` weighs both parts.
     """
 
-    objective: ClassVar[dict[str, float]] = {"clean_labels": 1.0, "stability": 1.0}
+    own: ClassVar[dict[str, Any]] = {"objective": {"clean_labels": 1.0, "stability": 1.0}}
 
     method: Literal["stability"]
 
@@ -37,9 +37,21 @@ class AugMixSystem(_WholeNetworkSystem):
     """AugMix fine-tuning of every weight, with answers that agree on AugMix views (Hendrycks et al.
     2020). With `training.clean_share: 1` it sees no distortion, as in the paper."""
 
-    objective: ClassVar[dict[str, float]] = {"labels": 1.0, "consistency": 12.0}
+    own: ClassVar[dict[str, Any]] = {"objective": {"labels": 1.0, "consistency": 12.0}}
 
     method: Literal["augmix"]
+
+
+class WiseFtSystem(_WholeNetworkSystem):
+    """WiSE-FT (Wortsman et al. 2022): weights between the network's and a fine-tuned copy's.
+
+    Attributes:
+        share: 0 for the network's weights, 1 for the fine-tuned ones; null takes the best of 0, 0.1
+            up to 1 on up to 500 validation images.
+    """
+
+    method: Literal["wise_ft"]
+    share: float | None = Field(default=None, ge=0, le=1)
 
 
 class LoraSystem(TrainedSystem):

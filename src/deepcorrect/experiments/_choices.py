@@ -29,8 +29,6 @@ RANKED_LARGE = 32
 PARAMETERS = 0.5
 """The largest size of an adapter that consists of weights, as a fraction of the network's."""
 LEAST_FOR_A_GATE = 40
-MOST_FOR_THE_GATE = 500
-"""The most images that a gate's thresholds are raised with."""
 
 
 @dataclass(frozen=True)

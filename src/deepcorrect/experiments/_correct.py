@@ -36,7 +36,6 @@ from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import (
     BATCH_SIZE,
     LEAST_FOR_A_GATE,
-    MOST_FOR_THE_GATE,
     Choices,
     Gating,
     choose_settings,
@@ -66,6 +65,7 @@ HELD_BACK = 0.2
 """The share of the images that are held back to measure on."""
 FOR_THE_GATE = 0.1
 """The share of the other images that only the gate's thresholds are raised with."""
+MOST_FOR_THE_GATE = 500
 ACCEPTED_HARM = 0.005
 """The largest accepted loss of accuracy on clean images."""
 

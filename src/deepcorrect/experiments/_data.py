@@ -1,4 +1,4 @@
-"""The sets of images that a run reads. Only `ideal`, `selection` and `gate` share images."""
+"""The sets of images that a run reads. Only `ideal`, `selection` and `choices` share images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 
 from deepcorrect.data import ImageSet, open_dataset
-from deepcorrect.experiments._choices import MOST_FOR_THE_GATE
 from deepcorrect.experiments._recipe import Recipe
 from deepcorrect.experiments._sections import TrainedSystem
 from deepcorrect.models import output_classes
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError, files
 from deepcorrect.training import needs_of
+
+MOST_FOR_CHOICES = 500
+"""The most images on which something is chosen after training, as in `correct`."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class RunData:
         ranking: validation images that filters are ranked on.
         ideal: other validation images, for ideal correction.
         selection: other validation images, on which the best epoch is chosen.
-        gate: other validation images, on which gates' thresholds are raised.
+        choices: other validation images, for what is chosen after training: gates' thresholds, and
+            the share of fine-tuned weights. EATA reads them, too.
         test: images that systems are measured on.
     """
 
@@ -35,12 +38,12 @@ class RunData:
     ranking: ImageSet
     ideal: ImageSet
     selection: ImageSet
-    gate: ImageSet
+    choices: ImageSet
     test: ImageSet
 
     def warn_of_bad(self) -> None:
         """Names the images that could not be read, if there were any."""
-        for images in (self.train, self.ranking, self.selection, self.gate, self.test):
+        for images in (self.train, self.ranking, self.selection, self.choices, self.test):
             images.warn_of_bad()
 
 
@@ -76,7 +79,7 @@ def open_sets(recipe: Recipe, model: Classifier) -> RunData:
         validation.select(sorted(order[:ranked])),
         validation.select(sorted(rest[: recipe.ideal.images])),
         validation.select(sorted(rest[: recipe.selection.images])),
-        validation.select(sorted(rest[:MOST_FOR_THE_GATE])),
+        validation.select(sorted(rest[:MOST_FOR_CHOICES])),
         test,
     )
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from deepcorrect.alternatives import interpolate
 from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, load_adapter
 from deepcorrect.data import ImageSet, open_dataset
 from deepcorrect.distortions import LevelledDistortion, parse_all
+from deepcorrect.experiments._alternative_systems import WiseFtSystem
 from deepcorrect.experiments._folder import (
     CHECKPOINTS,
     HISTORY_FILE,
@@ -19,6 +21,7 @@ from deepcorrect.experiments._folder import (
     RESULTS_FILE,
     adapter_folder,
     gate_file,
+    share_file,
 )
 from deepcorrect.experiments._recipe import Recipe, load_recipe
 from deepcorrect.experiments._sections import GateableSystem, TrainedSystem
@@ -142,6 +145,9 @@ def _trained(
         built.load_state_dict(saved["best_state"])
     except (KeyError, TypeError, RuntimeError):
         raise InputError(f"{path} is not the checkpoint of the run's system {name!r}") from None
+    if isinstance(system, WiseFtSystem):
+        share = files.read_json(share_file(folder, name))["share"]
+        built.load_state_dict(interpolate(model.state_dict(), built.state_dict(), share))
     if isinstance(built, GatedModel) and isinstance(system, GateableSystem):
         gate = gate_file(folder, name, raised=system.raise_gate)
         if not gate.is_file():

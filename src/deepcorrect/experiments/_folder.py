@@ -114,6 +114,11 @@ def gate_file(folder: Path, system: str, *, raised: bool = False) -> Path:
     return folder / CHECKPOINTS / f"{system}.{'raised_gate' if raised else 'gate'}.json"
 
 
+def share_file(folder: Path, system: str) -> Path:
+    """The file of the share of fine-tuned weights in a system, and how it was found."""
+    return folder / CHECKPOINTS / f"{system}.share.json"
+
+
 def adapter_folder(folder: Path, system: str) -> Path:
     """Where a corrected system's adapter is."""
     return folder / ("adapter" if system == "deepcorrect" else f"adapter-{system}")

@@ -83,7 +83,7 @@ def _run(setup: Setup) -> Path:
             if isinstance(section, CorrectionSystem):
                 from_main(partial(save_adapter, setup, name, model, records))
         else:
-            model = section.build(setup.model)
+            model = section.build(setup.model, setup.batches(setup.images.choices))
             records[name] = measure(setup, name, model)
         systems[name] = model
 

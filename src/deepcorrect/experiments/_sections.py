@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from deepcorrect.correction import GatedCopy
+from deepcorrect.data import Batches
 from deepcorrect.networks import Classifier
 from deepcorrect.ranking import Ranking
 from deepcorrect.training import TrainingConfig, needs_of
@@ -25,10 +26,10 @@ class Section(BaseModel):
 
 
 class TrainedSystem(Section):
-    """A system that is trained; the method may have an objective of its own."""
+    """A system that is trained; the method may have settings of its own."""
 
-    objective: ClassVar[dict[str, float]] = {}
-    """The method's default for `training.objective`; empty stands for the general default."""
+    own: ClassVar[dict[str, Any]] = {}
+    """The method's defaults for keys of `training`, in place of the general ones."""
     restores: ClassVar[bool] = False
     """Whether it restores images before the network reads them, as the objective `images` needs."""
 
@@ -36,11 +37,11 @@ class TrainedSystem(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _own_objective(cls, values: Any) -> Any:
-        if cls.objective and isinstance(values, Mapping):
+    def _own_settings(cls, values: Any) -> Any:
+        if cls.own and isinstance(values, Mapping):
             given = values.get("training") or {}
             if isinstance(given, Mapping):
-                return {**values, "training": {"objective": cls.objective, **given}}
+                return {**values, "training": {**cls.own, **given}}
         return values
 
     @model_validator(mode="after")
@@ -94,5 +95,5 @@ class TestTimeSection(Section):
     """What must be known, for tables."""
 
     @abstractmethod
-    def build(self, model: Classifier) -> nn.Module:
-        """The module to measure."""
+    def build(self, model: Classifier, clean: Batches) -> nn.Module:
+        """The module to measure; `clean` are undistorted validation images."""

@@ -18,9 +18,11 @@ from deepcorrect.experiments._alternative_systems import (
     FrontEndSystem,
     LoraSystem,
     StabilitySystem,
+    WiseFtSystem,
 )
 from deepcorrect.experiments._sections import GateableSystem, Rank, Section
 from deepcorrect.experiments._test_time_systems import (
+    EataSystem,
     NormAdaptationSystem,
     RestorationSystem,
     TentSystem,
@@ -163,10 +165,12 @@ System = Annotated[
     | FinetuneSystem
     | StabilitySystem
     | AugMixSystem
+    | WiseFtSystem
     | LoraSystem
     | FrontEndSystem
     | NormAdaptationSystem
     | TentSystem
+    | EataSystem
     | RestorationSystem,
     Field(discriminator="method"),
 ]
@@ -176,10 +180,12 @@ SECTIONS: dict[str, type[Section]] = {
     "finetune": FinetuneSystem,
     "stability": StabilitySystem,
     "augmix": AugMixSystem,
+    "wise_ft": WiseFtSystem,
     "lora": LoraSystem,
     "front_end": FrontEndSystem,
     "norm_adaptation": NormAdaptationSystem,
     "tent": TentSystem,
+    "eata": EataSystem,
     "restoration": RestorationSystem,
 }
 """All systems, by the `method` in recipes."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from deepcorrect import alternatives
+from deepcorrect.data import Batches
 from deepcorrect.experiments._sections import TestTimeSection
 from deepcorrect.networks import Classifier
 
@@ -35,8 +36,9 @@ class NormAdaptationSystem(TestTimeSection):
             return {"prior": values["images"], **values}
         return values
 
-    def build(self, model: Classifier) -> nn.Module:
+    def build(self, model: Classifier, clean: Batches) -> nn.Module:
         """A copy of the network."""
+        del clean
         return alternatives.norm_adaptation(model, self.prior, self.images)
 
 
@@ -45,16 +47,46 @@ class TentSystem(TestTimeSection):
 
     Attributes:
         learning_rate: of one step for each test batch.
+        momentum: of SGD; null takes Adam.
     """
 
     needs: ClassVar[str] = "batches of one distortion"
 
     method: Literal["tent"]
     learning_rate: float = Field(default=1e-3, gt=0)
+    momentum: float | None = Field(default=None, ge=0, lt=1)
 
-    def build(self, model: Classifier) -> nn.Module:
+    def build(self, model: Classifier, clean: Batches) -> nn.Module:
         """A copy of the network."""
-        return alternatives.tent(model, self.learning_rate)
+        del clean
+        return alternatives.tent(model, self.learning_rate, self.momentum)
+
+
+class EataSystem(TestTimeSection):
+    """EATA (Niu et al. 2022): as TENT, on images that are sure and not redundant.
+
+    Clean validation images say which weights are held.
+
+    Attributes:
+        learning_rate: of one step of SGD for each test batch.
+        sure: the largest entropy that is learnt from, as a share of the largest possible.
+        redundant: the cosine with the mean answer so far from which on an image is left out.
+        holding: how strongly weights that matter for clean images are held.
+    """
+
+    needs: ClassVar[str] = "batches of one distortion"
+
+    method: Literal["eata"]
+    learning_rate: float = Field(default=5e-3, gt=0)
+    sure: float = Field(default=0.4, gt=0, le=1)
+    redundant: float = Field(default=0.4, gt=0, le=1)
+    holding: float = Field(default=1.0, ge=0)
+
+    def build(self, model: Classifier, clean: Batches) -> nn.Module:
+        """A copy of the network."""
+        return alternatives.eata(
+            model, clean, self.learning_rate, self.sure, self.redundant, self.holding
+        )
 
 
 class RestorationSystem(TestTimeSection):
@@ -73,6 +105,7 @@ class RestorationSystem(TestTimeSection):
     patch: int = Field(default=5, ge=1)
     balance: float = Field(default=1e-4, gt=0)
 
-    def build(self, model: Classifier) -> nn.Module:
+    def build(self, model: Classifier, clean: Batches) -> nn.Module:
         """The network behind a restoration."""
+        del clean
         return alternatives.restoration(model, self.smoothing, self.patch, self.balance)

@@ -7,10 +7,20 @@ from typing import Any
 
 from torch import nn
 
+from deepcorrect.alternatives import interpolate, score_shares
 from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, fit_gate, raise_gate
 from deepcorrect.data import loader
 from deepcorrect.deployment import latency_note
-from deepcorrect.experiments._folder import CHECKPOINTS, adapter_folder, gate_file, log, once
+from deepcorrect.evaluation import evaluate
+from deepcorrect.experiments._alternative_systems import WiseFtSystem
+from deepcorrect.experiments._folder import (
+    CHECKPOINTS,
+    adapter_folder,
+    gate_file,
+    log,
+    once,
+    share_file,
+)
 from deepcorrect.experiments._sections import GateableSystem, Rank, TrainedSystem
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.experiments._systems import CorrectionSystem
@@ -48,6 +58,8 @@ def train(setup: Setup, name: str, system: TrainedSystem, rank: Rank) -> tuple[n
         setup.folder / CHECKPOINTS / f"{name}.pt",
         f"training {name}",
     )
+    if isinstance(system, WiseFtSystem):
+        _interpolate(setup, name, system, model)
     if isinstance(system, GateableSystem) and isinstance(model, GatedModel):
         _raise_gate(setup, name, system, model)
     log(setup.folder, "trained", system=name, best=history.best, seconds=history.seconds)
@@ -78,11 +90,33 @@ def _set_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel
     model.set_gate(from_main(lambda: files.read_json_as(path, GateConfig)))
 
 
+def _interpolate(setup: Setup, name: str, system: WiseFtSystem, model: nn.Module) -> None:
+    """Sets the weights between the network's and the trained ones, at the best share."""
+    start, recipe = setup.model.state_dict(), setup.recipe
+
+    def score(model: nn.Module) -> float:
+        shown, task = setup.batches(setup.images.choices), f"choosing the share of {name}"
+        grids = (setup.distortions, recipe.seed, recipe.precision, task)
+        return evaluate(model, shown, *grids, reference=setup.model).mean_top1
+
+    def chosen() -> dict[str, Any]:
+        if system.share is not None:
+            return {"share": system.share}
+        found = score_shares(start, model, score)
+        best = max(found, key=lambda share: found[share])
+        scores = {str(share): round(value, 4) for share, value in found.items()}
+        return {"share": best, "scores": scores}
+
+    share = once(share_file(setup.folder, name), chosen)["share"]
+    log(setup.folder, "chosen", system=name, share=share)
+    model.load_state_dict(interpolate(start, model.state_dict(), share))
+
+
 def _raise_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel) -> None:
     """Raises a trained system's gate to where it helps, on images that nothing was trained on."""
     if system.gate is None or not system.raise_gate:
         return
-    shown, seed = setup.batches(setup.images.gate), setup.recipe.seed
+    shown, seed = setup.batches(setup.images.choices), setup.recipe.seed
 
     def raised() -> dict[str, Any]:
         return raise_gate(model, shown, setup.distortions, seed).model_dump(mode="json")
