@@ -45,7 +45,7 @@ class Handlers:
     def choose_network(self, network: str, tab: str) -> list[Any]:
         """Sets the controls to what another network is first shown with."""
         view = first_view(self.exhibits, network)
-        return [*self._set(view)[:-2], self.gr.skip(), tab, view.query()]
+        return [*self._set(view)[:-3], self.gr.skip(), *self.open_tab(tab), view.query()]
 
     def _set(self, view: View) -> list[Any]:
         gr, subject = self.gr, self.exhibits.subject(view.network)
@@ -63,8 +63,12 @@ class Handlers:
             ),
             gr.Dropdown(subject.sites(view.adapter), value=view.site),
             gr.Tabs(selected=view.tab),
-            view.tab,
+            *self.open_tab(view.tab),
         ]
+
+    def open_tab(self, tab: str) -> tuple[str, Any]:
+        """The open tab, and the choices beside it, which say nothing of runs."""
+        return tab, self.gr.Column(visible=tab != "runs")
 
     def choose_adapter(self, network: str, adapter: str) -> Any:
         """Offers the adapter's sites."""

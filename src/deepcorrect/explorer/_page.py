@@ -6,6 +6,7 @@ An uploaded picture stays in the memory of its browser's session.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from deepcorrect.explorer import _html
@@ -58,7 +59,7 @@ class _Page:
                 "see what a network says of it with and without its correction.</p></header>"
             )
             with gr.Row(elem_classes="dc-page"):
-                with gr.Column(scale=1, min_width=300, elem_classes="dc-controls"):
+                with gr.Column(scale=1, min_width=300, elem_classes="dc-controls") as self.side:
                     self._controls(first_view(exhibits))
                 with gr.Column(scale=3, min_width=320, elem_classes="dc-results"):
                     self._results()
@@ -149,7 +150,7 @@ class _Page:
             gr.HTML(_html.message("No run is shown. Start the explorer with --run DIR."))
         with gr.Row(visible=bool(self.do.rows)):
             self.runs, self.systems, self.distortions = (
-                gr.CheckboxGroup(names, value=names, label=label)
+                gr.CheckboxGroup(names, value=names, label=label, min_width=220)
                 for label, names in (
                     ("Runs", list(self.exhibits.runs)),
                     ("Systems", list(dict.fromkeys(row.system for row in self.do.rows))),
@@ -198,7 +199,7 @@ class _Page:
         event.then(self.do.show_curve, given, self.curve, trigger_mode="always_last", **private)
         for each in (self.site, self.count):
             each.input(self.do.show, given, shown, trigger_mode="always_last", **private)
-        controls = [*self.choices, self.site, self.tabs, self.tab]
+        controls = [*self.choices, self.site, self.tabs, self.tab, self.side]
         refreshed(
             self.network.input(
                 self.do.choose_network, [self.network, self.tab], [*controls, self.query], **private
@@ -221,7 +222,8 @@ class _Page:
         refreshed(self.file.clear(lambda: None, None, self.upload, **private))
         refreshed(self.blocks.load(_with_request(self.do.restore, gr), None, controls, **private))
         for name, item in self.tab_items.items():
-            refreshed(item.select(lambda name=name: name, None, self.tab, **private))
+            open_tab = partial(self.do.open_tab, name)
+            refreshed(item.select(open_tab, None, [self.tab, self.side], **private))
         self.query.change(None, self.query, None, js=REPLACE_QUERY, api_visibility="private")
         chosen = [self.runs, self.systems, self.distortions, self.sort]
         gr.on(

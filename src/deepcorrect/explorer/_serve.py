@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 from deepcorrect.explorer._exhibits import Exhibits
 from deepcorrect.explorer._page import build
+from deepcorrect.explorer._requests import LocalFilesOnly
 from deepcorrect.runtime import InputError, optional_import
 
 STYLE = Path(__file__).with_name("page.css")
@@ -67,9 +71,14 @@ def serve(
         MissingExtraError: Gradio is not installed.
     """
     os.environ.update(QUIET)
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        uploads = tempfile.mkdtemp(prefix="deepcorrect-explorer-")
+        atexit.register(shutil.rmtree, uploads, ignore_errors=True)
+        os.environ["GRADIO_TEMP_DIR"] = uploads
     gr = optional_import("gradio", "explore")
     fonts = {"font": list(FONTS), "font_mono": list(FIXED_FONTS)}
     theme = gr.themes.Base(primary_hue="teal", neutral_hue="slate", **fonts).set(**COLOURS)
+    middleware = optional_import("starlette.middleware", "explore")
     blocks = build(exhibits)
     blocks.queue(default_concurrency_limit=4, max_size=64)
     try:
@@ -85,7 +94,7 @@ def serve(
             footer_links=[],
             enable_monitoring=False,
             allowed_paths=[],
-            blocked_paths=[str(Path("/").resolve())],
+            app_kwargs={"middleware": [middleware.Middleware(LocalFilesOnly)]},
             max_file_size=upload_megabytes * 2**20,
             prevent_thread_lock=True,
         )
