@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deepcorrect.distortions import Distortion
 from deepcorrect.networks import Wrapper
-from deepcorrect.runtime import InputError, generator_for, optional_import
+from deepcorrect.runtime import InputError, generator_for, optional_import, widest_float
 
 KINDS = ("awgn", "gaussian_blur")
 
@@ -64,7 +64,9 @@ class Restoration(Wrapper):
             return images
         if self._kind == "awgn":
             return self._denoised(images)
-        return self._deblurred(images.double()).to(images.dtype)
+        has_float64 = widest_float(images.device) == torch.float64
+        wide = (images if has_float64 else images.cpu()).double()
+        return self._deblurred(wide).to(images)
 
     def _denoised(self, images: Tensor) -> Tensor:
         sigma = self._level / 255

@@ -13,7 +13,7 @@ from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import Batches
 from deepcorrect.distortions import LevelledDistortion, level_rows
 from deepcorrect.ranking import LevelSums, Pair, Step, for_each_pair
-from deepcorrect.runtime import inference
+from deepcorrect.runtime import inference, widened
 
 MEASURES = {"psnr": ranking.psnr, "ssim": ranking.ssim}
 
@@ -132,13 +132,12 @@ def map_quality(
         for site, filters in chosen.items():
             clean = pair.clean.maps[site][:, filters]
             compared = (pair.maps[site][:, filters], corrected[site][:, filters])
-            values = torch.stack(
-                [
-                    torch.stack([measure(clean, maps) for maps in compared])
-                    for measure in MEASURES.values()
-                ]
-            ).double()
-            found = torch.stack([values.nansum(2), (~values.isnan()).double().sum(2)])
+            measured = [
+                torch.stack([measure(clean, maps) for maps in compared])
+                for measure in MEASURES.values()
+            ]
+            values = widened(torch.stack(measured))
+            found = torch.stack([values.nansum(2), widened(~values.isnan()).sum(2)])
             sums[site].add(level, found)
         step(1)
 

@@ -20,7 +20,14 @@ from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import Distortion, distort_some, numbered_batches, parse_all
 from deepcorrect.networks import arguments_of, input_images, input_size_of
-from deepcorrect.runtime import InputError, check_seed, device_of, inference, progress
+from deepcorrect.runtime import (
+    InputError,
+    check_seed,
+    device_of,
+    forked_random,
+    inference,
+    progress,
+)
 
 AT_ONE_SCALE = 8
 """Images that share one random scale."""
@@ -82,8 +89,8 @@ def fit_gate(
     grid: tuple[Distortion, ...] = ()
     count = 0
     total = min(images, count_of(loader))
-    with torch.random.fork_rng(devices=[]), progress("fitting the gate", total) as advance:
-        torch.manual_seed(seed)  # so that a shuffling loader yields the same images
+    # seeded, so that a shuffling loader yields the same images
+    with forked_random(seed=seed), progress("fitting the gate", total) as advance:
         for batch, _, _ in numbered_batches(loader, "to fit a gate to"):
             some = batch[: images - count]
             grid = grid or parse_all(distortions, input_size_of(adapted, some))

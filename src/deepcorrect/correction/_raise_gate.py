@@ -92,7 +92,7 @@ def raise_gate(
             before = logits_of(network, batch.images).softmax(1).gather(1, truth)
             with adapted.ungated():
                 after = logits_of(corrected, batch.images).softmax(1).gather(1, truth)
-            gains[batch.row].append((after - before).flatten().double().cpu())
+            gains[batch.row].append((after - before).flatten().cpu().double())
             scores[batch.row].append(gate.scores(images_read(adapted, batch.images)).cpu())
             advance(len(batch.images) / len(cells))
     config = gate.config

@@ -38,7 +38,7 @@ from deepcorrect.networks import (
     preprocessing_of,
     ungated,
 )
-from deepcorrect.runtime import InputError, device_of, inference
+from deepcorrect.runtime import InputError, device_of, exact_float32, inference, widest_float
 
 First = Literal["cheaper", "always"]
 TOLERANCE = 1e-4
@@ -107,7 +107,7 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
                 _give_weights(network_of(twin).get_submodule(name), site.weights, site.filters)
             if site.unit is not None:
                 units[name] = (site.unit, site.filters)
-    with torch.no_grad(), inference(model):
+    with torch.no_grad(), inference(model), exact_float32():
         seen = trace(twin, images)
         gated = "" if gateable is None else _gated_name(network_of(twin), gateable.subnetwork)
         folding = _Folding(network_of(twin), seen.within(gated), first == "always")
@@ -187,7 +187,7 @@ def check_logits(model: nn.Module, images: Tensor, given: Any, what: str) -> flo
     Raises:
         InputError: The difference is larger than accepted.
     """
-    with torch.no_grad():
+    with torch.no_grad(), exact_float32():
         given, expected = (_values(each, images) for each in (given, logits_of(model, images)))
         if given.shape != expected.shape:
             raise InputError(
@@ -208,11 +208,12 @@ def check_logits(model: nn.Module, images: Tensor, given: Any, what: str) -> flo
 
 def _rounding(model: nn.Module, images: Tensor, given: Tensor) -> float:
     """How much float32 changes a network's output; 0 for one that computes in its own precision."""
+    place = images.device if widest_float(images.device) == torch.float64 else torch.device("cpu")
     try:
-        exact = _values(copy.deepcopy(model).double()(images.double()), images)
+        exact = _values(copy.deepcopy(model).to(place).double()(images.to(place).double()), images)
     except RuntimeError:
         return 0.0
-    return float((given - exact).abs().max())
+    return float((given.to(place) - exact).abs().max())
 
 
 def _values(output: Any, images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from deepcorrect.correction import CorrectionUnit, spread_out
 from deepcorrect.networks import Affine, LayoutRule, Replacement, affine_of, folded
+from deepcorrect.runtime import widened, widest_float
 
 LEAST_SCALE = 1e-2
 """A filter whose scale is below this fraction of the largest is not read after its batch norm:
@@ -146,11 +147,11 @@ def fused_site(
     first, last = layers[0], layers[-1]
     if not isinstance(first, nn.Conv2d) or not isinstance(last, nn.Conv2d):
         raise TypeError("a unit must begin and end with a convolution")
-    scale = torch.ones(channels, dtype=torch.float64, device=filters.device)
+    scale = torch.ones(channels, dtype=widest_float(filters.device), device=filters.device)
     shift = torch.zeros_like(scale)
     if unit.scale is not None and unit.shift is not None:
-        scale = spread_out(unit.scale.detach().double(), 0, filters, channels, fill=1)
-        shift = spread_out(unit.shift.detach().double(), 0, filters, channels)
+        scale = spread_out(widened(unit.scale.detach()), 0, filters, channels, fill=1)
+        shift = spread_out(widened(unit.shift.detach()), 0, filters, channels)
     if norm is not None:
         scale, shift = norm.scale * scale, norm.scale * shift + norm.shift
     divides = bool((scale[filters].abs() >= LEAST_SCALE * scale.abs().max()).all())
@@ -160,8 +161,8 @@ def fused_site(
         return None
     into_site = one_group and (always or cheaper or not divides)
 
-    weight, bias = conv.weight.double(), _bias(conv)
-    reads = first.weight.double().flatten(1)  # hidden x corrected filters
+    weight, bias = widened(conv.weight), _bias(conv)
+    reads = widened(first.weight).flatten(1)  # hidden x corrected filters
     own_weight = weight * scale[:, None, None, None]
     offset = spread_out(_bias(last) * scale[filters], 0, filters, channels)
     own_bias = bias * scale + shift + offset
@@ -174,7 +175,7 @@ def fused_site(
         wide = spread_out(reads / scale[filters], 1, filters, channels)
         at_zero = _bias(first) - wide @ (shift + offset)
         own_first = _pointwise(wide, at_zero, first)
-    back = last.weight.double().flatten(1) * scale[filters, None]
+    back = widened(last.weight).flatten(1) * scale[filters, None]
     back = spread_out(back, 0, filters, channels)
     return FusedSite(
         with_weights(conv, own_weight, own_bias),
@@ -208,8 +209,8 @@ def folded_unit(
     first, last = layers[0], layers[-1]
     if not isinstance(first, nn.Conv2d) or not isinstance(last, nn.Conv2d):
         raise TypeError("a unit must begin and end with a convolution")
-    reads = spread_out(first.weight.double().flatten(1), 1, filters, channels)
-    writes = spread_out(last.weight.double().flatten(1), 0, filters, channels)
+    reads = spread_out(widened(first.weight).flatten(1), 1, filters, channels)
+    writes = spread_out(widened(last.weight).flatten(1), 0, filters, channels)
     twin.residual[0] = _pointwise(reads, _bias(first), first)
     twin.residual[-1] = _pointwise(writes, spread_out(_bias(last), 0, filters, channels), last)
     if unit.scale is not None and unit.shift is not None:
@@ -227,7 +228,7 @@ def folded_layers(unit: CorrectionUnit) -> list[nn.Module]:
             if before is None:
                 layers.append(copy.deepcopy(layer))
             else:  # exact, as only 1x1 convolutions, without padding, follow a first batch norm
-                reads = layer.weight.double()
+                reads = widened(layer.weight)
                 bias = _bias(layer) + reads.flatten(1) @ before.shift
                 layers.append(with_weights(layer, reads * before.scale[:, None, None], bias))
                 before = None
@@ -260,5 +261,6 @@ def _adding(weight: Tensor, like: nn.Conv2d) -> Adding:
 
 def _bias(conv: nn.Conv2d) -> Tensor:
     if conv.bias is None:
-        return conv.weight.new_zeros(len(conv.weight), dtype=torch.float64)
-    return conv.bias.detach().double()
+        wide = widest_float(conv.weight.device)
+        return conv.weight.new_zeros(len(conv.weight), dtype=wide)
+    return widened(conv.bias.detach())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deepcorrect.correction import Gate
 from deepcorrect.networks import Branches, input_images, shared_copy
+from deepcorrect.runtime import widened
 
 
 class GatedNetwork(Branches):
@@ -158,7 +159,7 @@ def _share_equal_parameters(first: nn.Module, second: nn.Module) -> None:
 
 def _digest(tensor: Tensor) -> tuple[Any, ...]:
     """What two tensors must have in common to be equal."""
-    return tensor.shape, tensor.dtype, tensor.device, float(tensor.detach().double().sum())
+    return tensor.shape, tensor.dtype, tensor.device, float(widened(tensor.detach()).sum())
 
 
 def _shared_names(network: GatedNetwork) -> Iterator[tuple[str, str]]:

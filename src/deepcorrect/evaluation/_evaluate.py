@@ -30,6 +30,7 @@ from deepcorrect.runtime import (
     autocast,
     check_seed,
     device_of,
+    forked_random,
     inference,
     process_count,
     process_index,
@@ -175,7 +176,7 @@ def measure(
 
 def _head(loader: Batches, device: torch.device) -> tuple[Tensor, Tensor]:
     """The images and labels of the first batch, which settle the same in every process."""
-    with torch.random.fork_rng(devices=[]):  # a loader that is opened draws a random number
+    with forked_random():  # a loader that is opened draws a random number
         images, labels, _ = next(numbered_batches(loader, PURPOSE))
     return to_device(images, device), labels
 

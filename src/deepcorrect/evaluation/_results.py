@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -136,11 +137,38 @@ class Grid:
         }
 
 
+class _Answers(NamedTuple):
+    """What is counted of the answers to some images, each (images,), on the network's device.
+
+    Attributes:
+        labels: the true classes.
+        broken: whether the answer has no meaning.
+        first: whether the first answer is right.
+        fifth: whether one of the first five is.
+        sure: the confidence of the first.
+    """
+
+    labels: Tensor
+    broken: Tensor
+    first: Tensor
+    fifth: Tensor
+    sure: Tensor
+
+
+READ_AT_ONCE = 64
+"""How many batches a GPU answers before it is waited for, and what it found is read."""
+
+
 class Tally:
-    """Counts of one distortion and level, filled batch by batch."""
+    """Counts of one distortion and level, filled batch by batch.
+
+    On a GPU, many batches are read at once, so that an error of one is raised later, at the latest
+    where the counts are asked for.
+    """
 
     def __init__(self) -> None:
-        self.images = 0
+        self.images = self._classes = 0
+        self._unread: list[tuple[int, _Answers]] = []
         self._hits = torch.zeros(2, dtype=torch.long)
         self._right: dict[int, Tensor] = {}  # by the number of the batch's first image
         self._bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64)
@@ -156,32 +184,49 @@ class Tally:
         Raises:
             InputError: a label is not one of the classes, or an answer is NaN.
         """
-        check_labels(labels, logits.shape[1])
-        broken = without_meaning(logits)
+        broken, self._classes = without_meaning(logits), logits.shape[1]
+        shares, order = logits.float().softmax(1).topk(min(5, logits.shape[1]), dim=1)
+        right = order == labels[:, None]
+        found = _Answers(labels, broken, right[:, 0], right.any(1), shares[:, 0])
+        self._unread.append((first, found))
+        self.images += len(labels)
+        if logits.device.type == "cpu" or len(self._unread) == READ_AT_ONCE:
+            self._read()
+
+    def _read(self) -> None:
+        """Counts what was found since it was last read."""
+        if not self._unread:
+            return
+        sizes = [len(found.labels) for _, found in self._unread]
+        columns = zip(*(found for _, found in self._unread), strict=True)
+        labels, broken, first, fifth, sure = (torch.cat(each).cpu() for each in columns)
+        places = [place for place, _ in self._unread]
+        self._unread = []
+        check_labels(labels, self._classes)
         if bool(broken.any()):
-            place = first + int(broken.int().argmax())
+            numbers = [range(place, place + n) for place, n in zip(places, sizes, strict=True)]
+            image = [*chain(*numbers)][int(broken.int().argmax())]
             raise InputError(
-                f"the network's answer to image {place} (counted from 0) is NaN, so that no class "
+                f"the network's answer to image {image} (counted from 0) is NaN, so that no class "
                 "is right or wrong: look at this image and at the network's weights, and compute "
                 "in float32"
             )
-        shares, order = logits.float().softmax(1).topk(min(5, logits.shape[1]), dim=1)
-        right = order == labels[:, None]
-        self._hits += torch.stack([right[:, 0].sum(), right.any(1).sum()]).cpu()
-        sure = shares[:, 0].double().cpu()
+        self._hits += torch.stack([first.sum(), fifth.sum()])
+        sure = sure.double()
         place = (sure * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
         self._bins[0].index_add_(0, place, sure)
-        self._bins[1].index_add_(0, place, right[:, 0].double().cpu())
-        self._right[first] = right[:, 0].cpu()
-        self.images += len(labels)
+        self._bins[1].index_add_(0, place, first.double())
+        self._right |= zip(places, first.split(sizes), strict=True)
 
     @property
     def right(self) -> Tensor:
         """Whether the first answer to each image is right, (images,) bool."""
+        self._read()
         return torch.cat([self._right[first] for first in sorted(self._right)])
 
     def share(self) -> None:
         """Adds what the other processes counted, so that all hold the same."""
+        self._read()
         if process_count() == 1:
             return
         self.images = int(total(torch.tensor(self.images)))
@@ -192,6 +237,7 @@ class Tally:
 
     def accuracy(self) -> Accuracy:
         """The counts as shares of the images."""
+        self._read()
         first, fifth = (self._hits.double() / self.images).tolist()
         error = (self._bins[0] - self._bins[1]).abs().sum() / self.images
         return Accuracy(self.images, first, fifth, float(error))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from deepcorrect import correction
@@ -55,6 +53,7 @@ from deepcorrect.runtime import (
     InputError,
     console,
     device_of,
+    forked_random,
     from_main,
     inference,
     to_device,
@@ -262,17 +261,9 @@ def _sites(
     return {name: bool(weights_per_filter(original(each))) for name, each in found.items()}
 
 
-@contextmanager
-def _same_order(seed: int) -> Iterator[None]:
-    """Makes a loader that shuffles yield the same images whenever a training is continued."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
 def _first_images(model: nn.Module, batches: Batches, seed: int) -> Tensor:
     """The images of the first batch, on the model's device."""
-    with _same_order(seed):
+    with forked_random(seed=seed):  # the same images when it is continued
         first = next(numbered_batches(batches, "to correct the network with"))
     return to_device(first.images, device_of(model))
 
@@ -286,7 +277,7 @@ def _ranked(
     model: nn.Module, train: Batches, kinds: Sequence[Distortion], choices: Choices, seed: int
 ) -> Ranking:
     """A ranking on the first of the training images."""
-    with _same_order(seed):
+    with forked_random(seed=seed):  # the same images when it is continued
         some = FirstBatches(train, choices.ranked)
         return rank(model, some, kinds, sites=choices.sites, seed=seed)
 

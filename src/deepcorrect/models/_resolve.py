@@ -19,7 +19,7 @@ from deepcorrect.models._timm import from_timm
 from deepcorrect.models._torchvision import from_torchvision
 from deepcorrect.models._weights import RANDOM, load_weights
 from deepcorrect.networks import Classifier, as_logits, logits_of, output_rows
-from deepcorrect.runtime import InputError, console, device_of, unknown
+from deepcorrect.runtime import InputError, console, device_of, forked_random, unknown
 
 SOURCES: dict[str, tuple[Source, str, str]] = {
     "timm": (from_timm, "timm:NAME", "timm's networks; NAME.TAG chooses among several weights"),
@@ -95,8 +95,7 @@ def load_model(
         build = SOURCES[kind][0]
     else:
         raise unknown("model", spec, specs())
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # so that adapters fit an untrained network again
+    with forked_random(seed=0):  # so that adapters fit an untrained network again
         built = build(request)
     model = _with_preprocessing(built, spec, input_size, resize, mean, std)
     file = built.file if weights is None else Path(weights)
@@ -193,7 +192,7 @@ def _runs(network: nn.Module, channels: int, size: int) -> bool:
     was_training = network.training
     network.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), forked_random(device_of(network)):
             network(torch.zeros(1, channels, size, size, device=device_of(network)))
     except Exception:  # whatever the user's code raises, and is told when it is used
         return False

@@ -7,9 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from deepcorrect.runtime import widened
+
 
 class Affine(NamedTuple):
-    """The map z = scale y + shift of each filter, in float64; both fields have shape (filters,)."""
+    """The map z = scale y + shift of each filter; both fields have shape (filters,).
+
+    They are float64, or float32 on devices that do not have it.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -34,11 +39,11 @@ def affine(
         >>> float(scale), float(shift)
         (0.5, -1.5)
     """
-    scale = (variance.double() + eps).rsqrt()
+    scale = (widened(variance) + eps).rsqrt()
     if weight is not None:
-        scale = scale * weight.double()
-    shift = -mean.double() * scale
-    return Affine(scale, shift if bias is None else shift + bias.double())
+        scale = scale * widened(weight)
+    shift = -widened(mean) * scale
+    return Affine(scale, shift if bias is None else shift + widened(bias))
 
 
 def affine_of(norm: nn.BatchNorm2d) -> Affine | None:
@@ -57,8 +62,8 @@ def folded(weight: Tensor, bias: Tensor | None, behind: Affine) -> tuple[Tensor,
         behind: The affine map of the batch norm.
 
     Returns:
-        The weight and the bias of the folded convolution, in float64.
+        The weight and the bias of the folded convolution, as wide as the affine map.
     """
-    wide = weight.detach().double()
-    offset = torch.zeros_like(behind.shift) if bias is None else bias.detach().double()
+    wide = widened(weight.detach())
+    offset = torch.zeros_like(behind.shift) if bias is None else widened(bias.detach())
     return wide * behind.scale[:, None, None, None], offset * behind.scale + behind.shift

@@ -17,7 +17,15 @@ from deepcorrect.networks._classifier import (
     preprocessing_of,
     trainable_parameters,
 )
-from deepcorrect.runtime import InputError, device_of, inference, note_once, to_device
+from deepcorrect.runtime import (
+    InputError,
+    device_of,
+    exact_float32,
+    forked_random,
+    inference,
+    note_once,
+    to_device,
+)
 
 Kind = Literal["logits", "probabilities", "class probabilities", "one logit", "one probability"]
 
@@ -166,7 +174,7 @@ def read_outputs(model: nn.Module, images: Tensor) -> Reading:
     """
     shown = to_device(images[:PROBED], device_of(model))
     _say_size(model, shown)
-    with torch.no_grad(), inference(model), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), inference(model), forked_random(shown.device), exact_float32():
         output = logits_of(model, shown)
         rows = output_rows(output, len(shown))
         plain = isinstance(output, Tensor) and output.dim() == 2 and _is_plain_for_one(model, shown)
@@ -294,8 +302,9 @@ def _kind(model: nn.Module, images: Tensor, rows: Tensor) -> Kind:
     """What the values are, by all of them and by the operation that made them."""
     several = rows.shape[1] > 1
     tolerance = SUM_TOLERANCE.get(rows.dtype, SUM_TOLERANCE_16_BITS)
-    low, high = (float(value) for value in rows.double().aminmax())
-    sums = rows.double().sum(1)
+    wide = rows.cpu().double()  # not every device has float64
+    low, high = (float(value) for value in wide.aminmax())
+    sums = wide.sum(1)
     if several and low >= 0 and any(_all_near(sums, total, tolerance) for total in TOTALS):
         return "logits" if last_operation(model, images) in UNBOUNDED else "probabilities"
     if low < 0 or high > 1:
@@ -376,9 +385,9 @@ def _differ(rows: Tensor, others: Tensor) -> bool:
         return True
     exact = rows.dtype in SUM_TOLERANCE and not torch.is_autocast_enabled(rows.device.type)
     tolerance = CHANGE_TOLERANCE if exact else CHANGE_TOLERANCE_16_BITS
+    rows, others = rows.cpu().double(), others.cpu().double()  # not every device has float64
     finite = rows.isfinite() & others.isfinite()
     if not bool(finite.any()):
         return False
-    known = rows[finite].double()
-    spread = float(known.abs().max())
-    return float((known - others[finite].double()).abs().max()) > tolerance * max(spread, 1e-12)
+    spread = float(rows[finite].abs().max())
+    return float((rows - others)[finite].abs().max()) > tolerance * max(spread, 1e-12)

@@ -14,7 +14,7 @@ from deepcorrect.networks._branches import ungated
 from deepcorrect.networks._classifier import logits_of
 from deepcorrect.networks._hooks import forward_hooks
 from deepcorrect.networks._layout import layout_of
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, widened
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def outputs_of(
             seen[name].append(Seen(read=read, refused=error))
             return
         maps = layout.maps(output)
-        values = maps.detach().double()
+        values = widened(maps.detach())
         mean, size = float(values.mean()), float(values.square().mean().sqrt())
         rows, channels, height, width = maps.shape
         seen[name].append(Seen(rows, channels, height * width, read, layout.flat, mean, size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,12 +38,15 @@ from deepcorrect.runtime import (
     Precision,
     autocast,
     device_of,
+    forked_random,
     inference,
+    memory_of,
     process_count,
     progress,
     to_device,
     together,
     total,
+    widest_float,
 )
 
 TARGETS = {
@@ -54,6 +58,9 @@ TARGETS = {
 
 PURPOSE = "to rank with"
 BLOCK_IMAGES, BLOCK_VALUES = 64, 64 * 3 * 64 * 64
+COPIES = 16
+"""How often all sites' maps fit into a GPU's memory. Up to six copies of them, or of their
+gradients, are held at a time, and a pass keeps what its own gradients need."""
 
 
 class Clean:
@@ -202,13 +209,17 @@ class LevelSums:
         self._sums: dict[int, Tensor] = {}
 
     def add(self, level: int, values: Tensor) -> None:
-        """Adds what was found on one block at a level."""
-        self._sums[level] = self._sums.get(level, self._nothing) + values.cpu()
+        """Adds what was found on one block at a level, where it is: no device is waited for."""
+        if widest_float(values.device) != self._nothing.dtype:
+            values = values.cpu()
+        before = self._sums.get(level)
+        before = self._nothing.to(values.device) if before is None else before
+        self._sums[level] = before + values
 
     def total(self, coverage: Coverage) -> Tensor:
         """The sums of all processes, levels x shape."""
         levels = range(len(cells_of(coverage.distortions)))
-        rows = [self._sums.get(level, self._nothing) for level in levels]
+        rows = [self._sums.get(level, self._nothing).cpu() for level in levels]
         return total(torch.stack(rows))
 
 
@@ -278,7 +289,7 @@ def for_each_pair(
 
 def _first(loader: Batches) -> NumberedBatch:
     """The first batch, which settles the same in every process."""
-    with torch.random.fork_rng(devices=[]):  # a loader that shuffles begins with it again
+    with forked_random():  # a loader that shuffles begins with it again
         return next(numbered_batches(loader, PURPOSE))
 
 
@@ -304,16 +315,17 @@ def _setup(
     target: Target | None,
 ) -> _Setup:
     device = device_of(model)
-    block_size = _block_size(batch.images, device)
-    block = to_device(batch.images[:block_size], device)
+    one = to_device(batch.images[:1], device)
     target = target or target_for(batch.labels)
-    chosen = tuple(networks.choose(model, block[:1], sites))
+    chosen = tuple(networks.choose(model, one, sites))
     grid = parse_all(distortions, input_size_of(model, batch.images))
     with networks.tap(model, chosen) as outputs:
-        model(block[:1])
+        model(one)
     maps = {site: _shape(outputs[site]) for site in chosen}
+    block_size = _block_size(batch.images, sum(map(math.prod, maps.values())), device)
+    block = to_device(batch.images[:block_size], device)
     parameters = sum(p.numel() for p in model.parameters())
-    network = NetworkSize(parameters, multiply_adds(model, block[:1]))
+    network = NetworkSize(parameters, multiply_adds(model, one))
     recorder = _recorder(model, _example(block, block_size), chosen)
     return _Setup(block_size, chosen, target, grid, cells_of(grid), maps, network, recorder)
 
@@ -354,10 +366,12 @@ def _shape(maps: Tensor) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _block_size(images: Tensor, device: torch.device) -> int:
-    """Images per block: on a CPU at most as many as keep a block's activations small."""
+def _block_size(images: Tensor, maps: int, device: torch.device) -> int:
+    """Images per block: on a CPU as many as keep a block's activations small, on a GPU as many as
+    fit its memory, where an image's maps at the sites have `maps` values."""
     if device.type != "cpu":
-        return len(images)
+        fitting = memory_of(device) // max(1, COPIES * 4 * maps)
+        return min(len(images), max(4, fitting))
     fitting = max(4, BLOCK_VALUES // max(1, images[0].numel()))
     return min(len(images), BLOCK_IMAGES, fitting)
 

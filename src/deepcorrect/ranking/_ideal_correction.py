@@ -150,14 +150,14 @@ def ideal_correction(
 
     def visit(level: int, first: int, pair: Pair, step: Step) -> None:
         classes = pair.clean.classes
-        found[level, "", first] = (pair.distorted.logits.argmax(1) == classes).cpu()
+        found[level, "", first] = pair.distorted.logits.argmax(1) == classes
         for site, choices in chosen.items():
             rows = []
             for filters in choices:
                 maps = pair.distorted.maps[site].clone()
                 maps[:, filters] = pair.clean.maps[site][:, filters]
                 rows.append(pair.distorted.from_site(site, maps).argmax(1) == classes)
-            found[level, site, first] = torch.stack(rows).cpu()
+            found[level, site, first] = torch.stack(rows)
             step(1 / len(chosen))
 
     grid = ranking.distortions if distortions is None else distortions

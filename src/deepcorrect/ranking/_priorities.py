@@ -7,7 +7,6 @@ distorted and on the clean images, and G is the gain: how well the network's ans
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from deepcorrect.ranking import _map_similarity
 from deepcorrect.ranking._clean_distorted import Pair
-from deepcorrect.runtime import generator_for
+from deepcorrect.runtime import generator_for, widened
 
 Score = Callable[[Pair], Iterator[tuple[str, Tensor]]]
 
@@ -28,7 +27,8 @@ class Method:
 
     Attributes:
         score: takes a pair and yields for each site its name and, for each of its filters, the sum
-            of the priorities over the block's images, (filters,) in float64.
+            of the priorities over the block's images, (filters,) in float64 (float32 on devices
+            that do not have it).
         summary: one line for `deepcorrect list methods`.
         gains: whether priorities are gains of the network's answer, which are comparable across
             sites.
@@ -60,13 +60,13 @@ def swap(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     """The paper's correction priority (section III): the number of images that are classified
     correctly after the swap, minus the number before."""
     classes = pair.clean.classes
-    return _swapped(pair, lambda logits, rows: (logits.argmax(1) == classes[rows]).double())
+    return _swapped(pair, lambda logits, rows: widened(logits.argmax(1) == classes[rows]))
 
 
 @register("swap_logprob", "as swap, on the log-probability of the true class instead of accuracy")
 def swap_logprob(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     """The gain after the swap minus the gain before, summed over the images."""
-    return _swapped(pair, lambda logits, rows: pair.clean.gain(logits, rows).double())
+    return _swapped(pair, lambda logits, rows: widened(pair.clean.gain(logits, rows)))
 
 
 def _swapped(
@@ -98,16 +98,22 @@ def conductance(pair: Pair, steps: int = 4) -> Iterator[tuple[str, Tensor]]:
     The path runs straight from the distorted to the clean images in `steps` steps; each adds the
     inner product of a filter's change with the mean of the gradients at the step's two ends.
     """
-    ends = [pair.images + step / steps * (pair.clean.images - pair.images) for step in range(steps)]
-    passes = [pair.clean.gradients_on(images, pair.cell) for images in ends]
-    passes.append((pair.clean.maps, pair.clean.gradients))
-    for site in pair.clean.sites:
-        total = torch.zeros(pair.clean.maps[site].shape[1], dtype=torch.float64)
-        total = total.to(pair.images.device)
-        for (before, gradients), (after, next_gradients) in itertools.pairwise(passes):
+    totals: dict[str, Tensor] = {}
+    before = pair.clean.gradients_on(pair.images, pair.cell)
+    for step in range(1, steps + 1):  # two passes' maps are in memory beside the clean ones
+        if step < steps:
+            images = pair.images + step / steps * (pair.clean.images - pair.images)
+            after = pair.clean.gradients_on(images, pair.cell)
+        else:
+            after = pair.clean.maps, pair.clean.gradients
+        for site in pair.clean.sites:
+            (maps, gradients), (next_maps, next_gradients) = before, after
             mean = (gradients[site] + next_gradients[site]) / 2
-            total += _inner(mean, after[site] - before[site])
-        yield site, total
+            gain = _inner(mean, next_maps[site] - maps[site])
+            totals[site] = totals.get(site, torch.zeros_like(gain)) + gain
+        before = after
+    for site in pair.clean.sites:
+        yield site, totals[site]
 
 
 @register("input_path", "the mean gradient along the path in input space, times the difference")
@@ -153,7 +159,7 @@ def change(pair: Pair) -> Iterator[tuple[str, Tensor]]:
     """The mean over the map of (c_i - d_i) squared."""
     for site, clean in pair.clean.maps.items():
         squares = (clean.float() - pair.maps[site].float()) ** 2
-        yield site, squares.mean((2, 3)).double().sum(0)
+        yield site, widened(squares.mean((2, 3))).sum(0)
 
 
 @register(
@@ -170,7 +176,7 @@ def psnr(pair: Pair) -> Iterator[tuple[str, Tensor]]:
         ratio = _map_similarity.psnr(clean, pair.maps[site])
         constant = clean.flatten(2).amax(2) == clean.flatten(2).amin(2)
         ratio = ratio.masked_fill(constant, _map_similarity.LOWEST)
-        yield site, -ratio.double().sum(0)
+        yield site, -widened(ratio).sum(0)
 
 
 @register("random", "random numbers: the control", gains=False)
@@ -184,4 +190,4 @@ def random(pair: Pair) -> Iterator[tuple[str, Tensor]]:
 
 def _inner(gradient: Tensor, difference: Tensor) -> Tensor:
     """The inner product of each filter's maps, summed over the images: (filters,)."""
-    return (gradient.float() * difference.float()).sum((2, 3)).double().sum(0)
+    return widened((gradient.float() * difference.float()).sum((2, 3))).sum(0)

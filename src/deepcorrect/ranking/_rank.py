@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import nn
 
 from deepcorrect import networks
@@ -87,11 +88,16 @@ def rank(
     sums: dict[str, LevelSums] = {}
 
     def visit(level: int, first: int, pair: Pair, step: Step) -> None:
+        finite = {}
         for site, gains in score(pair):
-            if not bool(gains.isfinite().all()):
-                raise _not_finite(pair, site, first)
+            finite[site] = gains.isfinite().all()
             sums.setdefault(site, LevelSums(len(gains))).add(level, gains)
             step(1 / len(pair.clean.sites))
+        # a device is waited for once, not for each site
+        if not bool(torch.stack(list(finite.values())).all()):
+            raise _not_finite(
+                pair, next(each for each, is_so in finite.items() if not is_so), first
+            )
 
     coverage = for_each_pair(
         model, loader, distortions, sites, visit, f"ranking ({method})", seed, precision, target

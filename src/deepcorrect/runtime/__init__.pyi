@@ -3,9 +3,13 @@ from ._devices import Precision as Precision
 from ._devices import autocast as autocast
 from ._devices import device_for as device_for
 from ._devices import device_of as device_of
+from ._devices import exact_float32 as exact_float32
 from ._devices import inference as inference
+from ._devices import memory_of as memory_of
 from ._devices import no_module as no_module
 from ._devices import to_device as to_device
+from ._devices import widened as widened
+from ._devices import widest_float as widest_float
 from ._environment import environment as environment
 from ._errors import DeepCorrectError as DeepCorrectError
 from ._errors import InputError as InputError
@@ -41,8 +45,10 @@ from ._progress import console as console
 from ._progress import note_once as note_once
 from ._progress import progress as progress
 from ._seeding import check_seed as check_seed
+from ._seeding import forked_random as forked_random
 from ._seeding import generator_for as generator_for
 from ._seeding import seed_of as seed_of
+from ._seeding import seed_random as seed_random
 from ._seeding import seeds_for as seeds_for
 from ._stand_ins import StandIn as StandIn
 from ._threads import PerThread as PerThread

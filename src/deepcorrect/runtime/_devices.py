@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,11 @@ from deepcorrect.runtime._errors import InputError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """`auto` is bfloat16 on devices that compute it natively, and float32 on all others."""
+
+WITHOUT_FLOAT64 = {"mps"}
+"""The kinds of device whose tensors cannot be float64."""
+MEMORY = 8 << 30
+"""The memory, in bytes, that a device is taken to have that does not tell."""
 
 
 def device_for(name: str | torch.device | None = None) -> torch.device:
@@ -106,19 +112,32 @@ def no_module(model: object) -> InputError:
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> Precision:
-    """What `auto` means on a device.
+    """What `auto` means on a device; any other precision stays as it is.
 
     A processor without bfloat16 instructions emulates them ten times slower than it computes
     float32 (measured on an AVX2 processor). `auto` therefore depends on what the device supports.
+
+    Raises:
+        InputError: bfloat16 is asked for on a Mac whose system does not have it. PyTorch would
+            compute in float32.
     """
+    if precision == "bfloat16" and device.type == "mps" and not _mps_has_bfloat16():
+        raise InputError(
+            "precision 'bfloat16' needs macOS 14 or later on device 'mps': use float32 or auto"
+        )
     if precision != "auto":
         return precision
+    native = False  # on MPS, bfloat16 has not been measured
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
+    elif device.type == "cpu":
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
         native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return "bfloat16" if native else "float32"
+
+
+def _mps_has_bfloat16() -> bool:
+    return torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 @contextmanager
@@ -135,6 +154,91 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
     enabled = resolve_precision(device, precision) == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
         yield
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Computes float32 in float32 in the block, whatever the program allows elsewhere.
+
+    By default, PyTorch convolves float32 in TF32 on NVIDIA's GPUs, which has 10 bits for the
+    fraction of a number: results differ by about 1e-3 where two ways to compute the same are
+    compared. `torch.set_float32_matmul_precision` allows the like for products, on CPUs, too.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import exact_float32
+        >>> before = torch.backends.cudnn.allow_tf32
+        >>> with exact_float32():
+        ...     torch.backends.cudnn.allow_tf32
+        False
+        >>> torch.backends.cudnn.allow_tf32 == before
+        True
+    """
+    with ExitStack() as stack:
+        for read, write, exact in _float32_settings():
+            stack.callback(write, read())
+            write(exact)
+        yield
+
+
+def _float32_settings() -> list[tuple[Callable[[], Any], Callable[[Any], None], Any]]:
+    """PyTorch's settings of float32: how each is read and written, and its value for full precision.
+
+    PyTorch 2.9 has an attribute for each kind of operation. Where a program has set some of them
+    apart, PyTorch refuses to read the older settings, and parts of PyTorch that read them fail.
+    """
+    cudnn: Any = torch.backends.cudnn
+    try:
+        assert isinstance(cudnn.allow_tf32, bool)
+        torch.get_float32_matmul_precision()
+    except RuntimeError:
+        mkldnn: Any = torch.backends.mkldnn
+        owners = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.conv, mkldnn.matmul)
+        return [_attribute(owner, "fp32_precision", "ieee") for owner in owners]
+    products = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    found = [_attribute(cudnn, "allow_tf32", False), (*products, "highest")]
+    if hasattr(torch.backends, "fp32_precision"):  # for all that have no setting of their own
+        found.append(_attribute(torch.backends, "fp32_precision", "ieee"))
+    return found
+
+
+def _attribute(
+    owner: Any, name: str, exact: Any
+) -> tuple[Callable[[], Any], Callable[[Any], None], Any]:
+    return partial(getattr, owner, name), partial(setattr, owner, name), exact
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, or float32 on devices that do not have it (Apple's GPUs).
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import widest_float
+        >>> widest_float(torch.device("cpu")), widest_float(torch.device("mps"))
+        (torch.float64, torch.float32)
+    """
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
+def widened(values: Tensor) -> Tensor:
+    """The values in the widest type of their device (see `widest_float`).
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import widened
+        >>> widened(torch.ones(2)).dtype
+        torch.float64
+    """
+    return values.to(widest_float(values.device))
+
+
+def memory_of(device: torch.device) -> int:
+    """The memory of a GPU in bytes, of which others may have taken a part."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    return MEMORY
 
 
 @contextmanager
@@ -178,5 +282,6 @@ def to_device(images: Tensor, device: torch.device, *, channels_last: bool = Tru
         >>> images.is_contiguous(memory_format=torch.channels_last)
         True
     """
-    images = images.to(device, non_blocking=True)
+    # a copy to the CPU that is not waited for would be read before it has arrived
+    images = images.to(device, non_blocking=images.device.type == "cpu")
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images

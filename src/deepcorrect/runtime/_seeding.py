@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import operator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,3 +81,69 @@ def generator_for(*parts: int | str | float) -> torch.Generator:
         True
     """
     return torch.Generator().manual_seed(seed_of(*parts))
+
+
+def seed_random(seed: int, device: torch.device | None = None) -> None:
+    """Seeds PyTorch's global generator of the CPU, and that of one device if it is given.
+
+    `torch.manual_seed` seeds the generators of all GPUs as well, also where
+    `torch.random.fork_rng(devices=[])` restores that of the CPU alone.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import forked_random, seed_random
+        >>> with forked_random():
+        ...     seed_random(7)
+        ...     first = torch.rand(3)
+        ...     seed_random(7)
+        ...     first.equal(torch.rand(3))
+        True
+    """
+    torch.default_generator.manual_seed(seed)
+    if (module := _module(device)) is not None:
+        with _current(device):
+            module.manual_seed(seed)
+
+
+@contextmanager
+def forked_random(device: torch.device | None = None, *, seed: int | None = None) -> Iterator[None]:
+    """Restores PyTorch's global generator of the CPU, and that of `device`, after the block.
+
+    The generators of other devices are not touched: in the block, seed with `seed_random`.
+
+    Args:
+        device: A device on which the block draws random numbers, as dropout does; None for the CPU.
+        seed: With which the block begins; None leaves the generators as they are.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.runtime import forked_random
+        >>> before = torch.get_rng_state()
+        >>> with forked_random(seed=7):
+        ...     drawn = torch.rand(3)
+        >>> before.equal(torch.get_rng_state())
+        True
+    """
+    module, state = _module(device), torch.get_rng_state()
+    with _current(device):
+        own = None if module is None else module.get_rng_state()
+    try:
+        if seed is not None:
+            seed_random(seed, device)
+        yield
+    finally:
+        torch.set_rng_state(state)
+        if module is not None:
+            with _current(device):
+                module.set_rng_state(own)
+
+
+def _module(device: torch.device | None) -> Any:
+    """PyTorch's module for a device with a generator of its own, such as `torch.cuda`."""
+    return None if device is None or device.type == "cpu" else torch.get_device_module(device)
+
+
+def _current(device: torch.device | None) -> AbstractContextManager[object]:
+    """Makes a GPU the one whose generator `torch.cuda` seeds."""
+    is_cuda = device is not None and device.type == "cuda"
+    return torch.cuda.device(device) if is_cuda else nullcontext()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from deepcorrect.runtime import optional_import
+from deepcorrect.runtime import forked_random, optional_import
 
 
 class Augmentation(BaseModel):
@@ -112,7 +112,7 @@ def augmix(images: Tensor, generator: torch.Generator, severity: int = 3, width:
     transforms = optional_import("torchvision.transforms.v2", "torchvision")
     mix = transforms.AugMix(severity, width, all_ops=False)
     pixels = (images.clamp(0, 1) * 255).round().byte()
-    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with forked_random(images.device, seed=seed):  # torchvision draws from the global generators
         views = [mix(group) for group in pixels.split(GROUP)]
     return torch.cat(views).to(images.dtype) / 255

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepcorrect.data import Batches, count_of, no_images
 from deepcorrect.distortions import Distortion
@@ -20,11 +20,13 @@ from deepcorrect.runtime import (
     InputError,
     check_seed,
     console,
+    forked_random,
     generator_for,
     process_count,
     process_index,
     progress,
     seed_of,
+    seed_random,
     together,
     total,
 )
@@ -113,10 +115,10 @@ def _train(job: Job) -> Progress:
     first = len(done.history.epochs)
     images = (settings.epochs - first) * count_of(job.loader)
     validation: Validation | None = None
-    with torch.random.fork_rng(devices=[]), progress(task, images) as advance:
+    with forked_random(job.compared.device), progress(task, images) as advance:
         advance(done.begun.images)
         for epoch in range(first, settings.epochs):
-            torch.manual_seed(generator_for(seed, "epoch", epoch).initial_seed())
+            seed_random(generator_for(seed, "epoch", epoch).initial_seed())
             ended = _train_epoch(job, done, advance)
             _share_statistics(job)
             validating = time.monotonic()
@@ -145,32 +147,68 @@ def _train_epoch(job: Job, done: Progress, advance: Callable[[float], None]) -> 
     processes, alone = process_count(), False
     steps = math.ceil(job.batches / processes)
     started, due = time.monotonic() - begun.seconds, _Due(settings)
+    losses = _Losses(job, epoch, begun.loss)
     job.model.train()
     for share in shares(job.loader, begun.batches):
         step = begun.batches // processes
-        loss, images = 0.0, share.total if share.total >= 2 else 0  # batch norms need two
+        images = share.total if share.total >= 2 else 0  # batch norms need two
         alone = alone or share.total == 1
         if images:
             rate = learning_rate(settings, epoch * steps + step, settings.epochs * steps, epoch)
             for group in job.optimizer.param_groups:
                 group["lr"] = rate
-            torch.manual_seed(seed_of(job.seed, "network", epoch, step, process_index()))
+            own = seed_of(job.seed, "network", epoch, step, process_index())
+            seed_random(own, job.compared.device)
             loss = train_step(job, share, generator_for(job.seed, "step", epoch, step, 0))
-            _check_finite(job, loss, epoch)
+            losses.add(loss, images)
             advance(images)
-        begun = Begun(
-            begun.batches + share.batches,
-            begun.loss + loss * images,
-            begun.images + images,
-            time.monotonic() - started,
-        )
+        begun = replace(begun, batches=begun.batches + share.batches, images=begun.images + images)
         if due.now():
+            begun = replace(begun, loss=losses.read(), seconds=time.monotonic() - started)
             save(job, replace(done, begun=begun))
     if not begun.images:
         if alone:
             raise InputError("each batch has one image: training needs at least two in one")
         raise no_images(job.loader, "to train on")
-    return begun
+    return replace(begun, loss=losses.read(), seconds=time.monotonic() - started)
+
+
+READ_AT_ONCE = 32
+"""How many steps a GPU makes before it is waited for, and their losses are read."""
+
+
+class _Losses:
+    """The sum of the loss over the images of an epoch.
+
+    Args:
+        job: the training.
+        epoch: the number of the epoch, counted from 0.
+        before: the sum over the images that were trained on before.
+    """
+
+    def __init__(self, job: Job, epoch: int, before: float) -> None:
+        self.job, self.epoch, self.sum = job, epoch, before
+        self._unread: list[tuple[Tensor, int]] = []
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Adds the mean loss over the images of a step."""
+        self._unread.append((loss, images))
+        if loss.device.type == "cpu" or len(self._unread) == READ_AT_ONCE:
+            self.read()
+
+    def read(self) -> float:
+        """The sum so far.
+
+        Raises:
+            DeepCorrectError: a loss is not finite.
+        """
+        if self._unread:
+            losses = torch.stack([loss for loss, _ in self._unread]).tolist()
+            for loss, (_, images) in zip(losses, self._unread, strict=True):
+                _check_finite(self.job, loss, self.epoch)
+                self.sum += loss * images
+            self._unread = []
+        return self.sum
 
 
 class _Due:

@@ -28,7 +28,14 @@ from deepcorrect.networks import (
     tensors_digest,
     trainable_parameters,
 )
-from deepcorrect.runtime import InputError, Inputs, device_of, digest_of, from_main
+from deepcorrect.runtime import (
+    InputError,
+    Inputs,
+    device_of,
+    digest_of,
+    forked_random,
+    from_main,
+)
 from deepcorrect.training._forward import Compared
 from deepcorrect.training._objectives import needs_of
 from deepcorrect.training._recomputation import needs_image_gradients
@@ -186,7 +193,7 @@ def _example_images(model: nn.Module, loader: Batches) -> Tensor:
         side = known.input_size
         generator = torch.Generator().manual_seed(0)
         return torch.rand(2, known.channels, side, side, generator=generator)
-    with torch.random.fork_rng(devices=[]):
+    with forked_random():
         images = next(numbered_batches(loader, "to train on")).images
     return images.repeat(2, 1, 1, 1) if len(images) == 1 else images
 

@@ -6,10 +6,10 @@ import copy
 import warnings
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from deepcorrect.networks import logits_of
+from deepcorrect.runtime import forked_random
 
 
 def needs_image_gradients(
@@ -40,7 +40,7 @@ def needs_image_gradients(
 
 def _reached(read: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> int:
     """How many of the parameters get a gradient."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with forked_random(images.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, that gradients will be None
         output = logits_of(read, images)
         if not output.requires_grad:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deepcorrect.data import check_labels
 from deepcorrect.distortions import distort_some
-from deepcorrect.runtime import InputError, alone, autocast, process_count, total
+from deepcorrect.runtime import InputError, alone, autocast, process_count, to_device, total
 from deepcorrect.training._augmentation import augment
 from deepcorrect.training._forward import answers_for
 from deepcorrect.training._job import Job
@@ -18,13 +18,14 @@ from deepcorrect.training._shared_batches import Share
 from deepcorrect.training._shared_norms import SharedNorms
 
 
-def train_step(job: Job, share: Share, generator: torch.Generator) -> float:
+def train_step(job: Job, share: Share, generator: torch.Generator) -> Tensor:
     """Makes one step of the optimizer, in all processes the same.
 
     The gradient is that of the mean over all processes' images, as if one process had them all.
 
     Returns:
-        The objective on all processes' images, without the L1 penalty.
+        The objective on all processes' images, without the L1 penalty: a scalar on the device,
+        which is not waited for.
     """
     processes, weight = process_count(), share.weight
     with _as_one(share):
@@ -34,7 +35,7 @@ def train_step(job: Job, share: Share, generator: torch.Generator) -> float:
     if processes > 1:
         measured = _sum_gradients(job.parameters, measured * weight)
     job.optimizer.step()
-    return float(measured)
+    return measured
 
 
 def _as_one(share: Share) -> AbstractContextManager[object]:
@@ -47,13 +48,14 @@ def _as_one(share: Share) -> AbstractContextManager[object]:
 def _loss(job: Job, share: Share, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The loss of this process's images, and the objective without the L1 penalty."""
     settings, device, part = job.settings, job.compared.device, (share.first, share.total)
-    images = augment(share.images.cpu(), settings.augmentation, generator, part).to(device)
+    own = to_device(share.images, device, channels_last=False)
+    images = augment(own, settings.augmentation, generator, part)
     labels = share.labels.to(device)
     mixed = distort_some(images, job.grid, settings.clean_share, generator, part)
     with autocast(device, settings.precision):
         answers = answers_for(job.compared, images, mixed, labels, generator)
     if "labels" in job.compared.needs:
-        check_labels(labels, answers.logits.shape[1])
+        check_labels(share.labels, answers.logits.shape[1])  # where they are: nothing waits
     loss = torch.zeros((), device=device)
     for name, weight in settings.objective.items():
         if weight > 0:

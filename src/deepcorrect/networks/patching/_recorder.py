@@ -14,7 +14,7 @@ from deepcorrect.networks.patching._graph_pass import GraphPass
 from deepcorrect.networks.patching._nodes import ExportError
 from deepcorrect.networks.patching._pass import Pass, Recorder
 from deepcorrect.networks.patching._replay import Replay
-from deepcorrect.runtime import console
+from deepcorrect.runtime import console, exact_float32
 
 TOLERANCE = 1e-3
 """The largest accepted difference as a fraction of the largest logit. Float32 sums in another order
@@ -40,7 +40,8 @@ def recorder(model: nn.Module, images: Tensor, sites: Sequence[str]) -> Recorder
     Raises:
         InputError: A site does not run exactly once, or its output contains no maps.
     """
-    reference = Replay(model, images, sites)
+    with exact_float32():
+        reference = Replay(model, images, sites)
     try:
         with _comparison(images):
             graph = Graph(model, images, list(reference.maps))
@@ -85,7 +86,7 @@ class _GraphRecorder:
 def _comparison(images: Tensor) -> Iterator[None]:
     """Full precision and no gradients; whatever cannot be run is an `ExportError`."""
     try:
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.no_grad(), exact_float32(), torch.autocast(images.device.type, enabled=False):
             yield
     except (RuntimeError, KeyError, TypeError, IndexError) as error:
         raise ExportError(f"{type(error).__name__}: {error}") from error
