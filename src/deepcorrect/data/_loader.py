@@ -245,7 +245,11 @@ def loader(
     """
     known = images.preprocessing
     collate = _Collate(known.channels, known.input_size)
+    # Pinned batches are copied to a GPU while it computes; a thread pins what workers decode.
+    # Workers do not persist: an iterator that is used again draws no seed, so that the order would
+    # depend on the number of workers, and two passes at a time would share one iterator.
+    pinned = workers > 0 and torch.cuda.is_available()
+    batches: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
     if isinstance(images, ImageStream):
-        batches: Any = StreamBatches(images, batch_size, shuffle)
-        return Loader(images, batch_sampler=batches, num_workers=workers, collate_fn=collate)
-    return Loader(images, batch_size, shuffle=shuffle, num_workers=workers, collate_fn=collate)
+        batches = {"batch_sampler": StreamBatches(images, batch_size, shuffle)}
+    return Loader(images, **batches, num_workers=workers, collate_fn=collate, pin_memory=pinned)

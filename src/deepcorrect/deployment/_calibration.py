@@ -54,7 +54,7 @@ def quantize_file(source: Path, out: Path, batches: Iterable[Tensor]) -> None:
 
         def get_next(self) -> Any:
             images = next(self.batches, None)
-            return None if images is None else {"images": images.numpy()}
+            return None if images is None else {"images": images.cpu().numpy()}
 
     with quiet():  # it advises a pre-processing that changes nothing in an exported file
         quantization.quantize_static(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel, GatedModel
-from deepcorrect.deployment._fuse import check_logits, example_images, fuse
+from deepcorrect.deployment._fuse import check_logits, example_images, fuse, on_cpu
 from deepcorrect.deployment._gated import RoutedNetwork, gated_parts
 from deepcorrect.deployment._onnx_gate import IMAGES, LOGITS, compose_gated
 from deepcorrect.deployment._onnx_network import OnnxNetwork, onnx_runtime, quiet
@@ -112,6 +112,7 @@ def export(
     if batch_size is not None and len(images) != batch_size:
         raise InputError(f"batch_size is {batch_size}, but there are {len(images)} images")
     refuse_torchscript(model, "exported")
+    model, images = on_cpu(model), images.cpu()
     reading = _reading(model, images)
     with torch.no_grad(), inference(model):
         # Python code decides what runs in a corrected network, so that it is always fused

@@ -84,8 +84,7 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         >>> any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules())
         False
     """
-    if images is None:
-        images = example_images(model)
+    images = example_images(model) if images is None else images.to(device_of(model))
     corrected = model if isinstance(model, AdaptedModel) else None
     gateable = model if isinstance(model, GatedModel) else None
     changed = model.tuned if isinstance(model, GatedCopy) else model
@@ -167,6 +166,15 @@ def example_images(model: nn.Module, count: int = 2) -> Tensor:
     soft = F.interpolate(torch.rand(shape, generator=generator), size, mode="bilinear")
     noise = torch.rand(soft.shape, generator=generator)
     return (0.8 * soft + 0.2 * noise).to(device_of(model))
+
+
+def on_cpu(model: nn.Module) -> nn.Module:
+    """The network on the CPU: itself if it is there, else a copy.
+
+    Files are written from the CPU, so that every machine can read them.
+    """
+    here = device_of(model).type == "cpu"
+    return model if here else copy.deepcopy(model).to(torch.device("cpu"))
 
 
 def check_logits(model: nn.Module, images: Tensor, given: Any, what: str) -> float:

@@ -17,7 +17,7 @@ from deepcorrect.correction import AdaptedModel, GatedModel
 from deepcorrect.data import Batches, check_repeatable, count_of
 from deepcorrect.deployment._calibration import SETTINGS, quantize_file
 from deepcorrect.deployment._export import export, onnx_model
-from deepcorrect.deployment._fuse import example_images, fuse
+from deepcorrect.deployment._fuse import example_images, fuse, on_cpu
 from deepcorrect.deployment._gated import GatedParts, gated_parts
 from deepcorrect.deployment._onnx_gate import compose_gated
 from deepcorrect.deployment._onnx_network import OnnxNetwork, filled, onnx_runtime
@@ -142,7 +142,7 @@ def quantize(
     """
     out = Path(out)
     _check(out, calibration, evaluation)
-    specs = _distortions(model, distortions)
+    specs, model = _distortions(model, distortions), on_cpu(model)
     calibrated = _calibrated(calibration)
     first = next(numbered_batches(calibration, PURPOSE)).images
     known = preprocessing_of(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -88,8 +89,8 @@ def line_blur(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> Ten
     weights = gaussian_taps(sigma, 2 * radius)[2 * radius :]
     weights = [weight / sum(weights) for weight in weights]
     height, width = images.shape[-2:]
-    blurred = []
-    for image, angle in zip(images.split(1), degrees.tolist(), strict=True):
+    lines = []
+    for angle in degrees.tolist():
         down, right = math.sin(math.radians(angle)), math.cos(math.radians(angle))
         steps: defaultdict[tuple[int, int], float] = defaultdict(float)
         for distance, weight in enumerate(weights):
@@ -97,8 +98,32 @@ def line_blur(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> Ten
             if abs(move[0]) >= height or abs(move[1]) >= width or weight < NEGLIGIBLE:
                 break
             steps[move] += weight
-        blurred.append(translated_sum(image, list(steps), list(steps.values())))
+        lines.append(steps)
+    if images.device.type != "cpu":
+        return _moved_at_once(images, lines)
+    blurred = [
+        translated_sum(image, list(steps), list(steps.values()))
+        for image, steps in zip(images.split(1), lines, strict=True)
+    ]
     return torch.cat(blurred)
+
+
+def _moved_at_once(images: Tensor, lines: Sequence[Mapping[tuple[int, int], float]]) -> Tensor:
+    """`translated_sum` of each image with its own moves and weights, for all images at once."""
+    height, width = images.shape[-2:]
+    longest = max(map(len, lines))
+    moves = [[*line, *[(0, 0)] * (longest - len(line))] for line in lines]
+    shares = [[*line.values(), *[0.0] * (longest - len(line))] for line in lines]
+    down, right = torch.tensor(moves, device=images.device).permute(2, 1, 0)[..., None]
+    weights = torch.tensor(shares, device=images.device).T[:, :, None, None, None]
+    rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)
+    planes, result = images.flatten(2), torch.zeros_like(images)
+    for row, column, weight in zip(rows, columns, weights, strict=True):
+        pixels = (row[:, :, None] * width + column[:, None]).flatten(1)[:, None]
+        part = planes.gather(2, pixels.expand(-1, planes.shape[1], -1)).view_as(images)
+        result = torch.addcmul(result, part, weight)
+    return result
 
 
 @corruption(at_once=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 
 import torch
 import torch.nn.functional as F
@@ -52,11 +53,16 @@ def occlusion(images: Tensor, draws: Draws, share: float) -> Tensor:
     """A grey rectangle with the picture's aspect ratio covers a share of it at a random place."""
     height, width = images.shape[2:]
     tall, wide = round(height * math.sqrt(share)), round(width * math.sqrt(share))
-    covered = images.clone()
-    for index, (down, right) in enumerate(draws.uniform(2).tolist()):
-        top, left = int(down * (height - tall + 1)), int(right * (width - wide + 1))
-        covered[index, :, top : top + tall, left : left + wide] = GREY
-    return covered
+    corners = [
+        (int(down * (height - tall + 1)), int(right * (width - wide + 1)))
+        for down, right in draws.uniform(2).tolist()
+    ]
+    top, left = torch.tensor(corners, device=images.device).view(-1, 2, 1).unbind(1)
+    rows = torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device)
+    high = (rows >= top) & (rows < top + tall)
+    across = (columns >= left) & (columns < left + wide)
+    return torch.where(high[:, None, :, None] & across[:, None, None], GREY, images)
 
 
 @register(
@@ -105,13 +111,18 @@ def rolling_mixture(images: Tensor, draws: Draws, severity: int, parameters: Par
 
     The first has the given severity, the second the severity below it (at least 1).
     """
-    mixed = []
-    picks = draws.uniform(1).flatten().tolist()
-    for index, (image, pick) in enumerate(zip(images.split(1), picks, strict=True)):
-        own = draws.for_image(index)
-        pair = WHEEL[int(pick * len(WHEEL))]
-        for name, step in zip(pair, (severity, max(1, severity - 1)), strict=True):
+    groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, pick in enumerate(draws.uniform(1).flatten().tolist()):
+        # a GPU is faster with all images of a pair at once, a CPU with one that fits its cache
+        alone = index if images.device.type == "cpu" else 0
+        groups[int(pick * len(WHEEL)), alone].append(index)
+    mixed, order = [], []
+    for (pair, _), indices in groups.items():
+        own, some = draws.for_images(indices), images[indices]
+        for name, step in zip(WHEEL[pair], (severity, max(1, severity - 1)), strict=True):
             level = KINDS[name].levels(parameters)[step - 1]
-            image = KINDS[name].apply(image, own, level, parameters)  # noqa: PLW2901
-        mixed.append(image)
-    return torch.cat(mixed)
+            some = KINDS[name].apply(some, own, level, parameters)
+        mixed.append(some)
+        order += indices
+    whole = torch.cat(mixed)
+    return whole if order == sorted(order) else whole[torch.tensor(order).argsort()]

@@ -251,6 +251,7 @@ def _check_images(images: Tensor, kind: Kind) -> None:
 
 def _levels(images: Tensor, level: float | Tensor, kind: Kind) -> Tensor:
     """One level per image, checked; float64 on the CPU, so that 0.1 stays 0.1."""
+    level = level.cpu() if isinstance(level, Tensor) else level  # not every device has float64
     levels = torch.as_tensor(level, dtype=torch.float64, device="cpu")
     if levels.dim() == 0:
         levels = levels.expand(len(images))

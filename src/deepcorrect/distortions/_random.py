@@ -49,6 +49,12 @@ class Draws:
         """
         count = math.prod(shape)
         half = -(-count // 2)
+        if self.device.type != "cpu":  # a few operations for all images, and one for each
+            cells = self.bits(16, 2 * half).add_(2**15)
+            drawn = _half_normals(self.device)[cells]
+            first, second = drawn[:, :half], drawn[:, half:]
+            numbers = torch.cat([first + second, first - second], 1)
+            return numbers[:, :count].reshape(len(numbers), *shape)
         numbers = torch.empty(len(self.seeds), 2 * half, device=self.device)
         cells = torch.empty(2 * half, dtype=torch.int32, device=self.device)
         drawn = torch.empty(2 * half, device=self.device)
@@ -85,6 +91,8 @@ class Draws:
             most: The mean for a share of 1.
         """
         table, width = _alias_table(float(most), self.device)
+        if self.device.type != "cpu":
+            return self._poisson_at_once(shares.detach(), most, table, width)
         counts = torch.empty(shares.shape, device=self.device)
         for index, share in enumerate(shares.detach()):  # one image fits a core's cache
             rest = (share * 255).clamp_(0, 255)
@@ -105,9 +113,28 @@ class Draws:
                 counts[index] += _few(rest * (most / 255), most / 255, chance)
         return counts
 
+    def _poisson_at_once(self, shares: Tensor, most: float, table: Tensor, width: int) -> Tensor:
+        """`poisson` for all images at once, without waiting for the device."""
+        rest = (shares * 255).clamp(0, 255)
+        base = (rest + 1e-3).floor()
+        rest = (rest - base).clamp_min(0)
+        bits = self.bits(32, *shares.shape[1:]) & (2**31 - 1)
+        count = bits & (width - 1)
+        entry = table[base.to(torch.int32) * width + count]
+        stays = entry > (bits | (width - 1))
+        counts = torch.where(stays, count, entry & (width - 1)).float()
+        again = self.for_images(range(len(self.seeds)))
+        more = _few(rest * (most / 255), most / 255, again.uniform(*shares.shape[1:]))
+        has_rest = rest.flatten(1).amax(1) > 1e-3
+        return counts + more * has_rest.view(-1, *[1] * (shares.dim() - 1))
+
     def for_image(self, index: int) -> Draws:
         """New draws for one image alone, from a stream that is independent of this one."""
-        return Draws([seed_of(self.seeds[index], "again")], self.device)
+        return self.for_images([index])
+
+    def for_images(self, indices: Sequence[int]) -> Draws:
+        """New draws for some images, each from the stream that `for_image` gives it."""
+        return Draws([seed_of(self.seeds[index], "again") for index in indices], self.device)
 
     def bits(self, width: Literal[16, 32], *shape: int) -> Tensor:
         """Uniform signed integers of `width` bits, N x shape, int32."""

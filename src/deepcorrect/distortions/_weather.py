@@ -65,11 +65,14 @@ def frost(images: Tensor, draws: Draws, kept: float, weight: float, scale: float
         ice = tiled_texture(number, scale, height, width, images.device)
         top = int(corner[0] * (ice.shape[1] - height + 1))
         left = int(corner[1] * (ice.shape[2] - width + 1))
-        cut = ice[None, :, top : top + height, left : left + width]
-        cuts.append(grey_of(cut) if images.shape[1] == 1 else cut)
-    frosted = images * kept
-    for index, cut in enumerate(cuts):
-        frosted[index].add_(cut[0], alpha=weight)
+        cuts.append(ice[None, :, top : top + height, left : left + width])
+    if images.device.type != "cpu":  # at once
+        cuts = [torch.cat(cuts)]
+    frosted, first = images * kept, 0
+    for cut in cuts:
+        ice = grey_of(cut) if images.shape[1] == 1 else cut
+        frosted[first : first + len(ice)].add_(ice, alpha=weight)
+        first += len(ice)
     return frosted
 
 

@@ -158,6 +158,17 @@ def module_trees(model: nn.Module) -> list[dict[str, nn.Module]]:
     return [dict(network_of(model).named_modules())]
 
 
+def undistributed(model: nn.Module) -> nn.Module:
+    """The network inside `DistributedDataParallel`, or the model itself.
+
+    Each forward pass of `DistributedDataParallel` waits for the other processes, which may have
+    fewer batches, and overwrites statistics with those of rank zero. Processes share their work
+    through `deepcorrect.runtime` here.
+    """
+    distributed = isinstance(model, nn.parallel.DistributedDataParallel)
+    return model.module if distributed else model
+
+
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """The output of a model for images that stay as they are.
 
@@ -181,6 +192,7 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         >>> logits_of(Centring(), images), float(images.mean())
         (tensor([[0.5000, 0.5000]]), 1.0)
     """
+    model = undistributed(model)
     try:
         return model(images.clone() if preprocessing_of(model) is None else images)
     except (DeepCorrectError, torch.OutOfMemoryError):

@@ -16,6 +16,7 @@ from deepcorrect.networks._classifier import (
     logits_of,
     preprocessing_of,
     trainable_parameters,
+    undistributed,
 )
 from deepcorrect.runtime import (
     InputError,
@@ -111,7 +112,7 @@ class Logits(Wrapper):
 
     def __init__(self, network: nn.Module, reading: Reading) -> None:
         super().__init__()
-        self.network = network
+        self.network = undistributed(network)
         self.reading = reading
         self.training = network.training
 

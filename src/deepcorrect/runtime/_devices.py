@@ -182,7 +182,7 @@ def exact_float32() -> Iterator[None]:
 
 
 def _float32_settings() -> list[tuple[Callable[[], Any], Callable[[Any], None], Any]]:
-    """PyTorch's settings of float32: how each is read and written, and its value for full precision.
+    """PyTorch's settings of float32: how each is read and written, and the value that is exact.
 
     PyTorch 2.9 has an attribute for each kind of operation. Where a program has set some of them
     apart, PyTorch refuses to read the older settings, and parts of PyTorch that read them fail.
