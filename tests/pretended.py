@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 
 from deepcorrect.distortions import _random
+from deepcorrect.runtime import _devices
 
 aten: Any = torch.ops.aten
 CPU = torch.device("cpu")
@@ -85,7 +86,7 @@ MAY_MIX = {aten.copy_.default, aten._to_copy.default}
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
 INDEXING |= {aten._index_put_impl_.default}
 """Operations whose indices may be on the CPU."""
-COUNTED_FIRST = {
+AWAITED = {
     aten.nonzero.default,
     aten.masked_select.default,
     aten._unique2.default,
@@ -197,29 +198,21 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     here = [each for each in leaves if isinstance(each, OnDevice)]
     device = kwargs.get("device")
     made = bool(here) if device is None else torch.device(device).type == NAME
+    if func is aten.copy_.default:
+        made = isinstance(args[0], OnDevice)
     _refuse_mixing(func, args, leaves, here)
     if made:
         _refuse_generators(leaves)
-    if func in COUNTED_FIRST or _masks(func, args) or (here and not made):
-        if here:
-            _note(str(func))
-    if func in MAY_MIX and func is aten.copy_.default:
-        made = isinstance(args[0], OnDevice)
-        if here and not made:
-            _note("copy_ to the CPU")
+    if here and (not made or func in AWAITED or _masks(func, args)):
+        _note(str(func))
     given, named = tree_map(_on_cpu, args), tree_map(_on_cpu, kwargs)
-    if func is aten._to_copy.default and (here or made):
-        given, named = _copied(given, named)
+    if func is aten._to_copy.default:  # a new tensor, also where both are of the CPU
+        named["device"] = CPU
     found = func(*given, **named)
     if not made:
         return found
     found = tree_map(lambda each: OnDevice(each) if isinstance(each, Tensor) else each, found)
     return return_and_correct_aliasing(func, args, kwargs, found) if here else found
-
-
-def _copied(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A copy between devices is a new tensor, also where both are the CPU."""
-    return args, {**kwargs, "device": CPU}
 
 
 def _on_cpu(value: Any) -> Any:
@@ -234,10 +227,8 @@ def _refuse_mixing(func: Any, args: Any, leaves: list[Any], here: list[OnDevice]
     """Tensors of the CPU may take part as numbers (without dimensions) and as indices."""
     if not here or func in MAY_MIX:
         return
-    if func in INDEXING and isinstance(args[0], OnDevice):
-        others = tree_leaves(args[2:])
-    else:
-        others = leaves
+    indexes = func in INDEXING and isinstance(args[0], OnDevice)
+    others = tree_leaves(args[2:]) if indexes else leaves
     elsewhere = [e for e in others if isinstance(e, Tensor) and not isinstance(e, OnDevice)]
     if any(each.dim() for each in elsewhere):
         shapes = [tuple(each.shape) for each in elsewhere]
@@ -268,8 +259,8 @@ def pretended_device(*, float64: bool = True, same_numbers: bool = False) -> Ite
 
     Args:
         float64: whether it has float64, as CUDA does and MPS does not.
-        same_numbers: whether distortions draw the numbers that they draw on a CPU, where a GPU draws
-            its own.
+        same_numbers: whether distortions draw the numbers that they draw on a CPU; a GPU draws its
+            own.
     """
     watch = Watch(float64=float64)
     plain = _random._source
@@ -281,6 +272,7 @@ def pretended_device(*, float64: bool = True, same_numbers: bool = False) -> Ite
 
     with pytest.MonkeyPatch.context() as patch, _Mode():
         patch.setattr(_random, "_source", source)
+        patch.setattr(_devices, "WITHOUT_FLOAT64", set() if float64 else {NAME})
         WATCH.append(watch)
         lifts = torch._C._only_lift_cpu_tensors()  # so that `torch.tensor(..., device=)` is seen
         torch._C._set_only_lift_cpu_tensors(True)
@@ -289,8 +281,3 @@ def pretended_device(*, float64: bool = True, same_numbers: bool = False) -> Ite
         finally:
             torch._C._set_only_lift_cpu_tensors(lifts)
             WATCH.pop()
-
-
-def to_pretended(value: Any) -> Any:
-    """A copy of a tensor or a module on the pretended device."""
-    return value.to(DEVICE)

@@ -99,6 +99,7 @@ class Reading:
 
     def of(self, model: nn.Module) -> nn.Module:
         """A model that returns logits: `model` itself if it does, else a wrapper around it."""
+        model = undistributed(model)
         return model if self.plain and self.kind == "logits" else Logits(model, self)
 
 
@@ -112,7 +113,7 @@ class Logits(Wrapper):
 
     def __init__(self, network: nn.Module, reading: Reading) -> None:
         super().__init__()
-        self.network = undistributed(network)
+        self.network = network
         self.reading = reading
         self.training = network.training
 
