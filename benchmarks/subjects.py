@@ -57,6 +57,12 @@ def timm_network(name: str) -> nn.Module:
     return optional_import("timm", "timm").create_model(name).eval()
 
 
+def imagenet_val(network: Classifier, count: int) -> ImageSet:
+    """The first `count` of 650 pictures of ImageNet's validation set."""
+    images = open_dataset(f"parquet:{SHARED}/data/imagenet_val/*.parquet", network.preprocessing)
+    return images.select(range(count))
+
+
 def imagenet_sample(network: Classifier, count: int) -> ImageSet:
     """The first `count` images of the sample, one for every second class."""
     images = open_dataset(f"parquet:{SHARED}/data/imagenet_sample/*.parquet", network.preprocessing)

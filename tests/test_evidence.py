@@ -10,18 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from scipy.stats import bootstrap
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import pages  # noqa: E402
-from benchmarks.evidence import tables  # noqa: E402
+from benchmarks.evidence import corruptions, tables  # noqa: E402
 from benchmarks.evidence.grid import HERE, SEEDS, keep, missing, text_of  # noqa: E402
-from benchmarks.evidence.streams import mixed  # noqa: E402
+from benchmarks.evidence.streams import (  # noqa: E402
+    accuracies,
+    grid_cells,
+    in_memory,
+    right_mixed,
+    right_sorted,
+)
 from deepcorrect.data import ImageSet, loader  # noqa: E402
-from deepcorrect.distortions import Distortion, parse_all  # noqa: E402
-from deepcorrect.evaluation import evaluate  # noqa: E402
+from deepcorrect.distortions import GROUPS, Distortion, parse_all  # noqa: E402
+from deepcorrect.evaluation import ALEXNET_REFERENCE, evaluate  # noqa: E402
 from deepcorrect.experiments._recipe import load_recipe  # noqa: E402
 from deepcorrect.networks import Classifier  # noqa: E402
 from deepcorrect.runtime import files  # noqa: E402
@@ -141,26 +148,91 @@ def test_the_summary_has_the_main_systems_side_by_side(
     assert "grid allcnn_blur" in tables.summary()
 
 
+class Adapting(Classifier):
+    """Counts how often it is told that a level begins."""
+
+    begun = 0
+
+    def start_level(self, distortion: Distortion | None, level: float) -> None:
+        self.begun += 1
+
+
 def test_a_frozen_network_answers_a_mixed_stream_as_a_sorted_one(
     digits_test: ImageSet, digits_model: Classifier
 ) -> None:
-    """And a network that adapts is reset once."""
+    """And a system that adapts is told of each level, or only of the stream's beginning."""
     images = digits_test.sample(30, seed=0)
     kinds = parse_all(["gaussian_blur:1,2", "awgn:60"], 28)
-    found = mixed(digits_model, images, kinds, seed=3, size=7)
+    pair, cells = in_memory(images), grid_cells(kinds)
+    told = Adapting(digits_model.network, digits_model.preprocessing)
+    ordered = right_sorted({"a": digits_model, "b": told}, pair, cells, seed=3, size=8)
+    assert told.begun == 4
+    found = right_mixed(told, pair, cells, seed=3, size=7)
+    assert told.begun == 5
+    assert torch.equal(ordered["a"], found)
+    assert torch.equal(ordered["b"], found)
     grid = evaluate(digits_model, loader(images, 30), kinds, seed=3)
-    assert found["clean"] == pytest.approx(grid.clean_top1, abs=1e-4)
+    means = {"clean": grid.clean_top1, **{k: c.mean_top1 for k, c in grid.curves.items()}}
+    assert accuracies(found, kinds) == pytest.approx(means, abs=1e-4)
+
+
+def test_corruptions_are_kept_system_by_system_and_not_measured_again(
+    digits_test: ImageSet, digits_model: Classifier, tmp_path: Path
+) -> None:
+    images, kept = digits_test.sample(12, seed=0), tmp_path / "kept.json"
+    kinds = ("gaussian_noise", "fog")
+    one = {"one": corruptions.Measured(lambda: digits_model)}
+    corruptions.measure_systems(one, images, kept, size=5, kinds=kinds[:1])
+    assert list(corruptions.read(kept, 12)["one"]) == ["clean", "gaussian_noise"]
+    built: list[str] = []
+
+    def other() -> Classifier:
+        built.append("other")
+        return digits_model
+
+    both = {**one, "other": corruptions.Measured(other, mixed=True)}
+    for _ in range(2):
+        corruptions.measure_systems(both, images, kept, size=5, kinds=kinds)
+    assert built == ["other"]
+    found = corruptions.read(kept, 12)
+    assert found["one"] == found["other"], "it does not adapt"
+    grid = evaluate(digits_model, loader(images, 5), ["gaussian_noise", "fog"])
+    errors = corruptions.summary(found["one"], None)
+    assert errors["clean"] == pytest.approx(1 - grid.clean_top1)
     for kind, curve in grid.curves.items():
-        assert found[kind]["top1"] == pytest.approx(curve.top1, abs=1e-4)
-        assert found[kind]["mean"] == pytest.approx(curve.mean_top1, abs=1e-4)
-    begun: list[float] = []
+        assert errors["by_corruption"][kind]["errors"] == pytest.approx([1 - x for x in curve.top1])
+    with pytest.raises(SystemExit, match="figures of 12 images, not of 13"):
+        corruptions.read(kept, 13)
 
-    class Counting(Classifier):
-        def start_level(self, distortion: Distortion | None, level: float) -> None:
-            begun.append(level)
 
-    mixed(Counting(digits_model.network, digits_model.preprocessing), images, kinds)
-    assert begun == [0.0]
+def test_a_difference_in_mce_has_the_interval_of_its_images() -> None:
+    """Against the mean and the standard error of what each image has."""
+    names = GROUPS["imagenet_c"]
+    generator = torch.Generator().manual_seed(0)
+    rights = {
+        name: {
+            kind: (torch.rand(5 if kind != "clean" else 1, 400, generator=generator) < share).int()
+            for kind in ("clean", *names)
+        }
+        for name, share in (("a", 0.5), ("b", 0.6))
+    }
+    found = {
+        name: {kind: ["".join(map(str, row.tolist())) for row in each] for kind, each in of.items()}
+        for name, of in rights.items()
+    }
+    assert corruptions.whole({**found, "half": {"clean": ["1"]}}) == ["a", "b"]
+    mce = {name: corruptions.summary(found[name], ALEXNET_REFERENCE)["mce"] for name in found}
+    change, half = corruptions.interval(found, "b", "a", ALEXNET_REFERENCE)
+    assert change == pytest.approx(mce["b"] - mce["a"])
+    references = [ALEXNET_REFERENCE.errors[kind][1] for kind in names]
+    each = sum(
+        (rights["a"][kind].double().mean(0) - rights["b"][kind].double().mean(0)) / reference
+        for kind, reference in zip(names, references, strict=True)
+    ) / len(names)
+    assert isinstance(each, torch.Tensor)
+    assert half == pytest.approx(1.96 * float(each.std()) / 20, rel=0.1)
+    shown = 100 * (1 - rights["a"]["fog"].double().mean())
+    assert f"| fog | {shown:.1f} |" in corruptions.by_corruption(found)
 
 
 def test_every_table_has_its_place_and_every_recipe_loads() -> None:

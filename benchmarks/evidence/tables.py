@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from benchmarks.analysis.draw import features_table, ideal_table, maps_table
+from benchmarks.evidence import cifar_c, imagenet_c
 from benchmarks.evidence.grid import HERE, PICTURES, RESULTS
 from benchmarks.pages import DOCS, fill, table
 from deepcorrect.analysis import beta_points
@@ -470,6 +471,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
         "resnet20_alternatives_configurations"
     ),
     "competitors": competitors,
+    "imagenet_c": imagenet_c.figures,
+    "cifar_c_resnet20": lambda: cifar_c.figures("resnet20"),
+    "cifar_c_allcnn": lambda: cifar_c.figures("allcnn"),
     "test_time": test_time,
     "test_time_mixed": test_time_mixed,
     "allcnn_configurations": lambda: validation("allcnn_configurations"),

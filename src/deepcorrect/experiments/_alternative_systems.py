@@ -50,6 +50,8 @@ class WiseFtSystem(_WholeNetworkSystem):
             up to 1 on up to 500 validation images.
     """
 
+    own: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
+
     method: Literal["wise_ft"]
     share: float | None = Field(default=None, ge=0, le=1)
 
