@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Handlers:
     def choose_network(self, network: str, tab: str) -> list[Any]:
         """Sets the controls to what another network is first shown with."""
         view = first_view(self.exhibits, network)
-        return [*self._set(view)[:-3], self.gr.skip(), *self.open_tab(tab), view.query()]
+        return self._set(replace(view, tab=tab))
 
     def _set(self, view: View) -> list[Any]:
         gr, subject = self.gr, self.exhibits.subject(view.network)
@@ -63,11 +64,17 @@ class Handlers:
             ),
             gr.Dropdown(subject.sites(view.adapter), value=view.site),
             gr.Tabs(selected=view.tab),
-            *self.open_tab(view.tab),
+            *self.open_tab(view.tab, view.query()),
+            view.query(),
         ]
 
-    def open_tab(self, tab: str) -> tuple[str, Any]:
-        """The open tab, and the choices beside it, which say nothing of runs."""
+    def open_tab(self, tab: str, query: str) -> tuple[Any, Any]:
+        """The open tab, and the choices beside it, which say nothing of runs.
+
+        A browser opens the first tab before the address has been read; that is not meant.
+        """
+        if not query:
+            return self.gr.skip(), self.gr.skip()
         return tab, self.gr.Column(visible=tab != "runs")
 
     def choose_adapter(self, network: str, adapter: str) -> Any:
@@ -93,10 +100,15 @@ class Handlers:
         except DeepCorrectError as error:
             raise self.gr.Error(str(error), print_exception=False) from None
 
-    def show(self, *given: Any) -> tuple[Any, Any, str]:
-        """The comparison or the maps, whichever tab is open, and the view's query."""
-        *choices, upload, site, count, tab = given
-        compared = maps = self.gr.skip()
+    def show(self, *given: Any) -> tuple[Any, Any, Any]:
+        """The comparison or the maps, whichever tab is open, and the view's query.
+
+        Until the address has been read, there is no query, and what the controls say is not meant.
+        """
+        *choices, upload, site, count, tab, query = given
+        compared = maps = nothing = self.gr.skip()
+        if not query:
+            return nothing, nothing, nothing
         try:
             view, picture, subject = self._view(choices, upload, site, tab)
             tensor = self.exhibits.tensor(picture, view.network)
@@ -118,12 +130,13 @@ class Handlers:
             return compared, maps, view.query()
         except DeepCorrectError as error:
             problem = _html.message(str(error))
-            return (problem, maps, "") if tab == "picture" else (compared, problem, "")
+            picture_is_open = tab == "picture"
+            return (problem, maps, nothing) if picture_is_open else (compared, problem, nothing)
 
     def show_curve(self, *given: Any) -> Any:
         """All levels of the distortion; computed where the picture's tab is open."""
-        *choices, upload, site, _, tab = given
-        if tab != "picture":
+        *choices, upload, site, _, tab, query = given
+        if tab != "picture" or not query:
             return self.gr.skip()
         try:
             view, picture, subject = self._view(choices, upload, site, tab)

@@ -231,7 +231,8 @@ def unit_of(distortion: str) -> str:
 def differences(found: FolderComparison, setting: Setting) -> str:
     """The images on which the two systems differ."""
     counts = " and ".join(
-        f"the {TITLES[system].lower()} network {count}" for system, count in found.agreeing.items()
+        f"the {'baseline' if system == BASELINE else 'corrected network'} {count} times"
+        for system, count in found.agreeing.items()
     )
     bad = f" {len(found.unreadable)} could not be read." if found.unreadable else ""
     cards = "".join(
@@ -247,6 +248,6 @@ def differences(found: FolderComparison, setting: Setting) -> str:
     )
     return (
         f'<p class="dc-note">They differ on <b>{len(found.differences)} of {found.images}</b> '
-        f"images under {escape(setting.text)}. What the baseline says of the clean image is said "
-        f'of the distorted one by {counts}.{bad}</p><div class="dc-cards">{cards}</div>'
+        f"images under {escape(setting.text)}. The baseline's answer for the clean image is given "
+        f'for the distorted one by {counts}.{bad}</p><div class="dc-cards">{cards}</div>'
     )

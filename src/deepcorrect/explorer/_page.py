@@ -25,7 +25,7 @@ from deepcorrect.explorer._state import (
 from deepcorrect.runtime import optional_import
 
 HOUR = 3600
-REPLACE_QUERY = "(query) => { window.history.replaceState(null, '', '?' + query); }"
+REPLACE_QUERY = "(query) => { if (query) window.history.replaceState(null, '', '?' + query); }"
 HEADERS = [
     *("run", "system", "distortion", "mean %", "clean %", "worst level %"),
     *("parameters", "multiply-adds", "latency"),
@@ -58,6 +58,8 @@ class _Page:
                 '<header class="dc-head"><h1>DeepCorrect explorer</h1><p>Distort a picture, and '
                 "see what a network says of it with and without its correction.</p></header>"
             )
+            # empty until the address has been read
+            self.query = gr.Textbox("", container=False, elem_classes="dc-hidden")
             with gr.Row(elem_classes="dc-page"):
                 with gr.Column(scale=1, min_width=300, elem_classes="dc-controls") as self.side:
                     self._controls(first_view(exhibits))
@@ -73,7 +75,6 @@ class _Page:
         low, high, step = level_range(view.setting.kinds, subject.model.preprocessing.input_size)
         self.upload = gr.State(None)
         self.tab = gr.State(view.tab)
-        self.query = gr.Textbox(visible="hidden", value=view.query())
         with gr.Row():
             self.network = gr.Dropdown(
                 list(exhibits.offers), value=view.network, label="Network", min_width=200
@@ -135,8 +136,10 @@ class _Page:
             with gr.Tab("Filters", id="filters") as filters:
                 with gr.Row():
                     sites = exhibits.subject(view.network).sites(view.adapter)
-                    self.site = gr.Dropdown(sites, value=view.site, label="Site")
-                    self.count = gr.Slider(4, 32, 8, step=4, label="Filters to show", buttons=[])
+                    self.site = gr.Dropdown(sites, value=view.site, label="Site", min_width=200)
+                    self.count = gr.Slider(
+                        4, 32, 8, step=4, label="Filters to show", buttons=[], min_width=200
+                    )
                 self.maps = gr.HTML()
             with gr.Tab("Runs", id="runs") as runs:
                 self._run_controls()
@@ -186,7 +189,7 @@ class _Page:
     def _connect(self) -> None:
         gr = self.gr
         shown = [self.compared, self.maps, self.query]
-        given = [*self.choices, self.upload, self.site, self.count, self.tab]
+        given = [*self.choices, self.upload, self.site, self.count, self.tab, self.query]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
         def refreshed(event: Any) -> None:
@@ -199,10 +202,10 @@ class _Page:
         event.then(self.do.show_curve, given, self.curve, trigger_mode="always_last", **private)
         for each in (self.site, self.count):
             each.input(self.do.show, given, shown, trigger_mode="always_last", **private)
-        controls = [*self.choices, self.site, self.tabs, self.tab, self.side]
+        controls = [*self.choices, self.site, self.tabs, self.tab, self.side, self.query]
         refreshed(
             self.network.input(
-                self.do.choose_network, [self.network, self.tab], [*controls, self.query], **private
+                self.do.choose_network, [self.network, self.tab], controls, **private
             )
         )
         refreshed(
@@ -223,7 +226,7 @@ class _Page:
         refreshed(self.blocks.load(_with_request(self.do.restore, gr), None, controls, **private))
         for name, item in self.tab_items.items():
             open_tab = partial(self.do.open_tab, name)
-            refreshed(item.select(open_tab, None, [self.tab, self.side], **private))
+            refreshed(item.select(open_tab, self.query, [self.tab, self.side], **private))
         self.query.change(None, self.query, None, js=REPLACE_QUERY, api_visibility="private")
         chosen = [self.runs, self.systems, self.distortions, self.sort]
         gr.on(
