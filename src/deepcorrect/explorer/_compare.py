@@ -10,11 +10,9 @@ from torch import Tensor
 from deepcorrect.correction import AdaptedModel, gate_readings
 from deepcorrect.explorer._setting import Setting
 from deepcorrect.explorer._subject import Subject
-from deepcorrect.networks import latencies
 from deepcorrect.runtime import InputError
 
 TOP = 5
-TURNS = 3
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Comparison:
         answers: The answer for the distorted picture by system: `baseline`, and `corrected` with
             an adapter.
         verdict: What the gate says of the distorted picture; None without a gate.
-        milliseconds: By system, the time for the distorted picture, gate included.
+        milliseconds: By system, the time for such a picture, gate included.
     """
 
     clean: Tensor
@@ -122,16 +120,14 @@ def compare(
     distorted = setting.show(picture[None])
     before = subject.probabilities(picture[None])[0]
     right = _class(before, right)
-    systems = subject.systems(adapter)
     answers = {
         system: answer_of(subject, subject.probabilities(distorted, its)[0])
-        for system, its in systems.items()
+        for system, its in subject.systems(adapter).items()
     }
     adapted = subject.adapted(adapter)
     with subject.asked():
         verdict = None if adapted is None else verdict_of(adapted, distorted)
-        readers = [subject.readers[its or ""] for its in systems.values()]
-        times = latencies(readers, distorted, turns=TURNS)
+    corrected = adapted is not None and (verdict is None or verdict.distorted)
     return Comparison(
         picture,
         distorted[0],
@@ -139,7 +135,7 @@ def compare(
         answer_of(subject, before),
         answers,
         verdict,
-        {system: 1e3 * time.seconds for system, time in zip(systems, times, strict=True)},
+        subject.milliseconds(distorted, adapter, corrected),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deepcorrect.distortions import kind_of
 from deepcorrect.explorer import _html
-from deepcorrect.explorer._compare import compare, level_curve
+from deepcorrect.explorer._compare import Curve, compare, level_curve
 from deepcorrect.explorer._exhibits import Exhibits
 from deepcorrect.explorer._filters import site_maps
 from deepcorrect.explorer._folder import compare_folder
@@ -22,6 +24,8 @@ NO_ADAPTER = "none"
 CLEAN_ANSWER = "what the baseline says of the clean picture"
 BY_ITSELF = -1
 """The number of `CLEAN_ANSWER` among the classes."""
+KEPT = 64
+"""Curves that are kept, so that the level moves without measuring all levels again."""
 
 
 class Handlers:
@@ -35,6 +39,7 @@ class Handlers:
     def __init__(self, exhibits: Exhibits, gr: Any) -> None:
         self.exhibits, self.gr = exhibits, gr
         self.rows = run_rows(exhibits.runs)
+        self._curve_of = functools.lru_cache(KEPT)(self._measured_curve)
 
     def restore(self, request: Any) -> list[Any]:
         """Sets the controls to what the address says."""
@@ -140,14 +145,21 @@ class Handlers:
             return self.gr.skip()
         try:
             view, picture, subject = self._view(choices, upload, site, tab)
-            tensor = self.exhibits.tensor(picture, view.network)
-            found = level_curve(subject, view.adapter, tensor, view.setting, view.right)
+            clean = replace(view.setting, level=_weakest(view.setting.kinds))
+            found = self._curve_of(picture, view.network, view.adapter, clean, view.right)
             right = view.right
             if right is None:
+                tensor = self.exhibits.tensor(picture, view.network)
                 right = int(subject.probabilities(tensor[None])[0].argmax())
             return _html.level_chart(found, view.setting, subject.label(right))
         except DeepCorrectError as error:
             return _html.message(str(error))
+
+    def _measured_curve(
+        self, picture: Picture, network: str, adapter: str, setting: Setting, right: int | None
+    ) -> Curve | None:
+        tensor = self.exhibits.tensor(picture, network)
+        return level_curve(self.exhibits.subject(network), adapter, tensor, setting, right)
 
     def show_runs(
         self, runs: list[str], systems: list[str], distortions: list[str], sort: str
@@ -210,6 +222,11 @@ class Handlers:
         self, runs: list[str], systems: list[str], distortions: list[str], sort: str
     ) -> list[RunRow]:
         return select_rows(self.rows, runs, systems, distortions, sort)
+
+
+def _weakest(kinds: tuple[str, ...]) -> float:
+    """The level that changes nothing."""
+    return kind_of("+".join(kinds)).weakest if kinds else 0.0
 
 
 def unit_of(kinds: tuple[str, ...]) -> str:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from deepcorrect.correction import AdaptedModel, load_adapter
 from deepcorrect.models import output_classes
-from deepcorrect.networks import Classifier, as_logits, convolutions
+from deepcorrect.networks import Classifier, as_logits, convolutions, latencies
 from deepcorrect.runtime import device_of, inference, to_device, unknown
 
 BASELINE, CORRECTED = "baseline", "corrected"
+TURNS = 5
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Subject:
     readers: Mapping[str, nn.Module]
     classes: int
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _times: dict[tuple[str, bool], dict[str, float]] = field(default_factory=dict, repr=False)
 
     @contextmanager
     def asked(self) -> Iterator[None]:
@@ -75,6 +77,26 @@ class Subject:
         """The systems to compare, `baseline` and, with an adapter, `corrected`."""
         self.adapted(adapter)
         return {BASELINE: None, CORRECTED: adapter} if adapter else {BASELINE: None}
+
+    def milliseconds(self, image: Tensor, adapter: str | None, corrected: bool) -> dict[str, float]:
+        """The time of each system for one image, gate included, measured in turns.
+
+        It depends on the image only by what the gate says of it, so that it is measured once for
+        each adapter and verdict.
+
+        Args:
+            image: 1 x C x H x W in [0, 1].
+            adapter: The adapter of the corrected network; None times the baseline alone.
+            corrected: Whether the gate sends the image to the corrected network.
+        """
+        systems, key = self.systems(adapter), (adapter or "", corrected)
+        with self.asked():
+            if key not in self._times:
+                readers = [self.readers[its or ""] for its in systems.values()]
+                found = latencies(readers, image, turns=TURNS)
+                pairs = zip(systems, found, strict=True)
+                self._times[key] = {system: 1e3 * each.seconds for system, each in pairs}
+            return self._times[key]
 
     def sites(self, adapter: str | None) -> list[str]:
         """The sites whose maps can be shown: those of the adapter, or all convolutions."""
