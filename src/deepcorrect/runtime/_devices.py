@@ -282,6 +282,7 @@ def to_device(images: Tensor, device: torch.device, *, channels_last: bool = Tru
         >>> images.is_contiguous(memory_format=torch.channels_last)
         True
     """
-    # a copy to the CPU that is not waited for would be read before it has arrived
-    images = images.to(device, non_blocking=images.device.type == "cpu")
+    # other copies, such as those to the CPU, would be read before they have arrived
+    ahead = images.device.type == "cpu" and device.type == "cuda"
+    images = images.to(device, non_blocking=ahead)
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images
