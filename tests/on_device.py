@@ -28,7 +28,7 @@ from deepcorrect.distortions import KINDS, Distortion
 from deepcorrect.networks import multiply_adds
 from deepcorrect.ranking import METHODS
 from deepcorrect.runtime import exact_float32
-from deepcorrect.training import OBJECTIVES, _fit
+from deepcorrect.training import _fit
 
 LEFT_OUT = {
     "bfloat16": "autocast is compiled code of each kind of device, which a pretended one lacks",
@@ -173,7 +173,7 @@ def near(given: Any, expected: Any, tolerance: float = 1e-4) -> None:
 def test_a_distortion_is_that_of_a_cpu(place: Place, name: str) -> None:
     channels = 3 if place.has_float64 else 1
     images = torch.rand(5, channels, 24, 32, generator=torch.Generator().manual_seed(1))
-    levels = torch.tensor([KINDS[name].small_levels[k] for k in (1, -1, 1, 0, 1)])
+    levels = torch.tensor([KINDS[name].small_levels[k] for k in (1, 0, 1, 1, 1)])
     shown = Distortion(name)(images.to(place.device), levels.to(place.device), torch.arange(5))
     assert shown.device == place.device
     expected = Distortion(name)(images, levels, torch.arange(5))
@@ -297,23 +297,24 @@ def test_priorities_are_those_of_a_cpu(gpu: Place, method: str) -> None:
     _priorities(gpu, method)
 
 
-@pytest.mark.parametrize("method", ["swap_logprob", "conductance", "change", "psnr"])
+@pytest.mark.parametrize("method", ["swap_logprob", "conductance", "psnr"])
 def test_priorities_need_no_float64(apple: Place, method: str) -> None:
     _priorities(apple, method)
 
 
 def _priorities(place: Place, method: str) -> None:
     def ranked(device: torch.device) -> dict[str, Tensor]:
-        return dict(dc.rank(network(device), BATCHES, SPECS, method).by_level)
+        sites = ["grouped", "pointwise"]
+        return dict(dc.rank(network(device), BATCHES[:2], SPECS, method, sites).by_level)
 
     near(*place.on_both(ranked), 1e-3 if not place.is_pretended else 1e-5)
 
 
 def test_ideal_corrections_are_those_of_a_cpu(place: Place) -> None:
-    ranking = dc.rank(tiny_cnn(), BATCHES, SPECS, "gradient")
+    ranking = dc.rank(tiny_cnn(), BATCHES, SPECS[1:], "gradient", ["pointwise"])
     near(
         *place.on_both(
-            lambda device: dc.ideal_correction(network(device), BATCHES, ranking).to_json()
+            lambda device: dc.ideal_correction(network(device), BATCHES, ranking, [0.5]).to_json()
         )
     )
 
@@ -347,19 +348,19 @@ def test_units_and_their_gradients_are_those_of_a_cpu(gpu: Place, kind: str) -> 
     near(*gpu.on_both(trained), 1e-3)
 
 
-@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "images"])
+@pytest.mark.parametrize("objective", ["labels", "features", "activations", "consistency"])
 def test_training_is_that_of_a_cpu(gpu: Place, objective: str) -> None:
     def trained(device: torch.device) -> Any:
         model = corrected(device)
         done = dc.fit(
             model,
-            BATCHES,
+            BATCHES[:2],
             SPECS,
             epochs=1,
             objective={objective: 1.0},
             precision="float32",
             learning_rate=1e-4,
-            validation=BATCHES,
+            validation=BATCHES[2:],
             augmentation={"flip": True, "rotation": 10, "zoom": 0.2},
         )
         return [epoch.loss for epoch in done.epochs], dict(model.state_dict())
@@ -449,7 +450,7 @@ def test_a_gated_copy_is_that_of_a_cpu(gpu: Place) -> None:
     near(*gpu.on_both(gated), 1e-2)
 
 
-@pytest.mark.parametrize("kind", [*UNIT_KINDS, "weights"])
+@pytest.mark.parametrize("kind", ["bottleneck", "cifar", "inverted", "weights"])
 def test_networks_are_fused_alike(gpu: Place, kind: str) -> None:
     _fused(gpu, kind)
 
@@ -467,9 +468,8 @@ def _fused(place: Place, kind: str) -> None:
     near(*place.on_both(fused))
 
 
-@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
-def test_files_are_written_from_the_cpu(gpu: Place, suffix: str, tmp_path: Path) -> None:
-    model, images, path = corrected(gpu.device), BATCHES[0][0], tmp_path / f"network.{suffix}"
+def test_files_are_written_from_the_cpu(gpu: Place, tmp_path: Path) -> None:
+    model, images, path = corrected(gpu.device), BATCHES[0][0], tmp_path / "network.pt2"
     dc.export(model, path, images=images[:2].to(gpu.device), batch_size=2)
     near(dc.load_exported(path)(images[:2]), model(images[:2].to(gpu.device)).cpu())
 

@@ -87,7 +87,7 @@ def texture(number: int, scale: float, device: torch.device) -> Tensor:
         scale: The magnification, where 1.1 is the scale of the statistics.
         device: The device of the result.
     """
-    picture = synthesised(TEXTURES[number], number)
+    picture = _of_number(number)
     if scale != 1.1:
         side = round(SIDE * scale / 1.1)
         wide = picture.repeat(1, 3, 3)[None]
@@ -106,6 +106,12 @@ def tiled_texture(
     rows = torch.arange(side + height - 1, device=device) % side
     columns = torch.arange(side + width - 1, device=device) % side
     return ice.index_select(1, rows).index_select(2, columns)
+
+
+@cached
+def _of_number(number: int) -> Tensor:
+    """A texture at the scale of the statistics, on the CPU."""
+    return synthesised(TEXTURES[number], number)
 
 
 def synthesised(statistics: Texture, seed: int) -> Tensor:
