@@ -14,7 +14,9 @@ from scipy.ndimage import correlate1d
 from torch import Tensor, nn
 
 from deepcorrect.alternatives import (
+    conv_adapter,
     eata,
+    feature_correction,
     finetune,
     front_end,
     interpolate,
@@ -25,10 +27,11 @@ from deepcorrect.alternatives import (
     score_shares,
     tent,
 )
+from deepcorrect.correction import GatedCopy, fit_gate, looks_distorted
 from deepcorrect.data import Preprocessing
 from deepcorrect.distortions import Distortion
 from deepcorrect.evaluation import evaluate
-from deepcorrect.networks import Classifier, costs, describe, find
+from deepcorrect.networks import Classifier, costs, describe, find, tap
 from deepcorrect.runtime import InputError, MissingExtraError
 from deepcorrect.training import fit
 from deepcorrect.training._augmentation import augmix
@@ -128,6 +131,114 @@ def test_shares_outside_and_other_networks_are_refused(network: TinyCNN) -> None
         interpolate(state, state, 1.5)
     with pytest.raises(InputError, match="other networks"):
         interpolate(state, nn.Linear(2, 2).state_dict(), 0.5)
+
+
+# --- adapters beside convolutions, and corrected maps
+
+
+@pytest.mark.parametrize("place", ["parallel", "sequential"])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_conv_adapter_adds_its_bottleneck_to_the_convolution(
+    place: Any, groups: int, images: Tensor
+) -> None:
+    """Written out group by group."""
+    conv = nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=groups)
+    maps = images.repeat(1, 2, 1, 1)[:, :4]
+    adapted = conv_adapter(nn.Sequential(conv), place, reduction=2, seed=1)
+    before = conv(maps)
+    assert torch.equal(adapted(maps), before), "it starts as the network"
+    parts = dict(adapted.named_parameters())
+    own = {name.split("part.")[1]: p for name, p in parts.items() if "part." in name}
+    nn.init.normal_(own["pointwise.weight"])
+    nn.init.normal_(own["scale"])
+    read = maps if place == "parallel" else before
+    stride = 2 if place == "parallel" else 1
+    width = read.shape[1] // 2
+    filters = own["depthwise.weight"]
+    assert filters.shape == (width, 2, 3, 3)
+    hidden = [
+        F.conv2d(read[:, 2 * n : 2 * n + 2], filters[n : n + 1], stride=stride, padding=1)
+        for n in range(width)
+    ]
+    mixed = torch.einsum(
+        "oi,nihw->nohw", own["pointwise.weight"][..., 0, 0], torch.cat(hidden, 1).clamp(min=0)
+    )
+    expected = before + own["scale"] * mixed
+    assert torch.allclose(adapted(maps), expected, atol=1e-5)
+    assert torch.equal(conv(maps), before), "the network is as it was"
+
+
+def test_adapters_are_all_that_training_changes(
+    classifier: Classifier, batches: list[Batch], images: Tensor
+) -> None:
+    adapted = conv_adapter(classifier, reduction=2)
+    convs = {"stem", "grouped", "depthwise"}  # not the 1 x 1 convolution
+    assert {name.split(".")[2] for name in trainable(adapted)} == convs
+    start = {name: value.clone() for name, value in adapted.state_dict().items()}
+    training = {"objective": {"logits": 1.0, "activations": 1.0}, "learning_rate": 1e-2}
+    fit(adapted, batches, "awgn:20", epochs=1, **training, **FAST)
+    changed = {n for n, value in adapted.state_dict().items() if not torch.equal(value, start[n])}
+    assert changed
+    assert changed <= trainable(adapted)
+    assert not torch.equal(adapted(images), classifier(images))
+
+
+def test_corrected_maps_come_nearer_to_the_clean_ones(
+    classifier: Classifier, images: Tensor, labels: Tensor
+) -> None:
+    """The objective compares the maps of that site alone."""
+    adapted = feature_correction(classifier, "norm", parameters=2000, depth=3, seed=1)
+    assert count(adapted) <= 2000
+    assert torch.equal(adapted(images), classifier(images))
+    shown = Distortion("awgn")(images, 60.0, torch.Generator().manual_seed(5))
+
+    def distance() -> float:
+        with tap(classifier, ["norm"]) as clean, tap(adapted, ["norm"]) as maps, torch.no_grad():
+            classifier(images)
+            adapted(shown)
+            return float((maps["norm"] - clean["norm"]).square().mean())
+
+    before = distance()
+    data, objective = cut(images, labels, 6), {"activations": 1.0}
+    settings = {"clean_share": 0.0, "learning_rate": 3e-3, "objective": objective}
+    fit(adapted, data, "awgn:60", epochs=25, **settings, **FAST)
+    assert distance() < 0.8 * before
+    assert all(".part." in name for name in trainable(adapted))
+
+
+@pytest.mark.parametrize("place", ["conv_adapter", "feature_correction", "lora"])
+def test_adapters_stand_behind_a_gate(
+    classifier: Classifier, images: Tensor, batches: list[Batch], place: str
+) -> None:
+    makers = {
+        "conv_adapter": lambda: conv_adapter(classifier),
+        "feature_correction": lambda: feature_correction(classifier, parameters=2000),
+        "lora": lambda: lora(classifier, 0.8),
+    }
+    gated = GatedCopy(classifier, makers[place]())
+    training = {"objective": {"logits": 1.0, "activations": 1.0}, "learning_rate": 1e-2}
+    fit(gated, batches, "awgn:20", epochs=1, **training, **FAST)
+    assert torch.equal(gated(images), gated.tuned(images)), "without a gate all are changed"
+    assert not torch.allclose(gated(images), classifier(images), atol=1e-4)
+    found = fit_gate(gated, batches, "awgn:60", false_alarms=0.25)
+    chosen = looks_distorted(gated, images)
+    assert gated.gate is not None
+    assert found == gated.gate.config
+    expected = torch.where(chosen[:, None], gated.tuned(images), classifier(images))
+    assert torch.allclose(gated(images), expected, atol=1e-5)
+
+
+def test_what_cannot_be_adapted_is_refused(classifier: Classifier) -> None:
+    with pytest.raises(InputError, match="reduction=0 is below 1"):
+        conv_adapter(classifier, reduction=0)
+    with pytest.raises(InputError, match="no convolution larger"):
+        conv_adapter(nn.Sequential(nn.Conv2d(3, 4, 1)))
+    with pytest.raises(InputError, match="depth=1 is below 2"):
+        feature_correction(classifier, depth=1)
+    with pytest.raises(InputError, match="too few for a residual"):
+        feature_correction(classifier, parameters=10)
+    with pytest.raises(InputError, match="unknown site 'nowhere'"):
+        feature_correction(classifier, "nowhere")
 
 
 # --- low-rank adaptation
@@ -257,6 +368,41 @@ def test_norm_adaptation_of_few_images_is_that_of_each_group(
     adapted = norm_adaptation(network, images=group)
     parts = [by_hand(network, some, float(group)) for some in images.split(sizes)]
     assert torch.allclose(adapted(images), torch.cat(parts), atol=1e-4)
+
+
+class NormWithActivation(nn.BatchNorm2d):
+    """As timm's batch norms, it has the activation inside."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        mean, variance, weight, bias = self.running_mean, self.running_var, self.weight, self.bias
+        normed = F.batch_norm(input, mean, variance, weight, bias, self.training, 0.1, self.eps)
+        return F.relu6(normed)
+
+
+def test_what_a_batch_norm_does_beside_normalising_stays(images: Tensor) -> None:
+    """Without its activation the network would be another."""
+    norm = NormWithActivation(3)
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    network = nn.Sequential(norm, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    expected = F.relu6(_normed_by_batch(norm, images)).mean((2, 3))
+    assert torch.allclose(norm_adaptation(network)(images), expected, atol=1e-5)
+    assert torch.allclose(tent(network, 1e-2)(images), expected, atol=1e-5)
+    assert not torch.allclose(network.eval()(images), expected, atol=1e-2)
+
+
+def _normed_by_batch(norm: nn.BatchNorm2d, maps: Tensor) -> Tensor:
+    mean, variance = maps.mean((0, 2, 3)), maps.var((0, 2, 3), correction=0)
+    scaled = (maps - mean.view(1, -1, 1, 1)) / (variance.view(1, -1, 1, 1) + norm.eps).sqrt()
+    return scaled * norm.weight.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
+
+
+def test_a_batch_norm_that_normalises_by_itself_is_refused(images: Tensor) -> None:
+    class Own(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return input - input.mean()
+
+    with pytest.raises(InputError, match="class Own does not normalise"):
+        norm_adaptation(nn.Sequential(Own(3)))(images)
 
 
 def test_norm_adaptation_needs_batch_norms() -> None:

@@ -41,12 +41,13 @@ TRAINING: dict[str, Any] = {
 
 def tried(method: str, rates: tuple[float, ...], **keys: Any) -> dict[str, dict[str, Any]]:
     """A method at several learning rates, by the names in the table."""
+    own = {"objective": {"activations": 1}} if method == "feature_correction" else {}
     more = "".join(f", {key} {value}" for key, value in keys.items())
     return {
         f"{method}{more}, {rate:g}": {
             "method": method,
             **keys,
-            "training": {**TRAINING, "learning_rate": rate},
+            "training": {**TRAINING, **own, "learning_rate": rate},
         }
         for rate in rates
     }
@@ -55,6 +56,8 @@ def tried(method: str, rates: tuple[float, ...], **keys: Any) -> dict[str, dict[
 TRIED: dict[str, dict[str, Any]] = {
     **tried("finetune", (1e-3, 3e-3, 1e-2)),
     **tried("wise_ft", (1e-3, 3e-3, 1e-2)),
+    **tried("conv_adapter", (3e-3, 1e-2, 3e-2)),
+    **tried("feature_correction", (1e-3, 3e-3, 1e-2), images=None),
 }
 
 

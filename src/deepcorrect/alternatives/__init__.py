@@ -7,7 +7,10 @@ at test time has a method `start_level`, which the evaluation calls before each 
 level.
 """
 
+from deepcorrect.alternatives._added_maps import FrozenNetwork
+from deepcorrect.alternatives._conv_adapter import ConvAdapter, Place, conv_adapter
 from deepcorrect.alternatives._eata import Eata, eata
+from deepcorrect.alternatives._feature_correction import MapCorrection, feature_correction
 from deepcorrect.alternatives._finetune import Trains, finetune
 from deepcorrect.alternatives._front_end import FrontEnd, WithFrontEnd, front_end, restored_images
 from deepcorrect.alternatives._lora import lora, merge
@@ -17,14 +20,20 @@ from deepcorrect.alternatives._tent import Tent, tent
 from deepcorrect.alternatives._wise_ft import interpolate, score_shares
 
 __all__ = [
+    "ConvAdapter",
     "Eata",
     "FrontEnd",
+    "FrozenNetwork",
+    "MapCorrection",
     "NormAdaptation",
+    "Place",
     "Restoration",
     "Tent",
     "Trains",
     "WithFrontEnd",
+    "conv_adapter",
     "eata",
+    "feature_correction",
     "finetune",
     "front_end",
     "interpolate",

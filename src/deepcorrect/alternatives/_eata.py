@@ -95,14 +95,15 @@ class Eata(Tent):
 def eata(
     model: nn.Module,
     clean: Batches,
-    learning_rate: float = 5e-3,
+    learning_rate: float = 5e-2,
     sure: float = 0.4,
     redundant: float = 0.4,
     holding: float = 1.0,
 ) -> Eata:
     """A copy of the network that adapts its batch norms to chosen images of the test batches.
 
-    The defaults are the authors' for CIFAR-10. For ImageNet they take a learning rate of 2.5e-4,
+    The learning rate is the best of three on ResNet-20 and CIFAR-100; the other defaults are the
+    authors' for CIFAR-10. For ImageNet they take a learning rate of 2.5e-4,
     `redundant=0.05` and `holding=2000`, in batches of 64.
 
     Args:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from deepcorrect.networks import Wrapper, network_of
 from deepcorrect.runtime import InputError
 
 
 class _BatchStatistics(nn.Module):
-    """A batch norm whose statistics are mixed with those of its input."""
+    """A batch norm whose statistics are mixed with those of its input.
+
+    A subclass may do more than normalise, as timm's, which have the activation inside. Its own
+    forward pass runs, with the statistics exchanged where it normalises.
+    """
 
     def __init__(self, norm: nn.BatchNorm2d, prior: float) -> None:
         super().__init__()
@@ -21,6 +29,19 @@ class _BatchStatistics(nn.Module):
         self.prior = prior
 
     def forward(self, maps: Tensor) -> Tensor:
+        if type(self.norm) is nn.BatchNorm2d:
+            return self.normalised(maps)
+        with _Exchanged(self) as exchanged:
+            found = self.norm(maps)
+        if exchanged.calls != 1:
+            raise InputError(
+                f"a batch norm of the class {type(self.norm).__name__} does not normalise by "
+                "torch.nn.functional.batch_norm: its statistics cannot be adapted"
+            )
+        return found
+
+    def normalised(self, maps: Tensor) -> Tensor:
+        """The maps, N x C x H x W, normalised, scaled and shifted."""
         values = maps.float()
         mean, variance = values.mean((0, 2, 3)), values.var((0, 2, 3), correction=0)
         if self.prior:
@@ -33,6 +54,23 @@ class _BatchStatistics(nn.Module):
         scale = scale if self.norm.weight is None else scale * self.norm.weight
         shift = -mean * scale if self.norm.bias is None else self.norm.bias - mean * scale
         return (values * scale[:, None, None] + shift[:, None, None]).to(maps.dtype)
+
+
+class _Exchanged(TorchFunctionMode):
+    """In the block, `batch_norm` takes the statistics of one batch norm."""
+
+    def __init__(self, norm: _BatchStatistics) -> None:
+        super().__init__()
+        self.norm, self.calls = norm, 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        self.calls += 1
+        return self.norm.normalised(args[0] if args else (kwargs or {})["input"])
 
 
 class NormAdaptation(Wrapper):

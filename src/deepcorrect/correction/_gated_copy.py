@@ -36,7 +36,8 @@ class GatedCopy(GatedModel):
     Args:
         network: The base network, a `Classifier` or any module. It is never changed. A
             `torch.compile`d network is unwrapped first; compile the result instead.
-        tuned: A copy of it, such as `finetune` returns. It is changed by training.
+        tuned: A copy of it, such as `finetune` returns. It is changed by training. It may have more
+            modules than the network, as adapters have.
         gate: The gate; None sends every image to the copy. See `fit_gate`.
 
     Attributes:
@@ -76,8 +77,8 @@ class GatedCopy(GatedModel):
         self._place_choice(places[self.gated_module])
         # wrappers without tensors around the gated module run as the network's own
         self._running = {
-            name: twin if name in names else places[own[name]]
-            for name, twin in twins.named_modules()
+            name: twins.get_submodule(name) if name in names else places[module]
+            for name, module in own.items()
         }
         self.set_gate(gate)
         self.train(False)
@@ -139,13 +140,18 @@ def _branching(
 
 
 def _check(network: nn.Module, tuned: nn.Module) -> None:
-    """Checks that two networks have the same modules, and no parameter in common."""
+    """Checks that a network's modules are in its copy, which shares no parameter with it."""
     inner, twin = network_of(network), network_of(tuned)
     if running_modules(network).get("") is not inner:
         raise InputError("the network is corrected already: give the network itself")
-    kinds = [[(n, type(each)) for n, each in net.named_modules()] for net in (inner, twin)]
-    shapes = [[(n, p.shape) for n, p in net.named_parameters()] for net in (inner, twin)]
-    if kinds[0] != kinds[1] or shapes[0] != shapes[1]:
+    # an adapter's wrapper keeps the layer that it adapts as `base_layer`
+    kinds = [
+        {n: type(getattr(each, "base_layer", each)) for n, each in net.named_modules()}
+        for net in (inner, twin)
+    ]
+    shapes = [{n: p.shape for n, p in net.named_parameters()} for net in (inner, twin)]
+    theirs = {n: shapes[1].get(n, shape) for n, shape in shapes[0].items()}
+    if not kinds[0].items() <= kinds[1].items() or shapes[0] != theirs:
         raise InputError(
             "the second network is not a copy of the first: its modules or the shapes of their "
             "parameters differ; give finetune(network), or a network trained from a copy"

@@ -56,7 +56,59 @@ class WiseFtSystem(_WholeNetworkSystem):
     share: float | None = Field(default=None, ge=0, le=1)
 
 
-class LoraSystem(TrainedSystem):
+class ConvAdapterSystem(GateableSystem):
+    """Conv-Adapter (Chen et al. 2024): small convolutions beside those of the frozen network.
+
+    Attributes:
+        place: `parallel` reads a convolution's input, `sequential` its output.
+        reduction: how many times fewer hidden maps than input maps there are at least.
+    """
+
+    own: ClassVar[dict[str, Any]] = {"learning_rate": 1e-2}
+
+    method: Literal["conv_adapter"]
+    place: alternatives.Place = "parallel"
+    reduction: int = Field(default=1, ge=1)
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """A frozen copy with adapters, which with a gate stands beside the network."""
+        del rank
+        adapted = alternatives.conv_adapter(model, self.place, self.reduction, seed)
+        return self.behind_gate(model, adapted)
+
+
+class FeatureCorrectionSystem(GateableSystem):
+    """Correction of the maps after the first layers, as feature de-drifting (Wang et al. 2020).
+
+    Attributes:
+        site: the module whose maps are corrected; null takes the first convolution.
+        parameters: how many are trained at most; a value up to 1 is a share of the network's.
+        depth: the number of its 3 x 3 convolutions.
+        images: how many of the training images it sees; null takes all.
+    """
+
+    own: ClassVar[dict[str, Any]] = {
+        "learning_rate": 3e-3,
+        "epochs": 20,
+        "objective": {"activations": 1.0},
+    }
+
+    method: Literal["feature_correction"]
+    site: str | None = None
+    parameters: float = Field(default=0.25, gt=0)
+    depth: int = Field(default=4, ge=2)
+    images: int | None = Field(default=500, ge=2)
+
+    def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
+        """A frozen copy with corrected maps, which with a gate stands beside the network."""
+        del rank
+        adapted = alternatives.feature_correction(
+            model, self.site, self.parameters, self.depth, seed
+        )
+        return self.behind_gate(model, adapted)
+
+
+class LoraSystem(GateableSystem):
     """Low-rank adaptation of the convolutions, merged into their weights after training.
 
     Attributes:
@@ -69,9 +121,9 @@ class LoraSystem(TrainedSystem):
     alpha: float = Field(default=1.0, gt=0)
 
     def build(self, model: Classifier, rank: Rank, seed: int) -> nn.Module:
-        """A copy of the network with low-rank parts."""
+        """A copy with low-rank parts, which with a gate stands beside the network."""
         del rank, seed
-        return alternatives.lora(model, self.parameters, self.alpha)
+        return self.behind_gate(model, alternatives.lora(model, self.parameters, self.alpha))
 
     def finished(self, model: nn.Module) -> nn.Module:
         """The copy with its low-rank parts added to the weights."""

@@ -15,6 +15,8 @@ from deepcorrect.correction import Runtime, check_unit, read_budget
 from deepcorrect.deployment import WITHIN_LATENCY, correct_within
 from deepcorrect.experiments._alternative_systems import (
     AugMixSystem,
+    ConvAdapterSystem,
+    FeatureCorrectionSystem,
     FrontEndSystem,
     LoraSystem,
     StabilitySystem,
@@ -166,6 +168,8 @@ System = Annotated[
     | StabilitySystem
     | AugMixSystem
     | WiseFtSystem
+    | ConvAdapterSystem
+    | FeatureCorrectionSystem
     | LoraSystem
     | FrontEndSystem
     | NormAdaptationSystem
@@ -181,6 +185,8 @@ SECTIONS: dict[str, type[Section]] = {
     "stability": StabilitySystem,
     "augmix": AugMixSystem,
     "wise_ft": WiseFtSystem,
+    "conv_adapter": ConvAdapterSystem,
+    "feature_correction": FeatureCorrectionSystem,
     "lora": LoraSystem,
     "front_end": FrontEndSystem,
     "norm_adaptation": NormAdaptationSystem,

@@ -77,7 +77,7 @@ class EataSystem(TestTimeSection):
     needs: ClassVar[str] = "batches of one distortion"
 
     method: Literal["eata"]
-    learning_rate: float = Field(default=5e-3, gt=0)
+    learning_rate: float = Field(default=5e-2, gt=0)
     sure: float = Field(default=0.4, gt=0, le=1)
     redundant: float = Field(default=0.4, gt=0, le=1)
     holding: float = Field(default=1.0, ge=0)

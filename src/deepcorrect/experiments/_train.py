@@ -12,7 +12,7 @@ from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, fit_gat
 from deepcorrect.data import loader
 from deepcorrect.deployment import latency_note
 from deepcorrect.evaluation import evaluate
-from deepcorrect.experiments._alternative_systems import WiseFtSystem
+from deepcorrect.experiments._alternative_systems import FeatureCorrectionSystem, WiseFtSystem
 from deepcorrect.experiments._folder import (
     CHECKPOINTS,
     adapter_folder,
@@ -48,9 +48,12 @@ def train(setup: Setup, name: str, system: TrainedSystem, rank: Rank) -> tuple[n
         model = system.build(setup.model, rank, recipe.seed)
     if isinstance(system, GateableSystem) and isinstance(model, GatedModel):
         _set_gate(setup, name, system, model)
+    shown = images.train
+    if isinstance(system, FeatureCorrectionSystem):
+        shown = shown.sample(system.images, recipe.seed)
     history = fit(
         model,
-        loader(images.train, system.training.batch_size, shuffle=True, workers=recipe.data.workers),
+        loader(shown, system.training.batch_size, shuffle=True, workers=recipe.data.workers),
         setup.distortions,
         system.training,
         setup.batches(images.selection) if len(images.selection) else None,

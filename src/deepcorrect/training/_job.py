@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.correction import AdaptedModel, GatedModel
+from deepcorrect.correction import AdaptedModel, GatedCopy, GatedModel
 from deepcorrect.data import Batches, check_repeatable, images_digest
 from deepcorrect.distortions import (
     Distortion,
@@ -206,6 +206,9 @@ def _teacher(model: nn.Module) -> nn.Module:
 
 
 def _compared_sites(model: nn.Module) -> tuple[str, ...]:
-    """The sites whose maps are compared with the untouched network's: the corrected ones, or all
-    convolutions."""
-    return tuple(model.config.sites if isinstance(model, AdaptedModel) else find(model))
+    """The sites whose maps are compared with the untouched network's: the corrected ones, those
+    that a system names, or all convolutions."""
+    if isinstance(model, AdaptedModel):
+        return tuple(model.config.sites)
+    changed = model.tuned if isinstance(model, GatedCopy) else model
+    return tuple(getattr(changed, "compared_sites", None) or find(model))
