@@ -60,6 +60,7 @@ def lists() -> dict[str, dict[str, str]]:
             **groups,
             "A+B": "A, then B on its result; level k is the k-th level of each one's grid",
         },
+        "adapters": correction.shipped_adapters(),
         "units": correction.DESCRIPTIONS,
         "methods": {name: method.summary for name, method in ranking.METHODS.items()},
         "targets": ranking.TARGETS,

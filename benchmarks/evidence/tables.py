@@ -488,7 +488,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
-IN_README = ("demo", "summary")
+IN_README = ("demo",)
 
 
 def main() -> None:

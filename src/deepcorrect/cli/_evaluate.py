@@ -42,9 +42,9 @@ Adapters = Annotated[
     typer.Option(
         "--adapter",
         metavar="ADAPTER",
-        help="An adapter for the network: its folder, hf:OWNER/NAME or hf:OWNER/NAME@REVISION. "
-        "It is measured beside the untouched network. Repeat it as NAME=ADAPTER to compare "
-        "several.",
+        help="An adapter for the network: its folder, hf:OWNER/NAME[@REVISION], or one that "
+        "`deepcorrect list adapters` names. It is measured beside the untouched network. Repeat it "
+        "as NAME=ADAPTER to compare several.",
     ),
 ]
 Clean = Annotated[

@@ -12,6 +12,7 @@ from deepcorrect.cli._options import Json
 
 Listed = Literal[
     "models",
+    "adapters",
     "datasets",
     "distortions",
     "units",

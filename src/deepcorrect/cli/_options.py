@@ -163,7 +163,8 @@ class AdaptedModelOptions(ModelOptions):
         str | None,
         typer.Option(
             metavar="ADAPTER",
-            help="An adapter for the network: its folder, hf:OWNER/NAME or hf:OWNER/NAME@REVISION.",
+            help="An adapter for the network: its folder, hf:OWNER/NAME[@REVISION], or one that "
+            "`deepcorrect list adapters` names.",
         ),
     ] = None
 

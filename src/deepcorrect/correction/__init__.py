@@ -21,6 +21,7 @@ from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
 from deepcorrect.correction._raise_gate import raise_gate
+from deepcorrect.correction._shipped import shipped_adapters
 from deepcorrect.correction._unit_config import (
     DESCRIPTIONS,
     WEIGHTS,
@@ -67,6 +68,7 @@ __all__ = [
     "raise_gate",
     "read_budget",
     "select_within_budget",
+    "shipped_adapters",
     "spread_out",
     "unit_config",
     "unit_costs",

@@ -13,23 +13,28 @@ from pydantic import ValidationError
 from deepcorrect.correction import _hub
 from deepcorrect.correction._config import AdapterConfig
 from deepcorrect.correction._model_card import CARD_FILE, card, user_text
+from deepcorrect.correction._shipped import CONFIG_FILE, shipped_adapters, shipped_folder
 from deepcorrect.runtime import InputError, files, first_problem
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
 """The files of a saved adapter."""
 
 
 def folder_of(source: str | Path) -> Path:
-    """The folder of an adapter: `source` itself, or the download of `hf:OWNER/NAME[@REVISION]`.
+    """The folder of an adapter: `source` itself, the one of a shipped adapter, or a download.
 
     Raises:
         InputError: The repository cannot be downloaded and is not in the cache.
     """
     if _hub.is_hub_spec(source):
+<<<<<<< HEAD
         return _hub.download(str(source), ADAPTER_FILES)
     return Path(source)
+=======
+        return _hub.download(str(source), (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE))
+    return shipped_folder(source) or Path(source)
+>>>>>>> 2b2685d (Adapters that are shipped, by name; the README's first screen; accuracy against latency)
 
 
 def read_verified(folder: Path) -> AdapterConfig:
@@ -58,7 +63,10 @@ def read_config(folder: str | Path) -> AdapterConfig:
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
-        raise InputError(f"{folder} holds no adapter: it has no {CONFIG_FILE}")
+        raise InputError(
+            f"{folder} holds no adapter: it has no {CONFIG_FILE}. Give the folder of an adapter, "
+            f"hf:OWNER/NAME[@REVISION], or one that is shipped: {', '.join(shipped_adapters())}"
+        )
     stored = files.read_json(path)
     try:
         config = AdapterConfig.model_validate(stored)

@@ -138,8 +138,9 @@ def load_adapter(model: nn.Module, source: str | Path) -> AdaptedModel:
 
     Args:
         model: The network, with the weights it had when the adapter was trained.
-        source: The folder that `AdaptedModel.save_pretrained` wrote, or
-            `hf:OWNER/NAME[@REVISION]`.
+        source: The folder that `AdaptedModel.save_pretrained` wrote, `hf:OWNER/NAME[@REVISION]`,
+            or the name of an adapter that the package ships, such as
+            `efficientnet_lite0/blur-noise` (`deepcorrect list adapters`).
 
     Returns:
         The corrected network.

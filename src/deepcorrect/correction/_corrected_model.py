@@ -208,7 +208,13 @@ class AdaptedModel(GatedModel):
         self.config = self.config.model_copy(update={"gate": config})
         super().set_gate(config)
 
-    def save_pretrained(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        notes: Mapping[str, Any] | None = None,
+        *,
+        half: bool = False,
+    ) -> Path:
         """Writes `adapter_config.json`, `adapter_model.safetensors` and a model card, `README.md`.
 
         Each file is written completely or not at all. The configuration contains the checksums of
@@ -218,13 +224,19 @@ class AdaptedModel(GatedModel):
             folder: The folder, created if it does not exist.
             notes: Additions to the notes of the configuration. The model card shows the keys that
                 it knows.
+            half: Whether floating-point tensors are written in half precision, which takes half
+                the space. `load_adapter` returns them in the network's precision.
 
         Returns:
             The folder.
+
+        Raises:
+            InputError: A value is too large for half precision.
         """
         folder = Path(folder)
         weights = folder / WEIGHTS_FILE
-        files.write_tensors(weights, self.state_dict())
+        tensors = self.state_dict()
+        files.write_tensors(weights, _halved(tensors) if half else tensors)
         config = self.config.model_copy(
             update={
                 "weights_sha256": file_sha256(weights),
@@ -304,3 +316,22 @@ def _branching(
 def _key(site: str) -> str:
     """A site's name as a module name, which must not contain dots."""
     return site.replace(".", "/")
+
+
+def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in half precision, where they are of floating point.
+
+    Raises:
+        InputError: A value is too large for half precision.
+    """
+    halved = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    for name, tensor in halved.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(
+                f"{name} has values above 65,504, which half precision cannot hold: save the "
+                "adapter without half=True"
+            )
+    return halved

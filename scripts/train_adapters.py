@@ -1,0 +1,235 @@
+"""Trains the adapters of EfficientNet-Lite0 that the package ships, without a label.
+
+    python scripts/train_adapters.py NAME --pictures parquet:caltech101/train.parquet
+        [--judged parquet:imagenet_val/test.parquet] [--judged-images N]
+        [--out DIR] [--trial] [--rate R] [--crop-epochs N] [--epochs N] [--seed N]
+
+Any pictures serve; the shipped adapters saw Caltech-101's training pictures. Ninety in a hundred
+are trained on: first as random crops, which cost a third of whole pictures and do not change the
+scale of a distortion, then whole. The others raise the gate's thresholds, and settings are chosen
+by the agreement with the clean network's answers on them. What is finished is kept in
+runs/adapters, so that a stopped training goes on. With `--judged`, the accuracy on ImageNet's
+validation pictures goes into the card; nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import deepcorrect as dc
+from deepcorrect.correction._checkpoint import read_config, write_card
+from deepcorrect.data import ImageSet
+from deepcorrect.evaluation import Comparison, compare
+from deepcorrect.networks import multiply_adds
+
+WORK = Path("runs/adapters")
+SHIPPED = Path(__file__).parent.parent / "src/deepcorrect/correction/shipped/efficientnet_lite0"
+BATCH = 32
+RANKED = 32
+JUDGED = 60
+RAISED = 240
+OBJECTIVE = {"logits": 1.0, "features": 2.0}
+SHARE_FOR_GATE = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an adapter corrects, and what differs from the defaults of `dc.correct`.
+
+    Attributes:
+        summary: What `deepcorrect list adapters` says.
+        distortions: The distortions and their levels at 224 pixels.
+        false_alarms: The share of clean pictures that the gate may correct.
+        parameters: The size of the adapter, as a fraction of the network's; a quarter takes 2.4 MB
+            in half precision.
+        crop: The side of the crops, in pixels.
+    """
+
+    summary: str
+    distortions: tuple[str, ...]
+    false_alarms: float = 0.02
+    parameters: float = 0.25
+    crop: int = 128
+
+
+RECIPES = {
+    "blur-noise": Recipe(
+        "Gaussian blur and noise", ("gaussian_blur:1,2,3,4,5,6", "awgn:10,20,40,60,80,100")
+    ),
+    "mixture": Recipe(
+        "many kinds at once, for distortions that nobody named: blur, noise, few pixels, few bits, "
+        "little light, colour casts, drops on the lens",
+        (
+            "gaussian_blur:1,2,3,4,5,6",
+            "awgn:10,20,40,60,80,100",
+            "resize",
+            "bit_depth",
+            "low_light",
+            "colour_cast",
+            "spatter",
+        ),
+    ),
+}
+
+
+class Crops(Dataset[tuple[Tensor, int]]):
+    """Pictures, mirrored at random, and cut to random squares.
+
+    Args:
+        pictures: The pictures.
+        side: The side of the squares, in pixels; None leaves pictures whole.
+    """
+
+    def __init__(self, pictures: ImageSet, side: int | None) -> None:
+        self.pictures, self.side = pictures, side
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture, label = self.pictures[index]
+        if self.side is not None:
+            height, width = picture.shape[-2:]
+            top = int(torch.randint(height - self.side + 1, ()))
+            left = int(torch.randint(width - self.side + 1, ()))
+            picture = picture[:, top : top + self.side, left : left + self.side]
+        return picture.flip(2) if torch.rand(()) < 0.5 else picture, label
+
+
+def ranking_of(name: str, network: dc.Classifier, pictures: ImageSet) -> dc.Ranking:
+    """The priorities of all filters, which are kept."""
+    folder = WORK / name / "ranking"
+    if not folder.exists():
+        some = dc.loader(pictures.sample(RANKED, seed=0), RANKED)
+        dc.rank(network, some, list(RECIPES[name].distortions)).save(folder)
+    return dc.load_ranking(folder)
+
+
+def train(given: argparse.Namespace) -> None:
+    """Ranks, fits the gate, trains, and raises the gate's thresholds."""
+    recipe, seed = RECIPES[given.name], given.seed
+    kinds = list(recipe.distortions)
+    network = dc.load_model("efficientnet_lite0")
+    every = dc.open_dataset(given.pictures, network.preprocessing).without_labels()
+    rows = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
+    held = int(len(every) * SHARE_FOR_GATE)
+    shown, kept = every.select(sorted(rows[held:])), every.select(sorted(rows[:held]))
+    ranking = ranking_of(given.name, network, shown)
+    budget = {"parameters": recipe.parameters}
+    adapted = dc.correct(network, ranking, unit="weights", budget=budget, seed=seed)
+    dc.fit_gate(
+        adapted, dc.loader(shown, BATCH, shuffle=True), kinds, recipe.false_alarms, scale=0.5
+    )
+    work = WORK / given.name / f"rate-{given.rate:g}-{given.crop_epochs}-{given.epochs}-{seed}"
+    seen, seconds = 0, 0.0
+    for part, side, epochs, rate in (
+        ("crops", recipe.crop, given.crop_epochs, given.rate),
+        ("whole", None, given.epochs, given.rate / 3),
+    ):
+        if not epochs:
+            continue
+        batches: Any = DataLoader(Crops(shown, side), BATCH, shuffle=True, drop_last=True)
+        history = dc.fit(
+            *(adapted, batches, kinds),
+            seed=seed,
+            checkpoint=work / f"{part}.pt",
+            task=part,
+            epochs=epochs,
+            learning_rate=rate,
+            clean_share=0.1,
+            objective=OBJECTIVE,
+        )
+        seen, seconds = seen + history.images_seen, seconds + history.seconds
+    some = kept.sample(JUDGED, seed=0)
+    if given.trial:
+        adapted.set_gate(None)
+        compared(network, adapted, some, kinds)
+        return
+    dc.raise_gate(adapted, dc.loader(kept.sample(RAISED, seed=1), 50), kinds, seed)
+    agreement = compared(network, adapted, some, kinds)
+    notes = {
+        "summary": recipe.summary,
+        "model": "efficientnet_lite0",
+        "license": "apache-2.0",
+        "data": "Caltech-101's training pictures, without labels",
+        "labels": False,
+        "distortions": [asdict(curve.distortion) for curve in agreement.after.curves.values()],
+        "images_seen": seen,
+        "training_seconds": round(seconds, 1),
+    }
+    if given.judged is not None:
+        pictures = dc.open_dataset(given.judged, network.preprocessing)
+        some = pictures.sample(min(given.judged_images, len(pictures)), seed=0)
+        notes |= {
+            "measured": measured(compared(network, adapted, some, kinds)),
+            "cost": cost(network, adapted),
+        }
+    folder = adapted.save_pretrained(given.out or SHIPPED / given.name, notes, half=True)
+    write_card(folder, read_config(folder), f"efficientnet_lite0/{given.name}")
+    print(f"wrote {folder}")
+
+
+def compared(
+    network: dc.Classifier, adapted: dc.AdaptedModel, pictures: ImageSet, kinds: list[str]
+) -> Comparison:
+    """Measures the network and the corrected one, and prints both."""
+    found = compare(network, adapted, dc.loader(pictures, 50), kinds, 0, "auto", "measuring")
+    for kind, curve in found.after.curves.items():
+        for grid in (found.before, found.after):
+            shares = [grid.clean.top1 if grid.clean else 0.0, *grid.curves[kind].top1]
+            print(kind, *(f"{share:.3f}" for share in shares), flush=True)
+        print(f"mean {curve.mean_top1:.4f}")
+    print(f"gain {100 * found.gain:.2f} +- {100 * found.interval:.2f}", flush=True)
+    return found
+
+
+def measured(found: Comparison) -> dict[str, Any]:
+    """The accuracy as a card shows it."""
+    return {
+        "data": "ImageNet's validation set",
+        "images": found.after.images,
+        "target": found.after.target,
+        "baseline": found.before.to_json(),
+        "corrected": found.after.to_json(),
+        "gain": found.gain,
+        "interval": found.interval,
+    }
+
+
+def cost(network: dc.Classifier, adapted: dc.AdaptedModel) -> dict[str, Any]:
+    """The cost as a card shows it."""
+    image = torch.rand(1, 3, 224, 224)
+    before, after = (multiply_adds(each, image) for each in (network, adapted))
+    return {
+        "multiply_adds": after - before,
+        "base_multiply_adds": before,
+        "base_parameters": sum(each.numel() for each in network.parameters()),
+        "latency": dc.measure_latency(adapted, image).model_dump(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=list(RECIPES))
+    parser.add_argument("--pictures", required=True)
+    parser.add_argument("--judged", help="ImageNet's validation pictures")
+    parser.add_argument("--judged-images", type=int, default=650)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--trial", action="store_true", help="judge without a gate, write nothing")
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--crop-epochs", type=int, default=9)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    torch.set_num_threads(1)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
