@@ -39,9 +39,7 @@ def answer(network: nn.Module, labels: tuple[str, ...], image: Tensor) -> Answer
     return labels[int(index)].split(",")[0], float(share)
 
 
-def draw(
-    axis: Axes, picture: Tensor, lines: list[tuple[str, tuple[str, float]]], true: str
-) -> None:
+def draw(axis: Axes, picture: Tensor, answers: dict[str, Answer], true: str) -> None:
     """One picture, with an answer on each line below it; wrong ones are red."""
     axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy())
     axis.set_axis_off()
