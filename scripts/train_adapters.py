@@ -32,7 +32,6 @@ from deepcorrect.networks import multiply_adds
 WORK = Path("runs/adapters")
 SHIPPED = Path(__file__).parent.parent / "src/deepcorrect/correction/shipped/efficientnet_lite0"
 BATCH = 32
-RANKED = 32
 JUDGED = 60
 RAISED = 240
 OBJECTIVE = {"logits": 1.0, "features": 2.0}
@@ -50,6 +49,7 @@ class Recipe:
         parameters: The size of the adapter, as a fraction of the network's; a quarter takes 2.4 MB
             in half precision.
         crop: The side of the crops, in pixels.
+        ranked: The number of pictures that filters are ranked on, at every level.
     """
 
     summary: str
@@ -57,6 +57,7 @@ class Recipe:
     false_alarms: float = 0.02
     parameters: float = 0.25
     crop: int = 128
+    ranked: int = 32
 
 
 RECIPES = {
@@ -75,6 +76,7 @@ RECIPES = {
             "colour_cast",
             "spatter",
         ),
+        ranked=10,
     ),
 }
 
@@ -107,7 +109,7 @@ def ranking_of(name: str, network: dc.Classifier, pictures: ImageSet) -> dc.Rank
     """The priorities of all filters, which are kept."""
     folder = WORK / name / "ranking"
     if not folder.exists():
-        some = dc.loader(pictures.sample(RANKED, seed=0), RANKED)
+        some = dc.loader(pictures.sample(RECIPES[name].ranked, seed=0), BATCH)
         dc.rank(network, some, list(RECIPES[name].distortions)).save(folder)
     return dc.load_ranking(folder)
 

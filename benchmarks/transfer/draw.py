@@ -1,4 +1,6 @@
-"""Table and plot of docs/transfer.md, from benchmarks/results/transfer, without measuring.
+"""Tables and plot of docs/transfer.md, without measuring.
+
+They come from benchmarks/results/transfer, and from the cards of the adapters that are shipped.
 
 python -m benchmarks.transfer.draw
 """
@@ -12,11 +14,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from benchmarks.pages import DOCS, fill
+from deepcorrect.correction import CONFIG_FILE, shipped_adapters
+from deepcorrect.correction._shipped import FOLDER
 from deepcorrect.experiments.report._looks import INK, SETTINGS
 from deepcorrect.runtime import files
 
 RESULTS = Path(__file__).parents[1] / "results" / "transfer"
-SETS = {"caltech101": "Caltech-101, SVM on features", "imagenet": "ImageNet sample, top-1"}
+SETS = {"caltech101": "Caltech-101, SVM on features", "imagenet": "ImageNet training images, top-1"}
 KINDS = {"gaussian_blur": "blur, sigma in pixels", "awgn": "noise, sigma of 255"}
 SYSTEMS = {
     "baseline": ("baseline", INK),
@@ -53,6 +57,30 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def shipped() -> str:
+    """A row for each distortion and system of each shipped adapter, as measured for its card."""
+    lines = [
+        "| adapter, distortion | | clean | levels, weakest first | mean |",
+        "| --- | --- | ---: | --- | ---: |",
+    ]
+    for name in shipped_adapters():
+        measured = files.read_json(FOLDER / name / CONFIG_FILE)["notes"]["measured"]
+        for kind in measured["corrected"]:
+            for system in ("baseline", "corrected"):
+                curve = measured[system][kind]
+                levels = ", ".join(f"{value:.3f}" for value in curve["top1"])
+                first = f"`{name}`, {kind}" if system == "baseline" else ""
+                lines.append(
+                    f"| {first} | {system} | {curve['clean_top1']:.3f} | {levels} | "
+                    f"{curve['mean_top1']:.3f} |"
+                )
+        lines.append(
+            f"| `{name}`, all | gain, points | | {measured['images']} pictures | "
+            f"**{100 * measured['gain']:+.1f}** ± {100 * measured['interval']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
 def picture(found: dict[str, dict[str, Any]]) -> Figure:
     """Accuracy against level: a row a distortion, a column a set."""
     with rc_context(SETTINGS):
@@ -82,7 +110,7 @@ def main() -> None:
         for name in SETS
         if (RESULTS / f"{name}.json").exists()
     }
-    fill(DOCS / "transfer.md", {"results": table(found)})
+    fill(DOCS / "transfer.md", {"results": table(found), "shipped": shipped()})
     picture(found).savefig(DOCS / "images" / "transfer.png", dpi=130)
 
 
