@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deepcorrect.explorer import Copied, Offer
 
 TRAINED = ("efficientnet_lite0", "digits_cnn")
-"""The built-in networks that have trained weights."""
+"""The built-in networks that have trained weights; with them, their shipped adapters are shown."""
 LARGEST_PORT = 65535
 
 
@@ -143,6 +143,7 @@ def _refuse_options_of_a_network(network: ExploredModel) -> None:
 
 def _offers(network: ExploredModel) -> dict[str, Offer]:
     """The network that is named, and the built-in ones; or these alone."""
+    from deepcorrect.correction import shipped_adapters
     from deepcorrect.explorer import Offer
 
     if network.model != NOT_GIVEN:
@@ -154,9 +155,12 @@ def _offers(network: ExploredModel) -> dict[str, Offer]:
     device = runtime.device_for(network.device)
     for name in TRAINED:
         try:
-            found[name] = Offer(_same(dc.load_model(name).to(device)))
+            model = dc.load_model(name).to(device)
         except DeepCorrectError as error:
             runtime.console().print(f"{name} is left out: {error}", markup=False)
+            continue
+        shipped = [each for each in shipped_adapters() if each.startswith(f"{name}/")]
+        found[name] = Offer(_same(model), {each: each for each in shipped})
     return found
 
 
