@@ -28,13 +28,8 @@ def folder_of(source: str | Path) -> Path:
         InputError: The repository cannot be downloaded and is not in the cache.
     """
     if _hub.is_hub_spec(source):
-<<<<<<< HEAD
         return _hub.download(str(source), ADAPTER_FILES)
-    return Path(source)
-=======
-        return _hub.download(str(source), (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE))
     return shipped_folder(source) or Path(source)
->>>>>>> 2b2685d (Adapters that are shipped, by name; the README's first screen; accuracy against latency)
 
 
 def read_verified(folder: Path) -> AdapterConfig:
