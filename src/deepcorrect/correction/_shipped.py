@@ -15,8 +15,8 @@ def shipped_adapters() -> dict[str, str]:
 
     Example:
         >>> import deepcorrect as dc
-        >>> sorted(dc.correction.shipped_adapters())
-        ['efficientnet_lite0/blur-noise', 'efficientnet_lite0/mixture']
+        >>> dc.correction.shipped_adapters()["efficientnet_lite0/blur-noise"]
+        'Gaussian blur and noise'
     """
     found = sorted(path.parent for path in FOLDER.glob(f"*/*/{CONFIG_FILE}"))
     return {

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from deepcorrect.correction import WEIGHTS, Budget, UnitChoice, read_budget
 from deepcorrect.deployment import WITHIN_LATENCY
+from deepcorrect.experiments._stages import stages
 from deepcorrect.runtime import InputError
 from deepcorrect.training import TrainingConfig, changed
 
@@ -26,6 +27,10 @@ RANKED = 250
 """How many images of small inputs filters are ranked on."""
 RANKED_LARGE = 32
 """How many images of larger inputs: ranking one takes as long as training on hundreds."""
+CROP = 4 / 7
+"""The share of each side of a random part of an image: 128 of 224 pixels."""
+LEAST_FOR_CROPS = 160
+"""The smallest input, in pixels, that is trained on parts first."""
 PARAMETERS = 0.5
 """The largest size of an adapter that consists of weights, as a fraction of the network's."""
 LEAST_FOR_A_GATE = 40
@@ -62,6 +67,7 @@ class Choices:
         """Each choice with its value and its reason, as texts."""
         training = self.training
         objective = ", ".join(f"{name}={weight:g}" for name, weight in training.objective.items())
+        crop = training.augmentation.crop
         values = {
             "sites": f"{len(self.sites)}: {', '.join(self.sites)}",
             "unit": str(self.unit),
@@ -75,6 +81,7 @@ class Choices:
             "learning_rate": f"{training.learning_rate:g}",
             "clean_share": f"{training.clean_share:g}",
             "objective": objective,
+            "crop": "-" if crop == 1 else f"{crop:.3g} of each side, and whole images at last",
         }
         return [
             (name, value, self.reasons.get(name, "given"))
@@ -96,6 +103,7 @@ def choose_settings(
     comparable: bool = True,
     gate: Gating = None,
     gate_scale: float | None = None,
+    croppable: bool = False,
     training: Mapping[str, Any],
 ) -> Choices:
     """Chooses what was not given.
@@ -112,6 +120,7 @@ def choose_settings(
         comparable: Whether the ranking compares filters of different sites.
         gate: The share, or `none` for no gate.
         gate_scale: See `unit`.
+        croppable: Whether the network answers parts of images, too.
         training: The settings of `TrainingConfig` that are given.
 
     Raises:
@@ -138,6 +147,9 @@ def choose_settings(
     if gate is None:
         share, reasons["gate"] = _gate_share(images, small)
     settings = _training(images, small, unit, share is not None, training, reasons)
+    if croppable and pixels >= LEAST_FOR_CROPS and "augmentation" not in training:
+        settings["augmentation"] = {"crop": CROP, "flip": True}
+        reasons["crop"] = "a part takes a third of the time, and a distortion is as strong in it"
     return Choices(
         unit,
         beta,
@@ -199,27 +211,35 @@ def _training(
     return {name: value for name, (value, _) in usual.items()} | dict(given)
 
 
-def within_minutes(choices: Choices, minutes: float, images: int, seconds: float) -> Choices:
+def within_minutes(
+    choices: Choices, minutes: float, images: int, seconds: tuple[float, float]
+) -> Choices:
     """The choices with as many epochs as fit into a time.
 
     Args:
         choices: The choices so far.
         minutes: The longest accepted training time.
         images: The number of training images.
-        seconds: The time that training takes per image.
+        seconds: The time that training takes per image: on parts of images, and on whole ones.
 
     Raises:
         InputError: Not even one epoch fits.
     """
-    fitting = int(minutes * 60 / (seconds * images))
-    if fitting < 1:
-        needed = seconds * images / 60
+
+    def needed(epochs: int) -> float:
+        planned = stages(changed(choices.training, {"epochs": epochs}))
+        part, whole = seconds
+        times = (each.epochs * (whole if each.augmentation.crop == 1 else part) for each in planned)
+        return sum(times) * images / 60
+
+    fitting = [n for n in range(1, choices.training.epochs + 1) if needed(n) <= minutes]
+    if not fitting:
         raise InputError(
-            f"one pass over the {images:,} training images takes about {needed:.1f} minutes, and "
-            f"{minutes:g} are allowed: allow more, or give fewer images"
+            f"one pass over the {images:,} training images takes about {needed(1):.1f} minutes, "
+            f"and {minutes:g} are allowed: allow more, or give fewer images"
         )
-    if fitting >= choices.training.epochs:
+    if fitting[-1] == choices.training.epochs:
         return choices
-    training = changed(choices.training, {"epochs": fitting})
+    training = changed(choices.training, {"epochs": fitting[-1]})
     reasons = {**choices.reasons, "epochs": f"as many as fit into {minutes:g} minutes"}
     return Choices(**{**vars(choices), "training": training, "reasons": reasons})

@@ -33,13 +33,15 @@ from deepcorrect.distortions import Distortion, numbered_batches, parse_all
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import (
     BATCH_SIZE,
+    CROP,
     LEAST_FOR_A_GATE,
     Choices,
     Gating,
     choose_settings,
     within_minutes,
 )
-from deepcorrect.experiments._training_speed import FirstBatches, seconds_per_image
+from deepcorrect.experiments._stages import fit_in_stages
+from deepcorrect.experiments._training_speed import FirstBatches, reads_parts, seconds_per_image
 from deepcorrect.networks import (
     choose,
     find,
@@ -58,7 +60,7 @@ from deepcorrect.runtime import (
     inference,
     to_device,
 )
-from deepcorrect.training import History, TrainingConfig, changed, fit
+from deepcorrect.training import History, TrainingConfig, changed
 
 HELD_BACK = 0.2
 """The share of the images that are held back to measure on."""
@@ -190,6 +192,7 @@ def correct(
         comparable=ranking is None or ranking.gains,
         gate=gate,
         gate_scale=gate_scale,
+        croppable=reads_parts(model, first, CROP),
         training=training,
     )
     if minutes is not None:
@@ -298,7 +301,7 @@ def _trained(
     if choices.gate is not None:
         fitted = partial(fit_gate, adapted, train, kinds, choices.gate, seed=seed)
         adapted.set_gate(from_main(lambda: fitted(scale=choices.gate_scale)))
-    history = fit(adapted, train, kinds, choices.training, None, seed, checkpoint)
+    history = fit_in_stages(adapted, train, kinds, choices.training, seed, checkpoint)
     if choices.gate is not None:
         adapted.set_gate(from_main(lambda: raise_gate(adapted, for_gate, kinds, seed)))
     return adapted, history

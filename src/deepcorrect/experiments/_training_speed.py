@@ -8,15 +8,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from deepcorrect import correction
 from deepcorrect.data import Batches, images_digest, read_batches
 from deepcorrect.distortions import Distortion
 from deepcorrect.experiments._choices import Choices
-from deepcorrect.networks import fingerprint
+from deepcorrect.experiments._stages import stages
+from deepcorrect.networks import fingerprint, logits_of
 from deepcorrect.ranking import rank
-from deepcorrect.runtime import digest_of, from_main, measured_once, process_count
+from deepcorrect.runtime import digest_of, from_main, inference, measured_once, process_count
 from deepcorrect.training import CHECKPOINTING, fit
 
 TIMED = 3
@@ -43,6 +45,24 @@ class FirstBatches:
                 return
 
 
+def reads_parts(model: nn.Module, images: Tensor, crop: float) -> bool:
+    """Whether a network answers parts of images with as many outputs as whole ones.
+
+    Args:
+        model: The network.
+        images: Whole images, N x C x H x W, on the model's device.
+        crop: The part's share of the height and of the width.
+    """
+    height, width = (max(1, round(crop * side)) for side in images.shape[2:])
+    with inference(model), torch.no_grad():
+        whole = logits_of(model, images[:1])
+        try:
+            part = logits_of(model, images[:1, :, :height, :width])
+        except Exception:  # any error that a network of somebody else may raise says no
+            return False
+    return part.shape == whole.shape and bool(torch.isfinite(part).all())
+
+
 def seconds_per_image(
     model: nn.Module,
     train: Batches,
@@ -50,7 +70,7 @@ def seconds_per_image(
     choices: Choices,
     seed: int,
     place: Path | None,
-) -> float:
+) -> tuple[float, float]:
     """The time that training takes per image, from a few batches and filters that are not ranked.
 
     It is kept in a file, so that a training that is continued has as many epochs as before. Rank
@@ -62,7 +82,10 @@ def seconds_per_image(
         kinds: the distortions that are trained.
         choices: what is trained, and how.
         seed: the seed of everything random.
-        place: the file that keeps the time; None keeps none.
+        place: the file that keeps the times; None keeps none.
+
+    Returns:
+        The time on parts of images, and on whole ones; the same where there are no parts.
     """
     beta = choices.beta or 0.5  # priorities by chance do not say what fits a budget
     short = choices.training.model_copy(update={"epochs": 1})
@@ -75,12 +98,15 @@ def seconds_per_image(
         "training setting": short.model_dump(mode="json", exclude=CHECKPOINTING),
     }
 
-    def measured() -> float:
+    def measured() -> tuple[float, float]:
         batches: Any = list(islice(read_batches(train), TIMED))
         ranking = rank(model, FirstBatches(batches, 2), kinds, "random", choices.sites, seed)
         trial = correction.correct(model, ranking, beta, choices.unit, seed)
         task = "measuring the speed of training"
-        history = fit(trial, batches, kinds, short, None, seed, task=task)
-        return history.seconds / history.images_seen
+        ways = [short] if short.augmentation.crop == 1 else [short, *stages(short)]
+        done = [fit(trial, batches, kinds, each, None, seed, task=task) for each in ways]
+        part, whole = (each.seconds / each.images_seen for each in (done[0], done[-1]))
+        return part, whole
 
-    return measured_once(place, inputs, measured, float) / process_count()
+    part, whole = measured_once(place, inputs, measured, tuple[float, float])
+    return part / process_count(), whole / process_count()
