@@ -33,7 +33,6 @@ WORK = Path("runs/adapters")
 SHIPPED = Path(__file__).parent.parent / "src/deepcorrect/correction/shipped/efficientnet_lite0"
 BATCH = 32
 JUDGED = 60
-RAISED = 240
 OBJECTIVE = {"logits": 1.0, "features": 2.0}
 SHARE_FOR_GATE = 0.1
 
@@ -50,6 +49,7 @@ class Recipe:
             in half precision.
         crop: The side of the crops, in pixels.
         ranked: The number of pictures that filters are ranked on, at every level.
+        raised: The number of pictures that the gate's thresholds are raised with, likewise.
     """
 
     summary: str
@@ -58,6 +58,7 @@ class Recipe:
     parameters: float = 0.25
     crop: int = 128
     ranked: int = 32
+    raised: int = 240
 
 
 RECIPES = {
@@ -77,6 +78,7 @@ RECIPES = {
             "spatter",
         ),
         ranked=10,
+        raised=120,
     ),
 }
 
@@ -154,7 +156,7 @@ def train(given: argparse.Namespace) -> None:
         adapted.set_gate(None)
         compared(network, adapted, some, kinds)
         return
-    dc.raise_gate(adapted, dc.loader(kept.sample(RAISED, seed=1), 50), kinds, seed)
+    dc.raise_gate(adapted, dc.loader(kept.sample(recipe.raised, seed=1), 50), kinds, seed)
     agreement = compared(network, adapted, some, kinds)
     notes = {
         "summary": recipe.summary,

@@ -209,6 +209,15 @@ class TrainingOptions(OptionGroup):
             help="Share of each batch that stays undistorted. Default: 0.1 with a gate, else 0.5.",
         ),
     ] = None
+    crop: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=1,
+            help="Side of the random parts that all but the last fifth of the epochs show, as a "
+            "share of the image's; 1 shows whole images alone. Default: by the input size.",
+        ),
+    ] = None
     objective: Annotated[
         str | None,
         typer.Option(
@@ -227,6 +236,7 @@ class TrainingOptions(OptionGroup):
             "epochs": self.epochs,
             "learning_rate": self.learning_rate,
             "clean_share": self.clean_share,
+            "augmentation": None if self.crop is None else {"crop": self.crop},
             "objective": objective,
         }
         settings = {name: value for name, value in given.items() if value is not None}
