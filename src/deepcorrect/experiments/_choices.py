@@ -103,7 +103,7 @@ def choose_settings(
     comparable: bool = True,
     gate: Gating = None,
     gate_scale: float | None = None,
-    croppable: bool = False,
+    croppable: bool = True,
     training: Mapping[str, Any],
 ) -> Choices:
     """Chooses what was not given.
@@ -124,7 +124,7 @@ def choose_settings(
         training: The settings of `TrainingConfig` that are given.
 
     Raises:
-        InputError: A setting is not accepted.
+        InputError: A setting is not accepted, or the network does not read the parts asked for.
     """
     reasons: dict[str, str] = {}
     small = pixels <= SMALL_INPUT
@@ -150,6 +150,12 @@ def choose_settings(
     if croppable and pixels >= LEAST_FOR_CROPS and "augmentation" not in training:
         settings["augmentation"] = {"crop": CROP, "flip": True}
         reasons["crop"] = "a part takes a third of the time, and a distortion is as strong in it"
+    chosen = changed(TrainingConfig(), settings)
+    if chosen.augmentation.crop < 1 and not croppable:
+        raise InputError(
+            f"the network does not answer parts of {chosen.augmentation.crop:g} of each side of an "
+            "image as it answers whole ones: give a crop of 1, which keeps images whole"
+        )
     return Choices(
         unit,
         beta,
@@ -158,9 +164,15 @@ def choose_settings(
         min(RANKED if small else RANKED_LARGE, images) if ranked is None else ranked,
         share,
         gate_scale,
-        changed(TrainingConfig(), settings),
+        chosen,
         reasons,
     )
+
+
+def crop_of(training: Mapping[str, Any]) -> float:
+    """The share of each side that random parts of large images have, as given or by default."""
+    given = changed(TrainingConfig(), training).augmentation.crop
+    return CROP if given == 1 else given
 
 
 def _unit(sites: Mapping[str, bool], *, within_time: bool) -> tuple[UnitChoice, str]:

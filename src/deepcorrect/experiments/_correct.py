@@ -33,11 +33,11 @@ from deepcorrect.distortions import Distortion, numbered_batches, parse_all
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import (
     BATCH_SIZE,
-    CROP,
     LEAST_FOR_A_GATE,
     Choices,
     Gating,
     choose_settings,
+    crop_of,
     within_minutes,
 )
 from deepcorrect.experiments._stages import fit_in_stages
@@ -192,7 +192,7 @@ def correct(
         comparable=ranking is None or ranking.gains,
         gate=gate,
         gate_scale=gate_scale,
-        croppable=reads_parts(model, first, CROP),
+        croppable=reads_parts(model, first, crop_of(training)),
         training=training,
     )
     if minutes is not None:
