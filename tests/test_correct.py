@@ -237,15 +237,17 @@ def test_minutes_count_parts_and_whole_images() -> None:
     assert within_minutes(choices, 1, 1000, (0.01, 0.04)).training.epochs == 3
 
 
-def test_a_crop_that_the_network_does_not_read_is_refused(tmp_path: Path) -> None:
+def test_a_crop_may_be_given_and_is_refused_where_it_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(dc.InputError, match="parts of 0.5 of each side.*a crop of 1"):
         choose_settings(3000, 224, croppable=False, training=CROPPED)
     said = command(
         *("correct", "--model", "digits_cnn", "--data", "digits:train", "--images", 60),
-        *("--crop", 0.5, "--out", tmp_path / "a"),
+        *("--distortion", "awgn:80", "--crop", 0.5, "--epochs", 2, "--keep"),
+        *("--out", tmp_path / "a"),
     )
-    assert said.status
-    assert "parts of 0.5 of each side" in said.err
+    assert said.status == 0, said.err
+    notes = json.loads((tmp_path / "a" / "adapter_config.json").read_text())["notes"]
+    assert notes["choices"]["crop"] == "0.5 of each side, and whole images at last"
 
 
 class Silent(torch.nn.Module):
