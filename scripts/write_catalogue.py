@@ -54,13 +54,13 @@ def lists() -> dict[str, dict[str, str]]:
     groups = {name: f"all of {', '.join(kinds)}" for name, kinds in distortions.GROUPS.items()}
     return {
         "models": models.specs(),
+        "adapters": correction.shipped_adapters(),
         "datasets": data.BUILT_IN | data.SPECS | stored.SPECS,
         "distortions": {
             **{kind.name: description(kind) for kind in distortions.KINDS.values()},
             **groups,
             "A+B": "A, then B on its result; level k is the k-th level of each one's grid",
         },
-        "adapters": correction.shipped_adapters(),
         "units": correction.DESCRIPTIONS,
         "methods": {name: method.summary for name, method in ranking.METHODS.items()},
         "targets": ranking.TARGETS,

@@ -157,7 +157,7 @@ def test_help_has_a_section_for_each_group_of_options() -> None:
 
 def test_help_hides_nothing_that_stands_in_brackets() -> None:
     text = command("rank", "--help").out
-    for part in ("hf:OWNER/NAME@REVISION", "NAME[:LEVEL,...]", "[0, 1]"):
+    for part in ("hf:OWNER/NAME[@REVISION]", "NAME[:LEVEL,...]", "[0, 1]"):
         assert part in text
 
 

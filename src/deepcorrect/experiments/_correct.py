@@ -196,15 +196,14 @@ def correct(
         training=training,
     )
     if minutes is not None:
-        place = _beside(checkpoint, "minutes")
-        speed = seconds_per_image(model, train, kinds, choices, seed, place)
+        kept = _beside(checkpoint, "minutes")
+        speed = seconds_per_image(model, train, kinds, choices, seed, kept)
         choices = within_minutes(choices, minutes, count, speed)
     if explain:
         explain(choices)
     ranking = ranking or _ranked(model, train, kinds, choices, seed)
-    adapted, history = _trained(
-        model, ranking, train, for_gate, kinds, choices, seed, first, checkpoint
-    )
+    made = (model, ranking, train, for_gate, kinds, choices, seed, first, checkpoint)
+    adapted, history = _trained(*made)
     found = compare(model, adapted, held_back, kinds, seed, choices.training.precision, "measuring")
     _note(adapted, model, found, history, choices, first)
     return adapted
