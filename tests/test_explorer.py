@@ -16,7 +16,8 @@ from test_cli import command
 from torch import Tensor
 
 import deepcorrect as dc
-from deepcorrect.correction import gate_readings
+from deepcorrect.cli import _explore
+from deepcorrect.correction import gate_readings, shipped_adapters
 from deepcorrect.distortions import cells_of, distorted_batches, parse_all
 from deepcorrect.explorer import (
     Copied,
@@ -445,6 +446,13 @@ def test_a_space_copies_the_users_own_network(tmp_path: Path) -> None:
     assert (space / "model" / "net.py").is_file()
     with pytest.raises(InputError, match="there is no"):
         write_space(tmp_path / "other", [], [Copied("--run", tmp_path / "nowhere")], "1.0")
+
+
+def test_the_adapters_that_are_shipped_for_a_network_are_offered() -> None:
+    shipped = [name for name in shipped_adapters() if name.startswith("efficientnet_lite0/")]
+    assert shipped
+    assert _explore._shipped_for("efficientnet_lite0") == dict(zip(shipped, shipped, strict=True))
+    assert _explore._shipped_for("digits_cnn") == {}
 
 
 @pytest.mark.parametrize("flag", ["--adapter", "--ranking", "--weights"])

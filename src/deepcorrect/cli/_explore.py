@@ -12,6 +12,7 @@ import typer
 
 import deepcorrect as dc
 from deepcorrect import runtime
+from deepcorrect.cli import _catalogue
 from deepcorrect.cli._groups import OptionGroup
 from deepcorrect.cli._options import NOT_GIVEN, Json, Model, ModelOptions
 from deepcorrect.runtime import DeepCorrectError, InputError
@@ -98,8 +99,9 @@ def command(
 ) -> None:
     """Start a page in the browser: distort a picture, compare, look at filters, runs and folders.
 
-    Without --model, it shows the built-in networks that are trained. It makes no request to the
-    outside, and shows nothing of this machine but what is named here.
+    Without --model, it shows the built-in networks that are trained, with the adapters that the
+    package ships for them. It makes no request to the outside, and shows nothing of this machine
+    but what is named here.
     """
     if network.model == NOT_GIVEN:
         _refuse_options_of_a_network(network)
@@ -149,6 +151,8 @@ def _offers(network: ExploredModel) -> dict[str, Offer]:
     if network.model != NOT_GIVEN:
         model = network.load()
         adapters = {_name_of(spec): spec for spec in network.adapter or ()}
+        if network.weights is None and network.classes is None:
+            adapters |= _shipped_for(network.model)
         ranking = None if network.ranking is None else dc.load_ranking(network.ranking)
         return {_shown_model(network.model): Offer(_same(model), adapters, ranking)}
     found: dict[str, Offer] = {}
@@ -166,6 +170,12 @@ def _offers(network: ExploredModel) -> dict[str, Offer]:
 
 def _same(model: dc.Classifier) -> Callable[[], dc.Classifier]:
     return lambda: model
+
+
+def _shipped_for(name: str) -> dict[str, str]:
+    """The adapters that the package ships for a network, under their own names."""
+    names = _catalogue.entries("adapters")
+    return {each: each for each in names if each.startswith(f"{name}/")}
 
 
 def _name_of(spec: str) -> str:
