@@ -24,7 +24,7 @@ import deepcorrect as dc
 from deepcorrect import alternatives, analysis, evaluation
 from deepcorrect.correction._unit_config import KINDS as UNIT_KINDS
 from deepcorrect.deployment import _latency
-from deepcorrect.distortions import KINDS, Distortion
+from deepcorrect.distortions import KINDS, Distortion, parse_all
 from deepcorrect.networks import multiply_adds
 from deepcorrect.ranking import METHODS
 from deepcorrect.runtime import exact_float32
@@ -283,10 +283,10 @@ def test_the_image_of_a_nan_is_named(gpu: Place) -> None:
 
     model, batches = Broken().eval().to(gpu.device), copy.deepcopy(numbered(12, 4))
     batches[2][0][1] *= 0.4
-    for compute in (dc.evaluate, dc.rank):
-        sites = {} if compute is dc.evaluate else {"sites": ["inside.stem"]}
-        with pytest.raises(dc.InputError, match="image 9"):
-            compute(model, batches, ["contrast:1"], **sites)
+    with pytest.raises(dc.InputError, match="image 9"):
+        dc.evaluate(model, batches, ["contrast:1"])
+    with pytest.raises(dc.InputError, match="image 9"):
+        dc.rank(model, batches, ["contrast:1"], sites=["inside.stem"])
 
 
 # --- ranking
@@ -509,9 +509,9 @@ def test_one_call_corrects_on_the_device_and_then_on_the_cpu(
 
 def test_analyses_are_those_of_a_cpu(place: Place) -> None:
     def found(device: torch.device) -> Any:
-        model, some = corrected(device), BATCHES[:2]
-        quality = analysis.map_quality(model, some, SPECS[1:]).values["psnr"]["stem"]
-        points = analysis.ideal_against_learned(model, some, SPECS[1:])
+        model, some, grid = corrected(device), BATCHES[:2], parse_all(SPECS[1:], SIZE)
+        quality = analysis.map_quality(model, some, grid).values["psnr"]["stem"]
+        points = analysis.ideal_against_learned(model, some, grid)
         gathered, _ = analysis.gather({"one": network(device)}, BATCHES)
         return quality.nan_to_num(), str(points), gathered["one"]
 

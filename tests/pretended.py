@@ -120,8 +120,8 @@ WATCH: list[Watch] = []
 class OnDevice(Tensor):
     """A tensor of the pretended device."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
-    values: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
+    on_cpu: Tensor
 
     @staticmethod
     def __new__(cls, values: Tensor) -> OnDevice:
@@ -135,7 +135,7 @@ class OnDevice(Tensor):
             dtype=values.dtype,
             device=DEVICE,
         )
-        made.values = values
+        made.on_cpu = values
         return made
 
     @classmethod
@@ -145,11 +145,11 @@ class OnDevice(Tensor):
         return _run(func, args, kwargs or {})
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return f"OnDevice({self.values})"
+        return f"OnDevice({self.on_cpu})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if id(self) not in memo:
-            made: Tensor = OnDevice(self.values.detach().clone())
+            made: Tensor = OnDevice(self.on_cpu.detach().clone())
             parameter = isinstance(self, nn.Parameter)
             memo[id(self)] = (
                 nn.Parameter(made, self.requires_grad)
@@ -159,11 +159,11 @@ class OnDevice(Tensor):
         return memo[id(self)]
 
     def data_ptr(self) -> int:
-        return self.values.data_ptr()
+        return self.on_cpu.data_ptr()
 
     def tolist(self) -> Any:
         _note("tolist")
-        return self.values.tolist()
+        return self.on_cpu.tolist()
 
     def numpy(self, **given: Any) -> Any:
         raise TypeError(f"can't convert {DEVICE} device type tensor to numpy")
@@ -217,7 +217,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _on_cpu(value: Any) -> Any:
     if isinstance(value, OnDevice):
-        return value.values
+        return value.on_cpu
     if isinstance(value, torch.device):
         return CPU
     return value

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,12 +96,10 @@ def test_forked_random_numbers_are_restored() -> None:
 
 
 def test_float32_is_exact_in_the_block_and_as_before_behind_it() -> None:
+    backends: Any = torch.backends
+
     def settings() -> list[object]:
-        owners = [
-            torch.backends.cuda.matmul,
-            torch.backends.cudnn.conv,
-            torch.backends.mkldnn.matmul,
-        ]
+        owners = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul]
         return [each.fp32_precision for each in owners]
 
     if not hasattr(torch.backends, "fp32_precision"):
@@ -118,14 +117,14 @@ def test_float32_is_exact_in_the_block_and_as_before_behind_it() -> None:
                 assert settings() == ["ieee"] * 3
                 raise ZeroDivisionError
             assert settings() == before
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # apart from others: no older names
+        backends.cudnn.conv.fp32_precision = "ieee"  # apart from others: no older names
         torch.set_float32_matmul_precision("medium")
         before = settings()
         with exact_float32():
             assert settings() == ["ieee"] * 3
         assert settings() == before
     finally:
-        torch.backends.cudnn.conv.fp32_precision = "tf32"
+        backends.cudnn.conv.fp32_precision = "tf32"
         torch.set_float32_matmul_precision(products)
 
 
