@@ -50,7 +50,7 @@ PARTS = {
 @pytest.mark.parametrize("part", PARTS)
 def test_every_path_runs_on_a_device(part: str, tmp_path: Path) -> None:
     """In a process of its own: PyTorch must know a device before its first backward pass."""
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "--tb=short", "-p", "no:cacheprovider"]
     command += [
         "-p",
         "no:xdist",
