@@ -58,7 +58,7 @@ class View:
 
 
 def first_view(exhibits: Exhibits, network: str | None = None) -> View:
-    """What a network is first shown with: its first adapter, and Gaussian blur at a middle level.
+    """What a network is first shown with: its first adapter, and Gaussian noise at a middle level.
 
     Args:
         exhibits: What the page offers.
@@ -67,7 +67,7 @@ def first_view(exhibits: Exhibits, network: str | None = None) -> View:
     name = network or next(iter(exhibits.offers))
     subject = exhibits.subject(name)
     adapter = next(iter(subject.adapters), "")
-    kinds = ("gaussian_blur",)
+    kinds = ("awgn",)
     pixels = subject.model.preprocessing.input_size
     return View(
         name,
