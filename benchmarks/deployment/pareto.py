@@ -189,7 +189,7 @@ def draw() -> None:
     """Writes the picture and the table."""
     shown = list(panels())
     figure, axes = plt.subplots(
-        1, len(shown), figsize=(5.2 * len(shown), 4.2), squeeze=False, layout="constrained"
+        1, len(shown), figsize=(7.5 * len(shown), 4.2), squeeze=False, layout="constrained"
     )
     for axis, (network, kind) in zip(axes[0], shown, strict=True):
         draw_panel(axis, network, kind)
@@ -206,13 +206,20 @@ def draw_panel(axis: Axes, network: str, kind: str) -> None:
         time = runs[0]["latency"].get("onnx", 1.0)
         marker, colour = ("s", "#b4451f") if trial == COPY else ("o", "#1f5fb4")
         axis.plot(time, 100 * mean(runs, "mean"), marker, color=colour)
-        axis.annotate(trial, (time, 100 * mean(runs, "mean")), (6, -3), textcoords="offset points")
+        axis.annotate(
+            f"{trial}\n{mean(runs, 'parameters'):.0%} of the parameters",
+            (time, 100 * mean(runs, "mean")),
+            (8, -6),
+            textcoords="offset points",
+            fontsize=9,
+        )
     axis.set(
         title=f"{network}, {kind}",
         xlabel="time of a corrected image, of the baseline's (ONNX Runtime)",
         ylabel="mean top-1 accuracy, %",
     )
-    axis.margins(x=0.35, y=0.1)
+    axis.set_xlim(0.9, 1.3 * axis.get_xlim()[1])
+    axis.margins(y=0.15)
     axis.grid(alpha=0.3)
 
 
