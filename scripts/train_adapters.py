@@ -98,7 +98,9 @@ class Crops(Dataset[tuple[Tensor, int]]):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture, label = self.pictures[index]
+        item = self.pictures[index]
+        assert item is not None, "a picture cannot be read"
+        picture, label = item
         if self.side is not None:
             height, width = picture.shape[-2:]
             top = int(torch.randint(height - self.side + 1, ()))

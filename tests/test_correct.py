@@ -201,7 +201,7 @@ def test_minutes_shorten_the_training() -> None:
 # --- parts of large images
 
 
-CROPPED = {"augmentation": {"crop": 0.5}}
+CROPPED: dict[str, Any] = {"augmentation": {"crop": 0.5}}
 
 
 def test_large_images_are_trained_as_parts_where_the_network_reads_them() -> None:
