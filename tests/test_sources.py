@@ -45,7 +45,7 @@ def picture() -> Image.Image:
     """Waves of 90 x 130 pixels, so smooth that two libraries resize them to similar images."""
     down, across = np.mgrid[0:90, 0:130] / 12
     waves = [np.sin(down * a + across * b) for a, b in ((1, 0.4), (0.3, 1), (0.9, -0.7))]
-    return Image.fromarray(np.uint8(127.5 + 120 * np.stack(waves, -1)))
+    return Image.fromarray((127.5 + 120 * np.stack(waves, -1)).astype(np.uint8))
 
 
 def prepared(model: Classifier) -> torch.Tensor:

@@ -206,7 +206,7 @@ def _from_floats(values: np.ndarray) -> Image.Image:
             f"mode F with values from {values.min():g} to {values.max():g}, and floats are read "
             "in [0, 1]: scale them, or save the image with 8 or 16 bits"
         )
-    return Image.fromarray(np.uint8((values * 255).round()))
+    return Image.fromarray((values * 255).round().astype(np.uint8))
 
 
 def _from_integers(values: np.ndarray, mode: str, format: str | None) -> Image.Image:
@@ -219,7 +219,8 @@ def _from_integers(values: np.ndarray, mode: str, format: str | None) -> Image.I
     eight_bits = mode == "I" and most <= 255 and format not in SCALED_TO_16_BITS
     if 0 < most <= 255 and not eight_bits and format != "PPM":  # which states its white
         raise _in_8_bits(mode)
-    return Image.fromarray(np.uint8(values if eight_bits else (values / 257).round()))
+    scaled = values if eight_bits else (values / 257).round()
+    return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _check_frames_and_sign(image: Image.Image) -> None:

@@ -242,7 +242,7 @@ def _difference(processor: Any, read: Preprocessing) -> float:
     """The mean difference, in grey levels, between one smooth image that is prepared both ways."""
     down, across = np.mgrid[0:300, 0:400] / 60
     waves = [np.sin(down * a + across * b) for a, b in ((1, 0.5), (0.3, 1.2), (1.4, -0.8))]
-    image = Image.fromarray(np.uint8(127.5 + 127 * np.stack(waves, -1)))
+    image = Image.fromarray((127.5 + 127 * np.stack(waves, -1)).astype(np.uint8))
     theirs = processor(image, return_tensors="pt")["pixel_values"][0]
     if getattr(processor, "do_flip_channel_order", False):
         theirs = theirs.flip(0)
