@@ -107,6 +107,7 @@ def test_float32_is_exact_in_the_block_and_as_before_behind_it() -> None:
             "this torch has one setting for all operations, see the example of exact_float32"
         )
     products = torch.get_float32_matmul_precision()
+    convolutions = backends.cudnn.conv.fp32_precision
     try:
         for allowed in ("medium", "highest"):
             torch.set_float32_matmul_precision(allowed)
@@ -124,7 +125,7 @@ def test_float32_is_exact_in_the_block_and_as_before_behind_it() -> None:
             assert settings() == ["ieee"] * 3
         assert settings() == before
     finally:
-        backends.cudnn.conv.fp32_precision = "tf32"
+        backends.cudnn.conv.fp32_precision = convolutions
         torch.set_float32_matmul_precision(products)
 
 

@@ -34,7 +34,7 @@ class Augmentation(BaseModel):
     Example:
         >>> import deepcorrect as dc
         >>> dc.Augmentation(rotation=10, shift=0.1, zoom=0.2)
-        Augmentation(rotation=10.0, shift=0.1, zoom=0.2, flip=False)
+        Augmentation(rotation=10.0, shift=0.1, zoom=0.2, flip=False, crop=1.0)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,7 +43,7 @@ class Augmentation(BaseModel):
     shift: float = Field(default=0, ge=0, le=0.5)
     zoom: float = Field(default=0, ge=0, lt=1)
     flip: bool = False
-    crop: float = Field(default=1, gt=0, le=1)
+    crop: float = Field(default=1.0, gt=0, le=1)
 
 
 def augment(

@@ -79,4 +79,4 @@ def _sum_gradients(parameters: list[nn.Parameter], measured: Tensor) -> Tensor:
     *sums, measured = total(flat).split([each.numel() for each in (*gradients, measured)])
     for gradient, summed in zip(gradients, sums, strict=True):
         gradient.copy_(summed.view_as(gradient))
-    return measured
+    return measured.squeeze()
