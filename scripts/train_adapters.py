@@ -174,7 +174,10 @@ def train(given: argparse.Namespace) -> None:
         pictures = dc.open_dataset(given.judged, network.preprocessing)
         some = pictures.sample(min(given.judged_images, len(pictures)), seed=0)
         notes |= {
-            "measured": measured(compared(network, adapted, some, kinds)),
+            "measured": {
+                "data": "ImageNet's validation set",
+                **compared(network, adapted, some, kinds).to_json(),
+            },
             "cost": cost(network, adapted),
         }
     folder = adapted.save_pretrained(given.out or SHIPPED / given.name, notes, half=True)
@@ -194,19 +197,6 @@ def compared(
         print(f"mean {curve.mean_top1:.4f}")
     print(f"gain {100 * found.gain:.2f} +- {100 * found.interval:.2f}", flush=True)
     return found
-
-
-def measured(found: Comparison) -> dict[str, Any]:
-    """The accuracy as a card shows it."""
-    return {
-        "data": "ImageNet's validation set",
-        "images": found.after.images,
-        "target": found.after.target,
-        "baseline": found.before.to_json(),
-        "corrected": found.after.to_json(),
-        "gain": found.gain,
-        "interval": found.interval,
-    }
 
 
 def cost(network: dc.Classifier, adapted: dc.AdaptedModel) -> dict[str, Any]:

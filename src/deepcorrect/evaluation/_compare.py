@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,17 @@ class Comparison:
     def clean_gain(self) -> float:
         """The difference of the accuracies on clean images."""
         return self.after.clean_top1 - self.before.clean_top1
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as the notes of an adapter hold it, and its model card shows it."""
+        return {
+            "images": self.after.images,
+            "target": self.after.target,
+            "baseline": self.before.to_json(),
+            "corrected": self.after.to_json(),
+            "gain": self.gain,
+            "interval": self.interval,
+        }
 
 
 def compare(

@@ -147,8 +147,8 @@ def choose_settings(
     if gate is None:
         share, reasons["gate"] = _gate_share(images, small)
     settings = _training(images, small, unit, share is not None, training, reasons)
-    if croppable and pixels >= LEAST_FOR_CROPS and "augmentation" not in training:
-        settings["augmentation"] = {"crop": CROP, "flip": True}
+    if croppable and "augmentation" not in training and (crop := crop_of(training, pixels)) < 1:
+        settings["augmentation"] = {"crop": crop, "flip": True}
         reasons["crop"] = "a part takes a third of the time, and a distortion is as strong in it"
     chosen = changed(TrainingConfig(), settings)
     if chosen.augmentation.crop < 1 and not croppable:
@@ -169,10 +169,14 @@ def choose_settings(
     )
 
 
-def crop_of(training: Mapping[str, Any]) -> float:
-    """The share of each side that random parts of large images have, as given or by default."""
-    given = changed(TrainingConfig(), training).augmentation.crop
-    return CROP if given == 1 else given
+def crop_of(training: Mapping[str, Any], pixels: int) -> float:
+    """The share of each side that random parts of the images have, as given or by the input size.
+
+    1 keeps images whole.
+    """
+    if "augmentation" in training:
+        return changed(TrainingConfig(), training).augmentation.crop
+    return CROP if pixels >= LEAST_FOR_CROPS else 1.0
 
 
 def _unit(sites: Mapping[str, bool], *, within_time: bool) -> tuple[UnitChoice, str]:

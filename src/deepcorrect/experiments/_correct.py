@@ -192,7 +192,7 @@ def correct(
         comparable=ranking is None or ranking.gains,
         gate=gate,
         gate_scale=gate_scale,
-        croppable=reads_parts(model, first, crop_of(training)),
+        croppable=(crop := crop_of(training, pixels)) == 1 or reads_parts(model, first, crop),
         training=training,
     )
     if minutes is not None:
@@ -353,15 +353,7 @@ def _note(
         "training_seconds": round(history.seconds, 2),
         "epochs": len(history.epochs),
         "labels": found.after.target == "labels",
-        "measured": {
-            "data": "images held back from training",
-            "images": found.after.images,
-            "target": found.after.target,
-            "baseline": found.before.to_json(),
-            "corrected": found.after.to_json(),
-            "gain": found.gain,
-            "interval": found.interval,
-        },
+        "measured": {"data": "images held back from training", **found.to_json()},
         "cost": {
             "multiply_adds": after - before,
             "base_multiply_adds": before,
