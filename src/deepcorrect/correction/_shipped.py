@@ -18,12 +18,9 @@ def shipped_adapters() -> dict[str, str]:
         >>> dc.correction.shipped_adapters()["efficientnet_lite0/blur-noise"]
         'Gaussian blur and noise'
     """
-    found = sorted(path.parent for path in FOLDER.glob(f"*/*/{CONFIG_FILE}"))
     return {
-        folder.relative_to(FOLDER).as_posix(): files.read_json(folder / CONFIG_FILE)["notes"][
-            "summary"
-        ]
-        for folder in found
+        name: files.read_json(folder / CONFIG_FILE)["notes"]["summary"]
+        for name, folder in _folders().items()
     }
 
 
@@ -32,7 +29,12 @@ def shipped_folder(source: str | Path) -> Path | None:
 
     A folder of this name in the current directory goes before it.
     """
-    name = source if isinstance(source, str) else source.as_posix()
-    if Path(source).exists() or name not in shipped_adapters():
+    if Path(source).exists():
         return None
-    return FOLDER / name
+    return _folders().get(source if isinstance(source, str) else source.as_posix())
+
+
+def _folders() -> dict[str, Path]:
+    """The folders of the shipped adapters by name."""
+    found = sorted(path.parent for path in FOLDER.glob(f"*/*/{CONFIG_FILE}"))
+    return {folder.relative_to(FOLDER).as_posix(): folder for folder in found}
