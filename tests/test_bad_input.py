@@ -182,7 +182,7 @@ def test_a_single_image_to_train_on(digits: Path, ranking: Path, tmp_path: Path)
     call = ["correct", *on(digits / "train"), "--ranking", ranking, "--out", tmp_path / "adapter"]
     assert_refused(command(*call, "--images", 1), "1 image cannot be divided", "validation=")
     validation = ["--validation", f"folder:{digits / 'validation'}"]
-    said = command(*call, "--images", 1, *validation)
+    said = command(*call, "--images", 1, *validation, "--unit", "bottleneck")
     assert_refused(said, "each batch has one image", "at least two")
     assert list(tmp_path.iterdir()) == []
 

@@ -38,9 +38,11 @@ HOW: dict[str, Any] = {
 }
 
 
-def images() -> tuple[Tensor, Tensor]:
+def images(count: int = 26) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return torch.rand(26, 3, SIZE, SIZE, generator=generator), torch.arange(26) % 5
+    return torch.rand(26, 3, SIZE, SIZE, generator=generator)[:count], (torch.arange(26) % 5)[
+        :count
+    ]
 
 
 def adapted() -> AdaptedModel:
@@ -70,9 +72,9 @@ def plain(history: History) -> list[Any]:
     return [[each.loss, each.score] for each in history.epochs] + [history.images_seen]
 
 
-def trained(folder: Path, name: str, **changes: Any) -> None:
+def trained(folder: Path, name: str, count: int = 26, **changes: Any) -> None:
     """Trains on batches of 4 in each process, and writes what came of it."""
-    model, batches = adapted(), cut(*images(), 4)
+    model, batches = adapted(), cut(*images(count), 4)
     history = fit(model, batches, validation=batches, **{**HOW, **changes})
     files.write_tensors(folder / f"{name}.safetensors", dict(model.state_dict()))
     files.write_json(folder / f"{name}.json", plain(history))
@@ -80,6 +82,7 @@ def trained(folder: Path, name: str, **changes: Any) -> None:
 
 def work(folder: Path, index: int) -> None:
     trained(folder, f"whole-{index}")
+    trained(folder, f"single-{index}", 13)  # the second step has one image
     place = folder / "within.pt"
     try:  # three batches a step: the third step of the first epoch never comes
         dying = Dying(cut(*images(), 4), 6)
@@ -113,18 +116,20 @@ def together(digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @needs_gloo
-def test_processes_train_as_one_with_a_larger_batch(together: Path) -> None:
-    model, batches = adapted(), cut(*images(), 4)
+@pytest.mark.parametrize(("name", "count"), [("whole", 26), ("single", 13)])
+def test_processes_train_as_one_with_a_larger_batch(together: Path, name: str, count: int) -> None:
+    model, batches = adapted(), cut(*images(count), 4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    history = fit(model, cut(*images(), 12), validation=batches, **HOW)
+    history = fit(model, cut(*images(count), 12), validation=batches, **HOW)
+    assert history.images_seen == 2 * count
     expected = model.state_dict()
     assert any(not torch.equal(before[name], value) for name, value in expected.items())
     for index in range(3):
-        found = files.read_tensors(together / f"whole-{index}.safetensors")
-        for name, value in expected.items():
-            assert torch.allclose(found[name].float(), value.float(), rtol=1e-4, atol=1e-5), name
+        found = files.read_tensors(together / f"{name}-{index}.safetensors")
+        for key, value in expected.items():
+            assert torch.allclose(found[key].float(), value.float(), rtol=1e-4, atol=1e-5), key
         for one, other in zip(
-            plain(history), files.read_json(together / f"whole-{index}.json"), strict=True
+            plain(history), files.read_json(together / f"{name}-{index}.json"), strict=True
         ):
             assert one == pytest.approx(other, abs=1e-5)
 

@@ -610,6 +610,56 @@ def test_a_corrupt_checkpoint_is_refused(
         fit(model, lessons, GRID, epochs=1, checkpoint=file, **FAST)
 
 
+# --- a last batch of one image
+
+
+class Pooled(nn.Sequential):
+    """A network with a batch norm that has one value per channel of each image."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.AdaptiveAvgPool2d(1),
+            nn.BatchNorm2d(4),
+            nn.Flatten(),
+            nn.Linear(4, CLASSES),
+        )
+
+
+def test_a_last_batch_of_one_image_is_trained_on_with_the_gathered_statistics() -> None:
+    images, labels = torch.rand(9, 3, SIZE, SIZE, generator=seeded()), torch.arange(9) % CLASSES
+    network, batches = Pooled(), cut(images, labels, 4)
+    expected = copy.deepcopy(network)
+    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
+    for batch, classes in batches:
+        for norm in (expected[1], expected[3]):
+            norm.train(len(batch) > 1)
+        optimizer.zero_grad()
+        F.cross_entropy(expected(batch), classes).backward()
+        optimizer.step()
+    history = fit(
+        network, batches, GRID, epochs=1, optimizer="sgd", schedule="step", momentum=0, **FAST,
+        learning_rate=0.1, weight_decay=0, clean_share=1.0, objective={"labels": 1.0},
+    )  # fmt: skip
+    assert history.images_seen == 9
+    for (name, value), wanted in zip(
+        network.state_dict().items(), expected.state_dict().values(), strict=True
+    ):
+        if "num_batches" not in name:
+            assert torch.allclose(value, wanted, atol=1e-5), name
+
+
+def test_batches_of_one_image_train_what_has_no_batch_norm() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14**2, CLASSES))
+    images, labels = torch.rand(3, 3, SIZE, SIZE, generator=seeded()), torch.arange(3)
+    assert fit(network, cut(images, labels, 1), GRID, epochs=1, **FAST).images_seen == 3
+    with pytest.raises(InputError, match="each batch has one image: the batch norms"):
+        fit(Pooled(), cut(images, labels, 1), GRID, epochs=1, **FAST)
+    with pytest.raises(InputError, match="each batch has one image: the batch norms"):
+        fit(Pooled(), cut(images[:1], labels[:1], 1), GRID, epochs=1, **FAST)
+
+
 # --- what cannot be trained
 
 
@@ -635,9 +685,6 @@ def test_a_loader_must_have_a_length_and_images(lessons: list[Batch]) -> None:
         fit(adapted_classifier(), iter(lessons), GRID, epochs=1)
     with pytest.raises(InputError, match="no images to train on"):
         fit(adapted_classifier(), [], GRID, epochs=1)
-    single = [(images[:1], labels[:1]) for images, labels in lessons]
-    with pytest.raises(InputError, match="needs at least two"):
-        fit(adapted_classifier(), single, GRID, epochs=1)
 
 
 def test_labels_outside_the_classes_are_refused(lessons: list[Batch]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from deepcorrect.data import Batches, count_of, no_images
 from deepcorrect.distortions import Distortion
@@ -61,13 +62,16 @@ def fit(
     same random part of the validation images: as many as are shown half as often, over clean images
     and all levels, as an epoch has images, but at least 64. Objectives that need labels refuse
     images without one. All randomness is a function of the seed and the step, so a training that
-    was killed and resumed ends like one that was not.
+    was killed and resumed ends like one that was not. No image is left out: a last batch of a
+    single image is a step of its own, in which batch norms use the statistics that they have
+    gathered.
 
     Args:
         model: an `AdaptedModel`, whose units are trained, or any module that takes images
             N x C x H x W in [0, 1] and returns logits N x classes. It is changed in place, and is
             in inference mode afterwards.
-        loader: batches of (clean images, labels), with a length. It should shuffle.
+        loader: batches of (clean images, labels), with a length. It should shuffle. Batches of one
+            image each are refused where batch norms are trained.
         distortions: specs such as `awgn:10,20`; without levels, the paper's grid for the input
             size is used.
         training: the settings; None takes the defaults.
@@ -144,15 +148,14 @@ def _train(job: Job) -> Progress:
 def _train_epoch(job: Job, done: Progress, advance: Callable[[float], None]) -> Begun:
     """Trains on every batch of an epoch that is left, and returns what was done in all."""
     settings, epoch, begun = job.settings, len(done.history.epochs), done.begun
-    processes, alone = process_count(), False
+    processes = process_count()
     steps = math.ceil(job.batches / processes)
     started, due = time.monotonic() - begun.seconds, _Due(settings)
     losses = _Losses(job, epoch, begun.loss)
     job.model.train()
     for share in shares(job.loader, begun.batches):
         step = begun.batches // processes
-        images = share.total if share.total >= 2 else 0  # batch norms need two
-        alone = alone or share.total == 1
+        images = share.total
         if images:
             rate = learning_rate(settings, epoch * steps + step, settings.epochs * steps, epoch)
             for group in job.optimizer.param_groups:
@@ -163,14 +166,23 @@ def _train_epoch(job: Job, done: Progress, advance: Callable[[float], None]) -> 
             losses.add(loss, images)
             advance(images)
         begun = replace(begun, batches=begun.batches + share.batches, images=begun.images + images)
+        if images == 1 and begun.images == min(2, job.batches):
+            _refuse_batches_of_one(job)
         if due.now():
             begun = replace(begun, loss=losses.read(), seconds=time.monotonic() - started)
             save(job, replace(done, begun=begun))
     if not begun.images:
-        if alone:
-            raise InputError("each batch has one image: training needs at least two in one")
         raise no_images(job.loader, "to train on")
     return replace(begun, loss=losses.read(), seconds=time.monotonic() - started)
+
+
+def _refuse_batches_of_one(job: Job) -> None:
+    """Refuses batches of one image each where batch norms are to gather statistics."""
+    norms = (each for each in job.model.modules() if isinstance(each, _BatchNorm))
+    if any(each.training for each in norms):
+        raise InputError(
+            "each batch has one image: the batch norms that are trained need at least two in one"
+        )
 
 
 READ_AT_ONCE = 32

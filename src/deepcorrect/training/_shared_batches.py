@@ -47,7 +47,8 @@ def shares(loader: Batches, done: int) -> Iterator[Share]:
     """This process's part of each step: with n processes, a step takes n of the loader's batches.
 
     A step of which a process has fewer than two images, as at the end of an epoch, is made by all
-    processes with all images, since batch norms need two.
+    processes with all images, since batch norms need two. What a step with a single image does is
+    said in `train_step`.
 
     Args:
         loader: batches of (images, labels), the same in every process, with a length.
@@ -62,12 +63,12 @@ def shares(loader: Batches, done: int) -> Iterator[Share]:
             return
         counts = [max(size, 0) for size in sizes]
         total, taken = sum(counts), sum(size != NO_BATCH for size in sizes)
-        if processes > 1 and min(counts) < 2 <= total:
+        if processes > 1 and min(counts) < 2 and total:
             given = gathered(batch if counts[index] else None)
             found = [each for each in given if each is not None]
             images = torch.cat([each.images for each in found])
             yield Share(images, torch.cat([each.labels for each in found]), 0, total, taken, True)
-        elif batch is None:  # fewer than two images in all
+        elif batch is None:  # no image in all
             yield Share(torch.empty(0), torch.empty(0), 0, total, taken, processes == 1)
         else:
             first = sum(counts[:index])

@@ -1,4 +1,4 @@
-"""Batch norms whose statistics are those of all processes' images."""
+"""Batch norms in training whose statistics are not those of this process's images alone."""
 
 from __future__ import annotations
 
@@ -34,6 +34,42 @@ class SharedNorms(TorchFunctionMode):
     ) -> Any:
         del types
         return (_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+
+class RunningNorms(TorchFunctionMode):
+    """In the block, `batch_norm` in training mode uses its running statistics, if it has any.
+
+    It normalises as in inference mode, and leaves the statistics as they are.
+
+    Example:
+        >>> import torch
+        >>> image, norm = torch.rand(1, 3, 1, 1), torch.nn.BatchNorm2d(3)
+        >>> with RunningNorms():  # without it, one value per channel is refused
+        ...     found = norm(image)
+        >>> torch.equal(found, norm.eval()(image))
+        True
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        return (_running_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+
+def _running_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm` in inference mode, if there are statistics for it."""
+    training = training and (running_mean is None or running_var is None)
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 def _batch_norm(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,16 @@ from deepcorrect.training._forward import answers_for
 from deepcorrect.training._job import Job
 from deepcorrect.training._objectives import OBJECTIVES
 from deepcorrect.training._shared_batches import Share
-from deepcorrect.training._shared_norms import SharedNorms
+from deepcorrect.training._shared_norms import RunningNorms, SharedNorms
 
 
 def train_step(job: Job, share: Share, generator: torch.Generator) -> Tensor:
     """Makes one step of the optimizer, in all processes the same.
 
-    The gradient is that of the mean over all processes' images, as if one process had them all.
+    The gradient is that of the mean over all processes' images, as if one process had them all. In
+    a step with a single image, as a last batch may be, batch norms use the statistics that they
+    have gathered: one image has no statistics that describe a batch, and of pooled values it has
+    none at all.
 
     Returns:
         The objective on all processes' images, without the L1 penalty: a scalar on the device,
@@ -38,11 +42,15 @@ def train_step(job: Job, share: Share, generator: torch.Generator) -> Tensor:
     return measured
 
 
-def _as_one(share: Share) -> AbstractContextManager[object]:
+@contextmanager
+def _as_one(share: Share) -> Iterator[None]:
     """Makes what is computed over a batch that of all processes' images."""
-    if process_count() == 1:
-        return nullcontext()
-    return alone() if share.is_whole else SharedNorms()
+    with ExitStack() as entered:
+        if share.total == 1:
+            entered.enter_context(RunningNorms())
+        if process_count() > 1:
+            entered.enter_context(alone() if share.is_whole else SharedNorms())
+        yield
 
 
 def _loss(job: Job, share: Share, generator: torch.Generator) -> tuple[Tensor, Tensor]:
