@@ -17,6 +17,8 @@ from deepcorrect.runtime import seed_of, seeds_for
 
 warnings.simplefilter("ignore")
 import imagecorruptions  # noqa: E402  # pyright: ignore[reportMissingImports]
+import imagecorruptions.corruptions  # noqa: E402  # pyright: ignore[reportMissingImports]
+from skimage.filters import gaussian  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 RESULTS = Path(__file__).parent.parent / "results" / "distortions"
 CORRUPTIONS = GROUPS["imagenet_c"] + GROUPS["imagenet_c_extra"]
@@ -31,6 +33,14 @@ def network_and_images(count: int) -> tuple[Classifier, Tensor, Tensor]:
     batches = list(loader(imagenet_sample(network, count), 50))
     images = torch.cat([images for images, _ in batches])
     return network, (images * 255).round() / 255, torch.cat([labels for _, labels in batches])
+
+
+def _gaussian(image: np.ndarray, sigma: float, multichannel: bool) -> np.ndarray:
+    """scikit-image's filter with the argument that imagecorruptions gives, which 0.20 renamed."""
+    return gaussian(image, sigma, channel_axis=-1 if multichannel else None)
+
+
+imagecorruptions.corruptions.gaussian = _gaussian
 
 
 def theirs(image: np.ndarray, name: str, severity: int) -> np.ndarray:
