@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,9 +36,9 @@ def network_and_images(count: int) -> tuple[Classifier, Tensor, Tensor]:
     return network, (images * 255).round() / 255, torch.cat([labels for _, labels in batches])
 
 
-def _gaussian(image: np.ndarray, sigma: float, multichannel: bool) -> np.ndarray:
-    """scikit-image's filter with the argument that imagecorruptions gives, which 0.20 renamed."""
-    return gaussian(image, sigma, channel_axis=-1 if multichannel else None)
+def _gaussian(*given: Any, multichannel: bool = False, **others: Any) -> np.ndarray:
+    """scikit-image's filter with an argument that imagecorruptions gives and 0.20 renamed."""
+    return gaussian(*given, channel_axis=-1 if multichannel else None, **others)
 
 
 imagecorruptions.corruptions.gaussian = _gaussian
