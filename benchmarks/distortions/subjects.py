@@ -36,9 +36,11 @@ def network_and_images(count: int) -> tuple[Classifier, Tensor, Tensor]:
     return network, (images * 255).round() / 255, torch.cat([labels for _, labels in batches])
 
 
-def _gaussian(*given: Any, multichannel: bool = False, **others: Any) -> np.ndarray:
+def _gaussian(*given: Any, **named: Any) -> np.ndarray:
     """scikit-image's filter with an argument that imagecorruptions gives and 0.20 renamed."""
-    return gaussian(*given, channel_axis=-1 if multichannel else None, **others)
+    if named.pop("multichannel", False):
+        named["channel_axis"] = -1
+    return gaussian(*given, **named)
 
 
 imagecorruptions.corruptions.gaussian = _gaussian
