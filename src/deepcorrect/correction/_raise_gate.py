@@ -20,7 +20,6 @@ from deepcorrect.distortions import (
     Distortion,
     cells_of,
     distorted_batches,
-    level_rows,
     numbered_batches,
     parse_all,
 )
@@ -38,11 +37,11 @@ def raise_gate(
 ) -> GateConfig:
     """Raises the thresholds of a trained network's gate to where the correction helps.
 
-    For each image at each level it compares the probability that the untouched and the corrected
-    network give to the untouched network's answer to the clean image. The threshold of each kind of
-    distortion then rises to where the images below it lose most by the correction. It stays where
-    it is unless this loss exceeds its standard error. No labels are needed. Take images that the
-    correction was not trained on.
+    An answer to a distorted image is right here if it is the untouched network's answer to the
+    clean image, so no labels are needed. The threshold of each kind of distortion rises to where
+    the correction loses most right answers among the images below it, of clean images and of all
+    distortions and levels. It stays where it is if none are lost. Take images that the correction
+    was not trained on.
 
     Args:
         adapted: The trained network, or a `GatedCopy`, with a gate.
@@ -73,10 +72,9 @@ def raise_gate(
         raise InputError("this network has no gate: fit one first, see fit_gate")
     device = device_of(adapted)
     first = next(numbered_batches(loader, PURPOSE)).images
-    grid = parse_all(distortions, input_size_of(adapted, first))
-    cells = [CLEAN, *cells_of(grid)]
-    scores: list[list[Tensor]] = [[] for _ in cells]
-    gains: list[list[Tensor]] = [[] for _ in cells]
+    cells = [CLEAN, *cells_of(parse_all(distortions, input_size_of(adapted, first)))]
+    scores: list[Tensor] = []
+    gains: list[Tensor] = []
     clean = truth = torch.empty(0)
     network, corrected = (as_logits(each, first.to(device)) for each in (adapted.network, adapted))
     with (
@@ -88,22 +86,19 @@ def raise_gate(
         for batch in distorted_batches(loader, cells, seed=seed, device=device, purpose=PURPOSE):
             if batch.clean is not clean:
                 clean = batch.clean
-                truth = logits_of(network, clean).argmax(1, keepdim=True)
-            before = logits_of(network, batch.images).softmax(1).gather(1, truth)
+                truth = logits_of(network, clean).argmax(1)
+            before = logits_of(network, batch.images).argmax(1) == truth
             with adapted.ungated():
-                after = logits_of(corrected, batch.images).softmax(1).gather(1, truth)
-            gains[batch.row].append((after - before).flatten().cpu().double())
-            scores[batch.row].append(gate.scores(images_read(adapted, batch.images)).cpu())
+                after = logits_of(corrected, batch.images).argmax(1) == truth
+            gains.append((after.int() - before.int()).cpu())
+            scores.append(gate.scores(images_read(adapted, batch.images)).cpu())
             advance(len(batch.images) / len(cells))
     config = gate.config
-    biases = list(config.biases)
-    for name, rows in level_rows(grid).items():
-        if name in config.kinds:
-            kind = config.kinds.index(name)
-            at = [0, *range(rows.start + 1, rows.stop + 1)]
-            some = torch.cat([torch.cat(scores[row]) for row in at])
-            biases[kind] -= _threshold(some, torch.cat([torch.cat(gains[row]) for row in at]), kind)
-    raised = config.model_copy(update={"biases": tuple(biases)})
+    seen, gained = torch.cat(scores), torch.cat(gains)
+    biases = tuple(
+        bias - _threshold(seen, gained, kind) for kind, bias in enumerate(config.biases)
+    )
+    raised = config.model_copy(update={"biases": biases})
     adapted.set_gate(raised)
     return raised
 
@@ -113,7 +108,8 @@ def _threshold(scores: Tensor, gains: Tensor, kind: int) -> float:
 
     Args:
         scores: N x kinds, of clean and distorted images.
-        gains: What each image gains by the correction, (N,).
+        gains: 1 for each image that the correction puts right, -1 for each that it puts wrong, and
+            0 for the others, (N,).
         kind: The column of the kind.
     """
     others = scores.clone()
@@ -121,9 +117,7 @@ def _threshold(scores: Tensor, gains: Tensor, kind: int) -> float:
     # images that another classifier sends are corrected whatever this threshold is
     sent = (scores[:, kind] > 0) & (others.amax(1) <= 0)
     own, order = scores[sent, kind].sort()
-    kept = gains[sent][order]
-    # the sum over the images up to each, and its standard error
-    bound = kept.cumsum(0) + kept.square().cumsum(0).sqrt()
-    if not len(bound) or bound.min() >= 0:
+    gained = gains[sent][order].cumsum(0)
+    if not len(gained) or gained.min() >= 0:
         return 0.0
-    return float(own[bound.argmin()])
+    return float(own[gained.argmin()])
