@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import Batch
-from torch import Tensor, nn
+from torch import nn
 
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel
