@@ -95,9 +95,7 @@ def raise_gate(
             advance(len(batch.images) / len(cells))
     config = gate.config
     seen, gained = torch.cat(scores), torch.cat(gains)
-    biases = tuple(
-        bias - _threshold(seen, gained, kind) for kind, bias in enumerate(config.biases)
-    )
+    biases = tuple(bias - _threshold(seen, gained, kind) for kind, bias in enumerate(config.biases))
     raised = config.model_copy(update={"biases": biases})
     adapted.set_gate(raised)
     return raised
