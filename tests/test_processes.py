@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 import deepcorrect as dc
 from deepcorrect import runtime
 from deepcorrect.data import ImageSet, Preprocessing, every_nth
+from deepcorrect.data._sample import Place
 from deepcorrect.distortions import DistortedCache, Distortion, stored
 from deepcorrect.evaluation import compare, evaluate_stored
 from deepcorrect.networks import Classifier
@@ -62,6 +66,29 @@ def picture_set(*bad: int) -> tuple[ImageSet, Pictures]:
     return ImageSet("pictures", pictures, labels, map(str, range(23)), fit), pictures
 
 
+def evaluated_shards() -> tuple[Any, list[int]]:
+    """The accuracy on two shards, one of whose images cannot be read, and what this one read."""
+    read: list[int] = []
+    whole = Place.read
+    pictures = Pictures(())
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for shard in range(2):
+            with tarfile.open(f"{folder}/{shard}.tar", "w") as archive:
+                for row in range(12 * shard, 12 * shard + 12):
+                    buffer = io.BytesIO()
+                    pictures(row).save(buffer, "PNG")
+                    content = buffer.getvalue()[: 40 if row == 5 else None]
+                    for name, part in ((f"{row:02}.png", content), (f"{row:02}.cls", b"1")):
+                        member = tarfile.TarInfo(name)
+                        member.size = len(part)
+                        archive.addfile(member, io.BytesIO(part))
+        patch.setattr(Place, "read", lambda place: read.append(place.size) or whole(place))
+        images = dc.open_dataset(f"webdataset:{folder}/{{0,1}}.tar", small().preprocessing)
+        read.clear()
+        grid = dc.evaluate(small(), dc.loader(images, 4), GRID, seed=3)
+    return [grid.to_json(), grid.images], read
+
+
 class Counting(nn.Module):
     """Answers as its network does, and counts the images since each level's start."""
 
@@ -96,6 +123,9 @@ def measurements() -> Iterator[tuple[str, Any]]:
     yield "read", pictures.read.copy()
     images.warn_of_bad()
     yield "bad", images.bad
+    shards, read = evaluated_shards()
+    yield "shards", shards
+    yield "read of shards", read
     cache = DistortedCache()
     twice = [dc.evaluate(small(), batches, GRID, seed=3, cache=cache) for _ in range(2)]
     yield "cached", [each.to_json() for each in twice]
@@ -197,6 +227,13 @@ def test_processes_measure_what_one_measures(together: Path) -> None:
     expected = sorted([*first * WORLD, *alone.pop("read")])
     assert sorted(row for rows in read for row in rows) == expected
     assert [len(rows) - len(first) for rows in read] == [8, 8, 7]
+    read = [each.pop("read of shards") for each in found]
+    alone_read = alone.pop("read of shards")
+    assert len(alone_read) == 24
+    assert [len(sizes) - len(first) for sizes in read] == [8, 8, 8]
+    total = [*alone_read[:4] * WORLD, *alone_read]
+    assert sorted(size for sizes in read for size in sizes) == sorted(total)
+    assert alone["shards"][1] == 23
     for each in found:
         assert each.keys() == alone.keys()
         for name, values in alone.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import io
 import json
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import cut, random_pixels, tiny_cnn, tiny_recipe
+from conftest import Batch, cut, random_pixels, tiny_cnn, tiny_recipe
 from PIL import Image
 from torch import Tensor
 
@@ -26,11 +27,13 @@ from deepcorrect.data import (
     ImageStream,
     Preprocessing,
     count_of,
+    every_nth,
     loader,
     open_dataset,
     to_tensor,
 )
-from deepcorrect.data._streaming import Sample, shuffled
+from deepcorrect.data._sample import Place, Sample
+from deepcorrect.data._streaming import shuffled
 from deepcorrect.data._webdataset import expanded
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError
@@ -67,6 +70,12 @@ def shards(tmp_path: Path) -> str:
     return f"webdataset:{tmp_path}/part-{{00..02}}.tar"
 
 
+def opened(spec: str) -> ImageStream:
+    images = open_dataset(spec, COLOUR)
+    assert isinstance(images, ImageStream)
+    return images
+
+
 def contents(images: ImageSet, **how: Any) -> tuple[Tensor, list[int]]:
     batches = list(loader(images, **how))
     return torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches]).tolist()
@@ -91,6 +100,55 @@ def test_shards_are_read_in_order_by_any_number_of_workers(shards: str) -> None:
     for workers in (0, 2):
         assert numbers(images, batch_size=4, workers=workers) == list(range(21))
     assert [len(b[0]) for b in loader(images, 8)] == [8, 8, 5]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_of_a_shard_the_images_that_are_decoded_are_read_alone(
+    shards: str, monkeypatch: pytest.MonkeyPatch, shuffle: bool
+) -> None:
+    """So processes that share the batches of shards do not read each other's images."""
+    images = open_dataset(shards, COLOUR)
+    read: list[Place] = []
+    whole = Place.read
+    monkeypatch.setattr(Place, "read", lambda place: read.append(place) or whole(place))
+
+    def part(first: int, step: int) -> list[Batch]:
+        torch.manual_seed(3)
+        return list(every_nth(loader(images, 4, shuffle=shuffle), first, step))
+
+    alone = part(0, 1)
+    assert len(read) == len(set(read)) == 21
+    read.clear()
+    for first in range(2):
+        for found, same in zip(part(first, 2), alone[first::2], strict=True):
+            assert torch.equal(found[0], same[0])
+            assert torch.equal(found[1], same[1])
+    assert len(read) == len(set(read)) == 21
+
+
+def test_compressed_shards_are_read_as_plain_ones(shards: str, tmp_path: Path) -> None:
+    for path in tmp_path.glob("*.tar"):
+        path.with_suffix(".tgz").write_bytes(gzip.compress(path.read_bytes()))
+    for seed in (None, 5):
+        plain = list(opened(shards).read(seed))
+        packed = list(opened(shards.replace(".tar", ".tgz")).read(seed))
+        assert [each.loaded() for each in plain] == [each.loaded() for each in packed]
+        assert all(isinstance(each.content, Place) for each in plain)
+        assert all(isinstance(each.content, bytes) for each in packed)
+
+
+def test_a_shard_that_is_cut_while_it_is_read_has_bad_images(
+    shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = opened(shards)
+    samples = list(images.read())
+    content = (tmp_path / "part-02.tar").read_bytes()
+    (tmp_path / "part-02.tar").write_bytes(content[: len(content) // 2])
+    batch = images.__getitems__(samples)
+    assert [each is None for each in batch[:14]] == [False] * 14
+    assert [each is None for each in batch[-2:]] == [True, True]
+    images.warn_of_bad()
+    assert "could not be read" in capsys.readouterr().err
 
 
 def test_the_webdataset_library_writes_and_reads_the_same(tmp_path: Path) -> None:

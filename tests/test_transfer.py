@@ -20,7 +20,7 @@ import deepcorrect as dc
 from deepcorrect.correction import correct
 from deepcorrect.correction._checkpoint import read_config
 from deepcorrect.data import ImageStream, Preprocessing
-from deepcorrect.data._streaming import Sample
+from deepcorrect.data._sample import Sample
 from deepcorrect.distortions import Distortion
 from deepcorrect.evaluation import feature_transfer
 from deepcorrect.evaluation._feature_transfer import FeatureClassifier, collect, train_svm

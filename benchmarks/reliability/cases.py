@@ -43,7 +43,7 @@ def options(about: str, **defaults: int | float | str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def keep(out: Path, name: str, figures: dict[str, Any]) -> None:
+def keep(out: Path, name: str, figures: dict[str, Any], *, show: bool = True) -> None:
     """Writes a script's figures with the machine that they are of, and prints them."""
     machine = {
         "python": platform.python_version(),
@@ -51,7 +51,8 @@ def keep(out: Path, name: str, figures: dict[str, Any]) -> None:
         "cores": os.cpu_count(),
     }
     files.write_json(out / f"{name}.json", {"schema": 1, "machine": machine, **figures})
-    print(json.dumps(figures, indent=1))
+    if show:
+        print(json.dumps(figures, indent=1), flush=True)
 
 
 def draw_digits(folder: Path, classes: int = 10, each: int = 4, seed: int = 0) -> Path:
@@ -82,9 +83,9 @@ def tiny_recipe(path: Path, data: Path) -> Path:
             "batch_size": 20,
         },
         "distortions": {"gaussian_blur": {"levels": [1.5]}, "awgn": {"levels": [40]}},
-        "ranking": {"images": 12, "sites": ["features.0.0", "features.3.0"]},
-        "ideal": {"images": 10, "betas": [0.5]},
-        "selection": {"images": 18},
+        "ranking": {"images": 6, "sites": ["features.0.0", "features.3.0"]},
+        "ideal": {"images": 5, "betas": [0.5]},
+        "selection": {"images": 10},
         "systems": {
             "finetuned": {"method": "finetune", "training": training},
             "deepcorrect": {
@@ -102,7 +103,7 @@ def tiny_recipe(path: Path, data: Path) -> Path:
 
 def make_data(folder: Path) -> Path:
     """Folders train, validation and test, and `tiny.yaml`."""
-    for seed, (name, each) in enumerate({"train": 8, "validation": 5, "test": 4}.items()):
+    for seed, (name, each) in enumerate({"train": 4, "validation": 3, "test": 2}.items()):
         draw_digits(folder / name, each=each, seed=seed)
     tiny_recipe(folder / "tiny.yaml", folder)
     return folder

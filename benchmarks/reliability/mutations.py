@@ -1,14 +1,16 @@
 """Files that somebody changed: read as they were, or refused with an error of ours, never else.
 
-    python -m benchmarks.reliability.mutations [--count 2000] [--only KIND] [--seed 0]
+    python -m benchmarks.reliability.mutations [--count 10000] [--minutes 60] [--only KIND]
 
 Each mutation changes one file of a kind: bytes flipped, cut, repeated or inserted; in JSON and YAML
 a value, a key or a whole part replaced by one of another type or an absurd one. `signed` mutations
 set the checksums anew, as somebody does who knows the format. Counted are the mutations that were
 refused, those that were read and answer as before, those that were read and answer otherwise
 (possible only where a file has no checksum, or was signed), and errors that are not ours, which
-must be none. Writes benchmarks/results/reliability/mutations.json; with `--only`, the kinds whose
-names begin so are tried again and take their places there.
+must be none. `--count` is the number for a kind that takes milliseconds; of slower kinds a share is
+tried. The kinds take turns, and benchmarks/results/reliability/mutations.json is written after each
+turn; `--resume 1` goes on with what it holds. With `--only`, the kinds whose names begin so are
+tried again and take their places there.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from __future__ import annotations
 import atexit
 import copy
 import functools
+import hashlib
 import json
+import math
+import os
 import random
 import shutil
 import signal
@@ -35,7 +40,7 @@ import yaml
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from benchmarks.reliability.cases import draw_digits, drawn, keep, make_data, options
+from benchmarks.reliability.cases import Clock, draw_digits, drawn, keep, make_data, options
 from deepcorrect.correction._budget import filters_within
 from deepcorrect.correction._checkpoint import config_sha256, file_sha256
 from deepcorrect.data import Preprocessing
@@ -46,8 +51,17 @@ from deepcorrect.ranking import NetworkSize
 from deepcorrect.ranking._description import checksum
 from deepcorrect.runtime import files
 
+SLOW = "report: "
+"""How the names of the kinds begin that take a second to read."""
+
 SLOW_SECONDS = 20
 """A mutated file that takes more time of the processor to be read or refused counts as an error."""
+
+TURNS = 20
+"""The parts in which each kind's mutations are tried."""
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""A disk in memory for the copies, where there is one, as they are written and read at once."""
 
 ABSURD: list[Any] = [
     *(None, True, False, 0, -1, 1, 0.5, -0.5, 1e308, -1e308, 2**31, 2**63, 2**64, 10**30, 10**18),
@@ -78,6 +92,7 @@ class Target:
         form: `json`, `yaml` or `bytes`.
         sign: sets checksums anew after a mutation; None where there are none.
         checked: whether a checksum must notice a change that is not signed.
+        share: how many mutations are tried for each one of a kind that takes milliseconds.
     """
 
     file: str
@@ -86,6 +101,7 @@ class Target:
     form: str
     sign: Callable[[Path], None] | None = None
     checked: bool = False
+    share: float = 1.0
 
 
 # --- kinds of files
@@ -209,7 +225,7 @@ def read_stored(folder: Path) -> str:
         for level, opened in levels.items():
             images = opened()
             values = [images[row] for row in range(len(images))]
-            texts.append((kind, level, [(str(v[1]), _text(v[0])) for v in values if v]))
+            texts.append((kind, level, [(str(v[1]), _digest(v[0])) for v in values if v]))
     return json.dumps(texts)
 
 
@@ -234,6 +250,10 @@ def read_run(folder: Path) -> str:
 
 def _text(values: Tensor) -> str:
     return json.dumps([round(value, 4) for value in values.double().flatten().tolist()])
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256((10000 * values.double()).round().numpy().tobytes()).hexdigest()
 
 
 def _trace(model: nn.Module) -> object:
@@ -262,15 +282,15 @@ TARGETS: dict[str, Target] = {
     "ranking description, signed": Target(
         "description.json", make_description, read_ranking, "json", sign_ranking
     ),
-    "recipe": Target("recipe.yaml", make_recipe, read_recipe, "yaml"),
+    "recipe": Target("recipe.yaml", make_recipe, read_recipe, "yaml", share=0.25),
     "gate": Target("gate.json", make_gate, read_gate, "json"),
-    "weights": Target("weights.safetensors", make_weights, read_weights, "bytes"),
-    "weights, PyTorch": Target("weights.pt", make_pickle, read_weights, "bytes"),
+    "weights": Target("weights.safetensors", make_weights, read_weights, "bytes", share=0.5),
+    "weights, PyTorch": Target("weights.pt", make_pickle, read_weights, "bytes", share=0.5),
     "stored set, description": Target("distort.json", make_stored, read_stored, "json"),
     "stored set, array": Target("awgn.npy", make_stored, read_stored, "bytes"),
     "stored set, labels": Target("labels.npy", make_stored, read_stored, "bytes"),
     **{
-        f"report: {name}": Target(name, make_run, read_run, form)
+        f"{SLOW}{name}": Target(name, make_run, read_run, form, share=0.01)  # it draws the report
         for name, form in {
             "results.json": "json",
             "history.json": "json",
@@ -285,8 +305,6 @@ TARGETS: dict[str, Target] = {
     },
 }
 COUNTED = ("mutations", "refused", "same", "other", "error")
-SLOW = ("report: ",)
-"""Kinds of which a tenth as many mutations are tried: one that is read takes a second to draw."""
 
 
 # --- mutations
@@ -298,10 +316,16 @@ def mutate(path: Path, form: str, choose: random.Random) -> None:
         path.write_bytes(_bytes(path.read_bytes(), choose))
         return
     text = path.read_text(encoding="utf-8")
-    value = json.loads(text) if form == "json" else yaml.safe_load(text)
-    changed = _value(value, choose)
-    dump = json.dumps if form == "json" else yaml.safe_dump
-    path.write_text(dump(changed), encoding="utf-8")
+    changed = _value(_parsed(text, form), choose)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the one in C is ten times as fast
+    changed_text = json.dumps(changed) if form == "json" else yaml.dump(changed, Dumper=dumper)
+    path.write_text(changed_text, encoding="utf-8")
+
+
+@functools.cache
+def _parsed(text: str, form: str) -> Any:
+    """The value of a file before its mutations, which leave it alone."""
+    return json.loads(text) if form == "json" else yaml.safe_load(text)
 
 
 def _bytes(content: bytes, choose: random.Random) -> bytes:
@@ -392,7 +416,7 @@ def try_one(
     Returns:
         `refused`, `same`, `other` or `error`, and for an error what it was.
     """
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place:
         folder = Path(place) / "copy"
         shutil.copytree(original, folder)
         path = folder / target.file
@@ -418,21 +442,21 @@ def try_one(
     )
 
 
-def campaign(name: str, count: int, seed: int) -> dict[str, Any]:
-    """Counts what becomes of mutations of one kind of file."""
+def campaign(name: str, count: int, seed: int, first: int = 0) -> dict[str, Any]:
+    """Counts what becomes of mutations of one kind of file, from number `first` on."""
     target = TARGETS[name]
     counts: Counter[str] = Counter()
     errors: Counter[str] = Counter()
-    slowest = 0.0
-    with tempfile.TemporaryDirectory() as place:
+    slowest, started = 0.0, time.monotonic()
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place:
         original = Path(place) / "original"
         original.mkdir()
         target.make(original)
         expected = target.read(original)
-        for number in range(count):
-            started = time.process_time()
+        for number in range(first, first + count):
+            before = time.process_time()
             found, what = try_one(target, original, expected, drawn(seed, name, number))
-            slowest = max(slowest, time.process_time() - started)
+            slowest = max(slowest, time.process_time() - before)
             counts[found] += 1
             if what:
                 errors[f"{what} (mutation {number})"] += 1
@@ -441,22 +465,43 @@ def campaign(name: str, count: int, seed: int) -> dict[str, Any]:
         **{key: counts[key] for key in COUNTED[1:]},
         "slowest_seconds": round(slowest, 2),
         "errors": dict(errors.most_common(20)),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The counts of two parts of the mutations of a kind."""
+    slowest = max(one["slowest_seconds"], other["slowest_seconds"])
+    return {
+        **{key: one[key] + other[key] for key in COUNTED},
+        "slowest_seconds": slowest,
+        "errors": {**one["errors"], **other["errors"]},
+        "seconds": round(one["seconds"] + other["seconds"], 1),
     }
 
 
 def main() -> None:
-    sizes = options(__doc__ or "", count=2000, only="")
+    sizes = options(__doc__ or "", count=10000, minutes=60.0, only="", resume=0)
+    clock = Clock(60 * sizes.minutes)
     kept = sizes.out / "mutations.json"
-    figures = files.read_json(kept)["kinds"] if sizes.only and kept.exists() else {}
-    for name in TARGETS:
-        if not name.startswith(sizes.only):
-            continue
-        started = time.monotonic()
-        count = max(1, sizes.count // 10) if name.startswith(SLOW) else sizes.count
-        found = campaign(name, count, sizes.seed)
-        figures[name] = {**found, "seconds": round(time.monotonic() - started, 1)}
+    before = files.read_json(kept) if (sizes.only or sizes.resume) and kept.exists() else {}
+    figures: dict[str, Any] = before.get("kinds", {})
+    chosen = [name for name in TARGETS if name.startswith(sizes.only)]
+    if sizes.resume and before and before["seed"] != sizes.seed:
+        raise SystemExit(f"{kept} is of the seed {before['seed']}: give it, or another --out")
+    if not sizes.resume:
+        figures = {name: each for name, each in figures.items() if name not in chosen}
+    for turn in range(1, TURNS + 1):
+        for name in chosen:
+            done = figures[name]["mutations"] if name in figures else 0
+            wanted = math.ceil(turn / TURNS * sizes.count * TARGETS[name].share)
+            if wanted <= done or clock.is_over:
+                continue
+            found = campaign(name, wanted - done, sizes.seed, done)
+            figures[name] = joined(figures[name], found) if done else found
         totals = {key: sum(each[key] for each in figures.values()) for key in COUNTED}
-        keep(sizes.out, "mutations", {"seed": sizes.seed, **totals, "kinds": figures})
+        keep(sizes.out, "mutations", {"seed": sizes.seed, **totals, "kinds": figures}, show=False)
+        print(turn, round(clock.spent), totals, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Any
 from deepcorrect.data._image_set import UNLABELLED, ImageSet
 from deepcorrect.data._parquet import column_of_images, column_of_labels, table_set, undecoded
 from deepcorrect.data._preprocessing import Preprocessing
-from deepcorrect.data._streaming import ImageStream, Sample
+from deepcorrect.data._sample import Sample
+from deepcorrect.data._streaming import ImageStream
 from deepcorrect.runtime import InputError, files
 
 SPEC = re.compile(r"(?P<source>.+?)(?::(?P<split>[\w.-]+(?:\[[^\[\]]*\])?))?(?P<stream>:stream)?")

@@ -49,8 +49,9 @@ def _add(digest: hashlib._Hash, source: Any) -> None:
     elif isinstance(data, ImageStream):
         first = next(data.read(), None)
         digest.update(f"{data.name} {data.count} {first and first._replace(content='')}".encode())
-        if first is not None and isinstance(first.content, bytes):
-            digest.update(first.content)
+        content = first.loaded() if first is not None else ""
+        if isinstance(content, bytes):
+            digest.update(content)
     elif isinstance(data, ImageSet):
         _add_set(digest, data)
     elif isinstance(data, list | tuple):

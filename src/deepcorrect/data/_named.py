@@ -10,7 +10,8 @@ from torch import Tensor
 
 from deepcorrect.data._loader import loader
 from deepcorrect.data._preprocessing import Preprocessing
-from deepcorrect.data._streaming import ImageStream, Sample
+from deepcorrect.data._sample import Sample
+from deepcorrect.data._streaming import ImageStream
 
 
 @dataclass(frozen=True)

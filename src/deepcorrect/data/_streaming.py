@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,29 +30,11 @@ from deepcorrect.data._image_set import (
 )
 from deepcorrect.data._label_matching import ClassNames
 from deepcorrect.data._preprocessing import Preprocessing, to_tensor
+from deepcorrect.data._sample import Sample, Samples
 from deepcorrect.runtime import InputError, gathered
 
 BUFFER_IMAGES, BUFFER_BYTES = 2048, 1 << 28
 """The most encoded images, and the most bytes of them, among which a shuffle draws the next."""
-
-
-class Sample(NamedTuple):
-    """An image as it is stored.
-
-    Attributes:
-        name: The image's name in messages.
-        content: The file's bytes or its path; empty if it could not be read.
-        label: The index or the name of the image's class; -1 if it has no label.
-    """
-
-    name: str
-    content: bytes | str
-    label: int | str = UNLABELLED
-
-
-Samples = Callable[[int | None], Iterator[Sample]]
-"""Opens the stream from its beginning: in its own order for None, and for a seed with its shards in
-a random order."""
 
 
 class UnknownLengthError(InputError, TypeError):
@@ -142,8 +124,8 @@ class ImageStream(ImageSet):
         return [self._decoded(sample) for sample in samples]
 
     def _decoded(self, sample: Sample) -> tuple[Tensor, int] | None:
-        content = sample.content
         try:
+            content = sample.loaded()
             with open_image(
                 io.BytesIO(content) if isinstance(content, bytes) else content
             ) as image:

@@ -6,6 +6,9 @@ and not of `img_12`. Shards are read with the standard library and fsspec, and n
 ever unpickled. The reader of the `datasets` library raises at a truncated shard and at samples with
 different kinds of files. Here a truncated shard counts as one unreadable image, and the shards
 after it are still read.
+
+Of a local shard that is not compressed, the headers and the labels are read, and an image only when
+it is decoded. So processes that share a set read the bytes of their own images alone.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import re
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
@@ -26,7 +29,8 @@ import numpy as np
 from deepcorrect.data._decoding import image_extensions
 from deepcorrect.data._image_set import UNLABELLED
 from deepcorrect.data._preprocessing import Preprocessing
-from deepcorrect.data._streaming import ImageStream, Sample
+from deepcorrect.data._sample import Place, Sample
+from deepcorrect.data._streaming import ImageStream
 from deepcorrect.runtime import InputError, note_once, parse_json, progress
 
 LABEL_FILES = ("cls", "class", "index", "txt", "text", "json")
@@ -140,8 +144,8 @@ def _samples(shard: str, wanted: str) -> Iterator[Sample]:
     name = shard.rpartition("/")[2]
     read = 0
     try:
-        with _opened(shard) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-            for group in _groups(archive, partial(_content, archive)):
+        with _archive(shard) as (archive, content):
+            for group in _groups(archive, content):
                 read += 1
                 sample = _sample(name, wanted, *group)
                 if sample is not None:
@@ -150,6 +154,37 @@ def _samples(shard: str, wanted: str) -> Iterator[Sample]:
         if not _is_local(shard) and not read:
             raise InputError(f"{shard} cannot be read ({error})") from None
         yield Sample(f"{name} after its sample {read} ({error})", b"")
+
+
+Part = bytes | Place
+"""A file of a sample: its bytes, or where they lie."""
+
+Content = Callable[[tarfile.TarInfo, str], Part]
+"""What is kept of a member of an archive, whose extension is given."""
+
+
+@contextmanager
+def _archive(shard: str) -> Iterator[tuple[tarfile.TarFile, Content]]:
+    """Opens a shard, and says how the content of its members is had.
+
+    One that is not compressed and lies on this machine's disks is passed over from header to
+    header; any other is read from beginning to end.
+    """
+    if _is_local(shard) and _is_plain(shard):
+        with Path(shard).open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            yield archive, partial(_place, archive, shard, Path(shard).stat().st_size)
+        return
+    with _opened(shard) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+        yield archive, partial(_content, archive)
+
+
+def _is_plain(shard: str) -> bool:
+    """Whether a file is a tar file that is not compressed."""
+    try:
+        tarfile.open(shard, "r:").close()
+    except (tarfile.TarError, OSError):
+        return False
+    return True
 
 
 def _opened(shard: str) -> AbstractContextManager[Any]:
@@ -166,7 +201,19 @@ def _opened(shard: str) -> AbstractContextManager[Any]:
     return opened
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _place(
+    archive: tarfile.TarFile, shard: str, end: int, member: tarfile.TarInfo, extension: str
+) -> Part:
+    """Where the content of a member lies; the content itself of a label, which is short."""
+    if extension in LABEL_FILES or member.issparse():
+        return _content(archive, member, extension)
+    if member.offset_data + member.size > end:
+        raise EOFError("cut off")
+    return Place(shard, member.offset_data, member.size if member.size <= LARGEST_MEMBER else 0)
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> bytes:
+    del extension
     if member.size > LARGEST_MEMBER:
         return b""  # an image that cannot be read
     file = archive.extractfile(member)
@@ -176,9 +223,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return content
 
 
-def _groups(
-    archive: tarfile.TarFile, content: Callable[[tarfile.TarInfo], bytes]
-) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _groups(archive: tarfile.TarFile, content: Content) -> Iterator[tuple[str, dict[str, Part]]]:
     """Yields the name of each sample, and its files by extension."""
     growing: Any = archive
     key, parts = "", {}
@@ -194,12 +239,12 @@ def _groups(
             yield key, parts
             parts = {}
         key = found[1]
-        parts[extension] = content(member)
+        parts[extension] = content(member, extension)
     if parts:
         yield key, parts
 
 
-def _sample(shard: str, wanted: str, key: str, parts: dict[str, bytes]) -> Sample | None:
+def _sample(shard: str, wanted: str, key: str, parts: dict[str, Part]) -> Sample | None:
     """One image and its label; None if the files of a sample contain no image.
 
     Its content is empty if the sample has images but not the one that is wanted.
@@ -218,7 +263,7 @@ def _sample(shard: str, wanted: str, key: str, parts: dict[str, bytes]) -> Sampl
     return Sample(f"{key}.{images[0]} of {shard}", parts[images[0]], _label(parts))
 
 
-def _images_in(parts: dict[str, bytes]) -> list[str]:
+def _images_in(parts: dict[str, Part]) -> list[str]:
     """The extensions of a sample's images, the preferred one first, whatever their order is.
 
     Extensions without a dot come before those with one (`mask.png`), then those in `FIRST` in its
@@ -233,11 +278,12 @@ def _images_in(parts: dict[str, bytes]) -> list[str]:
     )
 
 
-def _label(parts: dict[str, bytes]) -> int | str:
+def _label(parts: dict[str, Part]) -> int | str:
     for kind in LABEL_FILES:
-        if kind not in parts:
+        content = parts.get(kind)
+        if not isinstance(content, bytes):
             continue
-        text = parts[kind].decode("utf-8", "replace").strip()
+        text = content.decode("utf-8", "replace").strip()
         found = _in_json(text) if kind == "json" else text
         if isinstance(found, str) and re.fullmatch(r"-?\d{1,18}", found):
             return int(found)
@@ -263,7 +309,7 @@ def _count(shards: list[str]) -> int:
         for shard in shards:
             try:
                 with tarfile.open(shard) as archive:
-                    groups = _groups(archive, lambda _: b"")
+                    groups = _groups(archive, lambda _, __: b"")
                     for _, parts in groups:
                         total += bool(_images_in(parts))
             except (tarfile.TarError, OSError, EOFError):
