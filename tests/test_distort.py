@@ -234,7 +234,7 @@ def test_a_stopped_writing_goes_on(
     def killed(*arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 8:  # in the second kind: the first has 3 batches at 2 levels
-            (out / ".fog.npy.abc.tmp").write_bytes(b"what a kill leaves behind")
+            (out / ".fog.npy.abc_1234.tmp").write_bytes(b"what a kill leaves behind")
             raise Killed
         return distorted(*arguments)
 

@@ -69,18 +69,29 @@ def test_temporary_files_of_dead_processes_go_and_those_of_live_ones_stay(tmp_pa
         live.wait()
 
 
+def test_what_dead_processes_left_in_a_folder_goes_when_it_is_tried(tmp_path: Path) -> None:
+    """Every command tries its destination; below it, others' files are nobody's business."""
+    (tmp_path / "below").mkdir()
+    left = [".a.json.abcdefg1.tmp", ".b.tmp", "below/.c.json.abcdefg1.tmp", "d.json.abcdefg1.tmp"]
+    for name in left:
+        (tmp_path / name).write_text("half")
+    files.check_file(tmp_path / "a.json")
+    assert [name for name in left if (tmp_path / name).exists()] == left[1:]
+    assert not files.is_empty(tmp_path)
+
+
 def test_what_only_looks_like_a_temporary_file_stays(tmp_path: Path) -> None:
-    (tmp_path / ".folder.1.tmp").mkdir()
+    (tmp_path / ".folder.abcdefg1.tmp").mkdir()
     outside = tmp_path / "outside.txt"
     outside.write_text("mine")
     inside = tmp_path / "inside"
     inside.mkdir()
-    (inside / ".link.1.tmp").symlink_to(outside)
-    os.mkfifo(inside / ".pipe.1.tmp")
+    (inside / ".link.abcdefg1.tmp").symlink_to(outside)
+    os.mkfifo(inside / ".pipe.abcdefg1.tmp")
     files.remove_temporary(tmp_path)
     assert outside.read_text() == "mine"
-    assert (tmp_path / ".folder.1.tmp").is_dir()
-    assert (inside / ".pipe.1.tmp").exists()
+    assert (tmp_path / ".folder.abcdefg1.tmp").is_dir()
+    assert (inside / ".pipe.abcdefg1.tmp").exists()
 
 
 def test_a_folder_has_one_process_and_a_dead_one_holds_no_lock(tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ def test_what_a_killed_write_left_is_no_file_of_the_run(copied: Path, recipe: Re
     for name in ("ranking.json", "results.json"):
         text = (copied / name).read_text(encoding="utf-8")
         (copied / name).unlink()
-        (copied / f".{name}.abc.tmp").write_text(text[: len(text) // 2], encoding="utf-8")
+        (copied / f".{name}.abc_1234.tmp").write_text(text[: len(text) // 2], encoding="utf-8")
     run(recipe, copied, resume=True)
     assert figures(copied) == before
     assert not list(copied.rglob(".*.tmp"))

@@ -96,12 +96,11 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, kind: str, old: bool) 
         write(text)
         return path.read_bytes()
 
-    before, after = whole("old"), whole(LARGE)
-    shutil.rmtree(tmp_path / "disk")
-    if old:
-        write("old")
+    before = whole("old")
+    if not old:
+        shutil.rmtree(tmp_path / "disk")
     found = recorded(tmp_path / "disk", lambda: write(LARGE))
-    name = "made/below/file"
+    after, name = path.read_bytes(), "made/below/file"
     seen = {state.get(name) for state in found.states.values()}
     assert seen == {before if old else None, after}
     assert [state.get(name) for state in found.last] == [after] * len(found.last)
@@ -126,7 +125,7 @@ def test_a_ranking_is_the_old_or_the_new_one(tmp_path: Path) -> None:
     old = mutations.read_ranking(root)
     changed = dc.Ranking(
         {site: 1 - values for site, values in one.by_level.items()},
-        *("path", one.levels, 10, 1.0),
+        *("path", one.distortions, 10, 1.0),
         maps=one.maps,
         weights=one.weights,
         network=one.network,
@@ -150,7 +149,8 @@ def test_an_adapter_is_the_old_or_the_new_one_or_refused(tmp_path: Path) -> None
     adapted = dc.load_adapter(mutations.network(), root)
     with torch.no_grad():
         for values in adapted.state_dict().values():
-            values += torch.rand_like(values)
+            if values.is_floating_point():
+                values.copy_(2 + torch.rand_like(values))
     found = recorded(root, lambda: adapted.save_pretrained(root))
     new = mutations.read_adapter(root)
     said = [

@@ -120,3 +120,46 @@ cli.main()
     assert done.stderr.splitlines()[-1].startswith("stopped; finished work is kept")
     assert "Traceback" not in done.stderr
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name.endswith(".tmp")]
+
+
+AT_THE_END = """
+import os, signal, sys, threading
+from deepcorrect.cli import _stopping
+signal.signal(signal.SIGINT, signal.default_int_handler)
+number, times, late = map(int, sys.argv[1:])
+
+def stop():
+    for _ in range(times):
+        os.kill(os.getpid(), number)
+
+class Last:
+    def __del__(self):
+        stop()
+
+with _stopping.in_charge():
+    with _stopping.raising():
+        print("done", end="", flush=True)
+    if late:
+        sys.last = Last()  # goes when Python itself ends
+    else:
+        stop()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_has_done_its_work_ends_well(number: signal.Signals) -> None:
+    """A signal between the end of the work and the end of the process loses no output."""
+    for times, late, expected in (
+        (1, 0, (0, "done", "")),
+        (1, 1, (0, "done", "")),
+        (2, 0, (128 + number, "done", "stopped before all output was written\n")),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", AT_THE_END, str(int(number)), str(times), str(late)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == expected

@@ -1,12 +1,15 @@
 """Ctrl-C and SIGTERM: at any moment they end the command with one line and the right status.
 
 While a command works, they raise `Stopped`, so that temporary files are removed and finished work
-is kept. Before, while Python imports the command's libraries, and after, when nothing is left to be
-done, they end the process at once: an exception there would be shown as a traceback, or lost.
+is kept. Before, while Python imports the command's libraries, and after an error, they end the
+process at once: an exception there would be shown as a traceback, or lost. When all work is done,
+the command ends by itself: a signal is not heard then, unless it comes twice, in case nobody takes
+the output. While Python itself ends, none is heard.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -16,7 +19,9 @@ from types import FrameType
 
 NOTHING_DONE = b"stopped before anything was done\n"
 
-_state = {"in_charge": False, "received": 0, "worked": False}
+LATE = b"stopped before all output was written\n"
+
+_state = {"in_charge": False, "received": 0, "worked": False, "finished": False}
 _signals: list[signal.Signals] = []
 """Those that end this process: without those that it was told to ignore, as by nohup or `&`."""
 
@@ -31,7 +36,7 @@ def in_charge() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what signals do
         return
-    _state.update(in_charge=True, received=0, worked=False)
+    _state.update(in_charge=True, received=0, worked=False, finished=False)
     wanted = (signal.SIGINT, signal.SIGTERM)
     before = {each: signal.getsignal(each) for each in wanted}
     _signals[:] = [each for each in wanted if before[each] is not signal.SIG_IGN]
@@ -43,6 +48,7 @@ def in_charge() -> Iterator[None]:
         _state["in_charge"] = False
         for number in _signals:
             signal.signal(number, before[number])
+        atexit.register(_ignore, tuple(_signals))
 
 
 @contextmanager
@@ -56,9 +62,13 @@ def raising() -> Iterator[None]:
         for number in _signals:
             signal.signal(number, _raise)
         yield
-    finally:
+    except BaseException:
         for number in _signals:
             signal.signal(number, _end_now)
+        raise
+    for number in _signals:
+        signal.signal(number, _let_it_end)
+    _state["finished"] = True
 
 
 def status() -> int | None:
@@ -73,10 +83,21 @@ def _raise(number: int, frame: FrameType | None) -> None:
     raise Stopped
 
 
+def _let_it_end(number: int, frame: FrameType | None) -> None:
+    del frame
+    signal.signal(number, _end_now)
+
+
+def _ignore(numbers: tuple[signal.Signals, ...]) -> None:
+    """At the end of Python, where its own default would kill the process without a line."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _end_now(number: int, frame: FrameType | None) -> None:
     del frame
-    if not _state["worked"]:
-        os.write(2, NOTHING_DONE)
+    if not _state["worked"] or _state["finished"]:
+        os.write(2, LATE if _state["finished"] else NOTHING_DONE)
     os._exit(128 + number)
 
 

@@ -74,7 +74,7 @@ def open_folder(recipe: Recipe, folder: Path, inputs: Inputs, *, resume: bool) -
     files.check_folder(folder)
     path = folder / RECIPE_FILE
     if not path.exists():
-        if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")):
+        if not files.is_empty(folder):
             raise InputError(f"{folder} is not empty and not a run: choose another --out")
         files.write_text(path, recipe.to_yaml())
         files.write_json(folder / INPUTS_FILE, inputs)

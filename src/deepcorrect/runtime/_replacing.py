@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -21,6 +22,9 @@ except ImportError:  # Windows
 LONGEST_PREFIX = 200
 """The part of a file's name in that of its temporary file, as names have at most 255 bytes."""
 
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+"""The names of our temporary files, as `tempfile` completes them."""
+
 DISK_FULL_BYTES = 1 << 16
 """A write that failed with less free space than this is taken to have failed for lack of space."""
 
@@ -30,8 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` for the block to write to, then renames it to `path`.
 
     A reader sees the old content or the new content, never a part of it. After any failure (a full
-    disk, a killed process) `path` is unchanged. A killed process may leave its temporary file
-    behind, which `remove_temporary` removes.
+    disk, a killed process, a power cut) `path` is unchanged, and after the block the new content
+    lasts through a power cut. A killed process may leave its temporary file behind, which
+    `remove_temporary` removes.
 
     Raises:
         OSError: The file cannot be written; if the disk is full, with `errno.ENOSPC`.
@@ -46,15 +51,15 @@ def replacing(path: Path) -> Iterator[Path]:
         ...     path.read_text()
         'complete'
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     handle, temporary = _temporary_beside(path)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
     except Exception as error:
@@ -84,9 +89,16 @@ def _temporary_beside(path: Path) -> tuple[int | None, Path]:
         os.close(handle)
 
 
-def remove_temporary(folder: Path) -> None:
-    """Removes the temporary files of dead processes below a folder; those of live ones stay."""
-    for path in folder.rglob(".*.tmp"):
+def remove_temporary(folder: Path, *, below: bool = True) -> None:
+    """Removes the temporary files of dead processes in a folder; those of live ones stay.
+
+    Args:
+        folder: The folder.
+        below: Whether those in folders below it are removed, too.
+    """
+    for path in folder.rglob(".*.tmp") if below else folder.glob(".*.tmp"):
+        if not TEMPORARY.fullmatch(path.name):
+            continue
         try:
             handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:  # gone, not ours to write, or no file
@@ -96,6 +108,20 @@ def remove_temporary(folder: Path) -> None:
                 path.unlink(missing_ok=True)
         finally:
             os.close(handle)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder is absent or holds hidden files alone, as our temporary ones are.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from deepcorrect.runtime import files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pathlib.Path(folder, ".log.txt.x7.tmp").touch()
+        ...     files.is_empty(pathlib.Path(folder))
+        True
+    """
+    return not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir())
 
 
 @contextmanager
@@ -115,7 +141,7 @@ def locked(folder: Path) -> Iterator[None]:
     if fcntl is None or os.environ.get("RANK", "0") != "0":
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -143,8 +169,20 @@ def _lock(handle: int) -> bool:
     return True
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, unless they exist, so that they last through a power cut.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        _sync_folder(each.parent)
+
+
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename in a folder last through a power cut, where the system can."""
+    """Makes what was renamed or made in a folder last through a power cut, where the system can."""
     if fcntl is None:
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -173,7 +211,8 @@ def disk_full(error: BaseException | None) -> bool:
 def check_folder(path: Path) -> None:
     """Checks that files can be written to the folder `path`, before results for it are computed.
 
-    A nameless file is made in it, or in its nearest parent that exists, and removed.
+    A nameless file is made in it, or in its nearest parent that exists, and removed. So are the
+    temporary files in it that dead processes left.
 
     Raises:
         InputError: The path, or one of its parents, is a file, or cannot be written to.
@@ -187,6 +226,8 @@ def check_folder(path: Path) -> None:
                     raise InputError(f"{existing} is a file, and a folder is needed there")
                 with tempfile.TemporaryFile(dir=existing) as file:
                     file.write(b"0")
+                if existing == path:
+                    remove_temporary(path, below=False)
                 return
     except InputError:
         raise

@@ -96,7 +96,7 @@ class Folders(Store):
     def open(self) -> None:
         for folder in self.folders.values():  # a class without an image here keeps its number
             for name in self.classes:
-                (folder / name).mkdir(parents=True, exist_ok=True)
+                files.make_folder(folder / name)
 
     def add(self, level: float, block: Block) -> None:
         folder = self.folders[level]

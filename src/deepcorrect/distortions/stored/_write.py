@@ -214,7 +214,7 @@ def _begin(out: Path, asked: dict[str, Any]) -> None:
     """Claims the folder, or checks that an earlier call there had the same arguments."""
     path = out / INFO_FILE
     if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        if not files.is_empty(out):
             raise InputError(
                 f"{out} holds other files and no {INFO_FILE}: give a folder that is empty or new"
             )
