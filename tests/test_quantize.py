@@ -228,14 +228,30 @@ def test_a_file_for_one_batch_size_is_calibrated_and_measured_in_such_batches(
     assert load_exported(given.path)(images).shape == (6, 5)
 
 
-@pytest.mark.parametrize("batch_size", [None, 4])
+def corrected_twice(network: nn.Module) -> tuple[Any, nn.Module]:
+    """A corrected network, and the same again."""
+    gated, free = (
+        correct(network, FILTERS, unit={"kind": "bottleneck", "start": "he"}) for _ in range(2)
+    )
+    gated.load_state_dict(free.state_dict())
+    return gated, free
+
+
+def copied_and_changed(network: nn.Module) -> tuple[Any, nn.Module]:
+    """A `GatedCopy`, and its copy, with weights of its own."""
+    tuned = dc.finetune(network)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.mul_(1.2)
+    return dc.GatedCopy(network, tuned), tuned
+
+
+@pytest.mark.parametrize(("made", "batch_size"), [(corrected_twice, None), (copied_and_changed, 4)])
 def test_behind_a_gate_each_image_passes_its_network_in_eight_bits(
-    adapted: AdaptedModel, tmp_path: Path, batch_size: int | None
+    adapted: AdaptedModel, tmp_path: Path, made: Any, batch_size: int | None
 ) -> None:
     """A mixed batch has the rows of the two networks' own files."""
-    free = correct(adapted.network, FILTERS, unit={"kind": "bottleneck", "start": "he"})
-    gated = correct(adapted.network, FILTERS, unit={"kind": "bottleneck", "start": "he"})
-    gated.load_state_dict(free.state_dict())
+    gated, free = made(adapted.network)
     flat = torch.linspace(0, 1, SIZE).expand(16, 3, SIZE, SIZE) * torch.rand(16, 3, 1, 1)
     noisy = torch.rand(4, 3, SIZE, SIZE)
     dc.fit_gate(gated, [(flat, torch.zeros(16))], ["awgn:80"], 0.25)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepcorrect.alternatives._parameter_budget import parameter_budget
-from deepcorrect.networks import Wrapper, preprocessing_of, tap
+from deepcorrect.networks import WithConstants, Wrapper, preprocessing_of, tap
 from deepcorrect.runtime import InputError
 
 SCALE = 2
@@ -21,7 +21,7 @@ RESIDUAL = 0.1
 range; Lim et al. (2017, section 3.2) scale residuals by the same factor."""
 
 
-class FrontEnd(nn.Module):
+class FrontEnd(WithConstants):
     """Restores images by a residual of `depth` 3 x 3 stages, each with batch norm and ReLU.
 
     As in URIE (Son et al. 2020), the front end is trained for the classifier behind it. It works at
@@ -47,7 +47,7 @@ class FrontEnd(nn.Module):
         bands = channels * SCALE**2
         pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
         haar = (torch.kron(pair, pair) / SCALE).view(-1, 1, SCALE, SCALE).repeat(channels, 1, 1, 1)
-        self.register_buffer("haar", haar, persistent=False)
+        self.register_constant("haar", haar)
         self.norm = nn.BatchNorm2d(bands, affine=False)
         self.stages = nn.ModuleList(
             nn.Sequential(

@@ -11,11 +11,12 @@ from torch import nn
 
 from deepcorrect.correction._correct import load_adapter
 from deepcorrect.correction._corrected_model import AdaptedModel
-from deepcorrect.networks import Wrapper, network_of, ungated
+from deepcorrect.correction._own_state import OwnState
+from deepcorrect.networks import network_of, ungated
 from deepcorrect.runtime import InputError, unknown
 
 
-class AdapterSet(Wrapper):
+class AdapterSet(OwnState):
     """Adapters on one network, of which at most one is active; initially none is.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from deepcorrect.correction._config import SiteConfig
 from deepcorrect.correction._filter_weights import FilterWeights, called_with, layer_weights
 from deepcorrect.correction._units import CorrectionUnit
-from deepcorrect.networks import LayoutRule, Replacement, stated_width
+from deepcorrect.networks import LayoutRule, Replacement, WithConstants, stated_width
 from deepcorrect.runtime import InputError
 
 
-class CorrectedSite(Replacement):
+class CorrectedSite(WithConstants, Replacement):
     """A site's module, with weights of their own for some filters, followed by its unit.
 
     Args:
@@ -53,8 +54,7 @@ class CorrectedSite(Replacement):
             )
         self.name, self.config, self.rule, self.ran = name, config, rule, ran
         self.unit, self.weights = unit, weights
-        filters = torch.tensor(config.filters, device=device)
-        self.register_buffer("filters", filters, persistent=False)
+        self.register_constant("filters", torch.tensor(config.filters, device=device))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Computes the module's output with corrected maps (paper, equation 6)."""
@@ -103,3 +103,33 @@ def check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
             f"the filters to correct at {name!r} must be ascending and distinct, "
             f"from 0 to {channels - 1}; given: {site.filters}"
         )
+
+
+def check_layers_around(name: str, modules: Mapping[str, nn.Module]) -> None:
+    """Checks that a network computes the same while torch calls a transformer layer's parts.
+
+    In inference, torch reads the weights of a `TransformerEncoderLayer`'s linear layers without
+    calling them, but calls them in the corrected copy. A layer in their place that does more than
+    its `weight` says, such as PEFT's LoRA, works then, and does nothing in the network itself.
+
+    Args:
+        name: The site's dotted name.
+        modules: The network's modules by name.
+
+    Raises:
+        InputError: Such a layer is in the transformer layer around the site.
+    """
+    parts = name.split(".")
+    for around in (".".join(parts[:count]) for count in range(len(parts))):
+        layer = modules.get(around)
+        if not isinstance(layer, nn.TransformerEncoderLayer):
+            continue
+        for inside in ("linear1", "linear2"):
+            kind = type(getattr(layer, inside))
+            if not isinstance(getattr(layer, inside), nn.Linear):
+                raise InputError(
+                    f"{around}.{inside} is a {kind.__module__.split('.')[0]} {kind.__name__}, "
+                    "which torch's TransformerEncoderLayer does not call in inference: it reads "
+                    "the weights alone. Merge what was added into the layer first (PEFT: "
+                    "merge_and_unload()), then correct the network"
+                )

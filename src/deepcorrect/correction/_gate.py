@@ -8,7 +8,7 @@ The paper's units have no gate.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -167,11 +167,21 @@ class Gate(nn.Module):
     def __init__(self, config: GateConfig) -> None:
         super().__init__()
         self.config = config
-        weights = torch.tensor(config.weights)
-        self.classifiers = nn.Linear(weights.shape[1], len(weights)).requires_grad_(False)
-        with torch.no_grad():
-            self.classifiers.weight.copy_(weights)
-            self.classifiers.bias.copy_(torch.tensor(config.biases))
+        self.classifiers = nn.Linear(len(config.weights[0]), len(config.weights))
+        self._set_classifiers()
+
+    def _set_classifiers(self) -> None:
+        """Sets the weights and biases from the configuration, where these tensors are now."""
+        own = self.classifiers
+        for name, values in (("weight", self.config.weights), ("bias", self.config.biases)):
+            before = getattr(own, name)
+            value = torch.tensor(values, dtype=before.dtype, device=before.device)
+            setattr(own, name, nn.Parameter(value, requires_grad=False))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Gate:
+        super()._apply(fn, recurse)
+        self._set_classifiers()  # `to_empty` leaves tensors without their values
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Classifies images as distorted or not.

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from deepcorrect.correction._gate import Gate, GateConfig
-from deepcorrect.networks import Branches, Wrapper, innermost, network_of, ungated
+from deepcorrect.correction._own_state import OwnState
+from deepcorrect.networks import Branches, innermost, network_of, ungated
 from deepcorrect.runtime import InputError, device_of
 
 
-class GatedModel(Wrapper):
+class GatedModel(OwnState):
     """What the corrected networks share: the user's network, a changed copy, and a gate.
 
     Without a gate, the copy answers every image. With one, it answers those that look distorted,

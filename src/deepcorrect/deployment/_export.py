@@ -27,6 +27,7 @@ from deepcorrect.networks import (
     preprocessing_of,
     read_outputs,
     refuse_torchscript,
+    unparallel,
 )
 from deepcorrect.runtime import InputError, files, inference
 
@@ -112,6 +113,7 @@ def export(
     if batch_size is not None and len(images) != batch_size:
         raise InputError(f"batch_size is {batch_size}, but there are {len(images)} images")
     refuse_torchscript(model, "exported")
+    model = unparallel(model)
     model, images = on_cpu(model), images.cpu()
     reading = _reading(model, images)
     with torch.no_grad(), inference(model):

@@ -37,6 +37,7 @@ from deepcorrect.networks import (
     output_rows,
     preprocessing_of,
     ungated,
+    unparallel,
 )
 from deepcorrect.runtime import InputError, device_of, exact_float32, inference, widest_float
 
@@ -84,17 +85,19 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         >>> any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules())
         False
     """
+    model = unparallel(model)
     images = example_images(model) if images is None else images.to(device_of(model))
     corrected = model if isinstance(model, AdaptedModel) else None
     gateable = model if isinstance(model, GatedModel) else None
     changed = model.tuned if isinstance(model, GatedCopy) else model
-    twin = copy.deepcopy(corrected.network if corrected else changed).eval()
+    twin = unparallel(copy.deepcopy(corrected.network if corrected else changed)).eval()
     if any(isinstance(module, GatedModel) for module in twin.modules()):
         raise InputError("the network contains a corrected network: fuse that one")
     units: dict[str, tuple[CorrectionUnit, Tensor]] = {}
     channels: dict[str, int] = {}
     gate = None if gateable is None else gateable.gate
-    base = copy.deepcopy(gateable.network).eval() if gateable is not None and gate else None
+    gated_base = gateable.network if gateable is not None and gate else None
+    base = unparallel(copy.deepcopy(gated_base)).eval() if gated_base is not None else None
     for network in (twin, base):
         for module in () if network is None else network.modules():
             module.training = False  # whatever a network's own `train` does
@@ -173,8 +176,13 @@ def on_cpu(model: nn.Module) -> nn.Module:
 
     Files are written from the CPU, so that every machine can read them.
     """
-    here = device_of(model).type == "cpu"
-    return model if here else copy.deepcopy(model).to(torch.device("cpu"))
+    if device_of(model).type == "cpu":
+        return model
+    twin = copy.deepcopy(model).to(torch.device("cpu"))
+    for module in twin.modules():
+        if isinstance(module, nn.DataParallel):
+            module.device_ids = []  # it would refuse to run on the CPU
+    return twin
 
 
 def check_logits(model: nn.Module, images: Tensor, given: Any, what: str) -> float:

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.correction import CorrectionUnit, spread_out
-from deepcorrect.networks import Affine, LayoutRule, Replacement, affine_of, folded
+from deepcorrect.networks import (
+    Affine,
+    LayoutRule,
+    Replacement,
+    WithConstants,
+    affine_of,
+    folded,
+)
 from deepcorrect.runtime import widened, widest_float
 
 LEAST_SCALE = 1e-2
@@ -84,7 +91,7 @@ class FusedSite(nn.Module):
         return self.last(self.stages(self.first(maps)), maps)
 
 
-class FollowedSite(Replacement):
+class FollowedSite(WithConstants, Replacement):
     """A site's module followed by its unit, for units that cannot be folded into the module.
 
     Args:
@@ -102,7 +109,9 @@ class FollowedSite(Replacement):
         super().__init__(site)
         self.rule = rule
         self.unit = unit
-        self.register_buffer("filters", filters, persistent=False)
+        self.filters = None
+        if filters is not None:
+            self.register_constant("filters", filters)
 
     def forward(self, *args: object, **kwargs: object) -> Tensor:
         output = self.site(*args, **kwargs)

@@ -32,7 +32,7 @@ from deepcorrect.distortions import (
     parse_all,
 )
 from deepcorrect.evaluation import Grid, evaluate
-from deepcorrect.networks import preprocessing_of
+from deepcorrect.networks import preprocessing_of, unparallel
 from deepcorrect.runtime import InputError, console, files, progress
 
 SCHEMA = 1
@@ -142,7 +142,7 @@ def quantize(
     """
     out = Path(out)
     _check(out, calibration, evaluation)
-    specs, model = _distortions(model, distortions), on_cpu(model)
+    specs, model = _distortions(model, distortions), on_cpu(unparallel(model))
     calibrated = _calibrated(calibration)
     first = next(numbered_batches(calibration, PURPOSE)).images
     known = preprocessing_of(model)

@@ -14,7 +14,9 @@ from deepcorrect.networks._classifier import (
     running_modules,
     trainable_parameters,
     uncompiled,
+    unparallel,
 )
+from deepcorrect.networks._constants import WithConstants
 from deepcorrect.networks._cost import Costs, Latency, costs, latencies, multiply_adds
 from deepcorrect.networks._features import Read, features
 from deepcorrect.networks._fingerprint import (
@@ -74,6 +76,7 @@ __all__ = [
     "SiteFacts",
     "Sketch",
     "Structure",
+    "WithConstants",
     "Wrapper",
     "affine",
     "affine_of",
@@ -121,6 +124,7 @@ __all__ = [
     "trainable_parameters",
     "uncompiled",
     "ungated",
+    "unparallel",
     "weights_per_filter",
     "without_meaning",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.data import Preprocessing
+from deepcorrect.networks._constants import WithConstants
 from deepcorrect.runtime import DeepCorrectError, InputError, no_module
 
 
@@ -45,7 +46,7 @@ class Wrapper(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
 
-class Classifier(Wrapper):
+class Classifier(WithConstants, Wrapper):
     """A network that reads images in [0, 1] and normalises them itself.
 
     Args:
@@ -83,8 +84,8 @@ class Classifier(Wrapper):
         self.name = name
         self.labels = labels
         shape = (1, preprocessing.channels, 1, 1)
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(shape), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(shape), persistent=False)
+        self.register_constant("mean", torch.tensor(preprocessing.mean).view(shape))
+        self.register_constant("std", torch.tensor(preprocessing.std).view(shape))
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes logits, N x classes, of images in [0, 1], N x C x H x W.
@@ -156,6 +157,16 @@ def module_trees(model: nn.Module) -> list[dict[str, nn.Module]]:
         if found is not None:
             return found
     return [dict(network_of(model).named_modules())]
+
+
+def unparallel(model: nn.Module) -> nn.Module:
+    """The network inside `DataParallel` and `DistributedDataParallel`, or the model itself.
+
+    Both spread a batch over GPUs or processes, which no file and no folded network does.
+    """
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    return model
 
 
 def undistributed(model: nn.Module) -> nn.Module:

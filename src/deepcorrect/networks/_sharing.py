@@ -31,9 +31,9 @@ class Replacement(nn.Module):
         super().__init__()
         self.site = site
         self.training = False
-        if isinstance(site, nn.Linear):
-            # torch's transformer layers use the weights of their linear layers without calling
-            # these layers, unless one has a hook
+        if isinstance(site, nn.Linear | nn.LayerNorm):
+            # torch's transformer layers use the weights of these layers without calling them,
+            # unless one has a hook
             self.register_forward_hook(_no_change)
 
     def __getattr__(self, name: str) -> Any:
