@@ -193,7 +193,7 @@ def _names_here(
                 f"the adapter in {folder} was trained for the network {config.base!r}: "
                 f"this network has no site {name!r}"
             )
-        check_site(name, modules[name], site)
+        check_site(name, modules[name], site, modules)
     if config.schema_version > 1 or fingerprint_by_names(model) != config.fingerprint:
         kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
         kinds -= {torch.float32}

@@ -13,11 +13,7 @@ from torch import Tensor, nn
 
 from deepcorrect.correction._checkpoint import WEIGHTS_FILE, file_sha256, write_config
 from deepcorrect.correction._config import AdapterConfig
-from deepcorrect.correction._corrected_site import (
-    CorrectedSite,
-    check_layers_around,
-    check_site,
-)
+from deepcorrect.correction._corrected_site import CorrectedSite, check_site
 from deepcorrect.correction._filter_weights import FilterWeights
 from deepcorrect.correction._gate import GateConfig
 from deepcorrect.correction._gated_copy import GatedCopy
@@ -103,8 +99,7 @@ class AdaptedModel(GatedModel):
             )
         running, own = running_modules(network), dict(network_of(network).named_modules())
         for name, module in find(network, config.sites).items():
-            check_site(name, module, config.sites[name])
-            check_layers_around(name, own)
+            check_site(name, module, config.sites[name], own)
         self.config = config
         self.network = network
         self.subnetwork = subnetwork

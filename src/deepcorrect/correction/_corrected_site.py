@@ -77,10 +77,18 @@ class CorrectedSite(WithConstants, Replacement):
         return layout.output(self.unit(maps, self.filters), output)
 
 
-def check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
-    """Checks that a site's module has the configured channels and filters.
+def check_site(
+    name: str, module: nn.Module, site: SiteConfig, modules: Mapping[str, nn.Module]
+) -> None:
+    """Checks that a site's module has the configured channels and filters, and can be corrected.
 
     The channels of a module that does not state them are checked when it runs.
+
+    Args:
+        name: The site's dotted name.
+        module: Its module.
+        site: Its configuration.
+        modules: The network's modules by name.
 
     Raises:
         InputError: The number of channels or of weights differs, or the filters are not ascending
@@ -103,9 +111,10 @@ def check_site(name: str, module: nn.Module, site: SiteConfig) -> None:
             f"the filters to correct at {name!r} must be ascending and distinct, "
             f"from 0 to {channels - 1}; given: {site.filters}"
         )
+    _check_layers_around(name, modules)
 
 
-def check_layers_around(name: str, modules: Mapping[str, nn.Module]) -> None:
+def _check_layers_around(name: str, modules: Mapping[str, nn.Module]) -> None:
     """Checks that a network computes the same while torch calls a transformer layer's parts.
 
     In inference, torch reads the weights of a `TransformerEncoderLayer`'s linear layers without
