@@ -8,12 +8,15 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import random_pixels
 from PIL import Image
 from test_cli import Said, command
+from torch import nn
 
 import deepcorrect as dc
 from deepcorrect.data import Preprocessing
@@ -107,6 +110,28 @@ def test_a_folder_has_one_process_and_a_dead_one_holds_no_lock(tmp_path: Path) -
         process.wait()
     with files.locked(tmp_path):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_saves_an_adapter_waits_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    adapted = dc.correct(network, {"0": [1, 3]}, unit={"kind": "lite", "start": "he"})
+    with ThreadPoolExecutor(1) as other:
+        with files.locked(tmp_path):
+            saving = other.submit(adapted.save_pretrained, tmp_path)
+            with pytest.raises(TimeoutError):
+                saving.result(timeout=0.3)
+            assert list(tmp_path.iterdir()) == []
+        assert saving.result(timeout=60) == tmp_path
+    images = torch.rand(1, 3, 8, 8)
+    assert torch.equal(dc.load_adapter(network, tmp_path)(images), adapted(images))
+    monkeypatch.setattr("deepcorrect.correction._corrected_model.LONGEST_SAVE", 0.1)
+    with (
+        files.locked(tmp_path),
+        pytest.raises(InputError, match="another process is working in"),
+    ):
+        adapted.save_pretrained(tmp_path)
 
 
 def test_a_second_run_and_a_second_distort_in_a_folder_are_refused(

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from test_cli import Said, command
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -163,3 +165,24 @@ def test_a_command_that_has_done_its_work_ends_well(number: signal.Signals) -> N
             check=False,
         )
         assert (done.returncode, done.stdout, done.stderr) == expected
+
+
+def test_a_page_that_is_stopped_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes on with the same command, and no work is kept."""
+    called: list[str] = []
+
+    def serve(*given: object, started: Callable[[str], None], **more: object) -> None:
+        started("http://127.0.0.1:7860/")
+        raise KeyboardInterrupt
+
+    def gradio(name: str, extra: str) -> None:
+        called.append(name)
+        if len(called) > 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("deepcorrect.explorer.serve", serve)
+    monkeypatch.setattr("deepcorrect.runtime.optional_import", gradio)
+    said = command("explore", "--model", "digits_cnn")
+    assert said == Said(130, "explorer: http://127.0.0.1:7860/\n", "stopped; the page is closed\n")
+    said = command("explore", "--model", "digits_cnn")
+    assert said == Said(130, "", "stopped before the page was open\n")

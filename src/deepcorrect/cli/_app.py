@@ -143,10 +143,7 @@ def _drop_unwritable_output() -> None:
 def _explain(error: BaseException) -> tuple[str, int]:
     stopped = _stopping.status() or (130 if isinstance(error, KeyboardInterrupt) else None)
     if stopped is not None:  # also where a library made another error of it
-        return (
-            "stopped; finished work is kept. The same command continues it (run: with --resume)",
-            stopped,
-        )
+        return _stopping.line(), stopped
     if isinstance(error, DeepCorrectError):
         return f"error: {error}", 1
     if files.disk_full(error):

@@ -12,7 +12,7 @@ import typer
 
 import deepcorrect as dc
 from deepcorrect import runtime
-from deepcorrect.cli import _catalogue
+from deepcorrect.cli import _catalogue, _stopping
 from deepcorrect.cli._groups import OptionGroup
 from deepcorrect.cli._options import NOT_GIVEN, Json, Model, ModelOptions
 from deepcorrect.runtime import DeepCorrectError, InputError
@@ -109,6 +109,7 @@ def command(
         folder = _write_space(network, shown, export_space)
         print(json.dumps({"space": str(folder)}) if as_json else f"Space: {folder}")
         return
+    _stopping.say("stopped before the page was open")
     runtime.optional_import("gradio", "explore")
     from deepcorrect.experiments.report import read_results
     from deepcorrect.explorer import Exhibits, folder_names, serve, unused_name
@@ -124,6 +125,7 @@ def command(
     )
 
     def started(url: str) -> None:
+        _stopping.say("stopped; the page is closed")
         print(json.dumps({"url": url}) if as_json else f"explorer: {url}", flush=True)
 
     serve(

@@ -21,9 +21,15 @@ NOTHING_DONE = b"stopped before anything was done\n"
 
 LATE = b"stopped before all output was written\n"
 
+USUAL = "stopped; finished work is kept. The same command continues it (run: with --resume)"
+
 _state = {"in_charge": False, "received": 0, "worked": False, "finished": False}
 _signals: list[signal.Signals] = []
 """Those that end this process: without those that it was told to ignore, as by nohup or `&`."""
+
+
+_line = [USUAL]
+"""What a command that is stopped while it works says."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -37,6 +43,7 @@ def in_charge() -> Iterator[None]:
         yield  # only the main thread may say what signals do
         return
     _state.update(in_charge=True, received=0, worked=False, finished=False)
+    say(USUAL)
     wanted = (signal.SIGINT, signal.SIGTERM)
     before = {each: signal.getsignal(each) for each in wanted}
     _signals[:] = [each for each in wanted if before[each] is not signal.SIG_IGN]
@@ -69,6 +76,16 @@ def raising() -> Iterator[None]:
     for number in _signals:
         signal.signal(number, _let_it_end)
     _state["finished"] = True
+
+
+def say(line: str) -> None:
+    """Sets the line with which this command ends if it is stopped from now on."""
+    _line[:] = [line]
+
+
+def line() -> str:
+    """The line with which a stopped command ends."""
+    return _line[0]
 
 
 def status() -> int | None:

@@ -34,6 +34,9 @@ from deepcorrect.networks import (
 )
 from deepcorrect.runtime import InputError, Suspension, files
 
+LONGEST_SAVE = 60
+"""For how many seconds `save_pretrained` waits for another process that saves to the folder."""
+
 
 class AdaptedModel(GatedModel):
     """A network with correction units after some filters of some sites.
@@ -218,7 +221,7 @@ class AdaptedModel(GatedModel):
         """Writes `adapter_config.json`, `adapter_model.safetensors` and a model card, `README.md`.
 
         Each file is written completely or not at all. The configuration contains the checksums of
-        the tensors and of itself.
+        the tensors and of itself. A process that is saving to the same folder is waited for.
 
         Args:
             folder: The folder, created if it does not exist.
@@ -231,19 +234,22 @@ class AdaptedModel(GatedModel):
             The folder.
 
         Raises:
-            InputError: A value is too large for half precision.
+            InputError: A value is too large for half precision, or another process works in the
+                folder for a minute.
         """
         folder = Path(folder)
         weights = folder / WEIGHTS_FILE
         tensors = self.state_dict()
-        files.write_tensors(weights, _halved(tensors) if half else tensors)
-        config = self.config.model_copy(
-            update={
-                "weights_sha256": file_sha256(weights),
-                "notes": {**self.config.notes, **(notes or {})},
-            }
-        )
-        write_config(folder, config)
+        tensors = _halved(tensors) if half else tensors
+        with files.locked(folder, wait=LONGEST_SAVE):
+            files.write_tensors(weights, tensors)
+            config = self.config.model_copy(
+                update={
+                    "weights_sha256": file_sha256(weights),
+                    "notes": {**self.config.notes, **(notes or {})},
+                }
+            )
+            write_config(folder, config)
         return folder
 
     def corrected_site(self, site: str) -> CorrectedSite:

@@ -33,15 +33,16 @@ def optional_import(module: str, extra: str) -> Any:
         >>> optional_import("json", extra="demo").dumps([1, 2])
         '[1, 2]'
     """
-    if module.partition(".")[0] in WITH_TORCHVISION:
+    library = module.partition(".")[0]
+    if library in WITH_TORCHVISION:
         try_torchvision()
     try:
-        return importlib.import_module(module)
+        importlib.import_module(library)  # the error of a module inside may name another one
     except ModuleNotFoundError as error:
-        library = module.partition(".")[0]
         if error.name != library:
             raise
         raise MissingExtraError(library, extra) from None
+    return importlib.import_module(module)
 
 
 def try_torchvision() -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,9 +125,13 @@ def is_empty(folder: Path) -> bool:
     return not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir())
 
 
+WAITING_SECONDS = 0.05
+"""How long a process that waits for a lock does so between two attempts."""
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from working in a folder while the block runs.
+def locked(folder: Path, *, wait: float = 0) -> Iterator[None]:
+    """Keeps other processes, and others who ask in this one, from a folder while the block runs.
 
     The lock ends with the process, however it ends, and leaves no file. Where folders cannot be
     locked (Windows, some network drives), there is none. Of several processes that a launcher
@@ -134,6 +139,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     Args:
         folder: The folder, created if it does not exist.
+        wait: For how many seconds to wait for another process that is working in it.
 
     Raises:
         InputError: Another process is working in it.
@@ -144,18 +150,29 @@ def locked(folder: Path) -> Iterator[None]:
     make_folder(folder)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another process is working in {folder}: wait until it has ended, or choose "
-                "another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+        ends = time.monotonic() + wait
+        while _is_taken(handle):
+            if time.monotonic() >= ends:
+                raise InputError(
+                    f"another process is working in {folder}: wait until it has ended, or choose "
+                    "another folder"
+                )
+            time.sleep(WAITING_SECONDS)
         yield
     finally:
         os.close(handle)
+
+
+def _is_taken(folder: int) -> bool:
+    """Locks an open folder, unless another process has locked it."""
+    assert fcntl is not None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        pass
+    return False
 
 
 def _lock(handle: int) -> bool:
