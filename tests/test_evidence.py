@@ -183,7 +183,7 @@ def test_corruptions_are_kept_system_by_system_and_not_measured_again(
     kinds = ("gaussian_noise", "fog")
     one = {"one": corruptions.Measured(lambda: digits_model)}
     corruptions.measure_systems(one, images, kept, size=5, kinds=kinds[:1])
-    assert list(corruptions.read(kept, 12)["one"]) == ["clean", "gaussian_noise"]
+    assert list(corruptions.read(kept, images=12)["one"]) == ["clean", "gaussian_noise"]
     built: list[str] = []
 
     def other() -> Classifier:
@@ -194,15 +194,15 @@ def test_corruptions_are_kept_system_by_system_and_not_measured_again(
     for _ in range(2):
         corruptions.measure_systems(both, images, kept, size=5, kinds=kinds)
     assert built == ["other"]
-    found = corruptions.read(kept, 12)
+    found = corruptions.read(kept, images=12)
     assert found["one"] == found["other"], "it does not adapt"
     grid = evaluate(digits_model, loader(images, 5), ["gaussian_noise", "fog"])
     errors = corruptions.summary(found["one"], None)
     assert errors["clean"] == pytest.approx(1 - grid.clean_top1)
     for kind, curve in grid.curves.items():
         assert errors["by_corruption"][kind]["errors"] == pytest.approx([1 - x for x in curve.top1])
-    with pytest.raises(SystemExit, match="figures of 12 images, not of 13"):
-        corruptions.read(kept, 13)
+    with pytest.raises(SystemExit, match="figures of images 12, not 13"):
+        corruptions.read(kept, images=13)
 
 
 def test_a_difference_in_mce_has_the_interval_of_its_images() -> None:

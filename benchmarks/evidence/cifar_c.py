@@ -34,7 +34,6 @@ from benchmarks.subjects import CIFAR, RESULTS, SHARED, cifar_network, cifar_row
 from deepcorrect.alternatives import eata, norm_adaptation, tent
 from deepcorrect.data import loader, open_dataset
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import files
 
 BATCH, HELD = 250, 500
 
@@ -100,7 +99,7 @@ def figures(network: str) -> str:
     kept = kept_of(network)
     if not kept.exists():
         return f"*Not run yet: `python -m benchmarks.evidence.cifar_c --network {network}`.*"
-    found = read(kept, files.read_json(kept)["images"])
+    found = read(kept)
     rows = []
     for name in whole(found):
         errors = summary(found[name], None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ def options(parser: argparse.ArgumentParser, images: int) -> None:
     parser.add_argument("--adapter", type=named, action="append", default=[])
     parser.add_argument("--tuned", type=named, action="append", default=[])
     parser.add_argument("--images", type=int, default=images)
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--only", nargs="*", help="names of systems; all without it")
     parser.add_argument("--kept", type=Path, help="another file for the figures")
     parser.add_argument("--list", action="store_true", help="the names, and nothing else")
@@ -107,8 +108,9 @@ def measure(
     names = given.only or list(every)
     if unknown := set(names) - every.keys():
         raise SystemExit(f"there is no system {', '.join(unknown)}; there are {', '.join(every)}")
-    measure_systems({name: every[name] for name in names}, images, kept, size=size)
-    print(by_corruption(read(kept, len(images))))
+    chosen = {name: every[name] for name in names}
+    measure_systems(chosen, images, kept, size=size, precision=given.precision)
+    print(by_corruption(read(kept)))
 
 
 def measure_systems(
@@ -134,7 +136,8 @@ def measure_systems(
         kinds: the corruptions.
     """
     pair = in_memory(images)
-    found = read(kept, len(images))
+    asked = {"images": len(images), "precision": precision}
+    found = read(kept, **asked)
     built: dict[str, nn.Module] = {}
 
     def model(name: str) -> nn.Module:
@@ -152,7 +155,7 @@ def measure_systems(
         if kind != CLEAN_NAME:
             cells = cells_of(parse_all(f"{kind}:{levels}", pair[0].shape[-1]))
         for name, right in right_sorted(left, pair, cells, seed, size, precision, kind).items():
-            _keep(kept, found, len(images), name, {kind: right})
+            _keep(kept, found, asked, name, {kind: right})
     cells = [CLEAN, *cells_of(parse_all([f"{kind}:{levels}" for kind in kinds], pair[0].shape[-1]))]
     for name, system in systems.items():
         if not system.mixed or kinds[-1] in found.get(name, {}):
@@ -161,28 +164,38 @@ def measure_systems(
         parts = {CLEAN_NAME: right[:1]}
         for kind, rows in zip(kinds, right[1:].split(len(SEVERITIES)), strict=True):
             parts[kind] = rows
-        _keep(kept, found, len(images), name, parts)
+        _keep(kept, found, asked, name, parts)
 
 
-def read(kept: Path, images: int) -> dict[str, dict[str, list[str]]]:
-    """What is kept of so many images: by system and corruption, for each severity a 1 for each
-    image that is answered right and a 0 for each other."""
+def read(kept: Path, **asked: object) -> dict[str, dict[str, list[str]]]:
+    """What is kept: by system and corruption, for each severity a 1 for each image that is answered
+    right and a 0 for each other.
+
+    Args:
+        kept: the JSON file, which need not exist.
+        **asked: what its figures must be of, such as `images=650`.
+    """
     if not kept.exists():
         return {}
     content = files.read_json(kept)
-    if content["images"] != images:
-        raise SystemExit(f"{kept} holds figures of {content['images']} images, not of {images}")
+    for name, value in asked.items():
+        if content[name] != value:
+            raise SystemExit(f"{kept} has figures of {name} {content[name]}, not {value}")
     return content["right"]
 
 
 def _keep(
-    kept: Path, found: dict[str, Any], images: int, name: str, parts: Mapping[str, Tensor]
+    kept: Path,
+    found: dict[str, Any],
+    asked: Mapping[str, Any],
+    name: str,
+    parts: Mapping[str, Tensor],
 ) -> None:
     for kind, right in parts.items():
         rows = ["".join("01"[int(each)] for each in row) for row in right]
         found.setdefault(name, {})[kind] = rows
     kept.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(kept, {"images": images, "right": found})
+    files.write_json(kept, {**asked, "right": found})
 
 
 def summary(right: Mapping[str, Sequence[str]], reference: Reference | None) -> dict[str, Any]:

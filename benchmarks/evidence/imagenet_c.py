@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 under ImageNet-C's fifteen corruptions, on ImageNet's validation pictures.
 
     python -m benchmarks.evidence.imagenet_c [--adapter NAME=DIR ...] [--tuned NAME=FILE ...]
-        [--images 650] [--only NAME ...] [--list]
+        [--images 650] [--precision float32] [--only NAME ...] [--list]
 
 The network as it is, the adapters that are named, and what others would do: batch-norm statistics
 of 32 images, TENT and EATA with images that come sorted and mixed, and fine-tuned copies, with the
@@ -39,7 +39,6 @@ from deepcorrect.alternatives import eata, norm_adaptation, tent
 from deepcorrect.data import loader
 from deepcorrect.evaluation import ALEXNET_REFERENCE
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import files
 
 KEPT = RESULTS / "evidence" / "imagenet_c.json"
 IMAGES, BATCH = 650, 64
@@ -71,7 +70,7 @@ def figures() -> str:
     """The tables, for docs/results.md."""
     if not KEPT.exists():
         return "*Not run yet: `python -m benchmarks.evidence.imagenet_c`.*"
-    found = read(KEPT, files.read_json(KEPT)["images"])
+    found = read(KEPT)
     names = whole(found)
     rows = []
     for name in names:
