@@ -17,6 +17,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
 
 
+def not_run(command: str) -> str:
+    """What a page says where there are no results: the module, and its options, that make them."""
+    return f"*Not run yet: `python -m {command}`.*"
+
+
 def fill(page: Path, blocks: Mapping[str, str]) -> None:
     """Writes blocks of a page anew, each between `<!-- NAME -->` and `<!-- end -->`."""
     text = page.read_text(encoding="utf-8")

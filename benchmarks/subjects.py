@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -33,10 +34,29 @@ def cifar_network(name: str) -> Classifier:
 
 def cifar_rows(network: Classifier, first: int, count: int) -> ImageSet:
     """CIFAR-100's 5,000 validation images: `count` of them from `first` on."""
+    return _cifar_train(network).select(_validation_rows()[first : first + count])
+
+
+def cifar_training(network: Classifier) -> ImageSet:
+    """CIFAR-100's training images in their order, without the validation images."""
+    every, rows = _cifar_train(network), set(_validation_rows())
+    return every.select(row for row in range(len(every)) if row not in rows)
+
+
+def cifar_drawn(network: Classifier, count: int, seed: int) -> ImageSet:
+    """The first of CIFAR-100's training images in a random order, without the validation images."""
+    every, rows = _cifar_train(network), set(_validation_rows())
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed)).tolist()
+    return every.select([row for row in order if row not in rows][:count])
+
+
+def _cifar_train(network: Classifier) -> ImageSet:
+    return open_dataset(f"parquet:{SHARED}/data/cifar100/train-*.parquet", network.preprocessing)
+
+
+def _validation_rows() -> list[int]:
     rows = json.loads((SHARED / "models" / "cifar100_validation_rows.json").read_text())
-    rows = rows["rows"] if isinstance(rows, dict) else rows
-    every = open_dataset(f"parquet:{SHARED}/data/cifar100/train-*.parquet", network.preprocessing)
-    return every.select(rows[first : first + count])
+    return rows["rows"] if isinstance(rows, dict) else rows
 
 
 def batches(images: ImageSet) -> DataLoader[Any]:

@@ -128,7 +128,9 @@ def test_what_was_not_run_says_how(kept: Path) -> None:
     assert "grid resnet20_blind" in tables.corruptions("resnet20_blind")
     assert "grid allcnn_awgn" in tables.inside("allcnn_awgn")
     assert "grid resnet20_units" in tables.beta("resnet20_units")
-    assert "test_time" in tables.test_time()
+    assert "test_time`" in tables.BLOCKS["test_time"]()
+    assert "test_time --mixed`" in tables.BLOCKS["test_time_mixed"]()
+    assert "competitors`" in tables.BLOCKS["competitors"]()
     text = tables.means("resnet20_blur", "resnet20_units")
     assert "grid resnet20_units" in text
     assert "DeepCorrect" in text

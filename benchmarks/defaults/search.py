@@ -11,40 +11,39 @@ run is not repeated. `tables.py` draws conclusions.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.defaults.networks import network
+from benchmarks.defaults import networks
 from benchmarks.defaults.trials import TRIALS
-from benchmarks.subjects import RESULTS, SHARED, cifar_rows
+from benchmarks.kept import accuracies, run_once
+from benchmarks.subjects import RESULTS, cifar_drawn, cifar_rows
 from deepcorrect.correction import WEIGHTS
-from deepcorrect.data import ImageSet, loader, open_dataset
+from deepcorrect.data import ImageSet, loader
 from deepcorrect.evaluation import evaluate
 from deepcorrect.experiments import correct
 from deepcorrect.networks import Classifier, choose, trainable_parameters
 from deepcorrect.ranking import Ranking, load_ranking, rank
-from deepcorrect.runtime import files
 
 KEPT = RESULTS / "defaults" / "trials.json"
 JUDGED = 1_500
 
 
 def run(
-    name: str, kind: str, images: int, epochs: int, trial: str, seed: int = 0
+    network: str, distortion: str, images: int, epochs: int, trial: str, seed: int = 0
 ) -> dict[str, Any]:
     """Trains and judges one correction."""
-    subject = network(name)
+    subject, kind = networks.network(network), distortion
     settings = dict(TRIALS[trial])
     batch = settings.pop("batch_size", 64)
     if "first" in settings:
         sites = list(choose(subject, torch.rand(2, 3, 32, 32)))
         units = dict.fromkeys(sites, WEIGHTS)
         settings["unit"] = {**units, sites[0]: settings.pop("first")}
-    train = training_images(subject, images, seed)
+    train = cifar_drawn(subject, images, seed)
     judged = loader(cifar_rows(subject, 0, JUDGED), 250)
     started = time.monotonic()
     adapted = correct(
@@ -59,18 +58,15 @@ def run(
     )
     seconds = time.monotonic() - started
     found = evaluate(adapted, judged, [kind], seed, "auto", trial)
-    (curve,) = found.curves.values()
     own = sum(each.numel() for each in trainable_parameters(adapted))
     return {
-        "network": name,
-        "distortion": kind,
+        "network": network,
+        "distortion": distortion,
         "images": images,
         "epochs": epochs,
         "trial": trial,
         "seed": seed,
-        "mean": round(found.mean_top1, 4),
-        "clean": round(curve.clean.top1 if curve.clean else 0.0, 4),
-        "levels": [round(value, 4) for value in curve.top1],
+        **accuracies(found),
         "parameters": round(own / adapted.config.notes["cost"]["base_parameters"], 3),
         "latency": adapted.config.notes["cost"]["latency"],
         "seconds": round(seconds, 1),
@@ -93,27 +89,6 @@ def shares(curves: dict[str, Any]) -> dict[str, list[float]]:
     }
 
 
-def training_images(subject: Classifier, count: int, seed: int) -> ImageSet:
-    """The first of CIFAR-100's training images in a random order, without the validation images."""
-    every = open_dataset(f"parquet:{SHARED}/data/cifar100/train-*.parquet", subject.preprocessing)
-    rows = read_rows()
-    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed)).tolist()
-    return every.select([row for row in order if row not in rows][:count])
-
-
-def read_rows() -> set[int]:
-    """The rows of the validation images."""
-    kept = json.loads((SHARED / "models" / "cifar100_validation_rows.json").read_text())
-    return set(kept["rows"] if isinstance(kept, dict) else kept)
-
-
-def key(result: dict[str, Any]) -> tuple[Any, ...]:
-    """What distinguishes one trial from another."""
-    return tuple(
-        result[name] for name in ("network", "distortion", "images", "epochs", "trial", "seed")
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", nargs="*", default=["resnet20"])
@@ -129,14 +104,18 @@ def main() -> None:
     for trial in given.only:
         for name in given.network:
             for kind in given.distortion:
-                kept = files.read_json(KEPT) if KEPT.exists() else []
-                asked = (name, kind, given.images, given.epochs, trial, given.seed)
-                if asked in map(key, kept) or time.monotonic() > ends:
-                    continue
-                result = run(*asked)
-                kept = files.read_json(KEPT) if KEPT.exists() else []
-                files.write_json(KEPT, [*kept, result])
-                print(*(result[each] for each in SHOWN), flush=True)
+                if time.monotonic() > ends:
+                    return
+                asked = {
+                    "network": name,
+                    "distortion": kind,
+                    "images": given.images,
+                    "epochs": given.epochs,
+                    "trial": trial,
+                    "seed": given.seed,
+                }
+                if result := run_once(KEPT, asked, run):
+                    print(*(result[each] for each in SHOWN), flush=True)
 
 
 SHOWN = ("network", "distortion", "trial", "mean", "clean", "levels", "parameters", "seconds")

@@ -26,8 +26,8 @@ import torch
 from matplotlib.axes import Axes
 
 from benchmarks import pages
-from benchmarks.defaults.search import training_images
-from benchmarks.subjects import RESULTS, SHARED, cifar_network, cifar_rows
+from benchmarks.kept import accuracies, run_once
+from benchmarks.subjects import RESULTS, SHARED, cifar_drawn, cifar_network, cifar_rows
 from deepcorrect.alternatives import finetune
 from deepcorrect.correction import WEIGHTS, GatedCopy, fit_gate, raise_gate
 from deepcorrect.data import hold_out, loader, open_dataset
@@ -64,10 +64,10 @@ TRIALS: dict[str, dict[str, Any]] = {
 maps of the stem and of the blocks' sums, as the recipes of the evidence do."""
 
 
-def train(name: str, kind: str, trial: str, seed: int) -> dict[str, Any]:
+def train(network: str, distortion: str, trial: str, seed: int) -> dict[str, Any]:
     """Trains one of them, and measures it."""
-    subject = cifar_network(name)
-    images = training_images(subject, IMAGES, seed)
+    subject, kind = cifar_network(network), distortion
+    images = cifar_drawn(subject, IMAGES, seed)
     model, rate = (
         gated_copy(subject, images, kind, seed)
         if trial == COPY
@@ -75,16 +75,13 @@ def train(name: str, kind: str, trial: str, seed: int) -> dict[str, Any]:
     )
     test = open_dataset(f"parquet:{SHARED}/data/cifar100/test.parquet", subject.preprocessing)
     found = evaluate(model, loader(test.select(range(JUDGED)), 250), [kind], seed, "auto", trial)
-    (curve,) = found.curves.values()
     trained = sum(each.numel() for each in trainable_parameters(model))
     return {
-        "network": name,
-        "distortion": kind,
+        "network": network,
+        "distortion": distortion,
         "trial": trial,
         "seed": seed,
-        "mean": round(found.mean_top1, 4),
-        "clean": round(curve.clean.top1 if curve.clean else 0.0, 4),
-        "levels": [round(value, 4) for value in curve.top1],
+        **accuracies(found),
         "parameters": round(trained / sum(each.numel() for each in subject.parameters()), 3),
         "latency": {} if isinstance(model, GatedCopy) else latencies(model),
         "rate": rate,
@@ -261,19 +258,9 @@ def main() -> None:
         for network in given.network:
             for kind in given.distortion:
                 for trial in given.only:
-                    train_once(network, kind, trial, seed)
-
-
-def train_once(*asked: Any) -> None:
-    """Trains what has not been trained yet, and keeps its figures."""
-    kept = files.read_json(KEPT) if KEPT.exists() else []
-    names = ("network", "distortion", "trial", "seed")
-    if any(tuple(each[name] for name in names) == asked for each in kept):
-        return
-    result = train(*asked)
-    kept = files.read_json(KEPT) if KEPT.exists() else []
-    files.write_json(KEPT, [*kept, result])
-    print(result, flush=True)
+                    asked = {"network": network, "distortion": kind, "trial": trial, "seed": seed}
+                    if result := run_once(KEPT, asked, train):
+                        print(result, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,28 +12,16 @@ tables` shows it.
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.evidence.corruptions import (
-    BASELINE,
-    Measured,
-    by_corruption,
-    given_systems,
-    interval,
-    measure,
-    options,
-    read,
-    summary,
-    whole,
-)
+from benchmarks.evidence import corruptions
 from benchmarks.pages import table
 from benchmarks.subjects import CIFAR, RESULTS, SHARED, cifar_network, cifar_rows
 from deepcorrect.alternatives import eata, norm_adaptation, tent
 from deepcorrect.data import loader, open_dataset
-from deepcorrect.networks import Classifier
 
 BATCH, HELD = 250, 500
 
@@ -80,56 +68,42 @@ def kept_of(network: str) -> Path:
     return RESULTS / "evidence" / f"cifar_c_{network}.json"
 
 
-def adapting(network: Classifier) -> dict[str, Measured]:
-    """The test-time methods, sorted and mixed."""
-    ways = {
+def setting(name: str, images: int) -> corruptions.Setting:
+    """A network, the test-time methods, and so many test images."""
+    network = cifar_network(name)
+    adapting = {
         "batch-norm statistics of 32": partial(norm_adaptation, network, images=32),
         "TENT": partial(tent, network, 1e-2),
         "EATA": lambda: eata(network, loader(cifar_rows(network, 0, HELD), BATCH)),
     }
-    return {
-        f"{name}, {order}": Measured(build, mixed=order == "mixed")
-        for name, build in ways.items()
-        for order in ("sorted", "mixed")
-    }
+    test = open_dataset(f"parquet:{SHARED}/data/cifar100/test.parquet", network.preprocessing)
+    shown = test.select(range(images))
+    return corruptions.Setting(network, adapting, shown, kept_of(name), BATCH)
 
 
 def figures(network: str) -> str:
     """The tables of a network, for docs/results.md."""
-    kept = kept_of(network)
-    if not kept.exists():
-        return f"*Not run yet: `python -m benchmarks.evidence.cifar_c --network {network}`.*"
-    found = read(kept)
+    command = f"benchmarks.evidence.cifar_c --network {network}"
+    return corruptions.figures(kept_of(network), command, _accuracies)
+
+
+def _accuracies(found: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    """Ours, and what is published."""
     rows = []
-    for name in whole(found):
-        errors = summary(found[name], None)
-        change, half = interval(found, name, BASELINE, None)
-        shown = "" if name == BASELINE else f"{-100 * change:+.1f} ± {100 * half:.1f}"
-        accuracy = [f"{100 * (1 - errors[key]):.1f}" for key in ("clean", "mean")]
+    for name, each, change in corruptions.each_summary(found, None):
+        shown = "" if change is None else f"{-100 * change[0]:+.1f} ± {100 * change[1]:.1f}"
+        accuracy = [f"{100 * (1 - each[key]):.1f}" for key in ("clean", "mean")]
         rows.append([f"{name} (ours)", *accuracy, shown, "", ""])
-    for each in PUBLISHED:
-        clean = "" if each.clean is None else f"{each.clean:.1f}"
+    for other in PUBLISHED:
+        clean = "" if other.clean is None else f"{other.clean:.1f}"
         rows.append(
-            [each.system, clean, f"{each.corrupted:.1f}", "", f"{each.trained}", each.source]
+            [other.system, clean, f"{other.corrupted:.1f}", "", f"{other.trained}", other.source]
         )
     head = ["", "clean", "fifteen corruptions", "change", "made robust", "source"]
-    return "\n\n".join([table(head, rows), by_corruption(found)])
-
-
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--network", choices=list(CIFAR), default="resnet20")
-    options(parser, images=10_000)
-    given = parser.parse_args()
-    network = cifar_network(given.network)
-    every = given_systems(network, given.adapter, given.tuned) | adapting(network)
-    test = open_dataset(f"parquet:{SHARED}/data/cifar100/test.parquet", network.preprocessing)
-    images = test.select(range(given.images))
-    measure(given, every, images, given.kept or kept_of(given.network), size=BATCH)
+    return table(head, rows)
 
 
 if __name__ == "__main__":
-    main()
+    corruptions.command(
+        __doc__, 10_000, lambda given: setting(given.network, given.images), list(CIFAR)
+    )

@@ -8,17 +8,17 @@ measured again.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.evidence.streams import in_memory, right_mixed, right_sorted
-from benchmarks.pages import table
+from benchmarks.pages import not_run, table
 from deepcorrect.alternatives import finetune
 from deepcorrect.correction import GateConfig, GatedCopy, load_adapter
 from deepcorrect.data import ImageSet
@@ -46,7 +46,65 @@ class Measured:
     mixed: bool = False
 
 
-def options(parser: argparse.ArgumentParser, images: int) -> None:
+class Setting(NamedTuple):
+    """What a command measures.
+
+    Attributes:
+        network: the network, to which adapters and copies belong.
+        adapting: makes each test-time method; they are measured sorted and mixed.
+        images: the test images.
+        kept: the JSON file.
+        batch: how many images come together.
+    """
+
+    network: Classifier
+    adapting: Mapping[str, Callable[[], nn.Module]]
+    images: ImageSet
+    kept: Path
+    batch: int
+
+
+def command(
+    doc: str | None,
+    images: int,
+    setting: Callable[[argparse.Namespace], Setting],
+    networks: Sequence[str] = (),
+) -> None:
+    """Runs a command that measures systems under the corruptions.
+
+    Args:
+        doc: its help.
+        images: how many test images there are.
+        setting: from its options to what it measures.
+        networks: those that it knows; of a single one it has no option.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if networks:
+        parser.add_argument("--network", choices=list(networks), default=networks[0])
+    _add_options(parser, images)
+    given = parser.parse_args()
+    chosen = setting(given)
+    every = given_systems(chosen.network, given.adapter, given.tuned) | {
+        f"{name}, {order}": Measured(build, mixed=order == "mixed")
+        for name, build in chosen.adapting.items()
+        for order in ("sorted", "mixed")
+    }
+    measure(given, every, chosen.images, given.kept or chosen.kept, size=chosen.batch)
+
+
+def figures(
+    kept: Path, command: str, shown: Callable[[Mapping[str, Mapping[str, Sequence[str]]]], str]
+) -> str:
+    """The tables of what is kept: one of all corruptions, and one of each; or how to make them."""
+    if not kept.exists():
+        return not_run(command)
+    found = read(kept)
+    return "\n\n".join([shown(found), by_corruption(found)])
+
+
+def _add_options(parser: argparse.ArgumentParser, images: int) -> None:
     """Adds the options that the commands share."""
     parser.add_argument("--adapter", type=named, action="append", default=[])
     parser.add_argument("--tuned", type=named, action="append", default=[])
@@ -254,6 +312,16 @@ def whole(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The systems that have all fifteen corruptions."""
     wanted = {CLEAN_NAME, *GROUPS["imagenet_c"]}
     return [name for name, right in found.items() if wanted <= right.keys()]
+
+
+def each_summary(
+    found: Mapping[str, Mapping[str, Sequence[str]]], reference: Reference | None
+) -> Iterator[tuple[str, dict[str, Any], tuple[float, float] | None]]:
+    """The name, the `summary` and the `interval` of the difference from the network, which has
+    none, of each system that has all fifteen corruptions."""
+    for name in whole(found):
+        change = None if name == BASELINE else interval(found, name, BASELINE, reference)
+        yield name, summary(found[name], reference), change
 
 
 def by_corruption(found: Mapping[str, Mapping[str, Sequence[str]]]) -> str:

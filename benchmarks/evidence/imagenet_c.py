@@ -18,27 +18,15 @@ on, as its authors do.
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-from benchmarks.evidence.corruptions import (
-    BASELINE,
-    Measured,
-    by_corruption,
-    given_systems,
-    interval,
-    measure,
-    options,
-    read,
-    summary,
-    whole,
-)
+from benchmarks.evidence import corruptions
 from benchmarks.pages import table
 from benchmarks.subjects import RESULTS, efficientnet_lite0, imagenet_sample, imagenet_val
 from deepcorrect.alternatives import eata, norm_adaptation, tent
 from deepcorrect.data import loader
 from deepcorrect.evaluation import ALEXNET_REFERENCE
-from deepcorrect.networks import Classifier
 
 KEPT = RESULTS / "evidence" / "imagenet_c.json"
 IMAGES, BATCH = 650, 64
@@ -46,9 +34,10 @@ HELD = 500
 """Clean pictures of the training set by which EATA holds weights."""
 
 
-def adapting(network: Classifier) -> dict[str, Measured]:
-    """The test-time methods, sorted and mixed."""
-    ways = {
+def setting(images: int) -> corruptions.Setting:
+    """The network, the test-time methods, and so many pictures."""
+    network = efficientnet_lite0()
+    adapting = {
         "batch-norm statistics of 32": partial(norm_adaptation, network, images=32),
         "TENT": partial(tent, network, 2.5e-4, 0.9),
         "EATA": lambda: eata(
@@ -59,48 +48,26 @@ def adapting(network: Classifier) -> dict[str, Measured]:
             holding=2000,
         ),
     }
-    return {
-        f"{name}, {order}": Measured(build, mixed=order == "mixed")
-        for name, build in ways.items()
-        for order in ("sorted", "mixed")
-    }
+    return corruptions.Setting(network, adapting, imagenet_val(network, images), KEPT, BATCH)
 
 
 def figures() -> str:
     """The tables, for docs/results.md."""
-    if not KEPT.exists():
-        return "*Not run yet: `python -m benchmarks.evidence.imagenet_c`.*"
-    found = read(KEPT)
-    names = whole(found)
-    rows = []
-    for name in names:
-        errors = summary(found[name], ALEXNET_REFERENCE)
-        change, half = interval(found, name, BASELINE, ALEXNET_REFERENCE)
-        rows.append(
-            [
-                name,
-                f"{100 * errors['clean']:.1f}",
-                f"{100 * errors['mean']:.1f}",
-                f"{100 * errors['mce']:.1f}",
-                f"{100 * errors['relative_mce']:.1f}",
-                "" if name == BASELINE else f"{100 * change:+.1f} ± {100 * half:.1f}",
-            ]
-        )
+    return corruptions.figures(KEPT, "benchmarks.evidence.imagenet_c", _errors)
+
+
+def _errors(found: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    rows = [
+        [
+            name,
+            *(f"{100 * each[key]:.1f}" for key in ("clean", "mean", "mce", "relative_mce")),
+            "" if change is None else f"{100 * change[0]:+.1f} ± {100 * change[1]:.1f}",
+        ]
+        for name, each, change in corruptions.each_summary(found, ALEXNET_REFERENCE)
+    ]
     head = ["", "clean error, %", "mean error, %", "mCE, %", "relative mCE, %", "mCE, change"]
-    return "\n\n".join([table(head, rows), by_corruption(found)])
-
-
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options(parser, IMAGES)
-    given = parser.parse_args()
-    network = efficientnet_lite0()
-    every = given_systems(network, given.adapter, given.tuned) | adapting(network)
-    measure(given, every, imagenet_val(network, given.images), given.kept or KEPT, size=BATCH)
+    return table(head, rows)
 
 
 if __name__ == "__main__":
-    main()
+    corruptions.command(__doc__, IMAGES, lambda given: setting(given.images))

@@ -24,7 +24,7 @@ from scipy.stats import t as student
 from benchmarks.analysis.draw import features_table, ideal_table, maps_table
 from benchmarks.evidence import cifar_c, imagenet_c
 from benchmarks.evidence.grid import HERE, PICTURES, RESULTS
-from benchmarks.pages import DOCS, fill, table
+from benchmarks.pages import DOCS, fill, not_run, table
 from deepcorrect.analysis import beta_points
 from deepcorrect.experiments import load_recipe
 from deepcorrect.experiments._analyse import ANALYSIS_FILE, FOLDER
@@ -324,23 +324,21 @@ def validation(*experiments: str) -> str:
     return _with_missing(table(head, rows) if rows else "", absent)
 
 
-def test_time() -> str:
+def of_kept(name: str, command: str, shown: Callable[[dict[str, Any]], str]) -> str:
+    """What is shown of a file of results, or the command that makes it."""
+    path = RESULTS / name
+    return shown(files.read_json(path)) if path.exists() else not_run(command)
+
+
+def test_time(found: dict[str, Any]) -> str:
     """What was tried at test time: accuracies on the validation images."""
-    path = RESULTS / "test_time" / "results.json"
-    if not path.exists():
-        return "*Not run yet: `python -m benchmarks.evidence.test_time`.*"
-    found = files.read_json(path)
     head = ["", *next(iter(found.values()))]
     rows = [[name, *[f"{value:.4f}" for value in each.values()]] for name, each in found.items()]
     return table(head, rows)
 
 
-def competitors() -> str:
+def competitors(found: dict[str, Any]) -> str:
     """What was tried for WiSE-FT and the adapters: accuracies on validation images."""
-    path = RESULTS / "competitors" / "results.json"
-    if not path.exists():
-        return "*Not run yet: `python -m benchmarks.evidence.competitors`.*"
-    found = files.read_json(path)
     head = ["", "clean", "gaussian_blur", "awgn", "mean", "trained parameters", "share", "minutes"]
     rows = [
         [
@@ -355,12 +353,8 @@ def competitors() -> str:
     return table(head, rows)
 
 
-def test_time_mixed() -> str:
+def test_time_mixed(found: dict[str, Any]) -> str:
     """What adapts at test time where images come sorted, and where they do not."""
-    path = RESULTS / "test_time" / "mixed.json"
-    if not path.exists():
-        return "*Not run yet: `python -m benchmarks.evidence.test_time --mixed`.*"
-    found = files.read_json(path)
     columns = list(next(iter(found.values()))["sorted"])
     head = ["", *(f"{column}, {order}" for column in columns for order in ("sorted", "mixed"))]
     rows = [
@@ -441,7 +435,7 @@ def label(name: str) -> str:
 
 def missing(*experiments: str) -> str:
     """What to say where there are no results."""
-    return f"*Not run yet: `python -m benchmarks.evidence.grid {' '.join(experiments)}`.*"
+    return not_run(f"benchmarks.evidence.grid {' '.join(experiments)}")
 
 
 def _with_missing(shown: str, absent: Sequence[str]) -> str:
@@ -470,12 +464,18 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "resnet20_alternatives_configurations": lambda: validation(
         "resnet20_alternatives_configurations"
     ),
-    "competitors": competitors,
+    "competitors": lambda: of_kept(
+        "competitors/results.json", "benchmarks.evidence.competitors", competitors
+    ),
     "imagenet_c": imagenet_c.figures,
     "cifar_c_resnet20": lambda: cifar_c.figures("resnet20"),
     "cifar_c_allcnn": lambda: cifar_c.figures("allcnn"),
-    "test_time": test_time,
-    "test_time_mixed": test_time_mixed,
+    "test_time": lambda: of_kept(
+        "test_time/results.json", "benchmarks.evidence.test_time", test_time
+    ),
+    "test_time_mixed": lambda: of_kept(
+        "test_time/mixed.json", "benchmarks.evidence.test_time --mixed", test_time_mixed
+    ),
     "allcnn_configurations": lambda: validation("allcnn_configurations"),
     "resnet20_blur_configurations": lambda: validation(
         "resnet20_blur", "resnet20_blur_configurations"

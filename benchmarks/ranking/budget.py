@@ -11,13 +11,19 @@ that the ranking did not see. Written to benchmarks/results/ranking/budget.json.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import deepcorrect as dc
-from benchmarks.subjects import DISTORTIONS, RESULTS, SHARED, batches, cifar_network, cifar_rows
-from deepcorrect.data import ImageSet, loader, open_dataset
+from benchmarks.subjects import (
+    DISTORTIONS,
+    RESULTS,
+    batches,
+    cifar_network,
+    cifar_rows,
+    cifar_training,
+)
+from deepcorrect.data import loader
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import costs
 from deepcorrect.ranking import Ranking, rank
@@ -25,13 +31,6 @@ from deepcorrect.runtime import files
 from deepcorrect.training import fit
 
 RANKED, JUDGED = (3000, 100), (3500, 1000)  # first row and number, of the validation rows
-
-
-def training_images(network: dc.Classifier, count: int) -> ImageSet:
-    held_out = json.loads((SHARED / "models" / "cifar100_validation_rows.json").read_text())
-    held_out = set(held_out["rows"] if isinstance(held_out, dict) else held_out)
-    every = open_dataset(f"parquet:{SHARED}/data/cifar100/train-*.parquet", network.preprocessing)
-    return every.select(row for row in range(len(every)) if row not in held_out).sample(count)
 
 
 def same_cost(network: dc.Classifier, ranking: Ranking, limit: int, kind: str) -> float:
@@ -91,7 +90,7 @@ def main() -> None:
         folder = Path("runs/ranking-benchmark/budget") / f"{options.images}-{options.epochs}"
         fit(
             adapted,
-            loader(training_images(network, options.images), 128, shuffle=True),
+            loader(cifar_training(network).sample(options.images), 128, shuffle=True),
             DISTORTIONS,
             seed=0,
             checkpoint=folder / f"{name}.pt",
