@@ -62,6 +62,7 @@ def test_a_killed_distort_goes_on_and_writes_the_same(tmp_path: Path) -> None:
     data = cases.make_data(tmp_path / "data")
     arguments = kills.commands(data)["distort"]
     expected, seconds = kills.whole("distort", arguments, tmp_path)
-    counts = kills.series("distort", arguments, expected, seconds, seed=4)
+    given = "distort", arguments, expected, seconds
+    counts = kills.series(*given, seed=4, cold=1, cold_seconds=seconds)
     assert counts["series"] == 1
     assert {key: counts[key] for key in kills.BAD if counts[key]} == {}

@@ -6,7 +6,8 @@ Each command writes to a disk of another size, so that another of its writes is 
 fails: a tmpfs where one can be mounted, else a limit on the size of files (RLIMIT_FSIZE). The
 command must end with status 1 and one line, and leave no temporary file and no file that it cannot
 read again; with room made, the same command must finish with the figures of one that always had
-room. Writes benchmarks/results/reliability/disks.json.
+room. Commands are forks of a process that has imported their libraries. Writes
+benchmarks/results/reliability/disks.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.cases import Clock, call, drawn, keep, make_data, options
-from benchmarks.reliability.kills import checked, commands, whole
+from benchmarks.reliability.kills import alone_in_fork, checked, commands
+from benchmarks.reliability.preloaded import called
 
 READ_ONLY = ("/proc/out", "/sys/out", "/dev/null/out")
 
@@ -79,14 +81,14 @@ def one(
             disk.mkdir()
             done = call(*given, preexec_fn=lambda: _limit(kilobytes))
             _judge(done, out, counts)
-            again = call(*given)
+            again = called(given)
             _compare(name, again, out, expected, counts)
             return counts
         with small_disk(disk, kilobytes):
-            done = call(*given)
+            done = called(given)
             _judge(done, out, counts)
             make_room(disk)
-            again = call(*given)
+            again = called(given)
             _compare(name, again, out, expected, counts)
     return counts
 
@@ -129,7 +131,7 @@ def main() -> None:
         every = commands(make_data(Path(place) / "data"))
         alone: dict[str, tuple[dict[str, str], int]] = {}
         for name, given in every.items():
-            expected, _ = whole(name, given, Path(place))
+            expected, _ = alone_in_fork(name, given, Path(place))
             files = [path.stat().st_size for path in (Path(place) / name).rglob("*")]
             alone[name] = expected, sum(files) if mounts else max(files)
         counts: dict[str, Counter[str]] = {name: Counter() for name in every}
@@ -140,6 +142,7 @@ def main() -> None:
             share = (number + drawn(sizes.seed, name, number).random()) / sizes.sizes
             room = max(4, int(share * most) >> 10)
             counts[name].update(one(name, every[name], expected, room, mounts=mounts))
+            print(name, room, dict(counts[name]), flush=True)
         total = sum(counts.values(), Counter[str]())
         refused = 0
         for given in every.values():

@@ -106,6 +106,12 @@ def killed(
     return None if ended[0] == 0 else ended
 
 
+def alone_in_fork(name: str, arguments: list[object], place: Path) -> tuple[dict[str, str], float]:
+    """As `whole`, in a fork of this process, which has imported the command's libraries then."""
+    seconds = preload([*arguments, "--out", place / name])
+    return checked(name, place / name), seconds
+
+
 def series(
     name: str,
     arguments: list[object],
@@ -192,9 +198,8 @@ def main() -> None:
         anew = {name: whole(name, given, Path(place)) for name, given in every.items()}
         forked: dict[str, float] = {}
         for name, given in every.items():
-            out = Path(place) / "forked" / name
-            _, forked[name] = preload([*given, "--out", out])
-            if checked(name, out) != anew[name][0]:
+            found, forked[name] = alone_in_fork(name, given, Path(place) / "forked")
+            if found != anew[name][0]:
                 raise RuntimeError(f"{name} writes something else in a fork")
         number = 0
         while sum(each["kills"] for each in figures.values()) < sizes.kills and not clock.is_over:

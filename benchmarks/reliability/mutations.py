@@ -60,6 +60,9 @@ SLOW_SECONDS = 20
 TURNS = 20
 """The parts in which each kind's mutations are tried."""
 
+LEAST = 40
+"""The fewest mutations of a part but the last, since each part makes the files anew."""
+
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """A disk in memory for the copies, where there is one, as they are written and read at once."""
 
@@ -299,7 +302,7 @@ TARGETS: dict[str, Target] = {
     "stored set, array": Target("awgn.npy", make_stored, read_stored, "bytes"),
     "stored set, labels": Target("labels.npy", make_stored, read_stored, "bytes"),
     **{
-        f"{SLOW}{name}": Target(name, make_run, read_run, form, share=0.005)  # it draws the report
+        f"{SLOW}{name}": Target(name, make_run, read_run, form, share=0.003)  # it draws the report
         for name, form in {
             "results.json": "json",
             "history.json": "json",
@@ -504,7 +507,7 @@ def main() -> None:
         for name in chosen:
             done = figures[name]["mutations"] if name in figures else 0
             wanted = math.ceil(turn / TURNS * sizes.count * TARGETS[name].share)
-            if wanted <= done or clock.is_over:
+            if wanted <= done or (wanted - done < LEAST and turn < TURNS) or clock.is_over:
                 continue
             found = campaign(name, wanted - done, sizes.seed, done)
             figures[name] = joined(figures[name], found) if done else found

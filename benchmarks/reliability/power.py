@@ -21,8 +21,8 @@ from typing import Any
 
 from benchmarks.reliability.cases import Clock, drawn, keep, make_data, options
 from benchmarks.reliability.disk import Recorder, State, restore
-from benchmarks.reliability.kills import checked, commands
-from benchmarks.reliability.preloaded import Forked, called, preload
+from benchmarks.reliability.kills import alone_in_fork, checked, commands
+from benchmarks.reliability.preloaded import Forked, called
 
 OUT = "new/out"
 """The command's folder below the one that is followed; neither exists before."""
@@ -91,9 +91,7 @@ def main() -> None:
         tries: list[list[tuple[str, State]]] = []
         expected: dict[str, dict[str, str]] = {}
         for name, given in every.items():
-            out = Path(place) / "alone" / name
-            preload([*given, "--out", out])
-            expected[name] = checked(name, out)
+            expected[name], _ = alone_in_fork(name, given, Path(place) / "alone")
             (Path(place) / f"cut-{name}").mkdir()
             found, last = states_of(given, Path(place) / f"cut-{name}")
             counts[name] = Counter({"states built": len(found), "after the end": len(last)})

@@ -93,7 +93,7 @@ def called(arguments: Sequence[object], seconds: float = 600.0) -> subprocess.Co
     ended = Forked(arguments).ended(seconds)
     if ended is None:
         raise TimeoutError(f"{arguments[0]} took more than {seconds:.0f} s")
-    return subprocess.CompletedProcess(arguments, ended[0], "", ended[1])
+    return subprocess.CompletedProcess([*map(str, arguments)], ended[0], "", ended[1])
 
 
 def import_all(names: Iterable[str]) -> None:
@@ -107,14 +107,14 @@ def import_all(names: Iterable[str]) -> None:
             continue
 
 
-def preload(arguments: Sequence[object]) -> tuple[subprocess.CompletedProcess[str], float]:
+def preload(arguments: Sequence[object]) -> float:
     """Imports in this process what a command imports, and runs the command again in a fork.
 
     Args:
         arguments: those of the command, whose last is its output folder.
 
     Returns:
-        What the second start said, and how many seconds it took.
+        How many seconds the second start took.
     """
     with tempfile.TemporaryDirectory() as place:
         names = Path(place) / "modules"
@@ -124,4 +124,6 @@ def preload(arguments: Sequence[object]) -> tuple[subprocess.CompletedProcess[st
         import_all(names.read_text(encoding="utf-8").splitlines())
     started = time.monotonic()
     done = called(arguments)
-    return done, time.monotonic() - started
+    if done.returncode:
+        raise RuntimeError(f"{arguments[0]} failed undisturbed: {done.stderr}")
+    return time.monotonic() - started

@@ -12,35 +12,15 @@ from __future__ import annotations
 
 import itertools
 import signal
-import subprocess
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability.cases import (
-    COMMAND,
-    Clock,
-    call,
-    drawn,
-    environment,
-    keep,
-    make_data,
-    options,
-)
-from benchmarks.reliability.kills import checked, commands, whole
-
-
-def started(arguments: list[object]) -> subprocess.Popen[str]:
-    """Starts a command."""
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
+from benchmarks.reliability.cases import Clock, drawn, keep, make_data, options
+from benchmarks.reliability.kills import alone_in_fork, checked, commands
+from benchmarks.reliability.preloaded import Forked, called
 
 
 def one_round(
@@ -52,22 +32,27 @@ def one_round(
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "out"
         given = [*arguments, "--out", out]
-        first = started(given)
+        first = Forked(given)
         time.sleep(choose.uniform(0, 0.8) * seconds)
-        second = started(given)
+        second = Forked(given)
         if seed % 2:
             time.sleep(choose.uniform(0, 0.5) * seconds)
             first.send_signal(signal.SIGKILL)
             counts["killed"] += 1
         for process in (first, second):
-            _, error = process.communicate(timeout=600)
-            if process.returncode == 0:
+            ended = process.ended()
+            if ended is None:
+                raise TimeoutError(f"{name} does not end beside another")
+            status, error = ended
+            if status == 0:
                 counts["finished"] += 1
-            elif process.returncode == 1:
+            elif status == 1:
                 lines = [line for line in error.splitlines() if line.startswith("error")]
                 counts["refused"] += 1
                 counts["not one line"] += len(lines) != 1 or "Traceback" in error
-        done = call(*given)
+            elif status != -signal.SIGKILL:
+                counts["other status"] += 1
+        done = called(given)
         if done.returncode:
             counts["not finished"] += 1
             print(f"{name}: {done.stderr}", flush=True)
@@ -77,7 +62,7 @@ def one_round(
     return counts
 
 
-BAD = ("not one line", "not finished", "figures differ", "temporary files left")
+BAD = ("not one line", "other status", "not finished", "figures differ", "temporary files left")
 
 
 def main() -> None:
@@ -86,7 +71,7 @@ def main() -> None:
     rounds = 0
     with tempfile.TemporaryDirectory() as place:
         every = commands(make_data(Path(place) / "data"))
-        alone = {name: whole(name, given, Path(place)) for name, given in every.items()}
+        alone = {name: alone_in_fork(name, given, Path(place)) for name, given in every.items()}
         counts: dict[str, Counter[str]] = {name: Counter() for name in every}
         for number, name in itertools.product(range(sizes.rounds), every):
             if clock.is_over:
@@ -94,6 +79,7 @@ def main() -> None:
             rounds += 1
             found = one_round(name, every[name], *alone[name], sizes.seed + number)
             counts[name].update(found)
+            print(name, dict(found), flush=True)
         total = sum(counts.values(), Counter[str]())
     values: dict[str, Any] = {
         "seed": sizes.seed,
