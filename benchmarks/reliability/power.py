@@ -34,9 +34,11 @@ BAD = ("not finished", "figures differ", "temporary files left", "lost after the
 def followed(root: Path, found: Path) -> Iterator[None]:
     """Writes what power cuts may leave of a folder while the block runs: all, and in the end."""
     recorder = Recorder(root)
-    with recorder.recording():
-        yield
-    found.write_bytes(pickle.dumps((list(recorder.states.values()), recorder.last)))
+    try:
+        with recorder.recording():
+            yield
+    finally:  # a command ends by SystemExit
+        found.write_bytes(pickle.dumps((list(recorder.states.values()), recorder.last)))
 
 
 def states_of(arguments: list[object], place: Path) -> tuple[list[State], list[State]]:
