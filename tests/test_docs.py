@@ -14,8 +14,8 @@ from torch import Tensor
 
 import deepcorrect as dc
 from deepcorrect.cli import COMMANDS
-from deepcorrect.correction import UnitConfig
 from deepcorrect.data import ImageSet
+from deepcorrect.experiments import SECTIONS
 from deepcorrect.experiments._recipe import Recipe, load_recipe
 from deepcorrect.training import TrainingConfig
 
@@ -166,12 +166,13 @@ def test_the_systems_of_the_docs_are_sections_of_a_recipe() -> None:
         assert list(found) == list(systems)
 
 
-def test_every_key_of_a_recipe_is_documented() -> None:
+def test_every_section_and_method_of_a_recipe_is_introduced() -> None:
+    """The reference page that is made from the schema has every key, see `test_site.py`."""
     text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
     for key in Recipe.model_fields:
-        assert f"`{key}" in text
-    for key in (*TrainingConfig.model_fields, *UnitConfig.model_fields):
-        assert f"`{key}`" in text
+        assert re.search(rf"^\|.*`{key}`.* \|", text, re.MULTILINE), key
+    for method in SECTIONS:
+        assert f"\n| `{method}` | " in text, method
 
 
 def test_every_key_of_the_results_is_documented() -> None:

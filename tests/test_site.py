@@ -16,6 +16,7 @@ from typer.main import get_command
 
 import deepcorrect as dc
 from deepcorrect.cli import COMMANDS, _app
+from deepcorrect.correction import UnitConfig
 from deepcorrect.experiments._recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +63,7 @@ def keys_of(schema: dict[str, Any], known: dict[str, Any]) -> set[str]:
 def test_every_key_of_a_recipe_is_on_the_page(pages: dict[str, str]) -> None:
     text = pages["reference/recipe_keys.md"]
     schema = Recipe.model_json_schema()
-    keys = keys_of(schema, schema["$defs"])
+    keys = keys_of(schema, schema["$defs"]) | UnitConfig.model_fields.keys()
     assert {"name", "validation_rows", "smoothing", "warm_up"} <= keys
     sections = {"model", "data", "distortions", "test_distortions", "ranking", "ideal"}
     sections |= {"selection", "systems", "training", "augmentation"}

@@ -28,7 +28,7 @@ class UnitConfig(BaseModel):
         width_share: The number of hidden channels as a multiple of the number of corrected
             filters, above 0 and up to 4.
         width_multiple: The number that the computed number of hidden channels is rounded up to a
-            multiple of. Runtimes compute channels in blocks of 8 or 16.
+            multiple of. Runtimes compute channels in blocks of 8 or 16. It is not in the paper.
         kernel_size: The kernel size k of the k x k stages: 1, 3, 5 or 7.
         dilations: The dilation of each k x k stage; one stage per entry.
         separable: Whether each k x k stage is a 1 x k and a k x 1 convolution (the paper's
@@ -42,7 +42,8 @@ class UnitConfig(BaseModel):
         modulation: The hidden width of a `Modulation`, which computes a scale and a shift of the
             corrected filters for each image; None for no modulation. It is not in the paper.
         hidden_gains: Whether the modulation also computes a gain of each hidden channel after the
-            last stage, so that the residual depends on the image's distortion.
+            last stage, so that the residual depends on the image's distortion. It is not in the
+            paper.
         start: `identity` sets the last convolution to zero, so that an untrained unit changes
             nothing; `he` initialises it as the others (He et al. 2015).
 

@@ -162,8 +162,8 @@ class SelectionSection(Section):
 
     Attributes:
         images: the number of validation images, none of them ranked on, or a random part of them:
-            an epoch's validation shows at most half as many images as the epoch trains on; 0 keeps
-            the last epoch.
+            over clean images and all levels, an epoch's validation shows at most half as many
+            images as the epoch trains on, but of at least 64 images; 0 keeps the last epoch.
     """
 
     images: int = Field(default=500, ge=0)
