@@ -26,8 +26,8 @@ from deepcorrect.networks import Classifier
 from deepcorrect.runtime import DeepCorrectError, InputError, files
 from deepcorrect.training import PAPER, Augmentation, TrainingConfig, fit
 from deepcorrect.training._augmentation import augment
-from deepcorrect.training._frozen_norms import short_gradients
 from deepcorrect.training._settings import learning_rate
+from deepcorrect.training._short_gradients import short_gradients
 
 GRID = ["gaussian_blur:1,2", "awgn:40"]
 FAST: dict[str, Any] = {"precision": "float32", "channels_last": False}
@@ -719,3 +719,26 @@ def test_frozen_norms_pass_on_the_gradients_that_they_always_did() -> None:
         assert torch.equal(answered, expected)
         assert torch.allclose(found, wanted)
         assert "forward" not in vars(norm)
+
+
+def test_trained_depthwise_convolutions_run_in_float32_on_a_cpu() -> None:
+    """Of the larger ones; a frozen one, and a small one, as they always did."""
+    drawn = seeded()
+    for kernel, trained, wide in ((5, True, True), (5, False, False), (3, True, False)):
+        conv = nn.Conv2d(4, 4, kernel, groups=4, bias=False).requires_grad_(trained)
+        plain = copy.deepcopy(conv)
+        images = torch.randn(3, 4, 9, 9, generator=drawn).requires_grad_()
+        tracked = [images, conv.weight] if trained else [images]
+        with torch.autocast("cpu", torch.bfloat16):
+            with short_gradients(nn.Sequential(conv)):
+                found = conv(images)
+            usual = plain(images)
+        with torch.autocast("cpu", enabled=False):
+            exact = plain(images)
+        assert found.dtype == usual.dtype == torch.bfloat16
+        assert torch.equal(found, exact.bfloat16() if wide else usual)
+        for gradient, tensor in zip(
+            torch.autograd.grad(found.float().sum(), tracked), tracked, strict=True
+        ):
+            assert gradient.shape == tensor.shape
+        assert "forward" not in vars(conv)

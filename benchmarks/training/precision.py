@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.training.precision
 
 Processor time of one thread, in turns, medians, with the channels last. On a processor with
-bfloat16 instructions, dense convolutions gain, and the gradients of large depthwise ones lose.
+bfloat16 instructions, dense convolutions gain, and the weights' gradients of large depthwise ones
+lose; those of their input, which is all that layers with frozen weights compute, do not.
 Written to benchmarks/results/training/precision.json.
 """
 
@@ -42,23 +43,32 @@ SHAPES = {
 }
 
 
-def seconds(shape: Shape, precision: torch.dtype, *, gradients: bool) -> float:
+GRADIENTS = {
+    "without gradients": (False, False),
+    "with the gradient of the input alone": (True, False),
+    "with gradients": (True, True),
+}
+"""Whether the input and the weights require gradients."""
+
+
+def seconds(shape: Shape, precision: torch.dtype, gradients: tuple[bool, bool]) -> float:
     """The processor time of one step."""
+    of_input, of_weights = gradients
     size = (BATCH, shape.channels, shape.pixels, shape.pixels)
     images = torch.randn(size).to(precision).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(shape.channels, shape.channels // shape.groups, *[shape.kernel] * 2)
     started = time.process_time()
     with (
-        torch.set_grad_enabled(gradients),
+        torch.set_grad_enabled(any(gradients)),
         torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16),
     ):
         answer = F.conv2d(
-            images.requires_grad_(gradients),
-            weight.requires_grad_(gradients),
+            images.requires_grad_(of_input),
+            weight.requires_grad_(of_weights),
             padding=shape.kernel // 2,
             groups=shape.groups,
         )
-    if gradients:
+    if any(gradients):
         answer.sum().backward()
     return time.process_time() - started
 
@@ -67,12 +77,12 @@ def main() -> None:
     torch.set_num_threads(1)
     found = {}
     for name, shape in SHAPES.items():
-        for gradients in (False, True):
+        for called, gradients in GRADIENTS.items():
             times = [
-                [seconds(shape, precision, gradients=gradients) for precision in PRECISIONS]
+                [seconds(shape, precision, gradients) for precision in PRECISIONS]
                 for _ in range(ROUNDS)
             ]
-            what = f"{name}, {'with' if gradients else 'without'} gradients"
+            what = f"{name}, {called}"
             found[what] = round(statistics.median(narrow / full for full, narrow in times), 2)
             print(f"{what}: {found[what]:.2f} times float32's", flush=True)
     files.write_json(KEPT, {"batch": BATCH, "rounds": ROUNDS, "bfloat16 over float32": found})

@@ -32,11 +32,11 @@ from deepcorrect.runtime import (
     total,
 )
 from deepcorrect.training._checkpoint import Begun, Best, Progress, resume, save, state_on_cpu
-from deepcorrect.training._frozen_norms import short_gradients
 from deepcorrect.training._history import Epoch, History
 from deepcorrect.training._job import Job, open_job
 from deepcorrect.training._settings import TrainingConfig, changed, learning_rate
 from deepcorrect.training._shared_batches import shares
+from deepcorrect.training._short_gradients import short_gradients
 from deepcorrect.training._step import train_step
 from deepcorrect.training._validation import Validation
 

@@ -1,8 +1,9 @@
-"""A shorter gradient through batch norms that are not trained."""
+"""Shorter gradients: through batch norms that are not trained, and of depthwise convolutions that
+are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,10 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepcorrect.correction import Depthwise
+from deepcorrect.networks import Replacement
+
 
 @contextmanager
 def short_gradients(model: nn.Module) -> Iterator[None]:
-    """Makes frozen batch norms pass gradients on in one product while the block runs.
+    """Makes gradients take less time while the block runs, on a CPU above all.
+
+    Frozen batch norms pass gradients on in one product. Trained depthwise convolutions above 3 x 3
+    run in float32 on a CPU, also under autocast: in bfloat16 the gradients of their weights take up
+    to four times as long (`benchmarks/training/precision.py`).
 
     A batch norm in inference mode multiplies each map by a constant and adds another, so its
     gradient needs neither its input nor sums over the maps. On a CPU, torch's own computes both and
@@ -23,15 +31,37 @@ def short_gradients(model: nn.Module) -> Iterator[None]:
     Args:
         model: the network that is trained, whose modules compute as before afterwards.
     """
-    norms = [each for each in model.modules() if type(each) is nn.BatchNorm2d]
-    norms = [each for each in norms if "forward" not in each.__dict__]
+    shorter = [(each, _shorter(each)) for each in model.modules()]
+    shorter = [(each, forward) for each, forward in shorter if forward is not None]
     try:
-        for norm in norms:
-            norm.forward = partial(_forward, norm)
+        for module, forward in shorter:
+            module.forward = partial(forward, module)
         yield
     finally:
-        for norm in norms:
-            del norm.forward
+        for module, _ in shorter:
+            del module.forward
+
+
+def _shorter(module: nn.Module) -> Callable[..., Tensor] | None:
+    """The forward pass that a module gets while it is trained, if it is another."""
+    if "forward" in module.__dict__:
+        return None
+    if type(module) is nn.BatchNorm2d:
+        return _forward
+    if isinstance(module, nn.Conv2d) and not isinstance(module, Replacement | Depthwise):
+        large = max(module.kernel_size) > 3 and module.weight.requires_grad
+        if large and module.weight.shape[1] == 1:
+            return _forward_in_float32
+    return None
+
+
+def _forward_in_float32(conv: nn.Conv2d, input: Tensor) -> Tensor:
+    """The convolution, whose result has autocast's type as it always has."""
+    on_cpu = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if not (on_cpu and torch.is_grad_enabled()):
+        return type(conv).forward(conv, input)
+    with torch.autocast("cpu", enabled=False):
+        return type(conv).forward(conv, input.float()).to(torch.get_autocast_dtype("cpu"))
 
 
 def _forward(norm: nn.BatchNorm2d, input: Tensor) -> Tensor:
