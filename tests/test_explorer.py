@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -19,6 +20,7 @@ import deepcorrect as dc
 from deepcorrect.cli import _explore
 from deepcorrect.correction import gate_readings, shipped_adapters
 from deepcorrect.distortions import cells_of, distorted_batches, parse_all
+from deepcorrect.experiments.report import read_results
 from deepcorrect.explorer import (
     Copied,
     Exhibits,
@@ -37,9 +39,10 @@ from deepcorrect.explorer import (
     view_of,
     write_space,
 )
+from deepcorrect.explorer._handlers import Handlers
 from deepcorrect.explorer._html import differences, run_charts
 from deepcorrect.networks import Classifier, network_of, tap
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, files
 
 RUN = Path(__file__).parent.parent / "benchmarks" / "results" / "demo"
 SITES = {"features.0.0": [1, 5, 6], "features.2.0": [0, 3, 40]}
@@ -311,6 +314,58 @@ def test_rows_of_runs_are_chosen_and_sorted() -> None:
     assert select_rows(rows, {"first"}, {"fixed"}, {"fog"}) == []
     with pytest.raises(InputError, match="unknown order of rows"):
         select_rows(rows, *everything, "colour")
+
+
+class Components:
+    """In Gradio's place: a component is what it is given."""
+
+    class Error(Exception):
+        """An error that the page shows."""
+
+        def __init__(self, said: str, print_exception: bool) -> None:
+            super().__init__(said)
+            assert not print_exception
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *given, **more: (name, *given, more)
+
+
+def test_uploaded_runs_stand_beside_those_that_are_offered(
+    digits_model: Classifier, tmp_path: Path
+) -> None:
+    offer = {"digits": Offer(lambda: digits_model)}
+    exhibits = Exhibits(offer, {"first": results(0.6, None)}, read_results=files.read_json)
+    handlers = Handlers(exhibits, Components())
+    paths = []
+    for number, mean in enumerate((0.5, 0.7)):
+        paths.append(tmp_path / str(number) / "results.json")
+        files.write_json(paths[-1], {**results(mean, 1.25), "name": "mine"})
+    added, no_run, row, *names, table, charts = handlers.take_runs(list(map(str, paths)), "run")
+    assert list(added) == ["mine", "mine (2)"]
+    assert not no_run[-1]["visible"]
+    assert row[-1]["visible"]
+    expected = ["first", *added], ["baseline", "fixed"], ["awgn"]
+    assert [each[1] for each in names] == [each[-1]["value"] for each in names] == list(expected)
+    means = [shown[3] for shown in table[1] if shown[1] == "fixed"]
+    assert means == [60.0, 50.0, 70.0], "sorted by run"
+    assert charts.count("<polyline") == 6
+    (best, *_), _ = handlers.show_runs(*expected, "mean accuracy", added)
+    assert best[0] == "mine (2)"
+    added, no_run, row, *_, charts = Handlers(
+        Exhibits(offer, read_results=files.read_json), Components()
+    ).take_runs(None, "run")
+    assert (added, no_run[-1]["visible"], row[-1]["visible"], charts) == ({}, True, False, "")
+
+
+def test_a_file_that_is_no_runs_results_is_refused_without_its_folder(
+    digits_model: Classifier, tmp_path: Path
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_text('{"schema": 1, "systems": {}}')
+    offer = {"digits": Offer(lambda: digits_model)}
+    handlers = Handlers(Exhibits(offer, read_results=read_results), Components())
+    with pytest.raises(Components.Error, match=r"^results\.json is not what a run writes"):
+        handlers.take_runs([str(path)], "run")
 
 
 def test_names_from_files_are_escaped_on_the_page() -> None:

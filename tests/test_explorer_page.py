@@ -62,7 +62,7 @@ def address(
         "first": Offer(lambda: digits_model, {"noise": str(adapter)}),
         "second": Offer(lambda: digits_model),
     }
-    exhibits = Exhibits(offers, {"demo": read_results(RUN)}, {"digits": folder})
+    exhibits = Exhibits(offers, {"demo": read_results(RUN)}, {"digits": folder}, read_results)
     blocks = serve(exhibits, upload_megabytes=LIMIT)
     yield blocks.local_url
     blocks.close(verbose=False)
@@ -233,6 +233,25 @@ def test_runs_are_chosen_and_sorted(visit: Callable[..., Any]) -> None:
         "(count) => document.querySelectorAll('.dc-chart polyline').length === count",
         arg=lines - 1,
     )
+
+
+def test_a_results_file_is_uploaded_and_removed_again(visit: Callable[..., Any]) -> None:
+    page = visit("?tab=runs")
+    page.get_by_text("Accuracy and cost").wait_for()
+    before = page.locator(".dc-chart polyline").count()
+    found = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
+    content = json.dumps({**found, "name": "<b>mine"}).encode()
+    page.locator(".dc-run-file input[type=file]").set_input_files(
+        {"name": "results.json", "mimeType": "application/json", "buffer": content}
+    )
+    page.get_by_label("<b>mine", exact=True).wait_for()
+    twice = "(count) => document.querySelectorAll('.dc-chart polyline').length === count"
+    page.wait_for_function(twice, arg=2 * before)
+    page.get_by_label("demo", exact=True).uncheck()
+    page.wait_for_function(twice, arg=before)
+    page.locator(".dc-run-file [aria-label=Clear], .dc-run-file button[title=Clear]").first.click()
+    page.get_by_label("<b>mine", exact=True).wait_for(state="detached")
+    page.wait_for_function(twice, arg=before)
 
 
 def test_a_folder_is_compared(visit: Callable[..., Any]) -> None:

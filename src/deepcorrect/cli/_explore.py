@@ -122,6 +122,7 @@ def command(
         _offers(network),
         {name: read_results(path) for name, path in runs.items()},
         folder_names(shown.images or ()),
+        read_results,
     )
 
     def started(url: str) -> None:

@@ -43,6 +43,8 @@ class Exhibits:
         offers: The networks by name; at least one.
         runs: The content of each run's `results.json`, by the run's name.
         folders: The folders of images, by name.
+        read_results: Reads a `results.json` that somebody uploads, and raises a `DeepCorrectError`
+            if it is none; None offers no upload of runs.
 
     Raises:
         InputError: There is no network.
@@ -60,12 +62,14 @@ class Exhibits:
         offers: Mapping[str, Offer],
         runs: Mapping[str, Mapping[str, Any]] | None = None,
         folders: Mapping[str, Path] | None = None,
+        read_results: Callable[[Path], Mapping[str, Any]] | None = None,
     ) -> None:
         if not offers:
             raise InputError("there is no network to explore: name at least one")
         self.offers = dict(offers)
         self.runs = dict(runs or {})
         self.folders = dict(folders or {})
+        self.read_results = read_results
         self._subjects: dict[str, Subject] = {}
         self._lock = threading.Lock()
         self.tensor = functools.lru_cache(KEPT)(self._tensor)

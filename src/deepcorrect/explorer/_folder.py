@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,7 +142,7 @@ def folder_names(folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def unused_name(name: str, taken: dict[str, Path]) -> str:
+def unused_name(name: str, taken: Container[str]) -> str:
     """The name, with a number where it is taken."""
     numbers = itertools.count(2)
     free = name

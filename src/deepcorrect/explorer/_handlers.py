@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,19 @@ from deepcorrect.explorer import _html
 from deepcorrect.explorer._compare import Curve, compare, level_curve
 from deepcorrect.explorer._exhibits import Exhibits
 from deepcorrect.explorer._filters import site_maps
-from deepcorrect.explorer._folder import compare_folder
+from deepcorrect.explorer._folder import compare_folder, unused_name
 from deepcorrect.explorer._pictures import Picture, read_picture, shipped_pictures
 from deepcorrect.explorer._runs import RunRow, run_rows, select_rows
 from deepcorrect.explorer._setting import Setting
 from deepcorrect.explorer._state import View, first_view, level_range, middle_level, view_of
 from deepcorrect.explorer._subject import Subject
 from deepcorrect.runtime import DeepCorrectError
+
+Results = dict[str, Mapping[str, Any]]
+"""The content of each uploaded `results.json`, by its run's name."""
+
+LONGEST_NAME = 100
+"""Characters of an uploaded run's name that are shown."""
 
 NO_ADAPTER = "none"
 CLEAN_ANSWER = "what the baseline says of the clean picture"
@@ -38,7 +45,6 @@ class Handlers:
 
     def __init__(self, exhibits: Exhibits, gr: Any) -> None:
         self.exhibits, self.gr = exhibits, gr
-        self.rows = run_rows(exhibits.runs)
         self._curve_of = functools.lru_cache(KEPT)(self._measured_curve)
 
     def restore(self, request: Any) -> list[Any]:
@@ -161,12 +167,51 @@ class Handlers:
         tensor = self.exhibits.tensor(picture, network)
         return level_curve(self.exhibits.subject(network), adapter, tensor, setting, right)
 
+    def take_runs(self, paths: list[str] | None, sort: str) -> list[Any]:
+        """Reads uploaded files of results, and shows their runs beside those that are offered.
+
+        Args:
+            paths: All files that are uploaded now; None or none after the last was removed.
+            sort: The order of the rows.
+        """
+        assert self.exhibits.read_results is not None
+        added: Results = {}
+        for path in map(Path, paths or ()):
+            try:
+                found = self.exhibits.read_results(path)
+            except DeepCorrectError as error:
+                said = str(error).replace(str(path), path.name)
+                raise self.gr.Error(said, print_exception=False) from None
+            name = str(found.get("name") or path.stem)[:LONGEST_NAME]
+            added[unused_name(name, {**self.exhibits.runs, **added})] = found
+        gr, every = self.gr, self.rows(added)
+        names = names_of(every)
+        rows = select_rows(every, *names, sort)
+        return [
+            added,
+            gr.HTML(visible=not every),
+            gr.Row(visible=bool(every)),
+            *(gr.CheckboxGroup(each, value=each) for each in names),
+            gr.Dataframe(table_of(rows), visible=bool(every)),
+            _html.run_charts(rows, every) if every else "",
+        ]
+
     def show_runs(
-        self, runs: list[str], systems: list[str], distortions: list[str], sort: str
+        self,
+        runs: list[str],
+        systems: list[str],
+        distortions: list[str],
+        sort: str,
+        added: Results,
     ) -> tuple[Any, str]:
         """The table and the charts of the chosen rows."""
-        rows = self.chosen_rows(runs, systems, distortions, sort)
-        return table_of(rows), _html.run_charts(rows, self.rows)
+        every = self.rows(added)
+        rows = select_rows(every, runs, systems, distortions, sort)
+        return table_of(rows), _html.run_charts(rows, every)
+
+    def rows(self, added: Results) -> list[RunRow]:
+        """The rows of the runs that are offered, and of uploaded ones."""
+        return run_rows({**self.exhibits.runs, **added})
 
     def show_differences(self, *given: Any) -> str:
         """The images of a folder on which the two systems differ."""
@@ -210,19 +255,6 @@ class Handlers:
         subject = self.exhibits.subject(network)
         return [(CLEAN_ANSWER, BY_ITSELF), *((subject.label(k), k) for k in range(subject.classes))]
 
-    def all_run_choices(self) -> tuple[list[str], list[str], list[str], str]:
-        return (
-            list(self.exhibits.runs),
-            [row.system for row in self.rows],
-            [row.distortion for row in self.rows],
-            "mean accuracy",
-        )
-
-    def chosen_rows(
-        self, runs: list[str], systems: list[str], distortions: list[str], sort: str
-    ) -> list[RunRow]:
-        return select_rows(self.rows, runs, systems, distortions, sort)
-
 
 def _weakest(kinds: tuple[str, ...]) -> float:
     """The level that changes nothing."""
@@ -232,6 +264,15 @@ def _weakest(kinds: tuple[str, ...]) -> float:
 def unit_of(kinds: tuple[str, ...]) -> str:
     distortion = Setting(kinds, 0 if not kinds else 1).distortion
     return "Level" if distortion is None else f"Level: {distortion.kind.unit}"
+
+
+def names_of(rows: Sequence[RunRow]) -> tuple[list[str], list[str], list[str]]:
+    """The runs, the systems and the distortions of rows, each once."""
+    named = zip(*((row.run, row.system, row.distortion) for row in rows), strict=True)
+    runs, systems, distortions = (
+        (list(dict.fromkeys(each)) for each in named) if rows else ([],) * 3
+    )
+    return runs, systems, distortions
 
 
 def table_of(rows: list[RunRow]) -> list[list[Any]]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from deepcorrect.explorer import _html
 from deepcorrect.explorer._exhibits import Exhibits
-from deepcorrect.explorer._handlers import BY_ITSELF, Handlers, table_of, unit_of
-from deepcorrect.explorer._runs import SORTS
+from deepcorrect.explorer._handlers import BY_ITSELF, Handlers, names_of, table_of, unit_of
+from deepcorrect.explorer._runs import SORTS, select_rows
 from deepcorrect.explorer._state import (
     LARGEST_SEED,
     MOST_KINDS,
@@ -148,30 +148,38 @@ class _Page:
         self.tab_items = dict(zip(TABS, (picture, filters, runs, folder), strict=True))
 
     def _run_controls(self) -> None:
-        gr = self.gr
-        if not self.do.rows:
-            gr.HTML(_html.message("No run is shown. Start the explorer with --run DIR."))
-        with gr.Row(visible=bool(self.do.rows)):
+        gr, every = self.gr, self.do.rows({})
+        names = names_of(every)
+        no_run = (
+            "No run is shown. Drop its results.json here, or start the explorer with --run DIR."
+        )
+        self.no_run = gr.HTML(_html.message(no_run), visible=not every)
+        self.added = gr.State({})
+        with gr.Row(visible=bool(every)) as self.run_row:
             self.runs, self.systems, self.distortions = (
-                gr.CheckboxGroup(names, value=names, label=label, min_width=220)
-                for label, names in (
-                    ("Runs", list(self.exhibits.runs)),
-                    ("Systems", list(dict.fromkeys(row.system for row in self.do.rows))),
-                    ("Distortions", list(dict.fromkeys(row.distortion for row in self.do.rows))),
-                )
+                gr.CheckboxGroup(each, value=each, label=label, min_width=220)
+                for label, each in zip(("Runs", "Systems", "Distortions"), names, strict=True)
             )
-            self.sort = gr.Dropdown(list(SORTS), value="mean accuracy", label="Sort by")
-        rows = self.do.chosen_rows(*self.do.all_run_choices())
+            self.sort = gr.Dropdown(list(SORTS), value=next(iter(SORTS)), label="Sort by")
+        rows = select_rows(every, *names)
         self.table = gr.Dataframe(
             table_of(rows),
             headers=HEADERS,
             datatype=["str"] * 3 + ["number"] * 6,
             interactive=False,
             show_search="none",
-            visible=bool(self.do.rows),
+            visible=bool(every),
             label="Accuracy and cost",
         )
-        self.charts = gr.HTML(_html.run_charts(rows, self.do.rows) if rows else "")
+        self.charts = gr.HTML(_html.run_charts(rows, every) if every else "")
+        self.run_files = gr.File(
+            label="Or drop the results.json of other runs here",
+            file_types=[".json"],
+            file_count="multiple",
+            height=140,
+            elem_classes="dc-run-file",
+            visible=self.exhibits.read_results is not None,
+        )
 
     def _folder_controls(self) -> None:
         gr, names = self.gr, list(self.exhibits.folders)
@@ -232,8 +240,14 @@ class _Page:
         gr.on(
             [each.input for each in chosen],
             self.do.show_runs,
-            chosen,
+            [*chosen, self.added],
             [self.table, self.charts],
+            **private,
+        )
+        self.run_files.change(
+            self.do.take_runs,
+            [self.run_files, self.sort],
+            [self.added, self.no_run, self.run_row, *chosen[:3], self.table, self.charts],
             **private,
         )
         self.start.click(
