@@ -236,8 +236,17 @@ class _Page:
             open_tab = partial(self.do.open_tab, name)
             refreshed(item.select(open_tab, self.query, [self.tab, self.side], **private))
         self.query.change(None, self.query, None, js=REPLACE_QUERY, api_visibility="private")
+        self._connect_runs(private)
+        self.start.click(
+            self.do.show_differences,
+            [*self.choices, self.folder, self.limit],
+            self.differences,
+            api_visibility="private",
+        )
+
+    def _connect_runs(self, private: dict[str, Any]) -> None:
         chosen = [self.runs, self.systems, self.distortions, self.sort]
-        gr.on(
+        self.gr.on(
             [each.input for each in chosen],
             self.do.show_runs,
             [*chosen, self.added],
@@ -249,12 +258,6 @@ class _Page:
             [self.run_files, self.sort],
             [self.added, self.no_run, self.run_row, *chosen[:3], self.table, self.charts],
             **private,
-        )
-        self.start.click(
-            self.do.show_differences,
-            [*self.choices, self.folder, self.limit],
-            self.differences,
-            api_visibility="private",
         )
 
 
