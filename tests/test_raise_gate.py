@@ -82,22 +82,21 @@ def test_the_threshold_loses_least(seed: int) -> None:
     """Against every threshold that is possible, one by one."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(60, 2, generator=generator)
-    noise = torch.randn(60, generator=generator)
-    gains = (noise + 0.3 * scores[:, 0] - 0.2).round().clamp(-1, 1).int()
+    gains = 0.5 * torch.randn(60, generator=generator).double() + 0.3 * scores[:, 0] - 0.2
     counts = (scores[:, 0] > 0) & (scores[:, 1] <= 0)
 
-    def lost(threshold: float) -> int:
-        return int(gains[counts & (scores[:, 0] <= threshold)].sum())
+    def lost(threshold: float) -> float:
+        return float(gains[counts & (scores[:, 0] <= threshold)].sum())
 
     found = _threshold(scores, gains, 0)
     tried = [0.0, *scores[counts, 0].tolist()]
     assert found in tried
-    assert lost(found) == min(lost(each) for each in tried)
+    assert lost(found) == pytest.approx(min(lost(each) for each in tried))
 
 
 def test_a_kind_is_judged_by_images_that_no_other_classifier_sends() -> None:
     scores = torch.tensor([[1.0, 5.0], [2.0, -1.0]])
-    gains = torch.tensor([-1, 1])
+    gains = torch.tensor([-9.0, 1.0]).double()
     assert _threshold(scores, gains, 0) == 0
 
 

@@ -3,13 +3,13 @@
     DEEPCORRECT_SHARED=... python -m benchmarks.gate.raising [--adapter NAME] [--draws 20]
 
 A shipped adapter's gate is fitted anew to Caltech-101's pictures, and its thresholds are raised on
-some of the pictures that the adapter was not trained on, drawn at random, by several rules: those
-of `dc.raise_gate` (answers kept and lost), the same beyond one standard error of the sum, and the
-probability of the right answer in place of the answer, with and without that margin. Each is judged
-on the other pictures: the gain over the network in the mean, at clean and at the level where it is
-least, in points of agreement with the network's answers to clean pictures. Answers and scores are
-kept in runs/gate, so that only the first run takes minutes. Means over the draws; printed, and
-written to results/gate/raising.json.
+some of the pictures that the adapter was not trained on, drawn at random, by several rules: that of
+`dc.raise_gate` (the probability of the right answer), the same beyond one standard error of the
+sum, and answers kept and lost, with and without that margin. Each is judged on the other pictures:
+the gain over the network in the mean, at clean and at the level where it is least, in points of
+agreement with the network's answers to clean pictures. Answers and scores are kept in runs/gate, so
+that only the first run takes minutes. Means over the draws; printed, and written to
+results/gate/raising.json.
 """
 
 from __future__ import annotations

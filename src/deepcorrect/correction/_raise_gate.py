@@ -37,11 +37,10 @@ def raise_gate(
 ) -> GateConfig:
     """Raises the thresholds of a trained network's gate to where the correction helps.
 
-    An answer to a distorted image is right here if it is the untouched network's answer to the
-    clean image, so no labels are needed. The threshold of each kind of distortion rises to where
-    the correction loses most right answers among the images below it, of clean images and of all
-    distortions and levels. It stays where it is if none are lost. Take images that the correction
-    was not trained on.
+    For each image, clean and at each level of all distortions, it compares the probability that the
+    untouched and the corrected network give to the untouched network's answer to the clean image.
+    The threshold of each kind of distortion then rises to where the images below it lose most by
+    the correction. No labels are needed. Take images that the correction was not trained on.
 
     Args:
         adapted: The trained network, or a `GatedCopy`, with a gate.
@@ -86,11 +85,11 @@ def raise_gate(
         for batch in distorted_batches(loader, cells, seed=seed, device=device, purpose=PURPOSE):
             if batch.clean is not clean:
                 clean = batch.clean
-                truth = logits_of(network, clean).argmax(1)
-            before = logits_of(network, batch.images).argmax(1) == truth
+                truth = logits_of(network, clean).argmax(1, keepdim=True)
+            before = logits_of(network, batch.images).softmax(1).gather(1, truth)
             with adapted.ungated():
-                after = logits_of(corrected, batch.images).argmax(1) == truth
-            gains.append((after.int() - before.int()).cpu())
+                after = logits_of(corrected, batch.images).softmax(1).gather(1, truth)
+            gains.append((after - before).flatten().cpu().double())
             scores.append(gate.scores(images_read(adapted, batch.images)).cpu())
             advance(len(batch.images) / len(cells))
     config = gate.config
@@ -106,8 +105,7 @@ def _threshold(scores: Tensor, gains: Tensor, kind: int) -> float:
 
     Args:
         scores: N x kinds, of clean and distorted images.
-        gains: 1 for each image that the correction puts right, -1 for each that it puts wrong, and
-            0 for the others, (N,).
+        gains: What each image gains by the correction, (N,).
         kind: The column of the kind.
     """
     others = scores.clone()
