@@ -5,8 +5,9 @@
 Each of `run`, `rank`, `correct` and `distort` is followed while it writes (see `disk`): of every
 moment, the folders that a power cut may leave are built, in which all writes are lost that the
 command did not make to last. The same command is then started in some of them, drawn at random, and
-must finish with the figures of one that was left alone. After the command's end, nothing may be
-lost: each of those states is looked at. Writes benchmarks/results/reliability/power.json.
+must finish with the figures of one that was left alone. In no state may a file hold a part of what
+was written to it, and after the command's end nothing may be lost: all states are looked at. Writes
+benchmarks/results/reliability/power.json.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ from benchmarks.reliability.preloaded import Forked, called
 OUT = "new/out"
 """The command's folder below the one that is followed; neither exists before."""
 
-BAD = ("not finished", "figures differ", "temporary files left", "lost after the end")
+MAY_BE_CUT = ("log.jsonl",)
+"""The files that are added to line by line."""
+
+BAD = (
+    "half-written files",
+    "not finished",
+    "figures differ",
+    "temporary files left",
+    "lost after the end",
+)
 
 
 @contextmanager
@@ -73,6 +83,20 @@ def go_on(
     return counts
 
 
+def half_written(states: list[State]) -> int:
+    """How many files hold in one state the beginning, or nothing, of what they hold in another."""
+    found: dict[str, set[bytes]] = {}
+    for state in states:
+        for path, content in state.items():
+            name = path.rpartition("/")[2]
+            if content is not None and name not in MAY_BE_CUT and not name.endswith(".tmp"):
+                found.setdefault(path, set()).add(content)
+    return sum(
+        any(one != other and other.startswith(one) for one in contents for other in contents)
+        for contents in found.values()
+    )
+
+
 def lost_in(name: str, expected: dict[str, str], last: list[State]) -> int:
     """In how many of the states after a command's end something is missing or different."""
     lost = 0
@@ -97,6 +121,7 @@ def main() -> None:
             (Path(place) / f"cut-{name}").mkdir()
             found, last = states_of(given, Path(place) / f"cut-{name}")
             counts[name] = Counter({"states built": len(found), "after the end": len(last)})
+            counts[name]["half-written files"] += half_written(found)
             counts[name]["lost after the end"] += lost_in(name, expected[name], last)
             drawing = drawn(sizes.seed, name)
             chosen = drawing.sample(found, min(sizes.states, len(found)))
