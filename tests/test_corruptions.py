@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deepcorrect.distortions import KINDS, Distortion, Parameters
 from deepcorrect.distortions import _filters as filters
-from deepcorrect.distortions._filters import BORDERS, AnyBorder, separable
+from deepcorrect.distortions._filters import OPENCV_BORDERS, AnyBorder, separable
 from deepcorrect.distortions._frost import FREQUENCIES, SHARES, TEXTURES, texture
 from deepcorrect.distortions._random import Draws
 from deepcorrect.distortions._spatter import MUD, WATER
@@ -209,7 +209,7 @@ def test_gaussian_blur_c_is_scipys(
     assert matches(ours, by_channel(gaussian_by_scipy(sigma), image))
 
 
-@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("border", OPENCV_BORDERS)
 @pytest.mark.parametrize("shape", [(2, 3, 64, 70), (3, 80, 52), (64, 64)], ids=str)
 def test_opencvs_filters_are_the_products_that_gradients_take(
     border: AnyBorder, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

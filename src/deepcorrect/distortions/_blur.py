@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from deepcorrect.distortions._filters import (
     gaussian_taps,
     separable,
     tracked,
-    translated_sum,
 )
 from deepcorrect.distortions._random import Draws
 from deepcorrect.distortions._registry import corruption, register
+from deepcorrect.distortions._translation import translated_sums
 from deepcorrect.runtime import parallel_map
 
 
@@ -62,12 +62,18 @@ def defocus_blur(images: Tensor, radius: float, smoothing: float) -> Tensor:
 
 @cached
 def _disc(radius: float, smoothing: float, device: torch.device) -> Tensor:
-    """A slightly blurred disc on a square of 17 pixels, or 2 radius + 1 for a radius above 8."""
+    """A slightly blurred disc on a square of 17 pixels, or 2 radius + 1 for a radius above 8.
+
+    Weights that are zero to rounding are zero, and the border is cut off where all of them are.
+    """
     half, reach = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
     offset = torch.arange(-half, half + 1, dtype=torch.float32)
     disc = (offset[:, None] ** 2 + offset[None] ** 2 <= radius**2).float()
     taps = gaussian_taps(smoothing, reach)
-    return separable(disc / disc.sum(), taps, "mirror").to(device)
+    disc = F.threshold(separable(disc / disc.sum(), taps, "mirror"), NEGLIGIBLE**2, 0)
+    empty = int((disc.amax(0) == 0).sum()) // 2
+    disc = disc[empty : len(disc) - empty, empty : len(disc) - empty]
+    return disc.contiguous().to(device)
 
 
 @corruption()
@@ -99,31 +105,7 @@ def line_blur(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> Ten
                 break
             steps[move] += weight
         lines.append(steps)
-    if images.device.type != "cpu":
-        return _moved_at_once(images, lines)
-    blurred = [
-        translated_sum(image, list(steps), list(steps.values()))
-        for image, steps in zip(images.split(1), lines, strict=True)
-    ]
-    return torch.cat(blurred)
-
-
-def _moved_at_once(images: Tensor, lines: Sequence[Mapping[tuple[int, int], float]]) -> Tensor:
-    """`translated_sum` of each image with its own moves and weights, for all images at once."""
-    height, width = images.shape[-2:]
-    longest = max(map(len, lines))
-    moves = [[*line, *[(0, 0)] * (longest - len(line))] for line in lines]
-    shares = [[*line.values(), *[0.0] * (longest - len(line))] for line in lines]
-    down, right = torch.tensor(moves, device=images.device).permute(2, 1, 0)[..., None]
-    weights = torch.tensor(shares, device=images.device).T[:, :, None, None, None]
-    rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)
-    columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)
-    planes, result = images.flatten(2), torch.zeros_like(images)
-    for row, column, weight in zip(rows, columns, weights, strict=True):
-        pixels = (row[:, :, None] * width + column[:, None]).flatten(1)[:, None]
-        part = planes.gather(2, pixels.expand(-1, planes.shape[1], -1)).view_as(images)
-        result = torch.addcmul(result, part, weight)
-    return result
+    return translated_sums(images, lines)
 
 
 @corruption(at_once=16)
@@ -172,25 +154,33 @@ def glass_blur(images: Tensor, draws: Draws, sigma: float, reach: int, rounds: i
     steps = [draws.integers(-reach, reach, 2, *size) for _ in range(rounds)]
     blurred = gaussian(images, sigma)
     if images.device.type == "cpu" and not tracked(images):  # each thread takes an image
-        parts = zip(*(each.split(1) for each in (blurred, *steps)), strict=True)
-        found = parallel_map(lambda part: _shuffled(*part, reach=reach), parts, images.device)
-        shuffled = torch.cat(list(found))
+        shuffled = torch.empty_like(blurred)
+
+        def shuffle(index: int) -> None:
+            source = _sources([each[index : index + 1] for each in steps], reach)
+            for plane, made in zip(blurred[index], shuffled[index], strict=True):
+                torch.index_select(plane.flatten(), 0, source, out=made.view(-1))
+
+        for _ in parallel_map(shuffle, range(len(images)), images.device):
+            pass
     else:
-        shuffled = _shuffled(blurred, *steps, reach=reach)
+        source = _sources(steps, reach)
+        planes = blurred.transpose(0, 1).flatten(1)
+        shuffled = torch.stack([plane.index_select(0, source) for plane in planes])
+        shuffled = shuffled.view(len(planes), -1, *size).transpose(0, 1)
     return gaussian(shuffled, sigma)
 
 
-def _shuffled(images: Tensor, *steps: Tensor, reach: int) -> Tensor:
-    """Images whose pixels are replaced as in `glass_blur`.
+def _sources(steps: Sequence[Tensor], reach: int) -> Tensor:
+    """The number of the pixel that replaces each pixel in `glass_blur`, over a batch's planes.
 
     Args:
-        images: N x C x H x W.
         steps: For each round, how far down and right of a pixel is the one that replaces it,
             N x 2 x H x W, int32.
         reach: The largest step.
     """
-    count, channels, height, width = images.shape
-    pixels = torch.arange(count * height * width, dtype=torch.int32, device=images.device)
+    count, _, height, width = steps[0].shape
+    pixels = _numbers(count * height * width, steps[0].device)
     source = pixels
     for number, step in enumerate(steps):
         distance = torch.add(step[:, 1], step[:, 0], alpha=width)
@@ -202,9 +192,13 @@ def _shuffled(images: Tensor, *steps: Tensor, reach: int) -> Tensor:
         link = taken.clamp_min(0).add_(pixels)  # the next in a chain of copies, or the pixel itself
         taken = taken.add_(pixels).index_select(0, _ends(link))
         source = source.index_select(0, taken) if number else taken
-    planes = images.transpose(0, 1).reshape(channels, -1)
-    shuffled = torch.stack([plane.index_select(0, source) for plane in planes])
-    return shuffled.view(channels, count, height, width).transpose(0, 1)
+    return source
+
+
+@cached
+def _numbers(count: int, device: torch.device) -> Tensor:
+    """The numbers of pixels, int32."""
+    return torch.arange(count, dtype=torch.int32, device=device)
 
 
 def _ends(link: Tensor) -> Tensor:

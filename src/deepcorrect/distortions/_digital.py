@@ -12,7 +12,10 @@ from deepcorrect.distortions._filters import (
     banded,
     cached,
     gaussian_taps,
+    has_opencv,
     multiplied,
+    opencv,
+    plane_by_plane,
     separable,
 )
 from deepcorrect.distortions._random import Draws
@@ -61,14 +64,31 @@ def saturate(images: Tensor, factor: float, added: float) -> Tensor:
     return changed
 
 
-@corruption()
+@corruption(at_once=64)
 def pixelate(images: Tensor, share: float) -> Tensor:
     """Reduction to a share of the size by box means, and enlargement by nearest neighbours."""
     height, width = images.shape[-2:]
-    shrunk = multiplied(images, _boxes(height, share, False, images.device), -2)
-    pixelated = multiplied(shrunk, _boxes(width, share, True, images.device), -1)
-    rows = _nearest(pixelated.shape[-2], height)
-    return pixelated.index_select(-2, rows.to(images.device))
+    shrunk = multiplied(images, _boxes(height, share, images.device), -2)
+    shrunk = multiplied(shrunk, _boxes(width, share, images.device), -1)
+    sizes = list(zip(shrunk.shape[-2:], (height, width), strict=True))
+    if has_opencv(images) and all(_is_opencvs(*size) for size in sizes):
+        return plane_by_plane(shrunk, _enlarge, (height, width))
+    for dim, size in zip((-2, -1), sizes, strict=True):
+        shrunk = shrunk.index_select(dim, _nearest(*size).to(images.device))
+    return shrunk
+
+
+def _enlarge(plane: np.ndarray, made: np.ndarray) -> None:
+    cv2 = opencv()
+    cv2.resize(plane, made.shape[::-1], dst=made, interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+@cached
+def _is_opencvs(pixels: int, count: int) -> bool:
+    """Whether OpenCV rounds as Pillow does where an axis of `pixels` is enlarged to `count`."""
+    made = np.empty((1, count), np.float32)
+    _enlarge(np.arange(pixels, dtype=np.float32)[None], made)
+    return bool((made[0] == _nearest(pixels, count).numpy()).all())
 
 
 @cached
@@ -80,8 +100,8 @@ def _nearest(pixels: int, count: int) -> Tensor:
 
 
 @cached
-def _boxes(pixels: int, share: float, enlarged: bool, device: torch.device) -> Banded:
-    """The matrix that reduces an axis to the means of boxes and, if `enlarged`, enlarges it again.
+def _boxes(pixels: int, share: float, device: torch.device) -> Banded:
+    """The matrix that reduces an axis to the means of boxes.
 
     The number of boxes is `share` times the number of pixels. A box contains the pixels whose
     centres lie in it; Pillow's arithmetic decides about centres between two boxes.
@@ -94,8 +114,7 @@ def _boxes(pixels: int, share: float, enlarged: bool, device: torch.device) -> B
     pixel = torch.arange(pixels, dtype=torch.float64)
     offset = (pixel - centre + 0.5) * (1 / scale)
     member = (pixel >= first) & (pixel < last) & (offset > -0.5) & (offset <= 0.5)
-    matrix = (member / member.sum(1, keepdim=True)).float()
-    return banded(matrix[_nearest(count, pixels)] if enlarged else matrix, device)
+    return banded((member / member.sum(1, keepdim=True)).float(), device)
 
 
 @corruption(colours=True, smooth=False, at_once=64)
@@ -109,12 +128,14 @@ def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     planes = result.numpy()
 
     def encode(index: int) -> None:
-        pixels = cv2.merge(given[index][::-1])  # OpenCV stores blue first
-        pixels = cv2.convertScaleAbs(np.maximum(pixels, 0, out=pixels), alpha=255)
+        values = np.maximum(given[index], 0).reshape(-1, given.shape[-1])
+        values = cv2.convertScaleAbs(values, alpha=255).reshape(given.shape[1:])
+        pixels = cv2.merge(values[::-1])  # OpenCV stores blue first
         _, file = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         decoded = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
         assert decoded is not None
-        cv2.split(np.divide(decoded, 255, dtype=np.float32), planes[index][::-1])
+        cv2.split(decoded, values[::-1])
+        np.divide(values, np.float32(255), out=planes[index])
 
     for _ in parallel_map(encode, range(len(images)), result.device):
         pass

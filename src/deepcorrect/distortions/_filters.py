@@ -19,7 +19,9 @@ Border = Literal["nearest", "reflect", "mirror"]
 with the edge pixel (cba|abc) or without it (cb|abc)."""
 
 AnyBorder = Border | Literal["zeros"]
-BORDERS = ("nearest", "reflect", "mirror", "zeros")
+OPENCV_BORDERS = {"nearest": 1, "reflect": 2, "mirror": 4, "zeros": 0}
+"""OpenCV's constants `BORDER_REPLICATE`, `BORDER_REFLECT`, `BORDER_REFLECT_101` and
+`BORDER_CONSTANT`."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -101,9 +103,16 @@ def multiplied(images: Tensor, matrix: Banded, dim: int) -> Tensor:
     On a CPU, small products of dense blocks are fastest: they take half the time of a depthwise
     convolution (measured), and the matrix includes the border.
     """
-    if dim == -2:
-        return torch.cat([block @ images[..., used, :] for used, block in matrix], -2)
-    return torch.cat([images[..., used] @ block.T for used, block in matrix], -1)
+    shape = list(images.shape)
+    shape[dim] = sum(len(block) for _, block in matrix)
+    if dim == -2:  # without copies of the images, which broadcasting would make
+        planes = images.reshape(-1, *images.shape[-2:])
+        wide = len(planes), -1, -1
+        parts = [torch.bmm(block.expand(wide), planes[:, used]) for used, block in matrix]
+    else:
+        rows = images.reshape(-1, images.shape[-1])
+        parts = [rows[:, used] @ block.T for used, block in matrix]
+    return torch.cat(parts, dim).view(shape)
 
 
 def tracked(images: Tensor) -> bool:
@@ -122,11 +131,9 @@ def separable(images: Tensor, taps: Taps, border: AnyBorder, across: Taps | None
     (measured). Gradients need the products.
     """
     across = taps if across is None else across
-    large = images.shape[-1] * images.shape[-2] >= OPENCV_PIXELS
-    if images.device.type == "cpu" and large and not tracked(images) and (cv2 := opencv()):
-        borders = dict(zip(BORDERS, (1, 2, 4, 0), strict=True))  # cv2.BORDER_REPLICATE and others
+    if images.shape[-1] * images.shape[-2] >= OPENCV_PIXELS and has_opencv(images):
+        cv2, kind = opencv(), OPENCV_BORDERS[border]
         kernels = [np.array(each, np.float32) for each in (across, taps)]
-        kind = borders[border]
         return plane_by_plane(
             images, lambda given, made: cv2.sepFilter2D(given, -1, *kernels, made, borderType=kind)
         )
@@ -150,17 +157,28 @@ def opencv() -> Any:
     return cv2
 
 
-def plane_by_plane(images: Tensor, function: Callable[[np.ndarray, np.ndarray], object]) -> Tensor:
+def has_opencv(images: Tensor) -> bool:
+    """Whether OpenCV can compute with the images: on a CPU, without gradients, and installed."""
+    return images.device.type == "cpu" and not tracked(images) and opencv() is not None
+
+
+def plane_by_plane(
+    images: Tensor,
+    function: Callable[[np.ndarray, np.ndarray], object],
+    size: tuple[int, int] | None = None,
+) -> Tensor:
     """Calls a function of a plane, H x W, and of the plane to write to, for all planes of images.
 
     Args:
         images: N x C x H x W (or fewer dimensions), float32, on the CPU.
         function: It is called in several threads, one image in each.
+        size: The height and width of the planes to write to; None for those of the images.
     """
     given = images.detach().contiguous()
-    made = torch.empty_like(given)
-    shape = (-1, images.shape[-3] if images.dim() > 2 else 1, *images.shape[-2:])
-    pairs = list(zip(given.view(shape).numpy(), made.view(shape).numpy(), strict=True))
+    made = given.new_empty((*images.shape[:-2], *(size or images.shape[-2:])))
+    channels = images.shape[-3] if images.dim() > 2 else 1
+    old, new = (each.view(-1, channels, *each.shape[-2:]).numpy() for each in (given, made))
+    pairs = list(zip(old, new, strict=True))
 
     def planes(pair: tuple[np.ndarray, np.ndarray]) -> None:
         for plane, result in zip(*pair, strict=True):
@@ -209,7 +227,16 @@ def fast_length(pixels: int) -> int:
 
 
 def convolve(images: Tensor, kernel: Tensor, border: Border) -> Tensor:
-    """Convolution with a square kernel, K x K with K odd, by the fast Fourier transform."""
+    """Convolution with a symmetric square kernel, K x K with K odd.
+
+    On a CPU, OpenCV computes it: from the values of small kernels in an eighth of the time of the
+    fast Fourier transform that others take, from its own transform in two thirds (measured).
+    """
+    if has_opencv(images):
+        cv2, kind, weights = opencv(), OPENCV_BORDERS[border], kernel.numpy()
+        return plane_by_plane(
+            images, lambda given, made: cv2.filter2D(given, -1, weights, made, borderType=kind)
+        )
     size, radius = len(kernel), len(kernel) // 2
     height, width = images.shape[-2:]
     wide = padded_around(images, radius, radius, radius, radius, border)
@@ -217,22 +244,3 @@ def convolve(images: Tensor, kernel: Tensor, border: Border) -> Tensor:
     spectrum = torch.fft.rfft2(wide, s=fast) * torch.fft.rfft2(kernel, s=fast)
     whole = torch.fft.irfft2(spectrum, s=fast)
     return whole[..., size - 1 : size - 1 + height, size - 1 : size - 1 + width]
-
-
-def translated_sum(
-    images: Tensor, moves: Sequence[tuple[int, int]], weights: Sequence[float]
-) -> Tensor:
-    """The weighted sum of copies of the images that are moved down and right by each (dy, dx).
-
-    Edge pixels are repeated as the border.
-    """
-    up, left = (max(0, *(move[axis] for move in moves)) for axis in (0, 1))
-    down, right = (max(0, *(-move[axis] for move in moves)) for axis in (0, 1))
-    wide = padded_around(images, up, down, left, right, "nearest")
-    height, width = images.shape[-2:]
-    result = None
-    for (dy, dx), weight in zip(moves, weights, strict=True):
-        part = wide[..., up - dy : up - dy + height, left - dx : left - dx + width]
-        result = part * weight if result is None else result.add_(part, alpha=weight)
-    assert result is not None
-    return result

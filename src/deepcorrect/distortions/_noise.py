@@ -18,13 +18,13 @@ from deepcorrect.distortions._registry import corruption, register
 )
 def awgn(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Additive white Gaussian noise, independent for every pixel and channel, not clipped."""
-    return torch.add(images, draws.normal(*images.shape[1:]), alpha=sigma / 255)
+    return draws.normal(*images.shape[1:]).mul_(sigma / 255).add_(images)
 
 
 @corruption(clips=True)
 def gaussian_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Gaussian noise of standard deviation sigma (images in [0, 1]), clipped."""
-    return torch.add(images, draws.normal(*images.shape[1:]), alpha=sigma)
+    return draws.normal(*images.shape[1:]).mul_(sigma).add_(images)
 
 
 @corruption(smooth=False, clips=True)
@@ -39,14 +39,14 @@ def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:
 
     The share is rounded to a multiple of 2^-15.
     """
-    chance = draws.bits(16, *images.shape[1:]).float().add_(0.5)  # from -2^15 to 2^15
+    chance = draws.bits(16, *images.shape[1:], dtype=torch.float32).add_(0.5)  # within 2^15
     return F.hardshrink(chance, 2**15 * (1 - share)).add_(images)
 
 
 @corruption(clips=True)
 def speckle_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     """Gaussian noise proportional to the value, x (1 + sigma n), clipped."""
-    return torch.addcmul(images, images, draws.normal(*images.shape[1:]), value=sigma)
+    return draws.normal(*images.shape[1:]).mul_(sigma).add_(1).mul_(images)
 
 
 WHITE_ELECTRONS, READ_ELECTRONS, GAMMA = 2000.0, 4.0, 2.2

@@ -55,28 +55,38 @@ class Draws:
             first, second = drawn[:, :half], drawn[:, half:]
             numbers = torch.cat([first + second, first - second], 1)
             return numbers[:, :count].reshape(len(numbers), *shape)
-        numbers = torch.empty(len(self.seeds), 2 * half, device=self.device)
-        cells = torch.empty(2 * half, dtype=torch.int32, device=self.device)
-        drawn = torch.empty(2 * half, device=self.device)
+        numbers = torch.empty(len(self.seeds), 2, half)
+        cells, drawn = torch.empty(2 * half, dtype=torch.int32), torch.empty(2 * half)
+        (first, second), table = drawn.view(2, half), _half_normals(self.device)
         # one image at a time, which fits a core's cache
-        for row, source in zip(numbers, self._sources, strict=True):
+        for (above, below), source in zip(numbers, self._sources, strict=True):
             _fill_bits(cells, 16, source, signed=False)
-            torch.index_select(_half_normals(self.device), 0, cells, out=drawn)
-            torch.add(drawn[:half], drawn[half:], out=row[:half])
-            torch.sub(drawn[:half], drawn[half:], out=row[half:])
-        return numbers[:, :count].reshape(len(numbers), *shape)
+            torch.index_select(table, 0, cells, out=drawn)
+            torch.add(first, second, out=above)
+            torch.sub(first, second, out=below)
+        return numbers.flatten(1)[:, :count].reshape(len(numbers), *shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform numbers in [low, high) with a resolution of 24 bits, N x shape."""
-        numbers = self.bits(32, *shape).bitwise_right_shift_(8).float()
-        return numbers.mul_((high - low) / 2**24).add_((low + high) / 2)
+        bits = self.bits(32, *shape)
+        numbers = torch.empty(bits.shape, device=self.device)
+        for drawn, made in zip(self._at_once(bits), self._at_once(numbers), strict=True):
+            made.copy_(drawn.bitwise_right_shift_(8))
+            made.mul_((high - low) / 2**24).add_((low + high) / 2)
+        return numbers
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """Uniform integers from `low` to `high` - 1, at most 256 values: N x shape, int32."""
         numbers = torch.empty(len(self.seeds), *shape, dtype=torch.int32, device=self.device)
         for row, source in zip(numbers, self._sources, strict=True):
             _fill_bits(row, 16, source, signed=False)
-        return numbers.mul_(high - low).bitwise_right_shift_(16).add_(low)
+        for part in self._at_once(numbers):
+            part.mul_(high - low).bitwise_right_shift_(16).add_(low)
+        return numbers
+
+    def _at_once(self, numbers: Tensor) -> Sequence[Tensor]:
+        """The numbers image by image on a CPU, where they fit a core's cache, else all."""
+        return numbers.unbind() if self.device.type == "cpu" else [numbers]
 
     def poisson(self, shares: Tensor, most: float) -> Tensor:
         """Poisson counts with the means `shares` times `most`.
@@ -97,12 +107,11 @@ class Draws:
         for index, share in enumerate(shares.detach()):  # one image fits a core's cache
             rest = (share * 255).clamp_(0, 255)
             base = (rest + 1e-3).floor_()  # images of 8 bits have no rest
-            rest.sub_(base).clamp_min_(0)
-            bits = torch.empty(share.shape, dtype=torch.int32, device=self.device)
-            _fill_bits(bits, 32, self._sources[index])
+            rest.sub_(base)
+            bits = _drawn(share.numel(), 32, self._sources[index]).view(share.shape)
             bits.bitwise_and_(2**31 - 1)
             count = bits & (width - 1)
-            cells = base.to(torch.int32).mul_(width).add_(count).flatten()
+            cells = base.mul_(width).to(torch.int32).add_(count).flatten()
             entry = table.index_select(0, cells).view_as(count)
             other = torch.sub(entry, bits.bitwise_or_(width - 1)).sub_(1)
             alias = entry.bitwise_and_(width - 1)
@@ -110,7 +119,7 @@ class Draws:
             counts[index] = count
             if float(rest.amax()) > 1e-3:
                 chance = self.for_image(index).uniform(*share.shape)[0]
-                counts[index] += _few(rest * (most / 255), most / 255, chance)
+                counts[index] += _few(rest.clamp_min_(0) * (most / 255), most / 255, chance)
         return counts
 
     def _poisson_at_once(self, shares: Tensor, most: float, table: Tensor, width: int) -> Tensor:
@@ -136,28 +145,35 @@ class Draws:
         """New draws for some images, each from the stream that `for_image` gives it."""
         return Draws([seed_of(self.seeds[index], "again") for index in indices], self.device)
 
-    def bits(self, width: Literal[16, 32], *shape: int) -> Tensor:
-        """Uniform signed integers of `width` bits, N x shape, int32."""
-        numbers = torch.empty(len(self.seeds), *shape, dtype=torch.int32, device=self.device)
+    def bits(self, width: Literal[16, 32], *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+        """Uniform signed integers of `width` bits, N x shape."""
+        kind = dtype if self.device.type == "cpu" else torch.int32  # copied into any, drawn in one
+        numbers = torch.empty(len(self.seeds), *shape, dtype=kind, device=self.device)
         for row, source in zip(numbers, self._sources, strict=True):
             _fill_bits(row, width, source)
-        return numbers
+        return numbers.to(dtype)
 
 
 Source = np.random.SFC64 | torch.Generator
 
 
 def _fill_bits(row: Tensor, width: Literal[16, 32], source: Source, *, signed: bool = True) -> None:
-    """Fills an int32 tensor with uniform integers of `width` bits; those of 32 bits are signed."""
+    """Fills a tensor with uniform integers of `width` bits; those of 32 bits are signed."""
     if isinstance(source, torch.Generator):
         least = -(2 ** (width - 1)) if signed else 0
         row.random_(least, least + 2**width, generator=source)
-        return
-    words = source.random_raw(-(-row.numel() * width // 64))
+    else:
+        row.copy_(_drawn(row.numel(), width, source, signed=signed).view(row.shape))
+
+
+def _drawn(count: int, width: Literal[16, 32], source: Source, *, signed: bool = True) -> Tensor:
+    """Uniform integers of `width` bits from a generator of NumPy's, in a tensor of that width."""
+    assert isinstance(source, np.random.SFC64)
+    words = source.random_raw(-(-count * width // 64))
     if not signed:
         words ^= np.uint64(0x8000_8000_8000_8000)  # adds 2**15 to each signed number
     kind = np.int32 if width == 32 else np.int16 if signed else np.uint16
-    row.copy_(torch.from_numpy(words.view(kind)[: row.numel()]).view(row.shape))
+    return torch.from_numpy(words.view(kind)[:count])
 
 
 def _source(seed: int, device: torch.device) -> Source:

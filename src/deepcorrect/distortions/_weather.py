@@ -46,9 +46,9 @@ def snow(
     flakes = zoomed(flakes, size)
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp_(0, 1)
     flakes = line_blur(flakes, draws.uniform(low=-135, high=-45), radius, sigma)
-    white = torch.maximum(images, grey_of(images) * 1.5 + 0.5)
+    white = torch.maximum(images, (grey_of(images) * 1.5).add_(0.5))
     falling = flakes + flakes.flip(-2, -1)
-    return torch.lerp(images, white, 1 - kept).add_(falling)
+    return white.mul_(1 - kept).add_(images, alpha=kept).add_(falling)
 
 
 @corruption(colours=True, clips=True)
@@ -83,7 +83,7 @@ def fog(images: Tensor, draws: Draws, thickness: float, decay: float) -> Tensor:
     cloud = plasma(draws, max(height, width), decay)[:, None, :height, :width]
     brightest = images.amax((1, 2, 3), keepdim=True)
     scale = brightest / (brightest + thickness)
-    return torch.add(images, cloud, alpha=thickness).mul_(scale)
+    return torch.addcmul(cloud * (scale * thickness), images, scale)
 
 
 def plasma(draws: Draws, pixels: int, decay: float) -> Tensor:
