@@ -280,7 +280,7 @@ def moved_along_a_line(plane: np.ndarray, degrees: float, radius: int, sigma: fl
 
 @of_each_benchmark
 @at_each_severity
-@pytest.mark.parametrize("shape", [(8, 8), (45, 50)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 8), (45, 50), (64, 70)], ids=str)
 def test_motion_blur_is_a_loop_over_places_on_a_line(
     level: int, parameters: Parameters, shape: tuple[int, int]
 ) -> None:

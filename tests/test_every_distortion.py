@@ -353,8 +353,9 @@ def two_threads() -> Iterator[None]:
 
 
 @of_every_kind
-def test_two_threads_give_what_one_does(name: str) -> None:
-    images, level = mixed_images(9, 13, 3), KINDS[name].small_levels[2]
+@pytest.mark.parametrize("shape", [(9, 13), (64, 70)], ids=str)
+def test_two_threads_give_what_one_does(name: str, shape: tuple[int, int]) -> None:
+    images, level = mixed_images(*shape, 3), KINDS[name].small_levels[2]
     alone = Distortion(name)(images, level, seeded())
     with two_threads():
         plain = Distortion(name)(images, level, seeded())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -151,38 +150,33 @@ def glass_blur(images: Tensor, draws: Draws, sigma: float, reach: int, rounds: i
     current value of a pixel up to `reach` away, which may have been replaced before.
     """
     size = images.shape[-2:]
-    steps = [draws.integers(-reach, reach, 2, *size) for _ in range(rounds)]
     blurred = gaussian(images, sigma)
     if images.device.type == "cpu" and not tracked(images):  # each thread takes an image
         shuffled = torch.empty_like(blurred)
+        results = shuffled.numpy()  # other threads are not in inference mode
 
         def shuffle(index: int) -> None:
-            source = _sources([each[index : index + 1] for each in steps], reach)
-            for plane, made in zip(blurred[index], shuffled[index], strict=True):
-                torch.index_select(plane.flatten(), 0, source, out=made.view(-1))
+            source = _sources(draws.of_image(index), rounds, reach, *size)
+            for plane, made in zip(blurred[index], results[index], strict=True):
+                result = torch.from_numpy(made).view(-1)
+                torch.index_select(plane.flatten(), 0, source, out=result)
 
         for _ in parallel_map(shuffle, range(len(images)), images.device):
             pass
     else:
-        source = _sources(steps, reach)
+        source = _sources(draws, rounds, reach, *size)
         planes = blurred.transpose(0, 1).flatten(1)
         shuffled = torch.stack([plane.index_select(0, source) for plane in planes])
         shuffled = shuffled.view(len(planes), -1, *size).transpose(0, 1)
     return gaussian(shuffled, sigma)
 
 
-def _sources(steps: Sequence[Tensor], reach: int) -> Tensor:
-    """The number of the pixel that replaces each pixel in `glass_blur`, over a batch's planes.
-
-    Args:
-        steps: For each round, how far down and right of a pixel is the one that replaces it,
-            N x 2 x H x W, int32.
-        reach: The largest step.
-    """
-    count, _, height, width = steps[0].shape
-    pixels = _numbers(count * height * width, steps[0].device)
+def _sources(draws: Draws, rounds: int, reach: int, height: int, width: int) -> Tensor:
+    """The number of the pixel that replaces each pixel in `glass_blur`, over a batch's planes."""
+    pixels = _numbers(len(draws.seeds) * height * width, draws.device)
     source = pixels
-    for number, step in enumerate(steps):
+    for number in range(rounds):
+        step = draws.integers(-reach, reach, 2, height, width)  # down and right
         distance = torch.add(step[:, 1], step[:, 0], alpha=width)
         for axis, size in ((1, height), (2, width)):  # near the edges, pixels stay
             last = min(size, max(0, size - reach + 1))

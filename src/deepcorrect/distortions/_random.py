@@ -137,6 +137,12 @@ class Draws:
         has_rest = rest.flatten(1).amax(1) > 1e-3
         return counts + more * has_rest.view(-1, *[1] * (shares.dim() - 1))
 
+    def of_image(self, index: int) -> Draws:
+        """The draws of one image: the numbers that come next in its own stream."""
+        own = Draws([], self.device)
+        own.seeds, own._sources = [self.seeds[index]], [self._sources[index]]
+        return own
+
     def for_image(self, index: int) -> Draws:
         """New draws for one image alone, from a stream that is independent of this one."""
         return self.for_images([index])

@@ -8,14 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepcorrect.distortions._filters import OPENCV_PIXELS, has_opencv, opencv, padded_around
+from deepcorrect.distortions._filters import (
+    OPENCV_PIXELS,
+    SMALL_KERNEL,
+    has_opencv,
+    opencv,
+    padded_around,
+)
 from deepcorrect.runtime import parallel_map
 
 Moves = Mapping[tuple[int, int], float]
 """How far copies of an image are moved, down and right in pixels, and their weights."""
-
-SMALL_KERNEL = 130
-"""OpenCV transforms kernels of so many values and more, and uses the values of smaller ones."""
 
 
 def translated_sums(images: Tensor, lines: Sequence[Moves]) -> Tensor:
@@ -55,8 +58,8 @@ def _of_one(images: Tensor, moves: Moves) -> Tensor:
 
 def _by_opencv(images: Tensor, lines: Sequence[Moves]) -> Tensor:
     cv2 = opencv()
-    made = torch.empty_like(images)
-    given, results = images.detach().numpy(), made.numpy()
+    made = torch.empty(images.shape)
+    given, results = images.detach().contiguous().numpy(), made.numpy()
     height, width = images.shape[-2:]
 
     def move(index: int) -> None:
