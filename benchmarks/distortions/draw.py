@@ -167,10 +167,11 @@ def speed_table(speed: dict[str, Any]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, one in speed["corruptions"].items():
+        memory = one.get("memory_in_batches")  # not of a corruption's second peer
         lines.append(
             f"| `{name}` | {one['ours_milliseconds']:.2f} | {one['peer_milliseconds']:.2f} | "
             f"{one['peer_over_ours']:.1f} | {one['peer_workers_over_ours']:.1f} | "
-            f"{one['peer_processor_over_ours']:.1f} | {one['memory_in_batches']:.1f} |"
+            f"{one['peer_processor_over_ours']:.1f} | {'' if memory is None else f'{memory:.1f}'} |"
         )
     means = speed["geometric_mean"]
     lines.append(
