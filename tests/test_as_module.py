@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_a_module_around_saves_and_loads_what_is_its_own(made: Callable[[int], n
     assert saved.keys() == other.state_dict().keys()
     for name, value in other.state_dict().items():
         assert torch.equal(value, saved[name]), name
-    untouched = other["deep"].network
+    untouched: Any = other["deep"].network
     for name, value in getattr(untouched, "network", untouched).state_dict().items():
         assert torch.equal(value, network[name]), name
 
