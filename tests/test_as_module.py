@@ -123,7 +123,8 @@ def test_constants_survive_a_module_that_was_emptied(images: Tensor, gate: bool)
 
 def test_constants_of_a_front_end_and_of_a_fused_network_survive(images: Tensor) -> None:
     model = adapted()
-    for made in (front_end(model.network, 0.5), dc.fuse(model)):
+    modulated = dc.correct(model.network, {"stem": [1, 4]}, unit={**UNIT, "modulation": 4})
+    for made in (front_end(model.network, 0.5), dc.fuse(model), dc.fuse(modulated)):
         expected, state = answers(made, images), copy.deepcopy(made.state_dict())
         made.to_empty(device="cpu").load_state_dict(state)
         assert torch.equal(answers(made, images), expected)

@@ -109,9 +109,7 @@ class FollowedSite(WithConstants, Replacement):
         super().__init__(site)
         self.rule = rule
         self.unit = unit
-        self.filters = None
-        if filters is not None:
-            self.register_constant("filters", filters)
+        self.register_constant("filters", filters)
 
     def forward(self, *args: object, **kwargs: object) -> Tensor:
         output = self.site(*args, **kwargs)

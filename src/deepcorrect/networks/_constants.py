@@ -25,15 +25,16 @@ class WithConstants(nn.Module):
         (tensor([2., 3.]), OrderedDict())
     """
 
-    def register_constant(self, name: str, value: Tensor) -> None:
+    def register_constant(self, name: str, value: Tensor | None) -> None:
         """Registers a constant.
 
         Args:
             name: The name of the attribute.
-            value: The constant, of any shape, type and device.
+            value: The constant, of any shape, type and device; None for an absent one.
         """
         self.register_buffer(name, value, persistent=False)
-        self.__dict__.setdefault("_constants", {})[name] = value.tolist()
+        if value is not None:
+            self.__dict__.setdefault("_constants", {})[name] = value.tolist()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
