@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+
 import pytest
 import torch
 from conftest import Batch
-from torch import nn
+from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel
-from deepcorrect.correction._raise_gate import _threshold
+from deepcorrect.correction._raise_gate import _rises
 from deepcorrect.runtime import InputError
 
 KINDS = ["awgn:20,60,100"]
@@ -77,27 +80,55 @@ def test_a_correction_that_changes_nothing_keeps_its_gate(adapted: AdaptedModel)
     assert dc.raise_gate(adapted, batches(), KINDS) == before
 
 
+def gained(scores: Tensor, gains: Tensor, rises: Sequence[float]) -> float:
+    """What the images gain that are above a threshold."""
+    return float(gains[(scores > torch.tensor(rises)).any(1)].sum())
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_the_threshold_loses_least(seed: int) -> None:
+def test_the_threshold_of_one_kind_gains_most(seed: int) -> None:
     """Against every threshold that is possible, one by one."""
     generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(60, 2, generator=generator)
+    scores = torch.randn(60, 1, generator=generator)
     gains = 0.5 * torch.randn(60, generator=generator).double() + 0.3 * scores[:, 0] - 0.2
-    counts = (scores[:, 0] > 0) & (scores[:, 1] <= 0)
-
-    def lost(threshold: float) -> float:
-        return float(gains[counts & (scores[:, 0] <= threshold)].sum())
-
-    found = _threshold(scores, gains, 0)
-    tried = [0.0, *scores[counts, 0].tolist()]
-    assert found in tried
-    assert lost(found) == pytest.approx(min(lost(each) for each in tried))
+    tried = [0.0, *scores[scores > 0].tolist()]
+    found = _rises(scores, gains).tolist()
+    assert found[0] in tried
+    assert gained(scores, gains, found) == pytest.approx(
+        max(gained(scores, gains, [each]) for each in tried)
+    )
 
 
-def test_a_kind_is_judged_by_images_that_no_other_classifier_sends() -> None:
-    scores = torch.tensor([[1.0, 5.0], [2.0, -1.0]])
-    gains = torch.tensor([-9.0, 1.0]).double()
-    assert _threshold(scores, gains, 0) == 0
+@pytest.mark.parametrize("seed", range(5))
+def test_the_thresholds_of_two_kinds_gain_nearly_most(seed: int) -> None:
+    """Against every pair of thresholds; where slight images lose and strong ones gain."""
+    generator = torch.Generator().manual_seed(seed)
+    strength = 4 * torch.rand(50, generator=generator)
+    scores = strength[:, None] + 0.7 * torch.randn(50, 2, generator=generator)
+    gains = (strength - 1.5 + 0.3 * torch.randn(50, generator=generator)).double()
+    tried = [[0.0, *column[column > 0].tolist()] for column in scores.T]
+    best = max(gained(scores, gains, pair) for pair in product(*tried))
+    found = gained(scores, gains, _rises(scores, gains).tolist())
+    assert found >= best - 0.05 * abs(best)
+    assert found > gained(scores, gains, [0.0, 0.0])
+
+
+def test_an_image_that_two_kinds_send_is_kept_back_by_both() -> None:
+    scores = torch.tensor([[1.0, 2.0], [3.0, 4.0], [-1.0, -1.0]])
+    gains = torch.tensor([-1.0, 1.0, -9.0]).double()
+    rises = _rises(scores, gains)
+    assert (scores > rises).any(1).tolist() == [False, True, False]
+
+
+def test_what_is_lost_alone_stays_lost() -> None:
+    """Nothing is gained by any threshold: nothing is sent."""
+    scores, gains = torch.tensor([[1.0, 5.0], [2.0, -1.0]]), torch.tensor([-9.0, -1.0]).double()
+    assert not (scores > _rises(scores, gains)).any()
+
+
+def test_thresholds_rise_no_higher_than_needed() -> None:
+    scores, gains = torch.tensor([[1.0, 5.0], [2.0, 3.0]]), torch.tensor([1.0, 0.0]).double()
+    assert _rises(scores, gains).tolist() == [0, 0]
 
 
 def test_images_of_one_kind_raise_the_threshold_of_another_that_sends_them(

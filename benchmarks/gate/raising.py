@@ -3,12 +3,11 @@
     DEEPCORRECT_SHARED=... python -m benchmarks.gate.raising [--adapter NAME] [--draws 20]
 
 A shipped adapter's gate is fitted anew to Caltech-101's pictures, and its thresholds are raised on
-some of the pictures that the adapter was not trained on, drawn at random, by several rules: that of
-`dc.raise_gate` (the probability of the right answer), the same beyond one standard error of the
-sum, and answers kept and lost, with and without that margin. Each is judged on the other pictures:
-the gain over the network in the mean, at clean and at the level where it is least, in points of
-agreement with the network's answers to clean pictures. Answers and scores are kept in runs/gate, so
-that only the first run takes minutes. Means over the draws; printed, and written to
+some of the pictures that the adapter was not trained on, drawn at random: as `dc.raise_gate` does,
+by the probability of the right answer, and by the answers kept and lost. Both are judged on the
+other pictures: the gain over the network in the mean, at clean and at the level where it is least,
+in points of agreement with the network's answers to clean pictures. Answers and scores are kept in
+runs/gate, so that only the first run takes minutes. Means over the draws; printed, and written to
 results/gate/raising.json.
 """
 
@@ -27,6 +26,7 @@ from benchmarks.gate.detection import RESULTS
 from benchmarks.pages import table
 from benchmarks.subjects import SHARED, efficientnet_lite0
 from deepcorrect.correction._fit_gate import images_read
+from deepcorrect.correction._raise_gate import _rises
 from deepcorrect.data import ImageSet
 from deepcorrect.distortions import CLEAN, cells_of, distorted_batches, parse_all
 from deepcorrect.networks import logits_of
@@ -91,55 +91,31 @@ def answers(name: str, kinds: list[str]) -> Answers:
     return tensors
 
 
-def raised(scores: Tensor, gains: Tensor, margin: float) -> Tensor:
-    """How much each kind's threshold rises: to where the sum of gains up to it is least.
-
-    Args:
-        scores: N x kinds.
-        gains: of the correction, (N,).
-        margin: how many standard errors of the sum are added to it.
-    """
-    found = torch.zeros(scores.shape[1])
-    for kind in range(len(found)):
-        others = scores.clone()
-        others[:, kind] = -torch.inf
-        sent = (scores[:, kind] > 0) & (others.amax(1) <= 0)
-        own, order = scores[sent, kind].sort()
-        some = gains[sent][order].double()
-        bound = some.cumsum(0) + margin * some.square().cumsum(0).sqrt()
-        if len(bound) and bound.min() < 0:
-            found[kind] = own[bound.argmin()]
-    return found
-
-
 def by_answers(each: Answers) -> Tensor:
-    return each["right_after"].int() - each["right_before"].int()
+    return each["right_after"].double() - each["right_before"].double()
 
 
 def by_probability(each: Answers) -> Tensor:
-    return each["after"] - each["before"]
+    return (each["after"] - each["before"]).double()
 
 
-RULES: dict[str, tuple[Callable[[Answers], Tensor], float | None]] = {
-    "as fitted": (by_answers, None),
-    "answers": (by_answers, 0.0),
-    "answers, beyond a standard error": (by_answers, 1.0),
-    "probabilities": (by_probability, 0.0),
-    "probabilities, beyond a standard error": (by_probability, 1.0),
+RULES: dict[str, Callable[[Answers], Tensor] | None] = {
+    "as fitted": None,
+    "probabilities": by_probability,
+    "answers": by_answers,
 }
 
 
 def judged(each: Answers, rule: str, count: int, draws: int) -> dict[str, Any]:
     """The gains on the pictures that a gate was not raised with, in points, means of draws."""
-    gain, margin = RULES[rule]
-    gains, generator, found = gain(each), torch.Generator().manual_seed(0), []
+    gains, generator, found = RULES[rule], torch.Generator().manual_seed(0), []
     kinds, size = each["scores"].shape[2], each["scores"].shape[1]
     for _ in range(draws):
         rows = torch.randperm(size, generator=generator)
         own, other = rows[:count], rows[count:]
         rise = torch.zeros(kinds)
-        if margin is not None:
-            rise = raised(each["scores"][:, own].flatten(0, 1), gains[:, own].flatten(), margin)
+        if gains is not None:
+            rise = _rises(each["scores"][:, own].flatten(0, 1), gains(each)[:, own].flatten())
         sent = (each["scores"][:, other] - rise).amax(2) > 0
         change = by_answers(each)[:, other] * sent
         found.append(100 * change.double().mean(1))

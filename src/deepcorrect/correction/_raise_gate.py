@@ -27,6 +27,8 @@ from deepcorrect.networks import as_logits, input_size_of, logits_of
 from deepcorrect.runtime import InputError, device_of, inference, progress
 
 PURPOSE = "to raise a gate with"
+LEAST_GAIN = 1e-9
+"""Gains in all that differ by less are the same but for rounding."""
 
 
 def raise_gate(
@@ -39,8 +41,9 @@ def raise_gate(
 
     For each image, clean and at each level of all distortions, it compares the probability that the
     untouched and the corrected network give to the untouched network's answer to the clean image.
-    The threshold of each kind of distortion then rises to where the images below it lose most by
-    the correction. No labels are needed. Take images that the correction was not trained on.
+    The thresholds of the kinds of distortions then rise to where the images that are still
+    corrected gain most in all. No labels are needed. Take images that the correction was not
+    trained on, as similar as can be to those that it will see.
 
     Args:
         adapted: The trained network, or a `GatedCopy`, with a gate.
@@ -92,28 +95,49 @@ def raise_gate(
             gains.append((after - before).flatten().cpu().double())
             scores.append(gate.scores(images_read(adapted, batch.images)).cpu())
             advance(len(batch.images) / len(cells))
-    config = gate.config
-    seen, gained = torch.cat(scores), torch.cat(gains)
-    biases = tuple(bias - _threshold(seen, gained, kind) for kind, bias in enumerate(config.biases))
-    raised = config.model_copy(update={"biases": biases})
+    rises = _rises(torch.cat(scores), torch.cat(gains)).tolist()
+    biases = tuple(bias - rise for bias, rise in zip(gate.config.biases, rises, strict=True))
+    raised = gate.config.model_copy(update={"biases": biases})
     adapted.set_gate(raised)
     return raised
 
 
-def _threshold(scores: Tensor, gains: Tensor, kind: int) -> float:
-    """The score up to which images of a kind lose most by the correction; 0 if none do.
+def _rises(scores: Tensor, gains: Tensor) -> Tensor:
+    """How much each kind's threshold rises for the images above any of them to gain most.
+
+    Several kinds may send an image, so that no threshold alone keeps it back. Nothing is sent at
+    first; the threshold that then adds most is lowered to where it does, until none adds anything.
 
     Args:
         scores: N x kinds, of clean and distorted images.
         gains: What each image gains by the correction, (N,).
-        kind: The column of the kind.
     """
-    others = scores.clone()
+    rises = scores.amax(0).clamp(min=0)
+    while True:
+        found = [_best(scores, gains, rises, kind) for kind in range(len(rises))]
+        now = gains[(scores > rises).any(1)].sum()
+        kind = max(range(len(found)), key=lambda kind: found[kind][0])
+        if found[kind][0] <= now + LEAST_GAIN:
+            break
+        rises[kind] = found[kind][1]
+    for kind in range(len(rises)):  # no higher than needed
+        rises[kind] = _best(scores, gains, rises, kind)[1]
+    return rises
+
+
+def _best(scores: Tensor, gains: Tensor, rises: Tensor, kind: int) -> tuple[float, float]:
+    """What the images gain that are sent at the best threshold of a kind, and how much it rises.
+
+    Of several that are as good it is the lowest.
+    """
+    others = scores - rises
     others[:, kind] = -torch.inf
-    # images that another classifier sends are corrected whatever this threshold is
-    sent = (scores[:, kind] > 0) & (others.amax(1) <= 0)
-    own, order = scores[sent, kind].sort()
-    gained = gains[sent][order].cumsum(0)
-    if not len(gained) or gained.min() >= 0:
-        return 0.0
-    return float(own[gained.argmin()])
+    sent = others.amax(1) > 0
+    own, order = scores[~sent, kind].sort()
+    above = own > 0
+    # what is lost by keeping back the first images, none of them to all of them
+    lost = gains[~sent][order][above].cumsum(0)
+    lost = torch.cat([lost.new_zeros(1), lost])
+    first = int((lost - lost.min() <= LEAST_GAIN).nonzero()[0])
+    gained = gains[sent].sum() + lost[-1] - lost[first]
+    return float(gained), float(own[above][first - 1]) if first else 0.0
