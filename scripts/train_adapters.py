@@ -50,6 +50,8 @@ class Recipe:
         crop: The side of the crops, in pixels.
         ranked: The number of pictures that filters are ranked on, at every level.
         raised: The number of pictures that the gate's thresholds are raised with, likewise.
+        start: The shipped adapter whose filters and weights it starts from, and which then needs no
+            ranking of its own.
     """
 
     summary: str
@@ -59,6 +61,7 @@ class Recipe:
     crop: int = 128
     ranked: int = 32
     raised: int = 240
+    start: str | None = None
 
 
 RECIPES = {
@@ -67,18 +70,17 @@ RECIPES = {
     ),
     "mixture": Recipe(
         "many kinds at once, for distortions that nobody named: blur, noise, few pixels, few bits, "
-        "little light, colour casts, drops on the lens",
+        "little light, drops on the lens",
         (
             "gaussian_blur:1,2,3,4,5,6",
             "awgn:10,20,40,60,80,100",
             "resize",
             "bit_depth",
             "low_light",
-            "colour_cast",
             "spatter",
         ),
-        ranked=10,
         raised=120,
+        start="efficientnet_lite0/blur-noise",
     ),
 }
 
@@ -109,13 +111,20 @@ class Crops(Dataset[tuple[Tensor, int]]):
         return picture.flip(2) if torch.rand(()) < 0.5 else picture, label
 
 
-def ranking_of(name: str, network: dc.Classifier, pictures: ImageSet) -> dc.Ranking:
-    """The priorities of all filters, which are kept."""
+def before_training(
+    name: str, network: dc.Classifier, pictures: ImageSet, seed: int
+) -> dc.AdaptedModel:
+    """The adapter that another one gives, or that of a ranking, which is kept."""
+    recipe = RECIPES[name]
+    if recipe.start is not None:
+        return dc.load_adapter(network, recipe.start)
     folder = WORK / name / "ranking"
     if not folder.exists():
-        some = dc.loader(pictures.sample(RECIPES[name].ranked, seed=0), BATCH)
-        dc.rank(network, some, list(RECIPES[name].distortions)).save(folder)
-    return dc.load_ranking(folder)
+        some = dc.loader(pictures.sample(recipe.ranked, seed=0), BATCH)
+        dc.rank(network, some, list(recipe.distortions)).save(folder)
+    budget = {"parameters": recipe.parameters}
+    ranking = dc.load_ranking(folder)
+    return dc.correct(network, ranking, unit="weights", budget=budget, seed=seed)
 
 
 def train(given: argparse.Namespace) -> None:
@@ -127,9 +136,7 @@ def train(given: argparse.Namespace) -> None:
     rows = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
     held = int(len(every) * SHARE_FOR_GATE)
     shown, kept = every.select(sorted(rows[held:])), every.select(sorted(rows[:held]))
-    ranking = ranking_of(given.name, network, shown)
-    budget = {"parameters": recipe.parameters}
-    adapted = dc.correct(network, ranking, unit="weights", budget=budget, seed=seed)
+    adapted = before_training(given.name, network, shown, seed)
     dc.fit_gate(
         adapted, dc.loader(shown, BATCH, shuffle=True), kinds, recipe.false_alarms, scale=0.5
     )
