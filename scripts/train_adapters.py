@@ -6,10 +6,11 @@
 
 Any pictures serve; the shipped adapters saw Caltech-101's training pictures. Ninety in a hundred
 are trained on: first as random crops, which cost a third of whole pictures and do not change the
-scale of a distortion, then whole. The others raise the gate's thresholds, and settings are chosen
-by the agreement with the clean network's answers on them. What is finished is kept in
+scale of a distortion, then whole. Settings are chosen by the agreement with the clean network's
+answers on the others. These raise the gate's thresholds, too, unless the recipe takes some of the
+pictures to judge on for it, which are then not judged. What is finished is kept in
 runs/adapters, so that a stopped training goes on. With `--judged`, the accuracy on ImageNet's
-validation pictures goes into the card; nothing is chosen by it.
+validation pictures goes into the card; nothing else is chosen by it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Recipe:
         crop: The side of the crops, in pixels.
         ranked: The number of pictures that filters are ranked on, at every level.
         raised: The number of pictures that the gate's thresholds are raised with, likewise.
+        raised_there: Whether these are among the pictures to judge on, without their labels. They
+            are not judged then.
         start: The shipped adapter whose filters and weights it starts from, and which then needs no
             ranking of its own.
     """
@@ -61,6 +64,7 @@ class Recipe:
     crop: int = 128
     ranked: int = 32
     raised: int = 240
+    raised_there: bool = False
     start: str | None = None
 
 
@@ -79,7 +83,8 @@ RECIPES = {
             "low_light",
             "spatter",
         ),
-        raised=120,
+        raised=150,
+        raised_there=True,
         start="efficientnet_lite0/blur-noise",
     ),
 }
@@ -165,7 +170,17 @@ def train(given: argparse.Namespace) -> None:
         adapted.set_gate(None)
         compared(network, adapted, some, kinds)
         return
-    dc.raise_gate(adapted, dc.loader(kept.sample(recipe.raised, seed=1), 50), kinds, seed)
+    raising, judged = kept.sample(recipe.raised, seed=1), None
+    if given.judged is not None:
+        judged = dc.open_dataset(given.judged, network.preprocessing)
+        judged = judged.sample(min(given.judged_images, len(judged)), seed=0)
+    if recipe.raised_there:
+        assert judged is not None, (
+            "give --judged: the gate's thresholds are raised on such pictures"
+        )
+        raising = judged.select(range(recipe.raised))
+        judged = judged.select(range(recipe.raised, len(judged)))
+    dc.raise_gate(adapted, dc.loader(raising, 50), kinds, seed)
     agreement = compared(network, adapted, some, kinds)
     notes = {
         "summary": recipe.summary,
@@ -177,13 +192,11 @@ def train(given: argparse.Namespace) -> None:
         "images_seen": seen,
         "training_seconds": round(seconds, 1),
     }
-    if given.judged is not None:
-        pictures = dc.open_dataset(given.judged, network.preprocessing)
-        some = pictures.sample(min(given.judged_images, len(pictures)), seed=0)
+    if judged is not None:
         notes |= {
             "measured": {
                 "data": "ImageNet's validation set",
-                **compared(network, adapted, some, kinds).to_json(),
+                **compared(network, adapted, judged, kinds).to_json(),
             },
             "cost": cost(network, adapted),
         }
