@@ -1,7 +1,7 @@
 """Trains corrections with other choices than the default's, and keeps what each is worth.
 
     python -m benchmarks.defaults.search [--network resnet20 ...] [--distortion gaussian_blur ...]
-        [--images 10000] [--epochs 2] [--only NAME ...] [--minutes 60] [--list]
+        [--images 10000] [--epochs 2] [--only NAME ...] [--minutes 60]
 
 Each trial is `dc.correct` with some choices given (`trials.py` names them), on training images
 of CIFAR-100, without labels, judged by 1,500 validation images at all levels. A trial that has been
