@@ -340,13 +340,20 @@ def test_the_page_names_no_path_of_the_machine(address: str, folder: Path) -> No
         assert str(Path.home()) + "/" not in text
 
 
-def handed_in(address: str, value: Any) -> tuple[int, dict[str, Any]]:
+PICTURE_FIELD, RUN_FIELD = ("dc-file", "upload"), ("dc-run-file", "change")
+"""The page's fields that take files, and the event of each."""
+
+
+def handed_in(
+    address: str, *values: Any, field: tuple[str, str] = PICTURE_FIELD
+) -> tuple[int, dict[str, Any]]:
     """What the page answers to a file that a program, not a browser, names."""
-    page = httpx.get(f"{address}config").json()
-    (file,) = (each["id"] for each in page["components"] if each["type"] == "file")
-    (number,) = (each["id"] for each in page["dependencies"] if [file, "upload"] in each["targets"])
+    page, (kind, event) = httpx.get(f"{address}config").json(), field
+    files = [each for each in page["components"] if each["type"] == "file"]
+    (file,) = (each["id"] for each in files if kind in each["props"]["elem_classes"])
+    (number,) = (each["id"] for each in page["dependencies"] if [file, event] in each["targets"])
     session = f"session-{time.monotonic_ns()}"
-    sent = {"data": [value], "fn_index": number, "session_hash": session, "trigger_id": file}
+    sent = {"data": values, "fn_index": number, "session_hash": session, "trigger_id": file}
     joined = httpx.post(f"{address}gradio_api/queue/join", json=sent)
     if joined.status_code != 200:
         return joined.status_code, joined.json()
@@ -367,6 +374,15 @@ def test_a_file_that_was_not_uploaded_is_not_read(address: str, folder: Path) ->
     for path in ("https://example.org/a.png", "HTTP://example.org/a.png", "//example.org/a.png"):
         assert handed_in(address, FILE | {"path": path})[0] == 400
         assert handed_in(address, [{"inside": FILE | {"path": path}}])[0] == 400
+
+
+def test_results_that_were_not_uploaded_are_not_read(address: str) -> None:
+    for path in ("/etc/passwd", str(RUN / "results.json")):
+        status, said = handed_in(address, [FILE | {"path": path}], None, field=RUN_FIELD)
+        assert (status, said["success"]) == (200, False)
+        assert path not in json.dumps(said)
+    for path in ("https://example.org/results.json", "//example.org/results.json"):
+        assert handed_in(address, [FILE | {"path": path}], None, field=RUN_FIELD)[0] == 400
 
 
 def test_an_upload_is_read_if_it_is_a_picture_of_a_size_that_is_accepted(address: str) -> None:
