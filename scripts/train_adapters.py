@@ -73,8 +73,7 @@ RECIPES = {
         "Gaussian blur and noise", ("gaussian_blur:1,2,3,4,5,6", "awgn:10,20,40,60,80,100")
     ),
     "mixture": Recipe(
-        "many kinds at once, for distortions that nobody named: blur, noise, few pixels, few bits, "
-        "little light, drops on the lens",
+        "blur, noise, few pixels and little light, where nobody says which of them it is",
         (
             "gaussian_blur:1,2,3,4,5,6",
             "awgn:10,20,40,60,80,100",
