@@ -13,7 +13,21 @@ from torch.overrides import TorchFunctionMode
 from deepcorrect.runtime import total
 
 
-class SharedNorms(TorchFunctionMode):
+class _OtherNorms(TorchFunctionMode):
+    """In the block, another function takes the place of `torch.nn.functional.batch_norm`."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        return (self.function if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+
+class SharedNorms(_OtherNorms):
     """In the block, `batch_norm` in training mode takes its statistics over all processes.
 
     A step in n processes is then the step that one process makes with all their images.
@@ -29,14 +43,11 @@ class SharedNorms(TorchFunctionMode):
         True
     """
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        del types
-        return (_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+    def __init__(self) -> None:
+        super().__init__(_batch_norm)
 
 
-class RunningNorms(TorchFunctionMode):
+class RunningNorms(_OtherNorms):
     """In the block, `batch_norm` in training mode uses its running statistics, if it has any.
 
     It normalises as in inference mode, and leaves the statistics as they are.
@@ -50,11 +61,8 @@ class RunningNorms(TorchFunctionMode):
         True
     """
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        del types
-        return (_running_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+    def __init__(self) -> None:
+        super().__init__(_running_norm)
 
 
 def _running_norm(
