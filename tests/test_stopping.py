@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from test_cli import Said, command
+
+from deepcorrect.cli import COMMANDS
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -74,9 +77,44 @@ def test_while_the_libraries_of_a_command_are_imported_it_ends_in_one_line(
 ) -> None:
     call = ("evaluate", "--model", "digits_cnn", "--data", f"folder:{pictures}", "--json")
     status, out, err = stopped_at(module, number, *call)
-    assert (status, out) == (128 + number, "")
-    assert err.startswith("stopped; finished work is kept")
-    assert len(err.splitlines()) == 1
+    assert (status, out, err) == (128 + number, "", "stopped\n")
+
+
+CALLS = {
+    "run": ["demo"],
+    "evaluate": ["--model", "digits_cnn", "--data", "folder:a"],
+    "rank": ["--model", "digits_cnn", "--data", "folder:a"],
+    "correct": ["--model", "digits_cnn", "--data", "folder:a", "--out", "b"],
+    "transfer": ["--model", "digits_cnn", "--train", "folder:a", "--test", "folder:b"],
+    "predict": ["a.png", "--model", "digits_cnn"],
+    "export": ["--model", "digits_cnn", "--out", "a.onnx"],
+    "push": ["a", "owner/name"],
+    "distort": ["--data", "folder:a", "--distortion", "awgn:40", "--out", "b"],
+    "explore": [],
+    "report": ["a"],
+    "analyse": ["a"],
+    "list": ["models"],
+}
+"""A call of every command that is well formed."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_work_that_is_kept_is_promised_where_it_is_kept(
+    name: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def stopped(*, shared: bool) -> Iterator[bool]:
+        del shared
+        os.kill(os.getpid(), number)
+        yield True
+
+    monkeypatch.setattr("deepcorrect.cli._app._among_processes", stopped)
+    expected = "stopped"
+    if name in ("run", "correct", "distort"):
+        how = " with --resume" if name == "run" else ""
+        expected = f"stopped; finished work is kept: the same command{how} continues it"
+    assert command(name, *CALLS[name]) == Said(128 + number, "", f"{expected}\n")
 
 
 def test_a_signal_that_was_ignored_stays_ignored() -> None:

@@ -45,6 +45,14 @@ Only the file of the command that is called is imported.
 SHARED = ("run", "evaluate", "rank", "correct", "transfer", "distort")
 """The commands whose work several processes share. Any other is rank zero's alone."""
 
+KEPT = {
+    "run": "the same command with --resume continues it",
+    "correct": "the same command continues it",
+    "distort": "the same command continues it",
+}
+"""The commands that keep their finished work when they are stopped, and what continues it. Any
+other begins anew."""
+
 
 def main() -> None:
     """The console script. `--debug` is accepted anywhere among the arguments."""
@@ -79,19 +87,29 @@ def _application(arguments: Sequence[str]) -> typer.Typer:
             cls=CommandWithSections,
             help=text,
             short_help=" ".join(text.partition("\n\n")[0].splitlines()),
-        )(_guarded(module.command, shared=name in SHARED))
+        )(_guarded(module.command, shared=name in SHARED, continued=KEPT.get(name)))
     return app
 
 
 _debugging: ContextVar[bool] = ContextVar("_debugging", default=False)
 
 
-def _guarded(command: Callable[..., None], *, shared: bool = False) -> Callable[..., None]:
-    """The command for Typer; any error in it ends in one clear line and a non-zero exit status."""
+def _guarded(
+    command: Callable[..., None], *, shared: bool = False, continued: str | None = None
+) -> Callable[..., None]:
+    """The command for Typer; any error in it ends in one clear line and a non-zero exit status.
+
+    Args:
+        command: The command.
+        shared: Whether several processes share its work.
+        continued: What continues it after it was stopped; None if it begins anew.
+    """
     expanded = with_groups(command)
 
     @functools.wraps(expanded)
     def guarded(**given: Any) -> None:
+        kept = f"; finished work is kept: {continued}" if continued else ""
+        _stopping.say(f"stopped{kept}")
         try:
             with _stopping.raising(), _among_processes(shared=shared) as takes_part:
                 if takes_part:
