@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,12 @@ from torch import Tensor, nn
 from deepcorrect.data import Preprocessing
 from deepcorrect.networks._constants import WithConstants
 from deepcorrect.runtime import DeepCorrectError, InputError, no_module
+
+Spreading = type[nn.DataParallel[Any]] | type[nn.parallel.DistributedDataParallel]
+DISTRIBUTED: tuple[Spreading, ...] = (nn.parallel.DistributedDataParallel,)
+"""The wrapper that spreads a batch over processes."""
+PARALLEL: tuple[Spreading, ...] = (nn.DataParallel, *DISTRIBUTED)
+"""Those that spread it over GPUs or processes."""
 
 
 class Wrapper(nn.Module):
@@ -118,7 +125,7 @@ def unwrapped(model: nn.Module) -> nn.Module | None:
         raise no_module(model)
     if isinstance(model, Wrapper):
         return model.network
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    if isinstance(model, PARALLEL):
         return model.module
     # by name, as the class of torch.compile's wrapper is slow to import
     return dict(model._modules.items()).get("_orig_mod")  # TorchScript's modules have no `get`
@@ -159,25 +166,21 @@ def module_trees(model: nn.Module) -> list[dict[str, nn.Module]]:
     return [dict(network_of(model).named_modules())]
 
 
-def unparallel(model: nn.Module) -> nn.Module:
+def unparallel(model: nn.Module, kinds: tuple[Spreading, ...] = PARALLEL) -> nn.Module:
     """The network inside `DataParallel` and `DistributedDataParallel`, or the model itself.
 
     Both spread a batch over GPUs or processes, which no file and no folded network does.
+
+    Args:
+        model: A network, wrapped or bare.
+        kinds: The wrappers to take off. Where a model runs, these are `DISTRIBUTED`: `DataParallel`
+            does no harm there, while each forward pass of `DistributedDataParallel` waits for the
+            other processes, which may have fewer batches, and overwrites statistics with those of
+            rank zero. Processes share their work through `deepcorrect.runtime` here.
     """
-    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    while isinstance(model, kinds):
         model = model.module
     return model
-
-
-def undistributed(model: nn.Module) -> nn.Module:
-    """The network inside `DistributedDataParallel`, or the model itself.
-
-    Each forward pass of `DistributedDataParallel` waits for the other processes, which may have
-    fewer batches, and overwrites statistics with those of rank zero. Processes share their work
-    through `deepcorrect.runtime` here.
-    """
-    distributed = isinstance(model, nn.parallel.DistributedDataParallel)
-    return model.module if distributed else model
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
@@ -203,7 +206,7 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         >>> logits_of(Centring(), images), float(images.mean())
         (tensor([[0.5000, 0.5000]]), 1.0)
     """
-    model = undistributed(model)
+    model = unparallel(model, DISTRIBUTED)
     try:
         return model(images.clone() if preprocessing_of(model) is None else images)
     except (DeepCorrectError, torch.OutOfMemoryError):

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from deepcorrect.data import SWITCH, checks_wanted
 from deepcorrect.networks._classifier import (
+    DISTRIBUTED,
     Wrapper,
     logits_of,
     preprocessing_of,
     trainable_parameters,
-    undistributed,
+    unparallel,
 )
 from deepcorrect.runtime import (
     InputError,
@@ -99,7 +100,7 @@ class Reading:
 
     def of(self, model: nn.Module) -> nn.Module:
         """A model that returns logits: `model` itself if it does, else a wrapper around it."""
-        model = undistributed(model)
+        model = unparallel(model, DISTRIBUTED)
         return model if self.plain and self.kind == "logits" else Logits(model, self)
 
 
