@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from deepcorrect.distortions.stored._read import open_corrupted
 from deepcorrect.evaluation._corruption_error import COMMON
 from deepcorrect.evaluation._evaluate import evaluate_stored
 from deepcorrect.networks import Classifier
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, files
 
 COLOUR = Preprocessing(8, (0.5,) * 3, (0.5,) * 3)
 LABELS = [3, 1, 4, 1]
@@ -134,6 +135,50 @@ def test_a_broken_cifar_c_is_refused(spoil: Any, message: str, tmp_path: Path) -
     spoil(folder)
     with pytest.raises(InputError, match=message):
         open_corrupted(f"cifar_c:{folder}", COLOUR)
+
+
+def changed(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("fog.npy", b"|u1", b"|a1"),
+        ("labels.npy", b"<i8", b"<a8"),
+        ("fog.npy", b"'|u1'", b"'\\d1'"),
+        ("fog.npy", b"(20, 8, 8, 3), }", b"(20if 8, 8, 3),}"),
+        ("labels.npy", b"\x93NUMPY", b"\x93NUMP_"),
+    ],
+)
+def test_a_header_that_numpy_would_only_warn_of_is_refused(
+    name: str, old: bytes, new: bytes, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = cifar_c(tmp_path / "c", {"fog": 20}, LABELS * 5)
+    changed(folder / name, old, new)
+    with pytest.raises(InputError, match=f"{name} is not a complete NumPy array"):
+        open_corrupted(f"cifar_c:{folder}", COLOUR)
+    archive = tmp_path / "w.npz"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(folder / name, "a.npy")
+    with pytest.raises(InputError, match="is not a complete archive of NumPy arrays"):
+        files.read_arrays(archive)
+    assert not recwarn.list
+
+
+def test_an_archive_named_as_an_array_is_refused_and_an_array_of_python_2_is_read(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = cifar_c(tmp_path / "c", {"fog": 20}, LABELS * 5)
+    changed(folder / "fog.npy", b"(20, 8, 8, 3), }", b"(20L, 8, 8, 3),}")
+    assert len(open_corrupted(f"cifar_c:{folder}", COLOUR).parts["fog"]) == 5
+    with (folder / "labels.npy").open("wb") as file:
+        np.savez(file, labels=np.array(LABELS))
+    with pytest.raises(InputError, match=r"labels.npy is not a complete NumPy array"):
+        open_corrupted(f"cifar_c:{folder}", COLOUR)
+    assert not recwarn.list
 
 
 # --- ImageNet-C

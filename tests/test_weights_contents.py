@@ -84,7 +84,7 @@ def test_numpy_arrays_are_read_without_unpickling(tmp_path: Path) -> None:
     swapped = {n: np.asfortranarray(a.astype(a.dtype.newbyteorder(">"))) for n, a in arrays.items()}
     assert has_state(loaded({"model": swapped}, tmp_path), state)
     np.savez(tmp_path / "o.npz", **arrays, more=np.array([{}], object))
-    with pytest.raises(InputError, match="cannot be read safely"):
+    with pytest.raises(InputError, match="is not a complete archive of NumPy arrays .Object"):
         read(tmp_path / "o.npz")
     with pytest.raises(InputError, match="is not read, because that would run code"):
         loaded({**arrays, "more": np.array([{}], object)}, tmp_path)

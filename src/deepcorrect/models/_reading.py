@@ -42,7 +42,8 @@ def read_weights(path: Path) -> Any:
         return files.read_tensors(path)
     kind = kind_of_file(path)
     if kind == "an archive of NumPy arrays":
-        return _arrays(path)
+        _check_bomb(path)
+        return files.read_arrays(path)
     if kind:
         raise InputError(
             f"{path} holds no weights that can be read here: it is {kind}. Accepted: safetensors, "
@@ -78,17 +79,6 @@ def _is_safetensors(path: Path) -> bool:
 def _is_pytorch(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(1) in (b"P", b"\x80")  # a zip archive or, as in older files, a pickle
-
-
-def _arrays(path: Path) -> dict[str, Any]:
-    import numpy as np  # noqa: PLC0415  (only these files need it)
-
-    _check_bomb(path)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # numpy raises errors of many classes for a damaged header
-        raise InputError(f"{path} cannot be read safely ({error})") from None
 
 
 def _in_shards(path: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from deepcorrect.runtime._replacing import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from pydantic import BaseModel
     from torch import Tensor
 
@@ -38,6 +39,8 @@ __all__ = [
     "is_empty",
     "locked",
     "make_folder",
+    "read_array",
+    "read_arrays",
     "read_checkpoint",
     "read_description",
     "read_json",
@@ -58,6 +61,9 @@ __all__ = [
 
 Read = TypeVar("Read")
 Model = TypeVar("Model", bound="BaseModel")
+
+PYTHON_2 = "Reading `.npy` or `.npz` file required additional header parsing"
+"""How NumPy's warning begins of an array that Python 2 wrote, which is a good one."""
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
@@ -216,6 +222,57 @@ def _from_safetensors(path: Path, read: Callable[[Path], Read]) -> Read:
         return read(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a complete safetensors file ({error})") from None
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Opens a NumPy array (`.npy`), which stays on the disk until it is used.
+
+    Raises:
+        InputError: The file does not exist, is not a complete array, or holds Python objects.
+
+    Example:
+        >>> import pathlib, tempfile, numpy
+        >>> from deepcorrect.runtime import files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "labels.npy")
+        ...     numpy.save(path, numpy.array([3, 1]))
+        ...     files.read_array(path).tolist()
+        [3, 1]
+    """
+    from numpy.lib.format import open_memmap  # noqa: PLC0415  (slow to import)
+
+    return _from_numpy(path, lambda path: open_memmap(path, mode="r"), "a complete NumPy array")
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads an archive of NumPy arrays (`.npz`).
+
+    Raises:
+        InputError: The file does not exist, is not such an archive, or holds Python objects.
+    """
+    import numpy as np  # noqa: PLC0415  (slow to import)
+
+    def every(path: Path) -> dict[str, np.ndarray]:
+        with np.load(path, allow_pickle=False) as archive:
+            found = dict(archive)
+        for name, value in found.items():
+            if not isinstance(value, np.ndarray):  # NumPy gives the bytes of what is no array
+                raise ValueError(f"{name} is no array")
+        return found
+
+    return _from_numpy(path, every, "a complete archive of NumPy arrays")
+
+
+def _from_numpy(path: Path, read: Callable[[Path], Read], expected: str) -> Read:
+    """What NumPy reads. What it warns of is refused: it writes nothing of the kind itself."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    try:
+        with warnings.catch_warnings(action="error"):
+            warnings.filterwarnings("ignore", PYTHON_2)
+            return read(path)
+    except Exception as error:  # NumPy raises errors of many classes for a damaged header
+        raise InputError(f"{path} is not {expected} ({error})") from None
 
 
 def read_checkpoint(path: Path) -> Any:

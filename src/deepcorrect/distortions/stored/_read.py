@@ -233,10 +233,7 @@ def _read_arrays(
 def _array(path: Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"there is no file {path}: cifar_c:DIR holds KIND.npy and labels.npy")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy raises errors of many classes for a damaged header
-        raise InputError(f"{path} is not a complete NumPy array ({error})") from None
+    return files.read_array(path)
 
 
 def _pixels(path: Path) -> np.ndarray:
