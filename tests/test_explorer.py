@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,7 @@ from deepcorrect.explorer._html import differences, run_charts
 from deepcorrect.networks import Classifier, network_of, tap
 from deepcorrect.runtime import InputError, files
 
+SOURCE = Path(__file__).parent.parent / "src"
 RUN = Path(__file__).parent.parent / "benchmarks" / "results" / "demo"
 SITES = {"features.0.0": [1, 5, 6], "features.2.0": [0, 3, 40]}
 NOISE = Setting(("awgn",), 60)
@@ -493,7 +497,9 @@ def test_a_space_holds_what_it_needs_and_no_path_of_this_machine(
     assert "is not empty" in again.err
 
 
-def test_a_space_copies_the_users_own_network(tmp_path: Path) -> None:
+def test_a_space_copies_the_users_own_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "net.py").write_text("def network(): ...", encoding="utf-8")
     copied = [Copied("--model", tmp_path / "net.py", "python:{}:network")]
     space = write_space(tmp_path / "space", [], copied, "1.0", ["timm"])
@@ -501,6 +507,57 @@ def test_a_space_copies_the_users_own_network(tmp_path: Path) -> None:
     assert (space / "model" / "net.py").is_file()
     with pytest.raises(InputError, match="there is no"):
         write_space(tmp_path / "other", [], [Copied("--run", tmp_path / "nowhere")], "1.0")
+    monkeypatch.chdir(tmp_path / "space")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        write_space(Path(), [], copied, "1.0")
+    with pytest.raises(InputError, match="is a file"):
+        write_space(tmp_path / "net.py", [], copied, "1.0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.py", "space"]
+
+
+COPYING = """
+import shutil, sys, time
+from pathlib import Path
+from deepcorrect.explorer import Copied, write_space
+copyfile = shutil.copyfile
+def slowly(source, place):
+    print("copying", flush=True)
+    copyfile(source, place)
+    time.sleep(60)
+shutil.copyfile = slowly
+write_space(Path(sys.argv[1]), [], [Copied("--model", Path(sys.argv[2]), "python:{}:net")], "1.0")
+"""
+
+
+@pytest.mark.parametrize("before", ["absent", "empty"])
+def test_a_space_whose_writing_is_killed_is_not_there_and_is_written_again(
+    before: str, tmp_path: Path
+) -> None:
+    source, space = tmp_path / "net.py", tmp_path / "made" / "space"
+    source.write_text("def net(): ...", encoding="utf-8")
+    if before == "empty":
+        space.mkdir(parents=True)
+    copied = [Copied("--model", source, "python:{}:net")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", COPYING, str(space), str(source)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"copying\n"
+        with pytest.raises(InputError, match="another process is working in"):
+            write_space(space, [], copied, "1.0")
+    finally:
+        process.kill()
+        process.communicate()
+    assert space.exists() == (before == "empty")
+    assert files.is_empty(space)
+    assert len(list(space.parent.glob(".*"))) == 1
+    write_space(space, [], copied, "1.0")
+    assert [path.name for path in space.parent.iterdir()] == ["space"]
+    kept = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
+    assert kept == {"app.py", "README.md", "requirements.txt", "model/net.py"}
 
 
 def test_the_adapters_that_are_shipped_for_a_network_are_offered() -> None:

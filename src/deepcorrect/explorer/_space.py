@@ -80,6 +80,7 @@ def write_space(
     """Writes a folder for a Hugging Face Space that starts the explorer with these options.
 
     Of an adapter, a ranking, a run and a folder of images, only what the explorer reads is copied.
+    The folder is there when all is copied.
 
     Args:
         folder: The folder; it must not exist, or be empty.
@@ -92,7 +93,7 @@ def write_space(
         The folder.
 
     Raises:
-        InputError: The folder has files, or something to copy does not exist.
+        InputError: The folder has files or cannot be written, or something to copy does not exist.
 
     Example:
         >>> from pathlib import Path
@@ -101,11 +102,20 @@ def write_space(
         >>> sorted(path.name for path in folder.iterdir())
         ['README.md', 'app.py', 'requirements.txt']
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not empty: name a new folder for the Space")
-    arguments = list(options)
+    with files.new_folder(folder) as filled:
+        arguments = [*options, *_copy(copied, filled)]
+        lines = json.dumps(arguments, indent=4)
+        files.write_text(filled / "app.py", APP.format(arguments=lines))
+        files.write_text(filled / "README.md", README.format(gradio=_gradio()))
+        wanted = ",".join(["explore", *extras])
+        files.write_text(filled / "requirements.txt", f"deepcorrect-torch[{wanted}]=={release}\n")
+    return folder
+
+
+def _copy(copied: Sequence[Copied], folder: Path) -> list[str]:
+    """Copies what the options name into a folder, and returns the options for it there."""
+    arguments: list[str] = []
     taken: dict[str, Path] = {}
-    folder.mkdir(parents=True, exist_ok=True)
     for each in copied:
         if not each.source.exists():
             raise InputError(f"{each.flag}: there is no {each.source}")
@@ -113,16 +123,10 @@ def write_space(
         name = unused_name(name, taken)
         taken[name] = each.source
         for source, inside in _files_of(each):
-            place = folder / name / inside
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, place)
+            with files.replacing(folder / name / inside) as place:
+                shutil.copyfile(source, place)
         arguments += [each.flag, each.form.format(name)]
-    lines = json.dumps(arguments, indent=4)
-    files.write_text(folder / "app.py", APP.format(arguments=lines))
-    files.write_text(folder / "README.md", README.format(gradio=_gradio()))
-    wanted = ",".join(["explore", *extras])
-    files.write_text(folder / "requirements.txt", f"deepcorrect-torch[{wanted}]=={release}\n")
-    return folder
+    return arguments
 
 
 def _files_of(each: Copied) -> Iterator[tuple[Path, str]]:

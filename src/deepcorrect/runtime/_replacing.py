@@ -73,6 +73,62 @@ def replacing(path: Path) -> Iterator[Path]:
             os.close(handle)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `path` for the block to fill, then renames it to `path`.
+
+    A reader sees all of the folder or none. What a killed process left of it is removed when the
+    same folder is written again. The block makes its files last, as `files.write_with` does.
+
+    Args:
+        path: The folder; it must not exist, or be empty.
+
+    Raises:
+        InputError: It has files, is the working folder, or cannot be written; or another process is
+            writing it.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from deepcorrect.runtime import files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "new")
+        ...     with files.new_folder(path) as filled:
+        ...         _ = (filled / "log.txt").write_text("complete")
+        ...         absent = not path.exists()
+        ...     absent, [each.name for each in path.iterdir()]
+        (True, ['log.txt'])
+    """
+    check_folder(path)
+    path = path.resolve()
+    check_folder(path.parent)
+    _check_new(path)
+    partial = path.with_name(f".{path.name[:LONGEST_PREFIX]}.partial")
+    with locked(partial):
+        make_folder(partial)
+        try:
+            for left in partial.iterdir():
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
+            yield partial
+            _check_new(path)
+            if path.exists():
+                path.rmdir()
+            partial.rename(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _check_new(path: Path) -> None:
+    if path.exists() and any(path.iterdir()):
+        raise InputError(f"{path} exists and is not empty: name a new folder")
+    if path == Path.cwd():
+        raise InputError(f"{path} is the working folder: name a new folder")
+
+
 def _temporary_beside(path: Path) -> tuple[int | None, Path]:
     """A temporary file that is locked as long as its handle is open, which ends with the process.
 

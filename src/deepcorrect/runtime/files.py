@@ -23,6 +23,7 @@ from deepcorrect.runtime._replacing import (
     is_empty,
     locked,
     make_folder,
+    new_folder,
     remove_temporary,
     replacing,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "is_empty",
     "locked",
     "make_folder",
+    "new_folder",
     "read_array",
     "read_arrays",
     "read_checkpoint",
