@@ -12,6 +12,7 @@ from torch import nn
 
 from deepcorrect.runtime import InputError, Precision, first_problem, unknown
 from deepcorrect.training._augmentation import Augmentation
+from deepcorrect.training._muon import Muon
 from deepcorrect.training._objectives import OBJECTIVES
 
 
@@ -22,7 +23,8 @@ class TrainingConfig(BaseModel):
         epochs: the number of passes over the training images, at least 1.
         batch_size: images per step, at least 2. `fit` takes batches as the loader yields them, so
             this is for the code that makes the loader.
-        optimizer: `sgd` (with Nesterov momentum) or `adamw`.
+        optimizer: `sgd` (with Nesterov momentum), `adamw`, or `muon`, which takes orthogonalised
+            steps for weights and those of AdamW for the rest, see `Muon`.
         learning_rate: the peak of the learning rate, above 0.
         schedule: `one_cycle` (a linear warm-up over the first `warm_up` of the steps, then a cosine
             to zero) or `step` (divided by 10 every `step_epochs`).
@@ -60,7 +62,7 @@ class TrainingConfig(BaseModel):
 
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=128, ge=2)
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=2e-3, gt=0)
     schedule: Literal["one_cycle", "step"] = "one_cycle"
     warm_up: float = Field(default=0.15, ge=0, lt=1)
@@ -156,6 +158,8 @@ def optimizer_for(
 ) -> torch.optim.Optimizer:
     """The optimizer of the settings, without weight decay on biases and norms."""
     parameters = list(parameters)
+    if training.optimizer == "muon":
+        return Muon(parameters, training.learning_rate, training.weight_decay)
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
