@@ -320,7 +320,7 @@ def test_what_is_no_override_is_said(write: Write, override: str, message: str) 
         ("systems.tuned.training.epochs=0", ["training.epochs': given 0", "or equal to 1"]),
         ("systems.tuned.training.learning_rate=.inf", ["given inf", "finite number"]),
         ("systems.tuned.training.learning_rate=nan", ["training.learning_rate': given 'nan'"]),
-        ("systems.tuned.training.optimizer=lion", ["given 'lion'", "'sgd' or 'adamw'"]),
+        ("systems.tuned.training.optimizer=lion", ["given 'lion'", "'sgd', 'adamw' or 'muon'"]),
         ("systems.tuned.training.clean_share=1.1", ["clean_share': given 1.1", "equal to 1"]),
         ("systems.tuned.training.objective={logit: 1}", ["'logit' is not one of labels, logits"]),
         ("systems.tuned.training.objective={labels: 0}", ["needs a weight above 0"]),

@@ -24,7 +24,7 @@ from deepcorrect.distortions import Cell, Distortion, LevelledDistortion, distor
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import DeepCorrectError, InputError, files
-from deepcorrect.training import PAPER, Augmentation, TrainingConfig, fit
+from deepcorrect.training import PAPER, Augmentation, Muon, TrainingConfig, fit
 from deepcorrect.training._augmentation import augment
 from deepcorrect.training._settings import learning_rate
 from deepcorrect.training._short_gradients import short_gradients
@@ -269,7 +269,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize(
     "objective", [{"labels": 1.0}, {"logits": 1.0}, {"labels": 1, "logits": 1}]
 )
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_training_lowers_the_loss_and_leaves_the_base_alone(
     lessons: list[Batch], objective: dict[str, float], optimizer: str
 ) -> None:
@@ -284,6 +284,40 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(
     assert (len(losses), history.images_seen, history.best) == (8, 8 * 48, 7)
     assert same(weights_of(adapted.network), base)
     assert not any(module.training for module in adapted.corrected.modules())
+
+
+def test_muon_steps_as_torch_does_for_matrices_and_as_adamw_for_vectors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start, vector = torch.randn(6, 18, generator=generator), torch.randn(6, generator=generator)
+    ours = [nn.Parameter(start.clone().view(6, 2, 3, 3)), nn.Parameter(vector.clone())]
+    theirs = [nn.Parameter(start.clone()), nn.Parameter(vector.clone())]
+    muon = Muon(ours, lr=0.05, weight_decay=0.1)
+    peers = [
+        torch.optim.Muon(theirs[:1], lr=0.05, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(theirs[1:], lr=0.05, weight_decay=0.0),
+    ]
+    for _ in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            other.grad = torch.randn(other.shape, generator=generator)
+            one.grad = other.grad.clone().view(one.shape)
+        muon.step()
+        for peer in peers:
+            peer.step()
+    torch.testing.assert_close(ours[0].flatten(1), theirs[0], rtol=0, atol=0.01)  # bfloat16 there
+    torch.testing.assert_close(ours[1], theirs[1])
+    assert (ours[0].flatten(1) - start).abs().mean() > 0.02
+
+
+def test_muon_takes_layers_of_any_memory_layout_and_without_a_gradient() -> None:
+    weights = nn.Parameter(torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last))
+    twin = nn.Parameter(weights.detach().contiguous())
+    unused = nn.Parameter(torch.ones(2, 2))
+    for one in (weights, twin):
+        optimizer = Muon([one, unused], lr=0.1)
+        one.grad = torch.arange(108.0).view(4, 3, 3, 3).sin()
+        optimizer.step()
+    torch.testing.assert_close(weights, twin)
+    assert torch.equal(unused, torch.ones(2, 2))
 
 
 def test_fine_tuning_trains_a_copy(lessons: list[Batch], classifier: Classifier) -> None:
@@ -479,7 +513,7 @@ class Dying:
             yield batch
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize(("finished", "steps"), [(0, None), (1, None), (3, 1), (0, 1)])
 def test_a_killed_training_ends_as_one_that_was_not(
     tmp_path: Path, lessons: list[Batch], optimizer: str, finished: int, steps: int | None

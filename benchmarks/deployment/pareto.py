@@ -6,8 +6,8 @@
 
 Everything is trained without labels on the same 10,000 of CIFAR-100's training images, shown twice,
 with the same objective, share of clean images, batches and gate, whose thresholds are raised on
-images that nothing was trained on. The gated copy's learning rate is the best of `RATES` on
-validation images, with the same time for each. Accuracy is that of 2,000 test images, at all levels
+images that nothing was trained on. The gated copy's optimizer and learning rate are the best of
+`OPTIMIZERS` and `RATES` on validation images, with the same time for each. Accuracy is that of 2,000 test images, at all levels
 and undistorted. Latency is that of one corrected image with one thread, as a multiple of the folded
 baseline's; a fine-tuned copy has the network's layers, so that it takes as long as the network. A
 trial that has been run is not repeated. `draw` writes the pictures and the tables of
@@ -43,7 +43,8 @@ KEPT = RESULTS / "deployment" / "pareto.json"
 IMAGES, EPOCHS, BATCH, JUDGED = 10_000, 2, 32, 2_000
 OBJECTIVE = {"logits": 1.0, "activations": 16.0}
 COPY = "fine-tuned copy, gated"
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+OPTIMIZERS = ("adamw", "muon")
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 UNIT_SITES = "stem+sums"
 INVERTED = {"kind": "inverted", "modulation": 8}
 
@@ -68,10 +69,10 @@ def train(network: str, distortion: str, trial: str, seed: int) -> dict[str, Any
     """Trains one of them, and measures it."""
     subject, kind = cifar_network(network), distortion
     images = cifar_drawn(subject, IMAGES, seed)
-    model, rate = (
+    model, chosen = (
         gated_copy(subject, images, kind, seed)
         if trial == COPY
-        else (corrected(subject, images, kind, seed, dict(TRIALS[trial])), None)
+        else (corrected(subject, images, kind, seed, dict(TRIALS[trial])), {})
     )
     test = open_dataset(f"parquet:{SHARED}/data/cifar100/test.parquet", subject.preprocessing)
     found = evaluate(model, loader(test.select(range(JUDGED)), 250), [kind], seed, "auto", trial)
@@ -84,7 +85,7 @@ def train(network: str, distortion: str, trial: str, seed: int) -> dict[str, Any
         **accuracies(found),
         "parameters": round(trained / sum(each.numel() for each in subject.parameters()), 3),
         "latency": {} if isinstance(model, GatedCopy) else latencies(model),
-        "rate": rate,
+        "chosen": chosen,
     }
 
 
@@ -126,28 +127,46 @@ def ranked(
     return load_ranking(place)
 
 
-def gated_copy(subject: Classifier, images: Any, kind: str, seed: int) -> tuple[GatedCopy, float]:
-    """A fine-tuned copy behind a gate, at the best of several rates; each is trained in full."""
+def gated_copy(
+    subject: Classifier, images: Any, kind: str, seed: int
+) -> tuple[GatedCopy, dict[str, Any]]:
+    """A fine-tuned copy behind a gate, with the best of several settings; each is trained in full.
+
+    Other seeds take the settings that were best for the first.
+    """
     shown, for_gate = hold_out(loader(images, BATCH, shuffle=True), 0.05, seed)
     judged = loader(cifar_rows(subject, 0, 1_000), 250)
     copies = []
-    for rate in RATES:
+    for chosen in settings_of_copies(subject.name, kind):
         copy = GatedCopy(subject, finetune(subject))
         fit_gate(copy, shown, kind, 0.05, seed=seed)
         fit(
             *(copy, shown, kind),
             seed=seed,
-            task=f"copy at {rate:g}",
+            task=f"copy, {chosen}",
             epochs=EPOCHS,
-            learning_rate=rate,
             clean_share=0.1,
             objective=OBJECTIVE,
+            **chosen,
         )
         raise_gate(copy, for_gate, kind, seed)
-        copies.append((evaluate(copy, judged, [kind], seed, "auto").mean_top1, rate, copy))
-        print(f"copy at {rate:g}: {copies[-1][0]:.4f} on validation images", flush=True)
-    _, rate, copy = max(copies, key=lambda each: each[0])
-    return copy, rate
+        copies.append((evaluate(copy, judged, [kind], seed, "auto").mean_top1, chosen, copy))
+        print(f"copy, {chosen}: {copies[-1][0]:.4f} on validation images", flush=True)
+    _, chosen, copy = max(copies, key=lambda each: each[0])
+    return copy, chosen
+
+
+def settings_of_copies(network: str, kind: str) -> list[dict[str, Any]]:
+    """The settings to try for a copy: those that were chosen before, or all."""
+    kept = files.read_json(KEPT) if KEPT.exists() else []
+    for each in kept:
+        if (network, kind, COPY) == (f"cifar_{each['network']}", each["distortion"], each["trial"]):
+            return [each["chosen"]]
+    return [
+        {"optimizer": optimizer, "learning_rate": rate}
+        for optimizer in OPTIMIZERS
+        for rate in RATES
+    ]
 
 
 def latencies(adapted: Any) -> dict[str, float]:

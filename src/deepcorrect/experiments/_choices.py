@@ -78,6 +78,7 @@ class Choices:
             "gate_scale": f"{self.gate_scale:g}",
             "epochs": str(training.epochs),
             "batch_size": f"at most {training.batch_size}",
+            "optimizer": training.optimizer,
             "learning_rate": f"{training.learning_rate:g}",
             "clean_share": f"{training.clean_share:g}",
             "objective": objective,
@@ -209,9 +210,11 @@ def _training(
     """The settings of the training that are given, and the others."""
     epochs = min(MOST_EPOCHS, max(2, round(IMAGES_SEEN / images)))
     rate = 0.003 if not small else 0.05 if unit == WEIGHTS else 0.01
+    optimizer = "muon" if small and unit == WEIGHTS else "adamw"
     objective = {"logits": 1.0, "activations": 16.0} if small else {"logits": 1.0, "features": 2.0}
     usual: dict[str, tuple[Any, str]] = {
         "epochs": (epochs, f"about {IMAGES_SEEN:,} images are seen, repeats counted"),
+        "optimizer": (optimizer, "orthogonalised steps bring small networks further"),
         "learning_rate": (rate, "smaller for large inputs and for units"),
         "batch_size": (BATCH_SIZE, "more steps for the images seen"),
         "clean_share": (

@@ -3,6 +3,7 @@
 from deepcorrect.training._augmentation import Augmentation
 from deepcorrect.training._fit import fit
 from deepcorrect.training._history import Epoch, History
+from deepcorrect.training._muon import Muon
 from deepcorrect.training._objectives import OBJECTIVES, needs_of
 from deepcorrect.training._settings import CHECKPOINTING, PAPER, TrainingConfig, changed
 
@@ -13,6 +14,7 @@ __all__ = [
     "Augmentation",
     "Epoch",
     "History",
+    "Muon",
     "TrainingConfig",
     "changed",
     "fit",

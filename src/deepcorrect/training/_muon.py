@@ -70,6 +70,7 @@ class Muon(torch.optim.AdamW):
         """A step at a learning rate of 1."""
         state = self.state[weights]
         if not state:
+            state["step"] = torch.zeros(())  # AdamW looks for it when a state is loaded
             state["momentum"] = torch.zeros_like(gradient)
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         matrix = orthogonalised(gradient.lerp(momentum, MOMENTUM).flatten(1))
