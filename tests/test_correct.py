@@ -143,6 +143,9 @@ def test_choices_follow_the_images_and_the_input() -> None:
     few, many = (choose_settings(count, 32, training={}) for count in (400, 60_000))
     assert (few.training.epochs, many.training.epochs) == (30, 2)
     assert few.unit == many.unit == "weights"
+    assert few.training.optimizer == many.training.optimizer == "muon"
+    assert choose_settings(400, 224, training={}).training.optimizer == "adamw"
+    assert choose_settings(400, 32, unit="dense", training={}).training.optimizer == "adamw"
     assert (
         few.training.learning_rate > choose_settings(400, 224, training={}).training.learning_rate
     )
@@ -390,8 +393,13 @@ def test_the_command_writes_what_helps_and_refuses_what_does_not(tmp_path: Path)
     call = ["correct", "--model", "digits_cnn", "--data", "digits:train", "--images", 120]
     call += ["--batch-size", 24, "--out", tmp_path / "adapter", "--explain"]
     call += ["--epochs", 1, "--learning-rate", "1e-9", "--distortion", "awgn:2"]
+    said = command(*call, "--optimizer", "lion")
+    assert said.status == 1
+    assert "training optimizer='lion'" in said.err
+    assert "'sgd', 'adamw' or 'muon'" in said.err
     said = command(*call)
     assert said.status == 1
+    assert "optimizer: muon (orthogonalised" in said.err
     assert "learning_rate: 1e-09 (given)" in said.err
     assert "gate: 0.05 (images that look undistorted" in said.err
     assert "which is not more than its interval" in said.err.splitlines()[-1]

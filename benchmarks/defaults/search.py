@@ -1,11 +1,13 @@
 """Trains corrections with other choices than the default's, and keeps what each is worth.
 
-    python -m benchmarks.defaults.search [--network resnet20 ...] [--distortion gaussian_blur ...]
-        [--images 10000] [--epochs 2] [--only NAME ...] [--minutes 60]
+    python -m benchmarks.defaults.search train [--network resnet20 ...]
+        [--distortion gaussian_blur ...] [--images 10000] [--epochs 2] [--only NAME ...]
+        [--minutes 60]
+    python -m benchmarks.defaults.search draw
 
 Each trial is `dc.correct` with some choices given (`trials.py` names them), on training images
 of CIFAR-100, without labels, judged by 1,500 validation images at all levels. A trial that has been
-run is not repeated. `tables.py` draws conclusions.
+run is not repeated. `draw` writes the table of docs/correct.md.
 """
 
 from __future__ import annotations
@@ -17,16 +19,18 @@ from typing import Any
 
 import torch
 
+from benchmarks import pages
 from benchmarks.defaults import networks
 from benchmarks.defaults.trials import TRIALS
 from benchmarks.kept import accuracies, run_once
 from benchmarks.subjects import RESULTS, cifar_drawn, cifar_rows
-from deepcorrect.correction import WEIGHTS
 from deepcorrect.data import ImageSet, loader
 from deepcorrect.evaluation import evaluate
 from deepcorrect.experiments import correct
-from deepcorrect.networks import Classifier, choose, trainable_parameters
+from deepcorrect.experiments._choices import BATCH_SIZE
+from deepcorrect.networks import Classifier, trainable_parameters
 from deepcorrect.ranking import Ranking, load_ranking, rank
+from deepcorrect.runtime import files
 
 KEPT = RESULTS / "defaults" / "trials.json"
 JUDGED = 1_500
@@ -38,17 +42,12 @@ def run(
     """Trains and judges one correction."""
     subject, kind = networks.network(network), distortion
     settings = dict(TRIALS[trial])
-    batch = settings.pop("batch_size", 64)
-    if "first" in settings:
-        sites = list(choose(subject, torch.rand(2, 3, 32, 32)))
-        units = dict.fromkeys(sites, WEIGHTS)
-        settings["unit"] = {**units, sites[0]: settings.pop("first")}
     train = cifar_drawn(subject, images, seed)
     judged = loader(cifar_rows(subject, 0, JUDGED), 250)
     started = time.monotonic()
     adapted = correct(
         subject,
-        loader(train, batch, shuffle=True),
+        loader(train, settings.get("batch_size", BATCH_SIZE), shuffle=True),
         distortions=kind,
         ranking=ranked(subject, train, kind, seed),
         validation=loader(cifar_rows(subject, JUDGED, 50), 50),
@@ -89,8 +88,30 @@ def shares(curves: dict[str, Any]) -> dict[str, list[float]]:
     }
 
 
+def draw() -> None:
+    """Writes the table: the best trials of each network and distortion first."""
+    columns = ("mean top-1", "clean", "adapter")
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for each in files.read_json(KEPT):
+        found.setdefault((each["network"], each["distortion"]), []).append(each)
+    tables = []
+    for (network, kind), trials in found.items():
+        rows = [
+            [
+                f"**{each['trial']}**" if each["trial"] == "default" else each["trial"],
+                f"{each['mean']:.4f}",
+                f"{each['clean']:.3f}",
+                f"{each['parameters']:.0%}",
+            ]
+            for each in sorted(trials, key=lambda each: -each["mean"])
+        ]
+        tables.append(pages.table((f"{network}, {kind}", *columns), rows))
+    pages.fill(pages.DOCS / "correct.md", {"trials": "\n\n".join(tables)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=("train", "draw"))
     parser.add_argument("--network", nargs="*", default=["resnet20"])
     parser.add_argument("--distortion", nargs="*", default=["gaussian_blur"])
     parser.add_argument("--images", type=int, default=10_000)
@@ -99,6 +120,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1e9)
     given = parser.parse_args()
+    if given.step == "draw":
+        draw()
+        return
     torch.set_num_threads(1)
     ends = time.monotonic() + 60 * given.minutes
     for trial in given.only:

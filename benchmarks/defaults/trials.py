@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-HALF = {"budget": {"parameters": 0.5}}
-"""As many filters as the adapter may have parameters, by priority per parameter."""
-
 TRIALS: dict[str, dict[str, Any]] = {
     "default": {},
-    "beta 0.5": {"beta": 0.5},
-    "all filters": {"beta": 1.0},
-    "half, dense unit at the first": {**HALF, "first": {"kind": "weights+dense", "width": 16}},
-    "half, maps 4": {**HALF, "objective": {"logits": 1.0, "activations": 4.0}},
-    "half, rate 0.025": {**HALF, "learning_rate": 0.025},
-    "half, batch 32": {**HALF, "batch_size": 32},
-    "half, batch 16": {**HALF, "batch_size": 16},
-    "half, maps 64": {**HALF, "objective": {"logits": 1.0, "activations": 64.0}},
-    "half, clean 0": {**HALF, "clean_share": 0.0},
+    "AdamW": {"optimizer": "adamw"},
     "rate 0.1": {"learning_rate": 0.1},
-    "batch 32": {"batch_size": 32},
+    "rate 0.025": {"learning_rate": 0.025},
+    "batches of 16": {"batch_size": 16},
+    "batches of 64": {"batch_size": 64},
+    "half of each site's filters": {"beta": 0.5},
+    "all filters": {"beta": 1.0},
+    "maps weighing 4": {"objective": {"logits": 1.0, "activations": 4.0}},
+    "maps weighing 64": {"objective": {"logits": 1.0, "activations": 64.0}},
+    "clean share 0.25": {"clean_share": 0.25},
+    "AdamW, rate 0.025": {"optimizer": "adamw", "learning_rate": 0.025},
+    "AdamW, rate 0.1": {"optimizer": "adamw", "learning_rate": 0.1},
 }
-"""On small inputs. `first` is the unit at the first site; the others have weights."""
+"""On small inputs."""
 
 IMAGENET: dict[str, dict[str, Any]] = {
     "default": {},

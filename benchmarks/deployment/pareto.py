@@ -7,11 +7,11 @@
 Everything is trained without labels on the same 10,000 of CIFAR-100's training images, shown twice,
 with the same objective, share of clean images, batches and gate, whose thresholds are raised on
 images that nothing was trained on. The gated copy's optimizer and learning rate are the best of
-`OPTIMIZERS` and `RATES` on validation images, with the same time for each. Accuracy is that of 2,000 test images, at all levels
-and undistorted. Latency is that of one corrected image with one thread, as a multiple of the folded
-baseline's; a fine-tuned copy has the network's layers, so that it takes as long as the network. A
-trial that has been run is not repeated. `draw` writes the pictures and the tables of
-docs/deployment.md.
+`OPTIMIZERS` and `RATES` on validation images, with the same time for each. Accuracy is that of
+2,000 test images, at all levels and undistorted. Latency is that of one corrected image with one
+thread, as a multiple of the folded baseline's; a fine-tuned copy has the network's layers, so that
+it takes as long as the network. A trial that has been run is not repeated. `draw` writes the
+pictures and the tables of docs/deployment.md.
 """
 
 from __future__ import annotations

@@ -195,6 +195,13 @@ class TrainingOptions(OptionGroup):
         float | None,
         typer.Option(min=0, help="Longest training time; fewer epochs if it requires this."),
     ] = None
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            help="muon, adamw or sgd. Default: muon for weights of inputs up to 64 pixels, "
+            "else adamw."
+        ),
+    ] = None
     learning_rate: Annotated[
         float | None,
         typer.Option(
@@ -234,6 +241,7 @@ class TrainingOptions(OptionGroup):
         objective = _weights(self.objective) if self.objective else None
         given = {
             "epochs": self.epochs,
+            "optimizer": self.optimizer,
             "learning_rate": self.learning_rate,
             "clean_share": self.clean_share,
             "augmentation": None if self.crop is None else {"crop": self.crop},

@@ -56,7 +56,7 @@ class Muon(torch.optim.AdamW):
         super().__init__([group for group in groups if group["params"]], lr, weight_decay=0.0)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Makes one step. The gradients of the weights are spent by it."""
         for group in self.param_groups:
             for weights in group["params"]:
