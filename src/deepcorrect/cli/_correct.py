@@ -198,8 +198,8 @@ class TrainingOptions(OptionGroup):
     optimizer: Annotated[
         str | None,
         typer.Option(
-            help="muon, adamw or sgd. Default: muon for weights of inputs up to 64 pixels, "
-            "else adamw."
+            help="How steps are made: muon, adamw or sgd. Default: muon for weights of inputs up "
+            "to 64 pixels, else adamw."
         ),
     ] = None
     learning_rate: Annotated[
