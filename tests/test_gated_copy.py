@@ -12,7 +12,8 @@ from test_gate import FILTERS, KINDS, half_distorted, soft_images
 from torch import Tensor, nn
 
 import deepcorrect as dc
-from deepcorrect.networks import Classifier, features, find, tap
+from deepcorrect.alternatives import lora, merge
+from deepcorrect.networks import Branches, Classifier, features, find, tap
 from deepcorrect.runtime import InputError
 
 SETTINGS = {"precision": "float32", "channels_last": False, "epochs": 2}
@@ -164,6 +165,19 @@ def test_fused_and_exported_it_answers_the_same(
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
     exported = dc.export(gated, tmp_path / file, images=images)
     assert exported.largest_difference < 1e-3
+
+
+def test_a_network_beside_a_copy_with_more_modules_is_fused_too(
+    classifier: Classifier, loader: list[Batch], clean: Tensor
+) -> None:
+    images, _ = half_distorted(clean)
+    merged = merge(lora(classifier, 0.5))
+    gated = dc.GatedCopy(classifier, merged)
+    dc.fit_gate(gated, loader, KINDS)
+    fused = dc.fuse(gated)
+    assert torch.allclose(answers(fused, images), answers(gated, images), atol=1e-4)
+    (place,) = (module for module in fused.modules() if isinstance(module, Branches))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in place.base.modules())
 
 
 def test_what_is_no_copy_is_refused(classifier: Classifier, network: TinyCNN) -> None:

@@ -29,8 +29,9 @@ from deepcorrect.networks import Classifier
 from deepcorrect.runtime import InputError, files
 
 SPEEDS = {"images_per_second", "relative_speed"}
-LATENCIES = {"latency", "latency_ms", "relative_latency", "relative_clean_latency"}
-TIMES = {"seconds", "training_seconds", "measuring_seconds", *LATENCIES, *SPEEDS}
+RELATIVE = {"relative_latency", "relative_clean_latency", "relative_ungated_latency"}
+TIMES = {"seconds", "training_seconds", "measuring_seconds", "latency", "latency_ms"}
+TIMES |= RELATIVE | SPEEDS
 OVERALL_SECONDS = 120
 Start = Callable[..., ForkServerProcess]
 
@@ -678,6 +679,9 @@ def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Pa
         assert record["distortions"]["awgn"]["levels"] == [30], name
         for key in ("relative_speed", "latency_ms", "relative_latency", "relative_clean_latency"):
             assert record[key] > 0, (name, key)
+        assert record["fused"] == (name not in ("tent", "eata", "restoration")), name
+        assert ("relative_ungated_latency" in record) == ("gate" in systems.get(name, {})), name
+        assert (record["runtime"], record["threads"]) == ("torch", torch.get_num_threads()), name
         assert 0 <= record["distortions"]["awgn"]["mean_ece"] <= 1, name
         trained = name in systems and "training" in systems[name]
         assert (record["trainable_parameters"] > 0) == trained, name

@@ -103,6 +103,10 @@ def record_of(system: str) -> dict[str, Any]:
         "latency_ms": 2.31,
         "relative_latency": 1.24,
         "relative_clean_latency": 1.03,
+        "relative_ungated_latency": 1.21,
+        "fused": True,
+        "runtime": "torch",
+        "threads": 1,
         "distortions": curves,
     }
 
@@ -320,11 +324,12 @@ def test_the_table_shows_accuracies_costs_and_time_of_every_system(report: Page)
         "+10.3 %",
         "1.24",
         "1.03",
+        "1.21",
         "40,000",
         "1 min 23 s",
     ]
     assert report.row("Baseline")[1].startswith("98.1")
-    assert report.row("Baseline")[8:10] == ["2.31\N{NO-BREAK SPACE}ms", "\N{EN DASH}"]
+    assert report.row("Baseline")[8:11] == ["2.31\N{NO-BREAK SPACE}ms", *["\N{EN DASH}"] * 2]
     assert report.row("Fine-tuned")[4] == "61,226"
 
 
@@ -337,7 +342,24 @@ def test_runs_that_measured_no_latency_show_a_dash(tmp_path: Path) -> None:
     files.write_json(folder / "results.json", results)
     page = report_of(folder)
     for name in ("Baseline", "DeepCorrect"):
-        assert page.row(name)[8:10] == ["\N{EN DASH}"] * 2
+        assert page.row(name)[8:11] == ["\N{EN DASH}"] * 3
+
+
+def test_the_page_says_which_networks_are_timed_fused(tmp_path: Path) -> None:
+    folder, results = write_run(tmp_path), results_of()
+    said = "measured in turns in PyTorch"
+    assert f"{said} with 1 thread, of fused networks." in text_of(folder)
+    results["systems"]["finetuned"]["fused"] = False
+    files.write_json(folder / "results.json", results)
+    assert f"{said} with 1 thread, of fused networks (Fine-tuned: unfused)." in text_of(folder)
+    for record in results["systems"].values():  # as runs of earlier versions have it
+        del record["fused"], record["threads"], record["runtime"]
+    files.write_json(folder / "results.json", results)
+    assert f"{said}, of unfused networks." in text_of(folder)
+
+
+def text_of(folder: Path) -> str:
+    return " ".join(report_of(folder).text.split())
 
 
 def test_every_accuracy_of_every_system_is_on_the_page(report: Page) -> None:

@@ -121,8 +121,10 @@ def fuse(model: nn.Module, images: Tensor | None = None, first: First = "cheaper
         with ungated(model):  # the gate may not correct these images
             check_logits(model, images, logits_of(twin, images), "the fused network")
         if gateable is not None and gate is not None and base is not None:
-            _Folding(network_of(base), folding.seen, first == "always").fold_norms()
             with inference(gateable.network):
+                # of its own: the copy may have other modules, as adapters have
+                seen = trace(base, images).within(gated)
+                _Folding(network_of(base), seen, first == "always").fold_norms()
                 given = logits_of(base, images)
                 check_logits(gateable.network, images, given, "the fused network without units")
             read, own = (network_of(each).get_submodule(gated) for each in (twin, base))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -111,9 +112,7 @@ class Stopwatch:
         self.images = example_images(baseline, 1) if images is None else images
         self.runtime: Runtime = runtime
         self.baseline = _deployed(baseline, self.images, runtime)
-        alone_on_cpu = torch.get_num_threads() == 1 and device_of(self.baseline).type == "cpu"
-        # one thread's processor time is its latency, without the waiting that others cause
-        self.clock = time.thread_time if alone_on_cpu else time.perf_counter
+        self.clock = latency_clock(self.baseline)
         (alone,) = latencies([self.baseline], self.images, turns=3)
         least, most = TURNS
         self.turns = min(most, max(least, int(SECONDS / (4 * alone.seconds))))
@@ -132,14 +131,33 @@ class Stopwatch:
         )
 
 
+def deployed_in_torch(model: nn.Module, images: Tensor) -> nn.Module:
+    """The network in the form in which PyTorch runs it: fused, with its gate, and channels last.
+
+    Raises:
+        InputError: The network cannot be fused.
+    """
+    # torch's type annotations lack this overload
+    return fuse(model, images).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def latency_clock(model: nn.Module) -> Callable[[], float]:
+    """The clock that a network's latency is measured by.
+
+    On one thread of a CPU it is the thread's processor time, which leaves out the waiting that
+    other programs cause.
+    """
+    alone_on_cpu = torch.get_num_threads() == 1 and device_of(model).type == "cpu"
+    return time.thread_time if alone_on_cpu else time.perf_counter
+
+
 def _deployed(model: nn.Module, images: Tensor, runtime: Runtime) -> nn.Module:
     """The network in the form in which the runtime runs it."""
     if isinstance(model, AdaptedModel) and model.gate is not None:
         model = copy.deepcopy(model)
         model.set_gate(None)
     if runtime == "torch":
-        # torch's type annotations lack this overload
-        return fuse(model, images).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return deployed_in_torch(model, images)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export(model, path, images=images, batch_size=len(images))  # faster than for any size

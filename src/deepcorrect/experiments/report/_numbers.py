@@ -197,8 +197,9 @@ def _cost(systems: dict[str, Any], subject: str) -> str:
     change = own["multiply_adds"] / base["multiply_adds"] - 1 if base["multiply_adds"] else 0.0
     more = "more" if change > 0 else "fewer"
     work = f"{percent(abs(change))} {more}" if tenths(change) else "no more"
-    known = own.get("relative_latency")
+    known, without = own.get("relative_latency"), own.get("relative_ungated_latency")
     time = "" if known is None else f", and {known:.2f} times as long for one"
+    time += "" if known is None or without is None else f", {without:.2f} without its gate"
     return (
         f"{system_name(subject)} trains {own['trainable_parameters']:,} parameters ({share} of the "
         f"network's {base['parameters']:,}) and takes {work} multiply-adds per image{time}."
@@ -206,15 +207,28 @@ def _cost(systems: dict[str, Any], subject: str) -> str:
 
 
 def latencies(record: dict[str, Any], *, is_baseline: bool) -> list[str]:
-    """A system's latency for a distorted image and for a clean one, a dash if it is not known.
+    """A system's latency for a distorted image, for a clean one, and for a distorted one without
+    the gate; a dash if it is not known.
 
     The baseline's is in milliseconds: `2.31 ms`; that of others is a multiple of it: `1.24`.
     """
     if is_baseline:
         known = record.get("latency_ms")
-        return [NOTHING if known is None else f"{known:.2f}{SPACE}ms", NOTHING]
-    values = [record.get(key) for key in ("relative_latency", "relative_clean_latency")]
+        return [NOTHING if known is None else f"{known:.2f}{SPACE}ms", NOTHING, NOTHING]
+    keys = ("relative_latency", "relative_clean_latency", "relative_ungated_latency")
+    values = [record.get(key) for key in keys]
     return [NOTHING if value is None else f"{value:.2f}" for value in values]
+
+
+def how_timed(systems: dict[str, Any]) -> str:
+    """How latencies were measured: `in PyTorch with 1 thread, of fused networks`."""
+    timed = {name: record for name, record in systems.items() if record.get("latency_ms")}
+    threads = next((record["threads"] for record in timed.values() if record.get("threads")), 0)
+    on = f" with {threads} thread{'s' if threads > 1 else ''}" if threads else ""
+    unfused = [system_name(name) for name, record in timed.items() if not record.get("fused")]
+    fused = "fused" if len(unfused) < len(timed) else "unfused"
+    but = f" ({joined(unfused)}: unfused)" if unfused and fused == "fused" else ""
+    return f"in PyTorch{on}, of {fused} networks{but}"
 
 
 def added_multiply_adds(record: dict[str, Any], base: dict[str, Any]) -> str:

@@ -103,7 +103,7 @@ def _costs(results: dict[str, Any]) -> Markup:
     best = _best(accuracies.values())
     head = ["System", "Clean", *(f"Mean, {distortion_name(name)}" for name in names)]
     head += ["Trained parameters", "Share of network's", "Multiply-adds", "Added"]
-    head += ["Latency", "Latency, clean", "Images seen", "Training time"]
+    head += ["Latency", "Latency, clean", "Without gate", "Images seen", "Training time"]
     lines = []
     for system, record in systems.items():
         costs = [Cell(text) for text in _cost_texts(record, base, is_baseline=system == "baseline")]
@@ -114,6 +114,7 @@ def _costs(results: dict[str, Any]) -> Markup:
         costs=Table(head, lines, "Accuracy and costs of each system"),
         parameters=base["parameters"],
         images=images,
+        timed=numbers.how_timed(systems),
         uncertainty=_uncertainty(images) if images else "",
     )
 

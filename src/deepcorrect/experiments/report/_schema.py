@@ -71,6 +71,9 @@ class _Record(_Part):
     latency_ms: Positive | None = None
     relative_latency: Positive | None = None
     relative_clean_latency: Positive | None = None
+    relative_ungated_latency: Positive | None = None
+    fused: bool | None = None
+    threads: Count | None = None
     distortions: dict[Kind, _Curve]
 
 
