@@ -144,22 +144,25 @@ def test_a_ranking_is_the_old_or_the_new_one(tmp_path: Path) -> None:
 def test_an_adapter_is_the_old_or_the_new_one_or_refused(tmp_path: Path) -> None:
     root = tmp_path / "disk"
     mutations.make_adapter(root)
-    old = mutations.read_adapter(root)
+    old = with_card(root)
     torch.manual_seed(8)
     adapted = dc.load_adapter(mutations.network(), root)
     with torch.no_grad():
         for values in adapted.state_dict().values():
             if values.is_floating_point():
                 values.copy_(2 + torch.rand_like(values))
-    found = recorded(root, lambda: adapted.save_pretrained(root))
-    new = mutations.read_adapter(root)
-    said = [
-        answer(mutations.read_adapter, state, tmp_path / "cut") for state in found.states.values()
-    ]
-    assert old != new
+    found = recorded(root, lambda: adapted.save_pretrained(root, {"license": "mit"}))
+    new = with_card(root)
+    said = [answer(with_card, state, tmp_path / "cut") for state in found.states.values()]
+    assert all(before != after for before, after in zip(old, new, strict=True))
     assert set(said) == {old, new, None}
-    lasting = [answer(mutations.read_adapter, state, tmp_path / "cut") for state in found.last]
+    lasting = [answer(with_card, state, tmp_path / "cut") for state in found.last]
     assert set(lasting) == {new}
+
+
+def with_card(folder: Path) -> tuple[str, str]:
+    """What an adapter answers, and the card beside it."""
+    return mutations.read_adapter(folder), (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("form", ["folder", "npy"])

@@ -77,12 +77,16 @@ def read_config(folder: str | Path) -> AdapterConfig:
 
 
 def write_config(folder: Path, config: AdapterConfig) -> None:
-    """Writes the configuration with its checksum, and the card, next to the tensors."""
+    """Writes the card and the configuration with its checksum, next to the tensors.
+
+    The configuration is last: until it is there, other tensors than its own are refused, so that
+    no card of another adapter stands beside one that loads.
+    """
     stored = config.model_dump(mode="json")
     if config.gate is None:  # the form of files that are older than gates
         del stored["gate"]
-    files.write_json(folder / CONFIG_FILE, {**stored, "config_sha256": config_sha256(stored)})
     write_card(folder, config, folder.resolve().name)
+    files.write_json(folder / CONFIG_FILE, {**stored, "config_sha256": config_sha256(stored)})
 
 
 def write_card(folder: Path, config: AdapterConfig, place: str) -> None:
