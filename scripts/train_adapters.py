@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 import deepcorrect as dc
 from deepcorrect.correction._checkpoint import read_config, write_card
-from deepcorrect.data import ImageSet
+from deepcorrect.data import Batches, ImageSet, hold_out, random_part
 from deepcorrect.evaluation import Comparison, compare
+from deepcorrect.experiments._stages import RATE
 from deepcorrect.networks import multiply_adds
 
 WORK = Path("runs/adapters")
@@ -48,7 +47,7 @@ class Recipe:
         false_alarms: The share of clean pictures that the gate may correct.
         parameters: The size of the adapter, as a fraction of the network's; a quarter takes 2.4 MB
             in half precision.
-        crop: The side of the crops, in pixels.
+        crop: The side of the crops, as a share of a picture's: 128 of 224 pixels.
         ranked: The number of pictures that filters are ranked on, at every level.
         raised: The number of pictures that the gate's thresholds are raised with, likewise.
         raised_there: Whether these are among the pictures to judge on, without their labels. They
@@ -61,7 +60,7 @@ class Recipe:
     distortions: tuple[str, ...]
     false_alarms: float = 0.02
     parameters: float = 0.25
-    crop: int = 128
+    crop: float = 4 / 7
     ranked: int = 32
     raised: int = 240
     raised_there: bool = False
@@ -89,34 +88,13 @@ RECIPES = {
 }
 
 
-class Crops(Dataset[tuple[Tensor, int]]):
-    """Pictures, mirrored at random, and cut to random squares.
-
-    Args:
-        pictures: The pictures.
-        side: The side of the squares, in pixels; None leaves pictures whole.
-    """
-
-    def __init__(self, pictures: ImageSet, side: int | None) -> None:
-        self.pictures, self.side = pictures, side
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        item = self.pictures[index]
-        assert item is not None, "a picture cannot be read"
-        picture, label = item
-        if self.side is not None:
-            height, width = picture.shape[-2:]
-            top = int(torch.randint(height - self.side + 1, ()))
-            left = int(torch.randint(width - self.side + 1, ()))
-            picture = picture[:, top : top + self.side, left : left + self.side]
-        return picture.flip(2) if torch.rand(()) < 0.5 else picture, label
+def divided(pictures: ImageSet) -> tuple[Batches, Batches]:
+    """Loaders of the pictures to train on, in a random order, and of those that are kept out."""
+    return hold_out(dc.loader(pictures, BATCH, shuffle=True), SHARE_FOR_GATE)
 
 
 def before_training(
-    name: str, network: dc.Classifier, pictures: ImageSet, seed: int
+    name: str, network: dc.Classifier, pictures: Batches, seed: int
 ) -> dc.AdaptedModel:
     """The adapter that another one gives, or that of a ranking, which is kept."""
     recipe = RECIPES[name]
@@ -124,7 +102,7 @@ def before_training(
         return dc.load_adapter(network, recipe.start)
     folder = WORK / name / "ranking"
     if not folder.exists():
-        some = dc.loader(pictures.sample(recipe.ranked, seed=0), BATCH)
+        some = random_part(pictures, recipe.ranked)
         dc.rank(network, some, list(recipe.distortions)).save(folder)
     budget = {"parameters": recipe.parameters}
     ranking = dc.load_ranking(folder)
@@ -137,24 +115,19 @@ def train(given: argparse.Namespace) -> None:
     kinds = list(recipe.distortions)
     network = dc.load_model("efficientnet_lite0")
     every = dc.open_dataset(given.pictures, network.preprocessing).without_labels()
-    rows = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
-    held = int(len(every) * SHARE_FOR_GATE)
-    shown, kept = every.select(sorted(rows[held:])), every.select(sorted(rows[:held]))
+    shown, kept = divided(every)
     adapted = before_training(given.name, network, shown, seed)
-    dc.fit_gate(
-        adapted, dc.loader(shown, BATCH, shuffle=True), kinds, recipe.false_alarms, scale=0.5
-    )
+    dc.fit_gate(adapted, shown, kinds, recipe.false_alarms, scale=0.5)
     work = WORK / given.name / f"rate-{given.rate:g}-{given.crop_epochs}-{given.epochs}-{seed}"
     seen, seconds = 0, 0.0
-    for part, side, epochs, rate in (
+    for part, crop, epochs, rate in (
         ("crops", recipe.crop, given.crop_epochs, given.rate),
-        ("whole", None, given.epochs, given.rate / 3),
+        ("whole", 1.0, given.epochs, given.rate * RATE),
     ):
         if not epochs:
             continue
-        batches: Any = DataLoader(Crops(shown, side), BATCH, shuffle=True, drop_last=True)
         history = dc.fit(
-            *(adapted, batches, kinds),
+            *(adapted, shown, kinds),
             seed=seed,
             checkpoint=work / f"{part}.pt",
             task=part,
@@ -162,14 +135,15 @@ def train(given: argparse.Namespace) -> None:
             learning_rate=rate,
             clean_share=0.1,
             objective=OBJECTIVE,
+            augmentation=dc.Augmentation(crop=crop, flip=True),
         )
         seen, seconds = seen + history.images_seen, seconds + history.seconds
-    some = kept.sample(JUDGED, seed=0)
+    some = random_part(kept, JUDGED)
     if given.trial:
         adapted.set_gate(None)
         compared(network, adapted, some, kinds)
         return
-    raising, judged = kept.sample(recipe.raised, seed=1), None
+    raising, judged = random_part(kept, recipe.raised, seed=1), None
     if given.judged is not None:
         judged = dc.open_dataset(given.judged, network.preprocessing)
         judged = judged.sample(min(given.judged_images, len(judged)), seed=0)
@@ -177,9 +151,9 @@ def train(given: argparse.Namespace) -> None:
         assert judged is not None, (
             "give --judged: the gate's thresholds are raised on such pictures"
         )
-        raising = judged.select(range(recipe.raised))
+        raising = dc.loader(judged.select(range(recipe.raised)), 50)
         judged = judged.select(range(recipe.raised, len(judged)))
-    dc.raise_gate(adapted, dc.loader(raising, 50), kinds, seed)
+    dc.raise_gate(adapted, raising, kinds, seed)
     agreement = compared(network, adapted, some, kinds)
     notes = {
         "summary": recipe.summary,
@@ -195,7 +169,7 @@ def train(given: argparse.Namespace) -> None:
         notes |= {
             "measured": {
                 "data": "ImageNet's validation set",
-                **compared(network, adapted, judged, kinds).to_json(),
+                **compared(network, adapted, dc.loader(judged, 50), kinds).to_json(),
             },
             "cost": cost(network, adapted),
         }
@@ -205,10 +179,10 @@ def train(given: argparse.Namespace) -> None:
 
 
 def compared(
-    network: dc.Classifier, adapted: dc.AdaptedModel, pictures: ImageSet, kinds: list[str]
+    network: dc.Classifier, adapted: dc.AdaptedModel, pictures: Batches, kinds: list[str]
 ) -> Comparison:
     """Measures the network and the corrected one, and prints both."""
-    found = compare(network, adapted, dc.loader(pictures, 50), kinds, 0, "auto", "measuring")
+    found = compare(network, adapted, pictures, kinds, 0, "auto", "measuring")
     for kind, curve in found.after.curves.items():
         for grid in (found.before, found.after):
             shares = [grid.clean.top1 if grid.clean else 0.0, *grid.curves[kind].top1]

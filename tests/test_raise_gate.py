@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel
-from deepcorrect.correction._raise_gate import _rises
+from deepcorrect.correction._raise_gate import _rises, gate_answers
 from deepcorrect.runtime import InputError
 
 KINDS = ["awgn:20,60,100"]
@@ -143,6 +143,34 @@ def test_images_of_one_kind_raise_the_threshold_of_another_that_sends_them(
     dc.raise_gate(adapted, batches(), ["gaussian_blur:1"])
     ((images, _),) = batches()
     assert not dc.looks_distorted(adapted, images).any()
+
+
+def test_the_answers_to_each_cell_are_those_of_both_networks(adapted: AdaptedModel) -> None:
+    """Contrast has no randomness, so that each cell can be computed alone."""
+    harm(adapted)
+    ((images, labels),) = batches()
+    parts = [(images[:20], labels[:20]), (images[20:], labels[20:])]
+    found = gate_answers(adapted, parts, ["contrast:1,3"], seed=0)
+    contrast = dc.Distortion("contrast")
+    cells = [images, contrast(images, 1), contrast(images, 3)]
+    truth = adapted.network(images).argmax(1)
+    assert adapted.gate is not None
+    for row, cell in enumerate(cells):
+        with torch.no_grad():
+            assert torch.allclose(found.scores[row], adapted.gate.scores(cell), atol=1e-4)
+            before = adapted.network(cell)
+            with adapted.ungated():
+                after = adapted(cell)
+        for logits, shares, right in (
+            (before, found.before, found.right_before),
+            (after, found.after, found.right_after),
+        ):
+            rows = zip(logits.softmax(1), truth, strict=True)
+            own = torch.stack([each[place] for each, place in rows])
+            assert torch.allclose(shares[row], own, atol=1e-5)
+            assert right[row].equal(logits.argmax(1) == truth)
+    assert found.right_before[0].all()
+    assert not found.right_after[0].all()
 
 
 def test_a_gate_is_needed() -> None:

@@ -25,30 +25,16 @@ import deepcorrect as dc
 from benchmarks.gate.detection import RESULTS
 from benchmarks.pages import table
 from benchmarks.subjects import SHARED, efficientnet_lite0
-from deepcorrect.correction._fit_gate import images_read
-from deepcorrect.correction._raise_gate import _rises
-from deepcorrect.data import ImageSet
-from deepcorrect.distortions import CLEAN, cells_of, distorted_batches, parse_all
-from deepcorrect.networks import logits_of
-from deepcorrect.runtime import device_of, files, inference
+from deepcorrect.correction._raise_gate import _rises, gate_answers
+from deepcorrect.runtime import files
+from scripts.train_adapters import divided
 
 KEPT = Path("runs/gate")
 COUNTS = (48, 120, 200)
 FALSE_ALARMS, SCALE = 0.02, 0.5
 
 Answers = dict[str, Tensor]
-"""Of each cell and image: `before` and `after`, the probability of the right answer; `right_before`
-and `right_after`, whether it is given; cells x N. And `scores`, cells x N x kinds."""
-
-
-def pictures(network: dc.Classifier) -> tuple[ImageSet, ImageSet]:
-    """The pictures that shipped adapters are trained on, and the others of Caltech-101."""
-    every = dc.open_dataset(
-        f"parquet:{SHARED}/data/caltech101/train.parquet", network.preprocessing
-    )
-    rows = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
-    held = len(every) // 10  # as in scripts/train_adapters.py
-    return every.select(sorted(rows[held:])), every.select(sorted(rows[:held]))
+"""The attributes of `GateAnswers`."""
 
 
 def answers(name: str, kinds: list[str]) -> Answers:
@@ -57,38 +43,12 @@ def answers(name: str, kinds: list[str]) -> Answers:
     if file.exists():
         return files.read_tensors(file)
     network = efficientnet_lite0()
-    shown, kept = pictures(network)
+    spec = f"parquet:{SHARED}/data/caltech101/train.parquet"
+    shown, kept = divided(dc.open_dataset(spec, network.preprocessing))
     adapted = dc.load_adapter(network, name)
-    dc.fit_gate(adapted, dc.loader(shown, 32, shuffle=True), kinds, FALSE_ALARMS, scale=SCALE)
-    assert adapted.gate is not None
-    cells = [CLEAN, *cells_of(parse_all(kinds, 224))]
-    found: dict[str, list[list[Tensor]]] = {}
-    clean = truth = torch.empty(0)
-    batches = distorted_batches(
-        dc.loader(kept, 48), cells, seed=1, device=device_of(adapted), purpose="to raise with"
-    )
-    with inference(adapted), torch.no_grad():
-        for batch in batches:
-            if batch.clean is not clean:
-                clean = batch.clean
-                truth = logits_of(network, clean).argmax(1, keepdim=True)
-                print(f"{name}: {batch.first + len(clean)} of {len(kept)} pictures", flush=True)
-            before = logits_of(network, batch.images).softmax(1)
-            with adapted.ungated():
-                after = logits_of(adapted, batch.images).softmax(1)
-            read = {"scores": adapted.gate.scores(images_read(adapted, batch.images))}
-            for when, shares in {"before": before, "after": after}.items():
-                read[when] = shares.gather(1, truth).flatten()
-                read[f"right_{when}"] = (shares.argmax(1, keepdim=True) == truth).flatten()
-            for key, value in read.items():
-                found.setdefault(key, [[] for _ in cells])[batch.row].append(value)
-    tensors = {
-        key: torch.stack([torch.cat(row) for row in rows]).contiguous()
-        for key, rows in found.items()
-    }
-    KEPT.mkdir(parents=True, exist_ok=True)
-    files.write_tensors(file, tensors)
-    return tensors
+    dc.fit_gate(adapted, shown, kinds, FALSE_ALARMS, scale=SCALE)
+    files.write_tensors(file, vars(gate_answers(adapted, kept, kinds, seed=1)))
+    return files.read_tensors(file)
 
 
 def by_answers(each: Answers) -> Tensor:

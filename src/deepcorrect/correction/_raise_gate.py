@@ -7,12 +7,13 @@ to the corrected network, which the untouched network often answers better.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from deepcorrect.correction._fit_gate import images_read
-from deepcorrect.correction._gate import GateConfig
+from deepcorrect.correction._gate import Gate, GateConfig
 from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import (
@@ -69,14 +70,55 @@ def raise_gate(
         >>> dc.raise_gate(adapted, batches, ["awgn:20"]) == gate  # untrained units lose nothing
         True
     """
-    gate = adapted.gate
-    if gate is None:
-        raise InputError("this network has no gate: fit one first, see fit_gate")
-    device = device_of(adapted)
+    gate = _gate_of(adapted)
+    found = gate_answers(adapted, loader, distortions, seed)
+    gains = (found.after - found.before).double()
+    rises = _rises(found.scores.flatten(0, 1), gains.flatten()).tolist()
+    biases = tuple(bias - rise for bias, rise in zip(gate.config.biases, rises, strict=True))
+    raised = gate.config.model_copy(update={"biases": biases})
+    adapted.set_gate(raised)
+    return raised
+
+
+@dataclass(frozen=True)
+class GateAnswers:
+    """What a gate and both networks say of images.
+
+    The right answer is the untouched network's to the clean image.
+
+    Attributes:
+        scores: The gate's, cells x N x kinds.
+        before: The probability that the untouched network gives to the right answer, cells x N.
+        after: The probability that the corrected network gives to it, cells x N.
+        right_before: Whether the untouched network gives it, cells x N.
+        right_after: Whether the corrected network gives it, cells x N.
+    """
+
+    scores: Tensor
+    before: Tensor
+    after: Tensor
+    right_before: Tensor
+    right_after: Tensor
+
+
+def gate_answers(
+    adapted: GatedModel, loader: Batches, distortions: Sequence[str | Distortion] | str, seed: int
+) -> GateAnswers:
+    """Reads what a gate may be raised by, of clean images and of all levels of some distortions.
+
+    Args:
+        adapted: The trained network with a gate.
+        loader: Batches of clean images, as `raise_gate` takes them.
+        distortions: Distortion specs. The cells are the clean images, and then each level.
+        seed: The seed of the noise.
+
+    Raises:
+        InputError: There is no gate, or a distortion or an image is not accepted.
+    """
+    gate, device = _gate_of(adapted), device_of(adapted)
     first = next(numbered_batches(loader, PURPOSE)).images
     cells = [CLEAN, *cells_of(parse_all(distortions, input_size_of(adapted, first)))]
-    scores: list[Tensor] = []
-    gains: list[Tensor] = []
+    found: list[list[GateAnswers]] = [[] for _ in cells]
     clean = truth = torch.empty(0)
     network, corrected = (as_logits(each, first.to(device)) for each in (adapted.network, adapted))
     with (
@@ -88,18 +130,33 @@ def raise_gate(
         for batch in distorted_batches(loader, cells, seed=seed, device=device, purpose=PURPOSE):
             if batch.clean is not clean:
                 clean = batch.clean
-                truth = logits_of(network, clean).argmax(1, keepdim=True)
-            before = logits_of(network, batch.images).softmax(1).gather(1, truth)
+                truth = logits_of(network, clean).argmax(1)
+            before = logits_of(network, batch.images)
             with adapted.ungated():
-                after = logits_of(corrected, batch.images).softmax(1).gather(1, truth)
-            gains.append((after - before).flatten().cpu().double())
-            scores.append(gate.scores(images_read(adapted, batch.images)).cpu())
+                after = logits_of(corrected, batch.images)
+            scores = gate.scores(images_read(adapted, batch.images))
+            found[batch.row].append(_answers(scores, before, after, truth))
             advance(len(batch.images) / len(cells))
-    rises = _rises(torch.cat(scores), torch.cat(gains)).tolist()
-    biases = tuple(bias - rise for bias, rise in zip(gate.config.biases, rises, strict=True))
-    raised = gate.config.model_copy(update={"biases": biases})
-    adapted.set_gate(raised)
-    return raised
+    return GateAnswers(
+        *(
+            torch.stack([torch.cat([getattr(each, field.name) for each in row]) for row in found])
+            for field in fields(GateAnswers)
+        )
+    )
+
+
+def _gate_of(adapted: GatedModel) -> Gate:
+    if adapted.gate is None:
+        raise InputError("this network has no gate: fit one first, see fit_gate")
+    return adapted.gate
+
+
+def _answers(scores: Tensor, before: Tensor, after: Tensor, truth: Tensor) -> GateAnswers:
+    """The answers to one batch, on the CPU: from scores, N x kinds, and logits, N x classes."""
+    logits = (before, after)
+    shares = [each.softmax(1).gather(1, truth[:, None]).flatten() for each in logits]
+    right = [each.argmax(1) == truth for each in logits]
+    return GateAnswers(*(each.cpu() for each in (scores, *shares, *right)))
 
 
 def _rises(scores: Tensor, gains: Tensor) -> Tensor:
