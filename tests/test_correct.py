@@ -62,6 +62,18 @@ def test_only_the_images_to_train_on_are_shuffled() -> None:
     assert orders[1][0] == orders[1][1] == sorted(orders[1][0])
 
 
+def test_divided_images_are_read_as_the_loader_reads_them() -> None:
+    """The workers' settings are all kept: without the time limit, one that hangs is waited for."""
+    images = TensorDataset(torch.rand(8, 1), torch.arange(8))
+    data = DataLoader(
+        images, 4, num_workers=1, timeout=7, prefetch_factor=3, multiprocessing_context="fork"
+    )
+    for part in hold_out(data, 0.5):
+        assert isinstance(part, DataLoader)
+        assert (part.num_workers, part.timeout, part.prefetch_factor) == (1, 7, 3)
+        assert part.multiprocessing_context is data.multiprocessing_context
+
+
 class Endless:
     def __iter__(self) -> Iterator[Batch]:
         yield torch.rand(4, 3, 8, 8), torch.arange(4)

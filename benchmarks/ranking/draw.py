@@ -5,6 +5,7 @@ python -m benchmarks.ranking.draw
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from matplotlib import rc_context
@@ -41,40 +42,43 @@ def methods_of(found: dict[str, dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(method for each in found.values() for method in each))
 
 
-def quality_table(quality: dict[str, Any]) -> str:
-    found = judged(quality)
+def by_method(
+    found: dict[str, dict[str, Any]],
+    columns: Sequence[str],
+    figures: Callable[[str, dict[str, Any]], list[str]],
+    methods: Iterable[str],
+) -> str:
+    """A row a method: its figures on each network, empty where it was not judged."""
     headings = ["method"]
     for name in found:
-        headings += [f"{NETWORKS.get(name, name)}: area", "lead, points"]
+        headings += [f"{NETWORKS.get(name, name)}: {columns[0]}", *columns[1:]]
     rows = []
-    for method in methods_of(found):
+    for method in methods:
         row = [f"`{method}`"]
         for each in found.values():
             one = each.get(method)
-            row.append(f"{one['area']:.4f}" if one else "")
-            row.append(
-                f"{100 * one['lead_over_swap']:+.2f} ({span(one['lead_interval'])})"
-                if one and method != "swap"
-                else ""
-            )
+            row += figures(method, one) if one else [""] * len(columns)
         rows.append(row)
     return table(headings, rows)
 
 
+def quality_table(quality: dict[str, Any]) -> str:
+    def figures(method: str, one: dict[str, Any]) -> list[str]:
+        lead = f"{100 * one['lead_over_swap']:+.2f} ({span(one['lead_interval'])})"
+        return [f"{one['area']:.4f}", "" if method == "swap" else lead]
+
+    found = judged(quality)
+    return by_method(found, ["area", "lead, points"], figures, methods_of(found))
+
+
 def stability_table(quality: dict[str, Any]) -> str:
+    def figures(method: str, one: dict[str, Any]) -> list[str]:
+        del method
+        return [f"{one['top_half_overlap']:.3f}", f"{one['spearman']:.3f}"]
+
     found = {name: each for name, each in judged(quality).items() if name != "both"}
-    headings = ["method"]
-    for name in found:
-        headings += [f"{NETWORKS[name]}: top-half overlap", "Spearman"]
-    rows = []
-    for method in methods_of(found):
-        row = [f"`{method}`"]
-        for each in found.values():
-            one = each.get(method)
-            row += [f"{one['top_half_overlap']:.3f}", f"{one['spearman']:.3f}"] if one else ["", ""]
-        if method != "random":
-            rows.append(row)
-    return table(headings, rows)
+    methods = [method for method in methods_of(found) if method != "random"]
+    return by_method(found, ["top-half overlap", "Spearman"], figures, methods)
 
 
 def exact_table(speed: dict[str, Any]) -> str:

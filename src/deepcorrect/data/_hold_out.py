@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 
-from deepcorrect.data._loader import Batches, Loader, count_of
+from deepcorrect.data._loader import Batches, Loader, count_of, how_it_reads
 from deepcorrect.data._reading import read_batches
 from deepcorrect.runtime import InputError, check_seed
 
@@ -188,17 +188,14 @@ def _loader(
     With `in_order`, it does not shuffle and leaves no image out.
     """
     shuffles = isinstance(batches.sampler, RandomSampler)
-    make = Loader if isinstance(batches, Loader) else DataLoader
+    make: Any = Loader if isinstance(batches, Loader) else DataLoader
     # images that cannot be read are counted by the whole set
     return make(
         images,
         size,
         shuffle=shuffles and not in_order,
-        num_workers=batches.num_workers,
-        collate_fn=batches.collate_fn,
-        pin_memory=batches.pin_memory,
         drop_last=batches.drop_last and not in_order,
-        worker_init_fn=batches.worker_init_fn,
+        **how_it_reads(batches),
     )
 
 

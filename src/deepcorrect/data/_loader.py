@@ -184,15 +184,22 @@ def every_nth(loader: Batches, first: int, step: int) -> Batches:
     return make(
         loader.dataset,
         batch_sampler=_EveryNth(loader.batch_sampler, first, step),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
         generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
+        **how_it_reads(loader),
     )
+
+
+def how_it_reads(loader: DataLoader[Any]) -> dict[str, Any]:
+    """The arguments of a DataLoader that say how images are read, for one of other images."""
+    return {
+        "num_workers": loader.num_workers,
+        "collate_fn": loader.collate_fn,
+        "pin_memory": loader.pin_memory,
+        "timeout": loader.timeout,
+        "worker_init_fn": loader.worker_init_fn,
+        "multiprocessing_context": loader.multiprocessing_context,
+        "prefetch_factor": loader.prefetch_factor,
+    }
 
 
 @dataclass(frozen=True)

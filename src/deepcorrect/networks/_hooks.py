@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from deepcorrect.networks._branches import ungated
 from deepcorrect.networks._classifier import logits_of, module_trees
@@ -34,10 +35,9 @@ def _uncompiled() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
 
 
-@contextmanager
 def forward_hooks(
     modules: Mapping[str, nn.Module], hook: Hook, *, prepend: bool = False
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Calls `hook` after each call of one of the modules, while the block runs.
 
     Args:
@@ -45,27 +45,38 @@ def forward_hooks(
         hook: The function to call. A result other than None replaces the module's output.
         prepend: Whether it runs before all hooks that are registered already.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_uncompiled())
-        for name, module in modules.items():
-            handle = module.register_forward_hook(partial(hook, name), prepend=prepend)
-            stack.callback(handle.remove)
-        yield
+    return _hooked(
+        modules,
+        lambda name, module: module.register_forward_hook(partial(hook, name), prepend=prepend),
+    )
 
 
-@contextmanager
-def forward_pre_hooks(modules: Mapping[str, nn.Module], hook: PreHook) -> Iterator[None]:
+def forward_pre_hooks(
+    modules: Mapping[str, nn.Module], hook: PreHook
+) -> AbstractContextManager[None]:
     """Calls `hook` before each call of one of the modules, while the block runs.
 
     Args:
         modules: The modules by name.
         hook: The function to call. It may raise to end the forward pass.
     """
+    return _hooked(
+        modules,
+        lambda name, module: module.register_forward_pre_hook(
+            partial(hook, name), with_kwargs=True
+        ),
+    )
+
+
+@contextmanager
+def _hooked(
+    modules: Mapping[str, nn.Module], register: Callable[[str, nn.Module], RemovableHandle]
+) -> Iterator[None]:
+    """Registers a hook on each of the modules while the block runs."""
     with ExitStack() as stack:
         stack.enter_context(_uncompiled())
         for name, module in modules.items():
-            handle = module.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
-            stack.callback(handle.remove)
+            stack.callback(register(name, module).remove)
         yield
 
 
