@@ -172,12 +172,13 @@ def demo() -> str:
     rows = []
     for name, record in found.items():
         means = [f"{100 * curve['mean_top1']:.1f}" for curve in record["distortions"].values()]
-        times = [shown_latency([record]), shown_latency([record], "relative_clean_latency")]
+        keys = ("relative_latency", "relative_clean_latency", "relative_ungated_latency")
+        times = [shown_latency([record], key) for key in keys]
         rows.append(
             [label(name), f"{100 * clean(record):.1f}", *means, *size(record, base), *times]
         )
     head = ["clean", *(f"mean, {distortion_name(kind)}" for kind in base["distortions"])]
-    head += ["trained parameters", "multiply-adds", "latency", "latency, clean image"]
+    head += ["trained parameters", "multiply-adds", "latency", "clean image", "without gate"]
     said = " ".join(headline(results, "deepcorrect")).replace("\N{NO-BREAK SPACE}", " ")
     return f"{table(['', *head], rows)}\n\n{textwrap.fill(said, 115)}"
 

@@ -19,6 +19,10 @@ from deepcorrect.runtime import InputError, Precision, console
 
 LATENCY_IMAGES = 20
 """Images whose latency is measured, one at a time."""
+TURNS = (3, 25)
+"""The smallest and the largest number of turns for one image."""
+SECONDS = 0.5
+"""About how long all images take together, within these turns."""
 TRACED_IMAGES = 2
 """How many clean and how many distorted images a network is fused with."""
 
@@ -80,7 +84,11 @@ class _Pair:
 
     def one_by_one(self, images: Tensor) -> Latency:
         """The system's time for one image: medians over some, which a gate may send two ways."""
-        found = [self.on(image, turns=3) for image in images[:LATENCY_IMAGES].split(1)]
+        shown = images[:LATENCY_IMAGES].split(1)
+        least, most = TURNS
+        a_turn = 4 * len(shown) * self.on(shown[0], least).seconds  # both networks run twice
+        turns = min(most, max(least, round(SECONDS / max(a_turn, 1e-9))))
+        found = [self.on(image, turns) for image in shown]
         return Latency(
             statistics.median(each.seconds for each in found),
             statistics.median(each.ratio for each in found),
