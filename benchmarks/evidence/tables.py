@@ -178,7 +178,8 @@ def demo() -> str:
             [label(name), f"{100 * clean(record):.1f}", *means, *size(record, base), *times]
         )
     head = ["clean", *(f"mean, {distortion_name(kind)}" for kind in base["distortions"])]
-    head += ["trained parameters", "multiply-adds", "latency", "clean image", "without gate"]
+    head += ["trained parameters", "multiply-adds", "latency"]
+    head += ["latency, clean image", "latency, no gate"]
     said = " ".join(headline(results, "deepcorrect")).replace("\N{NO-BREAK SPACE}", " ")
     return f"{table(['', *head], rows)}\n\n{textwrap.fill(said, 115)}"
 
