@@ -91,11 +91,12 @@ def shares(curves: dict[str, Any]) -> dict[str, list[float]]:
 def draw() -> None:
     """Writes the table: the best trials of each network and distortion first."""
     columns = ("mean top-1", "clean", "adapter")
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for each in files.read_json(KEPT):
-        found.setdefault((each["network"], each["distortion"]), []).append(each)
+        of = f"{each['network']}, {each['distortion']}, {each['images']:,} images"
+        found.setdefault(of, []).append(each)
     tables = []
-    for (network, kind), trials in found.items():
+    for of, trials in found.items():
         rows = [
             [
                 f"**{each['trial']}**" if each["trial"] == "default" else each["trial"],
@@ -105,7 +106,7 @@ def draw() -> None:
             ]
             for each in sorted(trials, key=lambda each: -each["mean"])
         ]
-        tables.append(pages.table((f"{network}, {kind}", *columns), rows))
+        tables.append(pages.table((of, *columns), rows))
     pages.fill(pages.DOCS / "correct.md", {"trials": "\n\n".join(tables)})
 
 
