@@ -21,9 +21,10 @@ import torch
 
 from benchmarks import pages
 from benchmarks.defaults import networks
-from benchmarks.defaults.trials import TRIALS
+from benchmarks.defaults.trials import ALONE, TRIALS
 from benchmarks.kept import accuracies, run_once
 from benchmarks.subjects import RESULTS, cifar_drawn, cifar_rows
+from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import ImageSet, loader
 from deepcorrect.evaluation import evaluate
 from deepcorrect.experiments import correct
@@ -41,11 +42,35 @@ def run(
 ) -> dict[str, Any]:
     """Trains and judges one correction."""
     subject, kind = networks.network(network), distortion
-    settings = dict(TRIALS[trial])
-    train = cifar_drawn(subject, images, seed)
     judged = loader(cifar_rows(subject, 0, JUDGED), 250)
-    started = time.monotonic()
-    adapted = correct(
+    made, seconds = None, 0.0
+    if trial != ALONE:
+        started = time.monotonic()
+        made = corrected(subject, kind, images, epochs, dict(TRIALS[trial]), seed)
+        seconds = time.monotonic() - started
+    found = evaluate(made or subject, judged, [kind], seed, "auto", trial)
+    own = sum(each.numel() for each in trainable_parameters(made)) if made else 0
+    cost = made.config.notes["cost"] if made else {"base_parameters": 1, "latency": None}
+    return {
+        "network": network,
+        "distortion": distortion,
+        "images": images,
+        "epochs": epochs,
+        "trial": trial,
+        "seed": seed,
+        **accuracies(found),
+        "parameters": round(own / cost["base_parameters"], 3),
+        "latency": cost["latency"],
+        "seconds": round(seconds, 1),
+    }
+
+
+def corrected(
+    subject: Classifier, kind: str, images: int, epochs: int, settings: dict[str, Any], seed: int
+) -> AdaptedModel:
+    """The network, corrected with some choices given."""
+    train = cifar_drawn(subject, images, seed)
+    return correct(
         subject,
         loader(train, settings.get("batch_size", BATCH_SIZE), shuffle=True),
         distortions=kind,
@@ -55,21 +80,6 @@ def run(
         seed=seed,
         **settings,
     )
-    seconds = time.monotonic() - started
-    found = evaluate(adapted, judged, [kind], seed, "auto", trial)
-    own = sum(each.numel() for each in trainable_parameters(adapted))
-    return {
-        "network": network,
-        "distortion": distortion,
-        "images": images,
-        "epochs": epochs,
-        "trial": trial,
-        "seed": seed,
-        **accuracies(found),
-        "parameters": round(own / adapted.config.notes["cost"]["base_parameters"], 3),
-        "latency": adapted.config.notes["cost"]["latency"],
-        "seconds": round(seconds, 1),
-    }
 
 
 def ranked(subject: Classifier, train: ImageSet, kind: str, seed: int) -> Ranking:

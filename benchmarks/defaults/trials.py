@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+ALONE = "the network alone"
 TRIALS: dict[str, dict[str, Any]] = {
+    ALONE: {},
     "default": {},
     "AdamW": {"optimizer": "adamw"},
     "rate 0.1": {"learning_rate": 0.1},
