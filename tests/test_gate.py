@@ -78,22 +78,21 @@ def half_distorted(clean: Tensor) -> tuple[Tensor, Tensor]:
     return images, which
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_statistics_are_logarithms_of_neighbours_differences(channels: int) -> None:
-    images = torch.rand(5, channels, 13, 10, generator=torch.Generator().manual_seed(0))
-    found = statistics(images).numpy()
-    for row, image in zip(found, images.double().numpy(), strict=True):
+def defined_statistics(images: Tensor) -> np.ndarray:
+    """The statistics by their definition, in double precision, image by image."""
+    rows = []
+    for image in images.double().numpy():
         views = [image.mean(0, keepdims=True)]
-        if channels == 3:
-            views.append(np.stack([image[0] - image[1], image[1] - image[2]]))
-        expected = []
+        if len(image) > 1:
+            views.append(image[:-1] - image[1:])
+        values: list[float] = []
         for view in views:
             plane = view
             for scale in range(3):
                 if scale:
-                    rows, columns = (side // 2 * 2 for side in plane.shape[1:])
-                    blocks = plane[:, :rows, :columns].reshape(
-                        len(plane), rows // 2, 2, columns // 2, 2
+                    rows_, columns = (side // 2 * 2 for side in plane.shape[1:])
+                    blocks = plane[:, :rows_, :columns].reshape(
+                        len(plane), rows_ // 2, 2, columns // 2, 2
                     )
                     plane = blocks.mean((2, 4))
                 for each in (
@@ -101,10 +100,72 @@ def test_statistics_are_logarithms_of_neighbours_differences(channels: int) -> N
                     np.diff(plane, axis=1),
                     np.diff(np.diff(plane, axis=1), axis=2),
                 ):
-                    expected += [(each**2).mean(), np.abs(each).mean()]
-            expected.append(plane.var(ddof=1))
-        assert len(expected) == (19 if channels == 1 else 38)
-        np.testing.assert_allclose(row, np.log(np.array(expected) + 1e-5), rtol=1e-4, atol=1e-4)
+                    values += [(each**2).mean(), np.abs(each).mean()]
+            values.append(plane.var(ddof=1))
+        rows.append(np.log(np.array(values) + 1e-5))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 32, 32), (5, 1, 13, 10), (3, 3, 8, 31), (2, 2, 17, 9), (2, 5, 11, 16)]
+)
+def test_statistics_are_logarithms_of_neighbours_differences(
+    shape: tuple[int, ...], precision: torch.dtype
+) -> None:
+    images = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 4 - 2).to(precision)
+    given = images.clone()
+    expected = defined_statistics(images)
+    assert expected.shape[1] == (19 if shape[1] == 1 else 38)
+    for layout in (images, images.to(memory_format=torch.channels_last)):
+        np.testing.assert_allclose(statistics(layout).numpy(), expected, rtol=0, atol=2e-6)
+    each = torch.cat([statistics(image[None]) for image in images])
+    np.testing.assert_allclose(each.numpy(), expected, rtol=0, atol=2e-6)
+    assert torch.equal(images, given)
+
+
+def test_statistics_of_flat_and_of_bright_images_are_exact_too() -> None:
+    noise = torch.rand(3, 3, 24, 21, generator=torch.Generator().manual_seed(0)) - 0.5
+    faint = torch.tensor([0.0, 1e-2, 1e-1])[:, None, None, None] * noise + 2
+    np.testing.assert_allclose(statistics(faint), defined_statistics(faint), rtol=0, atol=3e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_exported_statistics_are_the_same_and_leave_later_ones_alone(
+    channels: int, tmp_path: Path
+) -> None:
+    class Statistics(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return statistics(images)
+
+    images = torch.rand(4, channels, 21, 18, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    expected = defined_statistics(images)
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(Statistics(), (images,), dynamic_shapes=shapes, strict=False)
+    runs: list[Callable[[Tensor], Any]] = [program.module(), statistics]
+    compiled: Any = torch.compile(statistics, backend="eager", fullgraph=True)
+    runs += [compiled, statistics]
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = str(tmp_path / "statistics.onnx")
+    torch.onnx.export(program, (images,), path, input_names=["images"], verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    runs.append(lambda batch: session.run(None, {"images": batch.numpy()})[0])
+    for run in runs:
+        for count in (4, 1):
+            found = np.asarray(run(images[:count]))
+            np.testing.assert_allclose(found, expected[:count], rtol=0, atol=2e-6)
+
+
+def test_scores_need_no_gradient_and_survive_inference_mode() -> None:
+    gate, images = Gate(SOME), torch.rand(2, 3, 19, 23)
+    with torch.inference_mode():
+        expected = gate.scores(images).clone()
+    found = gate.scores(images.clone().requires_grad_())
+    assert not found.requires_grad
+    assert torch.equal(found, expected)
+    for precision in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", precision):
+            assert torch.equal(gate.scores(images), expected)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

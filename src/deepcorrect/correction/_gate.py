@@ -7,6 +7,7 @@ The paper's units have no gate.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -92,24 +93,27 @@ def statistics(images: Tensor) -> Tensor:
             f"a gate reads images of at least {LEAST_PIXELS} x {LEAST_PIXELS} pixels, but these "
             f"have {images.shape[-2]} x {images.shape[-1]}: correct them without a gate"
         )
-    planes, views = _luminance_and_differences(images.float())
-    sums, pixels = [], []
+    images = images.detach().float().contiguous()  # a decision has no gradient
+    traced = torch.compiler.is_compiling()
+    size = _square_sum if traced else torch.linalg.vector_norm
+    planes = _luminance_and_differences(images)
+    found = []
     for scale in range(SCALES):
         if scale:
             planes = _halved(planes)
-        across = planes[..., 1:] - planes[..., :-1]
-        down = planes[:, :, 1:] - planes[:, :, :-1]
-        for each in (across, down, down[..., 1:] - down[..., :-1]):
-            flat = each.flatten(2)
-            # faster than one `vector_norm`, in PyTorch and in ONNX Runtime
-            sums += [(flat * flat).sum(2), flat.abs().sum(2)]
-            pixels += [flat.shape[2]] * 2
-    means = torch.cat(sums, 1).unflatten(1, (len(sums), -1))  # N x statistics x planes
-    means = means / torch.tensor(pixels, dtype=means.dtype, device=means.device)[:, None]
-    found = []
-    for mean, plane in zip(means.split(views, 2), planes.split(views, 1), strict=True):
-        found += [mean.mean(2), plane.flatten(1).var(1, keepdim=True)]
-    return (torch.cat(found, 1) + FLAT).log()
+        down = planes.diff(dim=2)
+        for each in (planes.diff(dim=3), down, down.diff(dim=3)):
+            # each in turn, so that ONNX Runtime measures one while it is in the cache
+            found += [size(each, dim=(2, 3)), each.abs_().sum((2, 3))]
+    views = planes.split([1, len(planes[0]) - 1], 1) if images.shape[1] > 1 else [planes]
+    for view in views:
+        centred = view - view.mean((1, 2, 3), keepdim=True)
+        found.append(size(centred, dim=(1, 2, 3))[:, None])
+    sums = torch.cat(found, 1)
+    powers, weights, added = (_to_means if traced else _known_to_means)(
+        *images.shape[1:], images.device
+    )
+    return F.linear(sums if traced else sums**powers, weights, added).log()
 
 
 def statistic_names(channels: int) -> tuple[str, ...]:
@@ -137,21 +141,64 @@ def statistic_names(channels: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _luminance_and_differences(images: Tensor) -> tuple[Tensor, list[int]]:
-    """The planes that are measured, and how many belong to each view: luminance, differences."""
-    channels = images.split(1, 1)
-    if len(channels) == 1:
-        return images, [1]
-    luminance = sum(channels[1:], channels[0]) / len(channels)
-    differences = [first - second for first, second in pairwise(channels)]
-    return torch.cat([luminance, *differences], 1), [1, len(differences)]
+def _luminance_and_differences(images: Tensor) -> Tensor:
+    """The planes that are measured: the sum of the channels, and their differences."""
+    if images.shape[1] == 1:
+        return images
+    if not torch.compiler.is_compiling():
+        return torch.cat([images.sum(1, keepdim=True), images.diff(dim=1)], 1)
+    channels = images.split(1, 1)  # what ONNX Runtime is faster at
+    differences = [second - first for first, second in pairwise(channels)]
+    return torch.cat([sum(channels[1:], channels[0]), *differences], 1)
 
 
 def _halved(planes: Tensor) -> Tensor:
-    """Averages of 2 x 2 pixels: `avg_pool2d`, which takes several times as long on large images."""
+    """Sums of 2 x 2 pixels: `avg_pool2d` takes several times as long on large images."""
     height, width = (size // 2 * 2 for size in planes.shape[2:])
     rows = planes[:, :, 0:height:2] + planes[:, :, 1:height:2]
-    return (rows[..., 0:width:2] + rows[..., 1:width:2]) / 4
+    return rows[..., 0:width:2] + rows[..., 1:width:2]
+
+
+def _square_sum(values: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """A sum of squares, which ONNX Runtime computes faster than a norm."""
+    return (values * values).sum(dim)
+
+
+def _to_means(
+    channels: int, height: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What takes norms to sums of squares, and these sums to the means that `statistics` needs.
+
+    At each scale and in each direction there are the norm and the sum of magnitudes of each plane;
+    after them, the norm of each view's coarsest planes about their mean. In luminance and at
+    coarser scales, they are measured on sums of channels and of pixels in the place of averages.
+
+    Returns:
+        The power of each, and the weights and the bias of a linear layer, whose outputs are the
+        means in the order of `statistic_names`.
+    """
+    views = [range(1), range(1, channels)][: 1 + (channels > 1)]
+    variances = 6 * SCALES * channels
+    powers = ([2.0] * channels + [1.0] * channels) * (3 * SCALES) + [2.0] * len(views)
+    rows: list[list[float]] = []
+    for number, view in enumerate(views):
+        for place in range(6 * SCALES + 1):
+            scale, direction = min(place // 6, SCALES - 1), place // 2 % 3
+            high, wide = height >> scale, width >> scale
+            added = 4**scale * (1 if number else channels)
+            row = [0.0] * len(powers)
+            if place == 6 * SCALES:
+                row[variances + number] = 1 / added**2 / (high * wide * len(view) - 1)
+            else:
+                pixels = (high * (wide - 1), (high - 1) * wide, (high - 1) * (wide - 1))[direction]
+                for column in (place * channels + plane for plane in view):
+                    row[column] = 1 / added ** powers[column] / (pixels * len(view))
+            rows.append(row)
+    bias = torch.full((len(rows),), FLAT, device=device)
+    return torch.tensor(powers, device=device), torch.tensor(rows, device=device), bias
+
+
+_known_to_means = lru_cache(64)(_to_means)
 
 
 class Gate(nn.Module):
@@ -209,12 +256,14 @@ class Gate(nn.Module):
         Raises:
             InputError: The gate was fitted to images with another number of channels.
         """
-        with torch.autocast(images.device.type, enabled=False):
-            found = statistics(images)
-            weights, biases = self.classifiers.weight.float(), self.classifiers.bias.float()
-            if found.shape[1] != weights.shape[1]:
-                raise InputError(
-                    f"the gate reads {weights.shape[1]} statistics per image, but these images of "
-                    f"{images.shape[1]} channels have {found.shape[1]}: fit a gate to such images"
-                )
-            return F.linear(found, weights, biases)
+        if torch.is_autocast_enabled(images.device.type):
+            with torch.autocast(images.device.type, enabled=False):
+                return self.scores(images)
+        found = statistics(images)
+        weights, biases = self.classifiers.weight.float(), self.classifiers.bias.float()
+        if found.shape[1] != weights.shape[1]:
+            raise InputError(
+                f"the gate reads {weights.shape[1]} statistics per image, but these images of "
+                f"{images.shape[1]} channels have {found.shape[1]}: fit a gate to such images"
+            )
+        return F.linear(found, weights, biases)

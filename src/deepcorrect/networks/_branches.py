@@ -56,7 +56,7 @@ class Branches(Replacement):
         chosen: Tensor = self.chooser(input_images(args, kwargs))
         if torch.compiler.is_compiling():
             return self.traced(chosen, args, kwargs)
-        count = int(chosen.sum())
+        count = int(chosen.sum() if len(chosen) > 1 else chosen)
         if count == len(chosen):
             return self.site(*args, **kwargs)
         if count == 0:
