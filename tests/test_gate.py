@@ -166,6 +166,17 @@ def test_scores_need_no_gradient_and_survive_inference_mode() -> None:
     for precision in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", precision):
             assert torch.equal(gate.scores(images), expected)
+            np.testing.assert_allclose(
+                statistics(images), defined_statistics(images), rtol=0, atol=2e-6
+            )
+
+
+def test_a_gate_under_fake_tensors_leaves_later_images_alone() -> None:
+    gate, images = Gate(SOME), torch.rand(2, 3, 20, 29)
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        assert gate(fake.from_tensor(images)).shape == (2,)
+    assert type(gate.scores(images)) is Tensor
+    assert statistics(images[:0]).shape == (0, 38)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

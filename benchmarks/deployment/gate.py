@@ -1,5 +1,7 @@
 """What a gate costs: the gate alone, an image that it lets through, and batches of both kinds.
 
+`identity` is the floor: a module that returns its input, and a session of one node.
+
     OMP_NUM_THREADS=1 python -m benchmarks.deployment.gate [NETWORK ...]
     python -m benchmarks.deployment.gate table
 
@@ -39,6 +41,13 @@ NETWORKS = {
     "torchvision:resnet18": "block_first",
     "efficientnet_lite0": "linear",
 }
+
+
+class OneNode(nn.Module):
+    """One operator that computes nothing."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
 
 
 def images_of(pixels: int, count: int, clean: bool) -> Tensor:
@@ -84,7 +93,9 @@ def systems_of(
         name: net.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
         for name, net in nets.items()
     }
-    in_torch["gate"] = adapted.gate
+    in_torch |= {"gate": adapted.gate, "identity": nn.Identity()}
+    paths["identity"] = folder / "identity.onnx"
+    onnx.save(onnx_model(OneNode(), sample, dynamic=True), paths["identity"])
     in_onnx = {f"{name}, ONNX": in_onnx_runtime(path) for name, path in paths.items()}
     return {"torch": in_torch, "onnx": in_onnx}
 

@@ -93,6 +93,9 @@ def statistics(images: Tensor) -> Tensor:
             f"a gate reads images of at least {LEAST_PIXELS} x {LEAST_PIXELS} pixels, but these "
             f"have {images.shape[-2]} x {images.shape[-1]}: correct them without a gate"
         )
+    if torch.is_autocast_enabled(images.device.type):
+        with torch.autocast(images.device.type, enabled=False):
+            return statistics(images)
     images = images.detach().float().contiguous()  # a decision has no gradient
     traced = torch.compiler.is_compiling()
     size = _square_sum if traced else torch.linalg.vector_norm
@@ -105,14 +108,14 @@ def statistics(images: Tensor) -> Tensor:
         for each in (planes.diff(dim=3), down, down.diff(dim=3)):
             # each in turn, so that ONNX Runtime measures one while it is in the cache
             found += [size(each, dim=(2, 3)), each.abs_().sum((2, 3))]
-    views = planes.split([1, len(planes[0]) - 1], 1) if images.shape[1] > 1 else [planes]
+    views = planes.split([1, images.shape[1] - 1], 1) if images.shape[1] > 1 else [planes]
     for view in views:
         centred = view - view.mean((1, 2, 3), keepdim=True)
         found.append(size(centred, dim=(1, 2, 3))[:, None])
     sums = torch.cat(found, 1)
-    powers, weights, added = (_to_means if traced else _known_to_means)(
-        *images.shape[1:], images.device
-    )
+    known = type(images) is Tensor and not traced  # a traced constant must not outlive its trace
+    find = _known_to_means if known else _to_means
+    powers, weights, added = find(*images.shape[1:], images.device)
     return F.linear(sums if traced else sums**powers, weights, added).log()
 
 
