@@ -7,6 +7,7 @@ The paper's units have no gate.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any
@@ -98,7 +99,7 @@ def statistics(images: Tensor) -> Tensor:
             return statistics(images)
     images = images.detach().float().contiguous()  # a decision has no gradient
     traced = torch.compiler.is_compiling()
-    size = _square_sum if traced else torch.linalg.vector_norm
+    size: Callable[..., Tensor] = _square_sum if traced else torch.linalg.vector_norm
     planes = _luminance_and_differences(images)
     found = []
     for scale in range(SCALES):
@@ -114,7 +115,7 @@ def statistics(images: Tensor) -> Tensor:
         found.append(size(centred, dim=(1, 2, 3))[:, None])
     sums = torch.cat(found, 1)
     known = type(images) is Tensor and not traced  # a traced constant must not outlive its trace
-    find = _known_to_means if known else _to_means
+    find: Callable[..., tuple[Tensor, Tensor, Tensor]] = _known_to_means if known else _to_means
     powers, weights, added = find(*images.shape[1:], images.device)
     return F.linear(sums if traced else sums**powers, weights, added).log()
 
