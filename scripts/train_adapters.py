@@ -26,6 +26,7 @@ import deepcorrect as dc
 from deepcorrect.correction._checkpoint import read_config, write_card
 from deepcorrect.data import Batches, ImageSet, hold_out, random_part
 from deepcorrect.evaluation import Comparison, compare
+from deepcorrect.experiments._choices import CROP
 from deepcorrect.experiments._stages import RATE
 from deepcorrect.networks import multiply_adds
 
@@ -47,7 +48,6 @@ class Recipe:
         false_alarms: The share of clean pictures that the gate may correct.
         parameters: The size of the adapter, as a fraction of the network's; a quarter takes 2.4 MB
             in half precision.
-        crop: The side of the crops, as a share of a picture's: 128 of 224 pixels.
         ranked: The number of pictures that filters are ranked on, at every level.
         raised: The number of pictures that the gate's thresholds are raised with, likewise.
         raised_there: Whether these are among the pictures to judge on, without their labels. They
@@ -60,7 +60,6 @@ class Recipe:
     distortions: tuple[str, ...]
     false_alarms: float = 0.02
     parameters: float = 0.25
-    crop: float = 4 / 7
     ranked: int = 32
     raised: int = 240
     raised_there: bool = False
@@ -121,7 +120,7 @@ def train(given: argparse.Namespace) -> None:
     work = WORK / given.name / f"rate-{given.rate:g}-{given.crop_epochs}-{given.epochs}-{seed}"
     seen, seconds = 0, 0.0
     for part, crop, epochs, rate in (
-        ("crops", recipe.crop, given.crop_epochs, given.rate),
+        ("crops", CROP, given.crop_epochs, given.rate),
         ("whole", 1.0, given.epochs, given.rate * RATE),
     ):
         if not epochs:

@@ -26,7 +26,7 @@ from deepcorrect.networks import Classifier
 from deepcorrect.runtime import DeepCorrectError, InputError, files
 from deepcorrect.training import PAPER, Augmentation, Muon, TrainingConfig, fit
 from deepcorrect.training._augmentation import augment
-from deepcorrect.training._settings import learning_rate
+from deepcorrect.training._settings import learning_rate, optimizer_for
 from deepcorrect.training._short_gradients import short_gradients
 
 GRID = ["gaussian_blur:1,2", "awgn:40"]
@@ -291,7 +291,9 @@ def test_muon_steps_as_torch_does_for_matrices_and_as_adamw_for_vectors() -> Non
     start, vector = torch.randn(6, 18, generator=generator), torch.randn(6, generator=generator)
     ours = [nn.Parameter(start.clone().view(6, 2, 3, 3)), nn.Parameter(vector.clone())]
     theirs = [nn.Parameter(start.clone()), nn.Parameter(vector.clone())]
-    muon = Muon(ours, lr=0.05, weight_decay=0.1)
+    chosen = {"optimizer": "muon", "learning_rate": 0.05, "weight_decay": 0.1}
+    muon = optimizer_for(ours, TrainingConfig.model_validate(chosen))
+    assert isinstance(muon, Muon)
     peers = [
         torch.optim.Muon(theirs[:1], lr=0.05, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(theirs[1:], lr=0.05, weight_decay=0.0),

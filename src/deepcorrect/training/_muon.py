@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -26,11 +23,8 @@ class Muon(torch.optim.AdamW):
     one learning rate serves both (Liu et al. 2025, equation 4). `torch.optim.Muon` takes matrices
     alone, and computes in bfloat16, which is slow on processors without such instructions.
 
-    Args:
-        parameters: The parameters to train. Those with more than one dimension are weights, with
-            filters along the first.
-        lr: The learning rate.
-        weight_decay: The decay of the weights in a step, as a multiple of the learning rate.
+    It takes the arguments of AdamW. Parameters with more than one dimension are weights, with
+    filters along the first.
 
     Example:
         >>> import torch
@@ -42,18 +36,6 @@ class Muon(torch.optim.AdamW):
         >>> bool(0.01 < weights.detach().square().mean().sqrt() < 0.03)
         True
     """
-
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0
-    ) -> None:
-        given = list(parameters)
-        weights = [each for each in given if each.dim() > 1]
-        others = [each for each in given if each.dim() <= 1]
-        groups: list[dict[str, Any]] = [
-            {"params": weights, "weight_decay": weight_decay},
-            {"params": others},
-        ]
-        super().__init__([group for group in groups if group["params"]], lr, weight_decay=0.0)
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]

@@ -158,15 +158,14 @@ def optimizer_for(
 ) -> torch.optim.Optimizer:
     """The optimizer of the settings, without weight decay on biases and norms."""
     parameters = list(parameters)
-    if training.optimizer == "muon":
-        return Muon(parameters, training.learning_rate, training.weight_decay)
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=training.learning_rate)
+    if training.optimizer != "sgd":
+        kind = Muon if training.optimizer == "muon" else torch.optim.AdamW
+        return kind(groups, lr=training.learning_rate)
     return torch.optim.SGD(
         groups,
         lr=training.learning_rate,
