@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -110,6 +111,13 @@ def with_convolutions_by_hand(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals_are_heard() -> None:
+    """Ctrl-C is heard where a suite in the background was told to ignore it; a stop test waits."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
