@@ -2,15 +2,17 @@
 
     python scripts/train_adapters.py NAME --pictures parquet:caltech101/train.parquet
         [--judged parquet:imagenet_val/test.parquet] [--judged-images N]
-        [--out DIR] [--trial] [--rate R] [--crop-epochs N] [--epochs N] [--seed N]
+        [--raised-on parquet:imagenet_sample/test.parquet] [--out DIR]
+        [--trial] [--rate R] [--crop-epochs N] [--epochs N] [--seed N]
 
 Any pictures serve; the shipped adapters saw Caltech-101's training pictures. Ninety in a hundred
 are trained on: first as random crops, which cost a third of whole pictures and do not change the
 scale of a distortion, then whole. Settings are chosen by the agreement with the clean network's
-answers on the others. These raise the gate's thresholds, too, unless the recipe takes some of the
-pictures to judge on for it, which are then not judged. What is finished is kept in
-runs/adapters, so that a stopped training goes on. With `--judged`, the accuracy on ImageNet's
-validation pictures goes into the card; nothing else is chosen by it.
+answers on the others. These raise the gate's thresholds, too, unless `--raised-on` names other
+pictures, or the recipe takes some of the pictures to judge on for it, which are then not judged.
+What is finished is kept in runs/adapters, so that a stopped training goes on. With `--judged`, the
+accuracy on ImageNet's validation pictures goes into the card; nothing else is chosen by it.
+`imagenet-c` is not shipped: it is for `benchmarks.evidence.imagenet_c`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import torch
 import deepcorrect as dc
 from deepcorrect.correction._checkpoint import read_config, write_card
 from deepcorrect.data import Batches, ImageSet, hold_out, random_part
+from deepcorrect.distortions import GROUPS
 from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import CROP
 from deepcorrect.experiments._stages import RATE
@@ -54,6 +57,7 @@ class Recipe:
             are not judged then.
         start: The shipped adapter whose filters and weights it starts from, and which then needs no
             ranking of its own.
+        shipped: Whether the package ships it.
     """
 
     summary: str
@@ -64,6 +68,7 @@ class Recipe:
     raised: int = 240
     raised_there: bool = False
     start: str | None = None
+    shipped: bool = True
 
 
 RECIPES = {
@@ -83,6 +88,13 @@ RECIPES = {
         raised=150,
         raised_there=True,
         start="efficientnet_lite0/blur-noise",
+    ),
+    "imagenet-c": Recipe(
+        "the fifteen corruptions of ImageNet-C, where nobody says which of them it is",
+        GROUPS["imagenet_c"],
+        raised=120,
+        start="efficientnet_lite0/mixture",
+        shipped=False,
     ),
 }
 
@@ -152,6 +164,9 @@ def train(given: argparse.Namespace) -> None:
         )
         raising = dc.loader(judged.select(range(recipe.raised)), 50)
         judged = judged.select(range(recipe.raised, len(judged)))
+    if given.raised_on is not None:
+        others = dc.open_dataset(given.raised_on, network.preprocessing).without_labels()
+        raising = dc.loader(others.sample(recipe.raised, seed=1), 50)
     dc.raise_gate(adapted, raising, kinds, seed)
     agreement = compared(network, adapted, some, kinds)
     notes = {
@@ -172,7 +187,8 @@ def train(given: argparse.Namespace) -> None:
             },
             "cost": cost(network, adapted),
         }
-    folder = adapted.save_pretrained(given.out or SHIPPED / given.name, notes, half=True)
+    own = SHIPPED / given.name if recipe.shipped else WORK / given.name / "adapter"
+    folder = adapted.save_pretrained(given.out or own, notes, half=True)
     write_card(folder, read_config(folder), f"efficientnet_lite0/{given.name}")
     print(f"wrote {folder}")
 
@@ -209,6 +225,7 @@ def main() -> None:
     parser.add_argument("--pictures", required=True)
     parser.add_argument("--judged", help="ImageNet's validation pictures")
     parser.add_argument("--judged-images", type=int, default=650)
+    parser.add_argument("--raised-on", help="pictures that raise the gate's thresholds")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--trial", action="store_true", help="judge without a gate, write nothing")
     parser.add_argument("--rate", type=float, default=3e-3)

@@ -7,7 +7,7 @@
 
 Each trial is `dc.correct` with some choices given (`trials.py` names them), on training images
 of CIFAR-100, without labels, judged by 1,500 validation images at all levels. A trial that has been
-run is not repeated. `draw` writes the table of docs/correct.md.
+run is not repeated. `draw` writes the tables of docs/correct.md.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import pages
+from benchmarks.copies import COPY, gated_copy
 from benchmarks.defaults import networks
 from benchmarks.defaults.trials import ALONE, TRIALS
 from benchmarks.kept import accuracies, run_once
@@ -35,6 +36,8 @@ from deepcorrect.runtime import files
 
 KEPT = RESULTS / "defaults" / "trials.json"
 JUDGED = 1_500
+MOST_PARAMETERS, MOST_TIME = 0.505, 1.3
+"""Of the network's: what a default may take."""
 
 
 def run(
@@ -43,14 +46,19 @@ def run(
     """Trains and judges one correction."""
     subject, kind = networks.network(network), distortion
     judged = loader(cifar_rows(subject, 0, JUDGED), 250)
-    made, seconds = None, 0.0
-    if trial != ALONE:
-        started = time.monotonic()
+    made: Any = None
+    started, chosen = time.monotonic(), {}
+    if trial == COPY:
+        before = files.read_json(KEPT) if KEPT.exists() else []
+        drawn = cifar_drawn(subject, images, seed)
+        others = cifar_rows(subject, 2_000, 1_000)
+        made, chosen = gated_copy(subject, drawn, others, kind, epochs, seed, before)
+    elif trial != ALONE:
         made = corrected(subject, kind, images, epochs, dict(TRIALS[trial]), seed)
-        seconds = time.monotonic() - started
+    seconds = time.monotonic() - started
     found = evaluate(made or subject, judged, [kind], seed, "auto", trial)
     own = sum(each.numel() for each in trainable_parameters(made)) if made else 0
-    cost = made.config.notes["cost"] if made else {"base_parameters": 1, "latency": None}
+    cost = made.config.notes["cost"] if isinstance(made, AdaptedModel) else {"latency": None}
     return {
         "network": network,
         "distortion": distortion,
@@ -59,8 +67,9 @@ def run(
         "trial": trial,
         "seed": seed,
         **accuracies(found),
-        "parameters": round(own / cost["base_parameters"], 3),
+        "parameters": round(own / sum(each.numel() for each in subject.parameters()), 3),
         "latency": cost["latency"],
+        "chosen": chosen,
         "seconds": round(seconds, 1),
     }
 
@@ -74,7 +83,7 @@ def corrected(
         subject,
         loader(train, settings.get("batch_size", BATCH_SIZE), shuffle=True),
         distortions=kind,
-        ranking=ranked(subject, train, kind, seed),
+        ranking=ranked(subject, train, kind, seed, settings.pop("sites", None)),
         validation=loader(cifar_rows(subject, JUDGED, 50), 50),
         epochs=epochs,
         seed=seed,
@@ -82,11 +91,16 @@ def corrected(
     )
 
 
-def ranked(subject: Classifier, train: ImageSet, kind: str, seed: int) -> Ranking:
+def ranked(
+    subject: Classifier, train: ImageSet, kind: str, seed: int, sites: str | None
+) -> Ranking:
     """The ranking that `correct` would make, once for all trials."""
-    place = Path(f"runs/defaults/{subject.name}-{kind}-{seed}")
+    of = "" if sites is None else f"-{sites}"
+    place = Path(f"runs/defaults/{subject.name}-{kind}-{seed}{of}")
     if not place.exists():
-        rank(subject, loader(train.select(range(250)), 50), kind, seed=seed).save(place)
+        rank(subject, loader(train.select(range(250)), 50), kind, sites=sites, seed=seed).save(
+            place
+        )
     return load_ranking(place)
 
 
@@ -99,7 +113,8 @@ def shares(curves: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def draw() -> None:
-    """Writes the table: the best trials of each network and distortion first."""
+    """Writes the tables: the best trials of each network and distortion first, and what the choice
+    by the other networks gives."""
     columns = ("mean top-1", "clean", "adapter")
     found: dict[str, list[dict[str, Any]]] = {}
     for each in files.read_json(KEPT):
@@ -117,7 +132,39 @@ def draw() -> None:
             for each in sorted(trials, key=lambda each: -each["mean"])
         ]
         tables.append(pages.table((of, *columns), rows))
-    pages.fill(pages.DOCS / "correct.md", {"trials": "\n\n".join(tables)})
+    blocks = {"trials": "\n\n".join(tables), "left out": left_out("gaussian_blur", 10_000)}
+    pages.fill(pages.DOCS / "correct.md", blocks)
+
+
+def left_out(distortion: str, images: int) -> str:
+    """For each network, its own best choices, and those that are best in the mean of the others."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for each in files.read_json(KEPT):
+        if (each["distortion"], each["images"], each["seed"]) == (distortion, images, 0):
+            found.setdefault(each["network"], {})[each["trial"]] = each
+    able = {
+        name: {t for t, each in own.items() if _may_be_default(each)} for name, own in found.items()
+    }
+    rows = []
+    for name, own in found.items():
+        others = [found[other] for other in found if other != name]
+        tried = able[name].intersection(*(able[other] for other in found if other != name))
+        if not others or not tried:
+            continue
+        best = max(able[name], key=lambda trial: own[trial]["mean"])
+        chosen = max(tried, key=lambda trial: sum(each[trial]["mean"] for each in others))
+        shown = (own[best], own[chosen], own["default"], own.get(COPY), own[ALONE])
+        cells = ["" if each is None else f"{100 * each['mean']:.1f}" for each in shown]
+        cells[0], cells[1] = f"{cells[0]} ({best})", f"{cells[1]} ({chosen})"
+        rows.append([name, *cells])
+    head = ("", "its own best", "best on the others", "default", "gated copy", "network")
+    return pages.table((f"{distortion}, {images:,} images", *head[1:]), rows)
+
+
+def _may_be_default(trial: dict[str, Any]) -> bool:
+    """Whether it makes an adapter that takes no more than a default may."""
+    cost = trial["latency"]
+    return cost is not None and trial["parameters"] < MOST_PARAMETERS and cost["ratio"] < MOST_TIME
 
 
 def main() -> None:

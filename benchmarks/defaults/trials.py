@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.copies import COPY
+
 ALONE = "the network alone"
 TRIALS: dict[str, dict[str, Any]] = {
     ALONE: {},
     "default": {},
+    COPY: {},
     "AdamW": {"optimizer": "adamw"},
     "rate 0.1": {"learning_rate": 0.1},
     "rate 0.025": {"learning_rate": 0.025},
-    "batches of 16": {"batch_size": 16},
-    "batches of 64": {"batch_size": 64},
     "half of each site's filters": {"beta": 0.5},
     "all filters": {"beta": 1.0},
+    "batches of 16": {"batch_size": 16},
+    "batches of 64": {"batch_size": 64},
     "maps weighing 4": {"objective": {"logits": 1.0, "activations": 4.0}},
     "maps weighing 64": {"objective": {"logits": 1.0, "activations": 64.0}},
+    "answers alone": {"objective": {"logits": 1.0}},
     "clean share 0.25": {"clean_share": 0.25},
+    "no gate": {"gate": "none"},
     "AdamW, rate 0.025": {"optimizer": "adamw", "learning_rate": 0.025},
-    "AdamW, rate 0.1": {"optimizer": "adamw", "learning_rate": 0.1},
+    "AdamW, rate 0.003": {"optimizer": "adamw", "learning_rate": 0.003},
+    "bottlenecks": {"unit": "bottleneck", "sites": "auto"},
+    "inverted units": {"unit": "inverted", "sites": "auto"},
+    "weights and inverted units": {"unit": "weights+inverted"},
 }
 """On small inputs."""
 

@@ -7,8 +7,8 @@
 Everything is trained without labels on the same 10,000 of CIFAR-100's training images, shown twice,
 with the same objective, share of clean images, batches and gate, whose thresholds are raised on
 images that nothing was trained on. The gated copy's optimizer and learning rate are the best of
-`OPTIMIZERS` and `RATES` on validation images, with the same time for each. Accuracy is that of
-2,000 test images, at all levels and undistorted. Latency is that of one corrected image with one
+those of `benchmarks/copies.py` on validation images, with the same time for each. Accuracy is that
+of 2,000 test images, at all levels and undistorted. Latency is that of one corrected image with one
 thread, as a multiple of the folded baseline's; a fine-tuned copy has the network's layers, so that
 it takes as long as the network. A trial that has been run is not repeated. `draw` writes the
 pictures and the tables of docs/deployment.md.
@@ -26,25 +26,20 @@ import torch
 from matplotlib.axes import Axes
 
 from benchmarks import pages
+from benchmarks.copies import BATCH, COPY, OBJECTIVE, gated_copy
 from benchmarks.kept import accuracies, run_once
 from benchmarks.subjects import RESULTS, SHARED, cifar_drawn, cifar_network, cifar_rows
-from deepcorrect.alternatives import finetune
-from deepcorrect.correction import WEIGHTS, GatedCopy, fit_gate, raise_gate
-from deepcorrect.data import hold_out, loader, open_dataset
+from deepcorrect.correction import WEIGHTS, GatedCopy
+from deepcorrect.data import loader, open_dataset
 from deepcorrect.deployment import measure_latency
 from deepcorrect.evaluation import evaluate
 from deepcorrect.experiments import correct
 from deepcorrect.networks import Classifier, choose, trainable_parameters
 from deepcorrect.ranking import Ranking, load_ranking, rank
 from deepcorrect.runtime import files
-from deepcorrect.training import fit
 
 KEPT = RESULTS / "deployment" / "pareto.json"
-IMAGES, EPOCHS, BATCH, JUDGED = 10_000, 2, 32, 2_000
-OBJECTIVE = {"logits": 1.0, "activations": 16.0}
-COPY = "fine-tuned copy, gated"
-OPTIMIZERS = ("adamw", "muon")
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+IMAGES, EPOCHS, JUDGED = 10_000, 2, 2_000
 UNIT_SITES = "stem+sums"
 INVERTED = {"kind": "inverted", "modulation": 8}
 
@@ -70,7 +65,7 @@ def train(network: str, distortion: str, trial: str, seed: int) -> dict[str, Any
     subject, kind = cifar_network(network), distortion
     images = cifar_drawn(subject, IMAGES, seed)
     model, chosen = (
-        gated_copy(subject, images, kind, seed)
+        gated_copy(subject, images, cifar_rows(subject, 0, 1_000), kind, EPOCHS, seed, before())
         if trial == COPY
         else (corrected(subject, images, kind, seed, dict(TRIALS[trial])), {})
     )
@@ -115,6 +110,11 @@ def corrected(subject: Classifier, images: Any, kind: str, seed: int, trial: dic
     )
 
 
+def before() -> list[dict[str, Any]]:
+    """The trials that are kept."""
+    return files.read_json(KEPT) if KEPT.exists() else []
+
+
 def ranked(
     subject: Classifier, images: Any, kind: str, method: str, seed: int, sites: list[str] | None
 ) -> Ranking:
@@ -125,48 +125,6 @@ def ranked(
         some = loader(images.select(range(250)), 50)
         rank(subject, some, kind, method, sites, seed).save(place)
     return load_ranking(place)
-
-
-def gated_copy(
-    subject: Classifier, images: Any, kind: str, seed: int
-) -> tuple[GatedCopy, dict[str, Any]]:
-    """A fine-tuned copy behind a gate, with the best of several settings; each is trained in full.
-
-    Other seeds take the settings that were best for the first.
-    """
-    shown, for_gate = hold_out(loader(images, BATCH, shuffle=True), 0.05, seed)
-    judged = loader(cifar_rows(subject, 0, 1_000), 250)
-    copies = []
-    for chosen in settings_of_copies(subject.name, kind):
-        copy = GatedCopy(subject, finetune(subject))
-        fit_gate(copy, shown, kind, 0.05, seed=seed)
-        fit(
-            *(copy, shown, kind),
-            seed=seed,
-            task=f"copy, {chosen}",
-            epochs=EPOCHS,
-            clean_share=0.1,
-            objective=OBJECTIVE,
-            **chosen,
-        )
-        raise_gate(copy, for_gate, kind, seed)
-        copies.append((evaluate(copy, judged, [kind], seed, "auto").mean_top1, chosen, copy))
-        print(f"copy, {chosen}: {copies[-1][0]:.4f} on validation images", flush=True)
-    _, chosen, copy = max(copies, key=lambda each: each[0])
-    return copy, chosen
-
-
-def settings_of_copies(network: str, kind: str) -> list[dict[str, Any]]:
-    """The settings to try for a copy: those that were chosen before, or all."""
-    kept = files.read_json(KEPT) if KEPT.exists() else []
-    for each in kept:
-        if (network, kind, COPY) == (f"cifar_{each['network']}", each["distortion"], each["trial"]):
-            return [each["chosen"]]
-    return [
-        {"optimizer": optimizer, "learning_rate": rate}
-        for optimizer in OPTIMIZERS
-        for rate in RATES
-    ]
 
 
 def latencies(adapted: Any) -> dict[str, float]:

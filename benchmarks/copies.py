@@ -1,0 +1,80 @@
+"""The fair competitor of a correction: a fine-tuned copy behind the same gate, tuned as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepcorrect.alternatives import finetune
+from deepcorrect.correction import GatedCopy, fit_gate, raise_gate
+from deepcorrect.data import ImageSet, hold_out, loader
+from deepcorrect.evaluation import evaluate
+from deepcorrect.networks import Classifier
+from deepcorrect.training import fit
+
+COPY = "fine-tuned copy, gated"
+OBJECTIVE = {"logits": 1.0, "activations": 16.0}
+"""That of a correction on small inputs."""
+BATCH, CLEAN_SHARE, FALSE_ALARMS, FOR_GATE = 32, 0.1, 0.05, 0.05
+SETTINGS: tuple[dict[str, Any], ...] = tuple(
+    {"optimizer": optimizer, "learning_rate": rate}
+    for optimizer in ("adamw", "muon")
+    for rate in (1e-3, 2e-3, 4e-3, 8e-3)
+)
+"""What is tried for a copy; each is trained in full."""
+
+
+def gated_copy(
+    subject: Classifier,
+    images: ImageSet,
+    judged: ImageSet,
+    kind: str,
+    epochs: int,
+    seed: int,
+    kept: list[dict[str, Any]],
+) -> tuple[GatedCopy, dict[str, Any]]:
+    """A fine-tuned copy behind a gate, with the best of `SETTINGS`.
+
+    Args:
+        subject: the network.
+        images: the training images, of which a share raises the gate's thresholds.
+        judged: the validation images that choose the settings.
+        kind: the distortion.
+        epochs: how often the images are shown.
+        seed: of the training.
+        kept: trials that are kept; a copy of the same network under the same distortion takes the
+            settings that were best for the one in them.
+
+    Returns:
+        The copy, and its settings.
+    """
+    shown, for_gate = hold_out(loader(images, BATCH, shuffle=True), FOR_GATE, seed)
+    validation = loader(judged, 250)
+    found = []
+    for settings in chosen_before(subject.name, kind, kept) or SETTINGS:
+        copy = GatedCopy(subject, finetune(subject))
+        fit_gate(copy, shown, kind, FALSE_ALARMS, seed=seed)
+        fit(
+            *(copy, shown, kind),
+            seed=seed,
+            task=f"copy, {settings}",
+            epochs=epochs,
+            clean_share=CLEAN_SHARE,
+            objective=OBJECTIVE,
+            **settings,
+        )
+        raise_gate(copy, for_gate, kind, seed)
+        found.append((evaluate(copy, validation, [kind], seed, "auto").mean_top1, settings, copy))
+        print(f"copy, {settings}: {found[-1][0]:.4f} on validation images", flush=True)
+    _, settings, copy = max(found, key=lambda each: each[0])
+    return copy, settings
+
+
+def chosen_before(
+    network: str, kind: str, kept: list[dict[str, Any]]
+) -> list[dict[str, Any]] | None:
+    """The settings of a copy that is kept."""
+    for each in kept:
+        of = each["trial"], each["distortion"]
+        if of == (COPY, kind) and network in (each["network"], f"cifar_{each['network']}"):
+            return [each["chosen"]]
+    return None
