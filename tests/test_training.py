@@ -757,11 +757,17 @@ def test_frozen_norms_pass_on_the_gradients_that_they_always_did() -> None:
         assert "forward" not in vars(norm)
 
 
-def test_trained_depthwise_convolutions_run_in_float32_on_a_cpu() -> None:
-    """Of the larger ones; a frozen one, and a small one, as they always did."""
+def test_depthwise_convolutions_run_in_float32_on_a_cpu() -> None:
+    """Of those with a stride, and the larger ones; others as they always did."""
     drawn = seeded()
-    for kernel, trained, wide in ((5, True, True), (5, False, False), (3, True, False)):
-        conv = nn.Conv2d(4, 4, kernel, groups=4, bias=False).requires_grad_(trained)
+    for kernel, stride, trained, wide in (
+        (5, 1, True, True),
+        (5, 1, False, False),
+        (3, 1, True, False),
+        (3, 2, True, True),
+        (3, 2, False, True),
+    ):
+        conv = nn.Conv2d(4, 4, kernel, stride, groups=4, bias=False).requires_grad_(trained)
         plain = copy.deepcopy(conv)
         images = torch.randn(3, 4, 9, 9, generator=drawn).requires_grad_()
         tracked = [images, conv.weight] if trained else [images]

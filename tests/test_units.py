@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deepcorrect.correction import CorrectionUnit, UnitConfig, correct
 from deepcorrect.correction._unit_config import KINDS, unit_config
-from deepcorrect.correction._units import Depthwise, _Moments
+from deepcorrect.correction._units import _Moments
 from deepcorrect.runtime import InputError
 
 MODULATIONS = st.just({}) | st.fixed_dictionaries(
@@ -100,25 +100,6 @@ def test_a_depthwise_stage_filters_each_hidden_channel_by_itself() -> None:
     ]
     torch.testing.assert_close(stage(maps), torch.cat(by_hand, 1))
     assert described(unit)[0] == "conv 1x1 4-12"
-
-
-def test_a_depthwise_stage_is_trained_in_float32_and_keeps_the_maps_type() -> None:
-    stage = Depthwise(6, 6, 5, padding=2, groups=6, bias=False)
-    twin = nn.Conv2d(6, 6, 5, padding=2, groups=6, bias=False)
-    twin.load_state_dict(stage.state_dict())
-    maps = torch.randn(2, 6, 8, 8, generator=seeded()).bfloat16()
-    with torch.autocast("cpu", torch.bfloat16):
-        answer = stage(maps)
-        with torch.no_grad():
-            assert stage(maps).dtype == torch.bfloat16
-    wide = twin(maps.float())
-    assert answer.dtype == torch.bfloat16
-    assert torch.equal(answer, wide.bfloat16())
-    answer.float().square().sum().backward()
-    wide.bfloat16().float().square().sum().backward()
-    assert stage.weight.grad is not None
-    assert twin.weight.grad is not None
-    torch.testing.assert_close(stage.weight.grad, twin.weight.grad)
 
 
 def closed_form_parameters(n: int, config: UnitConfig) -> int:

@@ -4,7 +4,8 @@
 
 Processor time of one thread, in turns, medians, with the channels last. On a processor with
 bfloat16 instructions, dense convolutions gain, and the weights' gradients of large depthwise ones
-lose; those of their input, which is all that layers with frozen weights compute, do not.
+lose, and those of depthwise ones with a stride lose altogether; those of the others' input, which
+is all that layers with frozen weights compute, do not.
 Written to benchmarks/results/training/precision.json.
 """
 
@@ -32,6 +33,7 @@ class Shape(NamedTuple):
     pixels: int
     kernel: int
     groups: int
+    stride: int = 1
 
 
 SHAPES = {
@@ -40,6 +42,8 @@ SHAPES = {
     "depthwise 3x3": Shape(96, 32, 3, 96),
     "depthwise 5x5": Shape(144, 32, 5, 144),
     "depthwise 7x7": Shape(96, 16, 7, 96),
+    "depthwise 3x3, stride 2": Shape(96, 65, 3, 96, 2),
+    "depthwise 5x5, stride 2": Shape(144, 35, 5, 144, 2),
 }
 
 
@@ -66,6 +70,7 @@ def seconds(shape: Shape, precision: torch.dtype, gradients: tuple[bool, bool]) 
             images.requires_grad_(of_input),
             weight.requires_grad_(of_weights),
             padding=shape.kernel // 2,
+            stride=shape.stride,
             groups=shape.groups,
         )
     if any(gradients):

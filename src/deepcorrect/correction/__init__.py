@@ -33,7 +33,7 @@ from deepcorrect.correction._unit_config import (
     unit_config,
     unit_costs,
 )
-from deepcorrect.correction._units import CorrectionUnit, Depthwise, spread_out
+from deepcorrect.correction._units import CorrectionUnit, spread_out
 
 __all__ = [
     "ADAPTER_FILES",
@@ -45,7 +45,6 @@ __all__ = [
     "AdapterSet",
     "Budget",
     "CorrectionUnit",
-    "Depthwise",
     "FilterWeights",
     "Gate",
     "GateConfig",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcorrect.networks import original, weights_per_filter
+from deepcorrect.networks import in_float32, original, slow_in_bfloat16, weights_per_filter
 from deepcorrect.runtime import InputError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -119,21 +119,9 @@ def called_with(layer: nn.Module, weight: Tensor, bias: Tensor, call: Call) -> A
     # a module of its own for each call, so that threads can call the layer at the same time
     twin = object.__new__(type(layer))
     twin.__dict__ = {**layer.__dict__, "weight": weight, "bias": bias}
-    if torch.is_grad_enabled() and _slow_in_bfloat16(layer, weight):
-        with torch.autocast("cpu", enabled=False):
-            return twin(*(each.float() for each in args), **kwargs)
+    if not kwargs and slow_in_bfloat16(layer, trained=True):
+        return in_float32(twin, *args)
     return twin(*args, **kwargs)
-
-
-def _slow_in_bfloat16(layer: nn.Module, weight: Tensor) -> bool:
-    """Whether the gradients of a layer take longer in bfloat16 than in float32.
-
-    Those of a depthwise convolution of 5 x 5 take four times as long on a processor that has
-    bfloat16 instructions (PyTorch 2.13, `benchmarks/training/precision.py`).
-    """
-    if weight.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        return False
-    return isinstance(layer, nn.Conv2d) and weight.shape[1] == 1 and max(weight.shape[2:]) > 3
 
 
 def layer_weights(name: str, module: nn.Module) -> int:

@@ -114,23 +114,6 @@ class _Moments(torch.autograd.Function):
         return torch.addcmul(means, maps, squares, value=2)
 
 
-class Depthwise(nn.Conv2d):
-    """A depthwise convolution that is trained in float32 on a CPU, also under autocast.
-
-    On a CPU, oneDNN's gradient of a depthwise 5 x 5 convolution takes four times as long in
-    bfloat16 as in float32.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolves as `torch.nn.Conv2d` does; under autocast the result has autocast's type."""
-        on_cpu = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-        if not (on_cpu and torch.is_grad_enabled()):
-            return super().forward(input)
-        with torch.autocast("cpu", enabled=False):
-            wide = input.float().contiguous(memory_format=torch.channels_last)
-            return super().forward(wide).to(torch.get_autocast_dtype("cpu"))
-
-
 class CorrectionUnit(nn.Module):
     """A correction unit: the residual network that corrects the maps of some filters.
 
@@ -167,8 +150,9 @@ class CorrectionUnit(nn.Module):
             shapes = [(1, k), (k, 1)] if config.separable else [(k, k)]
             for shape in shapes:
                 padding = ((shape[0] - 1) // 2 * dilation, (shape[1] - 1) // 2 * dilation)
-                kind, groups = (Depthwise, width) if config.depthwise else (nn.Conv2d, 1)
-                layers.append(kind(width, width, shape, 1, padding, dilation, groups, bias=False))
+                groups = width if config.depthwise else 1
+                stage = nn.Conv2d(width, width, shape, 1, padding, dilation, groups, bias=False)
+                layers.append(stage)
             layers += [UnitNorm2d(width), nn.ReLU(inplace=True)]
         last = nn.Conv2d(width, filters, 1)
         self.residual = nn.Sequential(*layers, last)

@@ -18,6 +18,7 @@ from deepcorrect.networks._classifier import (
 )
 from deepcorrect.networks._constants import WithConstants
 from deepcorrect.networks._cost import Costs, Latency, costs, latencies, multiply_adds
+from deepcorrect.networks._depthwise import in_float32, slow_in_bfloat16
 from deepcorrect.networks._features import Read, features
 from deepcorrect.networks._fingerprint import (
     find_subnetwork,
@@ -96,6 +97,7 @@ __all__ = [
     "forward_pre_hooks",
     "frozen",
     "gradients",
+    "in_float32",
     "innermost",
     "input_images",
     "input_size_of",
@@ -117,6 +119,7 @@ __all__ = [
     "running_modules",
     "shared_copy",
     "site_hooks",
+    "slow_in_bfloat16",
     "stated_width",
     "structure_of",
     "tap",

@@ -12,17 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcorrect.correction import Depthwise
-from deepcorrect.networks import Replacement
+from deepcorrect.networks import Replacement, in_float32, original, slow_in_bfloat16
 
 
 @contextmanager
 def short_gradients(model: nn.Module) -> Iterator[None]:
     """Makes gradients take less time while the block runs, on a CPU above all.
 
-    Frozen batch norms pass gradients on in one product. Trained depthwise convolutions above 3 x 3
-    run in float32 on a CPU, also under autocast: in bfloat16 the gradients of their weights take up
-    to four times as long (`benchmarks/training/precision.py`).
+    Frozen batch norms pass gradients on in one product. Depthwise convolutions whose gradients take
+    longer in bfloat16 run in float32 on a CPU, also under autocast (`slow_in_bfloat16`).
 
     A batch norm in inference mode multiplies each map by a constant and adds another, so its
     gradient needs neither its input nor sums over the maps. On a CPU, torch's own computes both and
@@ -31,7 +29,9 @@ def short_gradients(model: nn.Module) -> Iterator[None]:
     Args:
         model: the network that is trained, whose modules compute as before afterwards.
     """
-    shorter = [(each, _shorter(each)) for each in model.modules()]
+    # a site's filters that have weights of their own are convolved by a twin of the layer
+    replaced = {id(original(each)) for each in model.modules() if isinstance(each, Replacement)}
+    shorter = [(each, _shorter(each)) for each in model.modules() if id(each) not in replaced]
     shorter = [(each, forward) for each, forward in shorter if forward is not None]
     try:
         for module, forward in shorter:
@@ -48,20 +48,14 @@ def _shorter(module: nn.Module) -> Callable[..., Tensor] | None:
         return None
     if type(module) is nn.BatchNorm2d:
         return _forward
-    if isinstance(module, nn.Conv2d) and not isinstance(module, Replacement | Depthwise):
-        large = max(module.kernel_size) > 3 and module.weight.requires_grad
-        if large and module.weight.shape[1] == 1:
-            return _forward_in_float32
-    return None
+    if isinstance(module, Replacement) or not isinstance(module, nn.Conv2d):
+        return None
+    slow = slow_in_bfloat16(module, trained=module.weight.requires_grad)
+    return _forward_in_float32 if slow else None
 
 
 def _forward_in_float32(conv: nn.Conv2d, input: Tensor) -> Tensor:
-    """The convolution, whose result has autocast's type as it always has."""
-    on_cpu = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    if not (on_cpu and torch.is_grad_enabled()):
-        return type(conv).forward(conv, input)
-    with torch.autocast("cpu", enabled=False):
-        return type(conv).forward(conv, input.float()).to(torch.get_autocast_dtype("cpu"))
+    return in_float32(partial(type(conv).forward, conv), input)
 
 
 def _forward(norm: nn.BatchNorm2d, input: Tensor) -> Tensor:
