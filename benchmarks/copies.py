@@ -13,8 +13,8 @@ from deepcorrect.training import fit
 
 COPY = "fine-tuned copy, gated"
 OBJECTIVE = {"logits": 1.0, "activations": 16.0}
-"""That of a correction on small inputs."""
-BATCH, CLEAN_SHARE, FALSE_ALARMS, FOR_GATE = 32, 0.1, 0.05, 0.05
+"""That of a correction on small inputs, as are the clean share and the levels."""
+BATCH, FALSE_ALARMS, FOR_GATE = 32, 0.05, 0.05
 SETTINGS: tuple[dict[str, Any], ...] = tuple(
     {"optimizer": optimizer, "learning_rate": rate}
     for optimizer in ("adamw", "muon")
@@ -58,7 +58,8 @@ def gated_copy(
             seed=seed,
             task=f"copy, {settings}",
             epochs=epochs,
-            clean_share=CLEAN_SHARE,
+            clean_share=0,
+            levels="by_loss",
             objective=OBJECTIVE,
             **settings,
         )

@@ -55,6 +55,7 @@ class Recipe:
         raised: The number of pictures that the gate's thresholds are raised with, likewise.
         raised_there: Whether these are among the pictures to judge on, without their labels. They
             are not judged then.
+        clean_share: The share of each batch that stays undistorted.
         start: The shipped adapter whose filters and weights it starts from, and which then needs no
             ranking of its own.
         shipped: Whether the package ships it.
@@ -67,6 +68,7 @@ class Recipe:
     ranked: int = 32
     raised: int = 240
     raised_there: bool = False
+    clean_share: float = 0.1
     start: str | None = None
     shipped: bool = True
 
@@ -93,6 +95,7 @@ RECIPES = {
         "the fifteen corruptions of ImageNet-C, where nobody says which of them it is",
         GROUPS["imagenet_c"],
         raised=120,
+        clean_share=0.0,
         start="efficientnet_lite0/mixture",
         shipped=False,
     ),
@@ -144,7 +147,7 @@ def train(given: argparse.Namespace) -> None:
             task=part,
             epochs=epochs,
             learning_rate=rate,
-            clean_share=0.1,
+            clean_share=recipe.clean_share,
             objective=OBJECTIVE,
             augmentation=dc.Augmentation(crop=crop, flip=True),
         )

@@ -162,7 +162,9 @@ def test_choices_follow_the_images_and_the_input() -> None:
         few.training.learning_rate > choose_settings(400, 224, training={}).training.learning_rate
     )
     assert choose_settings(30, 32, training={}).gate is None
-    assert choose_settings(30, 32, training={}).training.clean_share == 0.5
+    alone = choose_settings(30, 32, training={}).training
+    assert (alone.clean_share, alone.levels) == (0.5, "uniform")
+    assert (few.training.clean_share, few.training.levels) == (0, "by_loss")
     assert choose_settings(50, 224, training={}).gate == 0.04
     assert choose_settings(5000, 224, training={}).gate == 0.02
 

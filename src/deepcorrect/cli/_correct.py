@@ -213,7 +213,14 @@ class TrainingOptions(OptionGroup):
         typer.Option(
             min=0,
             max=1,
-            help="Share of each batch that stays undistorted. Default: 0.1 with a gate, else 0.5.",
+            help="Share of each batch that stays undistorted. Default: 0 with a gate, else 0.5.",
+        ),
+    ] = None
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            help="How often training shows each level: uniform, or by_loss, as often as the "
+            "network loses there. Default: by_loss with a gate, else uniform."
         ),
     ] = None
     crop: Annotated[
@@ -244,6 +251,7 @@ class TrainingOptions(OptionGroup):
             "optimizer": self.optimizer,
             "learning_rate": self.learning_rate,
             "clean_share": self.clean_share,
+            "levels": self.levels,
             "augmentation": None if self.crop is None else {"crop": self.crop},
             "objective": objective,
         }

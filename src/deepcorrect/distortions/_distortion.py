@@ -339,22 +339,27 @@ def distort_some(
     clean_share: float,
     generator: torch.Generator,
     part: tuple[int, int] | None = None,
+    shares: Tensor | None = None,
 ) -> Tensor:
     """Leaves `clean_share` of a batch clean and gives each other image a random distortion.
 
     Args:
         images: floats in [0, 1], N x C x H x W, any device.
-        distortions: with their levels; kind and level are drawn uniformly.
+        distortions: with their levels.
         clean_share: from 0 to 1.
         generator: a CPU generator.
         part: the place of the first image in a larger batch, and that batch's size, where other
             processes have the rest of it. Kinds and levels are then drawn for all, and each process
             has noise of its own.
+        shares: the probability of each level, those of the first distortion first, on the CPU; None
+            draws the kind uniformly, and then its level.
     """
     first, count = part or (0, len(images))
     order = torch.randperm(count, generator=generator)[round(count * clean_share) :]
     kinds = torch.randint(len(distortions), (count,), generator=generator)
     places = torch.rand(count, generator=generator)
+    if shares is not None:
+        kinds, places = _drawn(distortions, shares, places)
     if count > len(images):
         own = slice(first, first + len(images))
         order = order[(order >= own.start) & (order < own.stop)] - first
@@ -370,3 +375,14 @@ def distort_some(
             here = rows.to(images.device)
             result[here] = distortion(images[here], chosen, generator)
     return result
+
+
+def _drawn(
+    distortions: Sequence[LevelledDistortion], shares: Tensor, places: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The kind of each image, and the place of its level in the kind's levels, from 0 to 1."""
+    cells = torch.bucketize(places.double(), shares.double().cumsum(0)[:-1], right=True)
+    counts = torch.tensor([len(each.levels) for each in distortions])
+    kinds = torch.arange(len(counts)).repeat_interleave(counts)[cells]
+    firsts = counts.cumsum(0) - counts
+    return kinds, (cells - firsts[kinds] + 0.5) / counts[kinds]

@@ -81,6 +81,7 @@ class Choices:
             "optimizer": training.optimizer,
             "learning_rate": f"{training.learning_rate:g}",
             "clean_share": f"{training.clean_share:g}",
+            "levels": training.levels,
             "objective": objective,
             "crop": "-" if crop == 1 else f"{crop:.3g} of each side, and whole images at last",
         }
@@ -218,8 +219,14 @@ def _training(
         "learning_rate": (rate, "smaller for large inputs and for units"),
         "batch_size": (BATCH_SIZE, "more steps for the images seen"),
         "clean_share": (
-            0.1 if gated else 0.5,
+            0.0 if gated else 0.5,
             "the gate keeps clean images" if gated else "without a gate, half stays clean",
+        ),
+        "levels": (
+            "by_loss" if gated else "uniform",
+            "each level as often as the network loses there; the gate keeps the slightest"
+            if gated
+            else "without a gate, every level is corrected",
         ),
         "objective": (objective, "the untouched network on the clean image is the teacher"),
         "precision": ("auto", "bfloat16 where it is native"),

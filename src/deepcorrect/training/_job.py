@@ -37,6 +37,7 @@ from deepcorrect.runtime import (
     from_main,
 )
 from deepcorrect.training._forward import Compared
+from deepcorrect.training._level_shares import level_shares
 from deepcorrect.training._objectives import needs_of
 from deepcorrect.training._recomputation import needs_image_gradients
 from deepcorrect.training._settings import CHECKPOINTING, TrainingConfig, optimizer_for
@@ -56,6 +57,7 @@ class Job:
         settings: how to train.
         pixels: the side of the input images.
         grid: the distortions, with their levels.
+        level_shares: how often each level is shown, see `TrainingConfig`; None for all alike.
         validation: the validation images.
         reference: the untouched network, for validation images without labels.
         inputs: what the training depends on, for its checkpoint.
@@ -70,6 +72,7 @@ class Job:
     settings: TrainingConfig
     pixels: int
     grid: tuple[LevelledDistortion, ...]
+    level_shares: Tensor | None
     validation: Batches | None
     reference: nn.Module | None
     seed: int
@@ -103,7 +106,8 @@ def open_job(
         raise InputError("nothing of this model is trainable: no parameter requires gradients")
     needs = needs_of(settings.objective)
     taught = "teacher" in needs
-    untouched = _teacher(model).to(device) if taught or validation is not None else None
+    compared = taught or settings.levels == "by_loss" or validation is not None
+    untouched = _teacher(model).to(device) if compared else None
     sites = _compared_sites(model) if "maps" in needs else ()
     batches = _length(loader)
     images = _example_images(model, loader).to(device)
@@ -130,6 +134,9 @@ def open_job(
         settings=settings,
         pixels=pixels,
         grid=grid,
+        level_shares=level_shares(
+            untouched and reading.of(untouched), loader, grid, settings, seed, device
+        ),
         validation=validation,
         reference=untouched,
         seed=seed,

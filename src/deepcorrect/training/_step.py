@@ -59,7 +59,7 @@ def _loss(job: Job, share: Share, generator: torch.Generator) -> tuple[Tensor, T
     own = to_device(share.images, device, channels_last=False)
     images = augment(own, settings.augmentation, generator, part)
     labels = share.labels.to(device)
-    mixed = distort_some(images, job.grid, settings.clean_share, generator, part)
+    mixed = distort_some(images, job.grid, settings.clean_share, generator, part, job.level_shares)
     with autocast(device, settings.precision):
         answers = answers_for(job.compared, images, mixed, labels, generator)
     if "labels" in job.compared.needs:
