@@ -59,7 +59,7 @@ def gated_copy(
             task=f"copy, {settings}",
             epochs=epochs,
             clean_share=0,
-            levels="by_loss",
+            levels="costly",
             objective=OBJECTIVE,
             **settings,
         )

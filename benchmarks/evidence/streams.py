@@ -12,7 +12,7 @@ from deepcorrect.data import ImageSet, loader, read_batches
 from deepcorrect.distortions import CLEAN, Cell, LevelledDistortion, cells_of, level_rows
 from deepcorrect.evaluation import TestTimeSystem
 from deepcorrect.networks import logits_of
-from deepcorrect.runtime import Precision, autocast, device_of, inference, progress
+from deepcorrect.runtime import Precision, autocast, device_of, inference, progress, to_device
 
 
 def in_memory(images: ImageSet) -> tuple[Tensor, Tensor]:
@@ -131,5 +131,5 @@ def grid_cells(kinds: Sequence[LevelledDistortion]) -> list[Cell]:
 def _answers(model: nn.Module, shown: Tensor, precision: Precision) -> Tensor:
     device = device_of(model)
     with inference(model), torch.no_grad(), autocast(device, precision):
-        found: Any = logits_of(model, shown.to(device))
+        found: Any = logits_of(model, to_device(shown, device))
     return found.argmax(1).cpu()

@@ -219,8 +219,8 @@ class TrainingOptions(OptionGroup):
     levels: Annotated[
         str | None,
         typer.Option(
-            help="How often training shows each level: uniform, or by_loss, as often as the "
-            "network loses there. Default: by_loss with a gate, else uniform."
+            help="The levels that training shows: all, or costly, without those at which the "
+            "network loses little. Default: costly with a gate, else all."
         ),
     ] = None
     crop: Annotated[

@@ -223,10 +223,10 @@ def _training(
             "the gate keeps clean images" if gated else "without a gate, half stays clean",
         ),
         "levels": (
-            "by_loss" if gated else "uniform",
-            "each level as often as the network loses there; the gate keeps the slightest"
+            "costly" if gated else "all",
+            "the gate leaves the slightest to the network"
             if gated
-            else "without a gate, every level is corrected",
+            else "without a gate, all count",
         ),
         "objective": (objective, "the untouched network on the clean image is the teacher"),
         "precision": ("auto", "bfloat16 where it is native"),

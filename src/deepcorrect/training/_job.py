@@ -106,7 +106,7 @@ def open_job(
         raise InputError("nothing of this model is trainable: no parameter requires gradients")
     needs = needs_of(settings.objective)
     taught = "teacher" in needs
-    compared = taught or settings.levels == "by_loss" or validation is not None
+    compared = taught or settings.levels == "costly" or validation is not None
     untouched = _teacher(model).to(device) if compared else None
     sites = _compared_sites(model) if "maps" in needs else ()
     batches = _length(loader)

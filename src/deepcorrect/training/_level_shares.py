@@ -1,4 +1,4 @@
-"""How often training shows each level of each distortion."""
+"""Which levels of the distortions training shows."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ SHOWN = 2_000
 IMAGES = (16, 250)
 """The smallest and the largest number of images that they are made of."""
 
+LITTLE = 0.2
+"""The share of the largest loss of all levels below which a level costs little."""
 PURPOSE = "to train on"
 
 
@@ -41,24 +43,24 @@ def level_shares(
     """The share of each level that the settings ask for, the same in all processes.
 
     Args:
-        network: the untouched network, which returns logits; it may be None for uniform levels.
-        loader: see `shares_by_loss`, as are the others.
+        network: the untouched network, which returns logits; it may be None for all levels.
+        loader: see `shares_of_costly`, as are the others.
         grid: the distortions, with their levels.
         settings: how to train.
         seed: of the training.
         device: where the network is.
 
     Returns:
-        The shares; None for levels that are drawn uniformly.
+        The shares; None for all levels, which are drawn uniformly.
     """
-    if network is None or settings.levels == "uniform":
+    if network is None or settings.levels == "all":
         return None
     return from_main(
-        lambda: shares_by_loss(network, loader, grid, seed, device, settings.precision)
+        lambda: shares_of_costly(network, loader, grid, seed, device, settings.precision)
     )
 
 
-def shares_by_loss(
+def shares_of_costly(
     network: nn.Module,
     loader: Batches,
     grid: Sequence[LevelledDistortion],
@@ -66,10 +68,11 @@ def shares_by_loss(
     device: torch.device,
     precision: Precision,
 ) -> Tensor:
-    """A share for each level, proportional to what the network loses there.
+    """The same share for each level at which the network loses much, and none for the others.
 
-    That is the mean drop of the probability of its own answer to the clean image, so that no label
-    is needed. If nothing is lost at any level, all have the same share.
+    What it loses is the mean drop of the probability of its own answer to the clean image, so that
+    no label is needed. Levels at which it loses less than `LITTLE` of what it loses at the worst
+    are those that a gate leaves to the network, whose answers a correction hardly betters.
 
     Args:
         network: the untouched network, which returns logits.
@@ -80,7 +83,8 @@ def shares_by_loss(
         precision: as for `fit`.
 
     Returns:
-        The shares of all levels of the first distortion, then of the next; their sum is 1.
+        The shares of all levels of the first distortion, then of the next; their sum is 1. If
+        nothing is lost anywhere, all are the same.
     """
     cells = cells_of(grid)
     least, most = IMAGES
@@ -103,8 +107,9 @@ def shares_by_loss(
             shown = logits_of(network, batch.images).float().softmax(1).gather(1, answer)
             lost[batch.row] += (sure - shown).sum().item()
             advance(len(batch.images))
-    lost = lost.clamp(min=0)
-    return lost / lost.sum() if lost.any() else torch.full_like(lost, 1 / len(lost))
+    worst = lost.max().clamp(min=0)
+    costly = lost.clamp(min=0) >= LITTLE * worst  # all, if nothing is lost anywhere
+    return costly.double() / costly.sum()
 
 
 def _some(loader: Batches, count: int, seed: int) -> Batches:

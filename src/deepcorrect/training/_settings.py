@@ -34,9 +34,10 @@ class TrainingConfig(BaseModel):
         weight_decay: on weights, but not on biases and norms; 0 or more.
         l1: the factor of an L1 penalty on trained weights, which is added to the objective.
         clean_share: the share of each batch that stays undistorted, 0 to 1 (the paper: half).
-        levels: how often each level is shown: `uniform`, or `by_loss`, in proportion to what the
-            untouched network loses there, which is measured before training (the mean drop of the
-            probability of its answer to the clean image).
+        levels: which levels are shown, each as often as the others: `all`, or `costly`, those at
+            which the untouched network loses at least a fifth of what it loses at the worst. That
+            is measured before training: the mean drop of the probability of its answer to the clean
+            image. Take it where a gate leaves slightly distorted images to the network.
         objective: the weight of each objective in `OBJECTIVES`, 0 or more. `labels` is the
             cross-entropy with the true class; `logits`, `features` and `activations` are distances
             from the untouched network on the clean image, which need no labels; the others belong
@@ -74,7 +75,7 @@ class TrainingConfig(BaseModel):
     weight_decay: float = Field(default=5e-4, ge=0)
     l1: float = Field(default=0.0, ge=0)
     clean_share: float = Field(default=0.5, ge=0, le=1)
-    levels: Literal["uniform", "by_loss"] = "uniform"
+    levels: Literal["all", "costly"] = "all"
     objective: dict[str, float] = Field(default={"labels": 1.0, "logits": 1.0})
     augmentation: Augmentation = Augmentation()
     precision: Precision = "auto"
