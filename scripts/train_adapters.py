@@ -8,8 +8,9 @@
 Any pictures serve; the shipped adapters saw Caltech-101's training pictures. Ninety in a hundred
 are trained on: first as random crops, which cost a third of whole pictures and do not change the
 scale of a distortion, then whole. Settings are chosen by the agreement with the clean network's
-answers on the others. These raise the gate's thresholds, too, unless `--raised-on` names other
-pictures, or the recipe takes some of the pictures to judge on for it, which are then not judged.
+answers on the others. These choose the strength and raise the gate's thresholds, too, unless
+`--raised-on` names other pictures, or the recipe takes some of the pictures to judge on for it,
+which are then not judged.
 What is finished is kept in runs/adapters, so that a stopped training goes on. With `--judged`, the
 accuracy on ImageNet's validation pictures goes into the card; nothing else is chosen by it.
 `imagenet-c` is not shipped: it is for `benchmarks.evidence.imagenet_c`.
@@ -52,7 +53,7 @@ class Recipe:
         parameters: The size of the adapter, as a fraction of the network's; a quarter takes 2.4 MB
             in half precision.
         ranked: The number of pictures that filters are ranked on, at every level.
-        raised: The number of pictures that the gate's thresholds are raised with, likewise.
+        raised: The number of pictures that the strength is chosen with and the gate is raised.
         raised_there: Whether these are among the pictures to judge on, without their labels. They
             are not judged then.
         clean_share: The share of each batch that stays undistorted.
@@ -94,7 +95,7 @@ RECIPES = {
     "imagenet-c": Recipe(
         "the fifteen corruptions of ImageNet-C, where nobody says which of them it is",
         GROUPS["imagenet_c"],
-        raised=120,
+        raised=48,
         clean_share=0.0,
         start="efficientnet_lite0/mixture",
         shipped=False,
@@ -124,7 +125,7 @@ def before_training(
 
 
 def train(given: argparse.Namespace) -> None:
-    """Ranks, fits the gate, trains, and raises the gate's thresholds."""
+    """Ranks, fits the gate, trains, chooses the strength, and raises the gate's thresholds."""
     recipe, seed = RECIPES[given.name], given.seed
     kinds = list(recipe.distortions)
     network = dc.load_model("efficientnet_lite0")
@@ -170,7 +171,7 @@ def train(given: argparse.Namespace) -> None:
     if given.raised_on is not None:
         others = dc.open_dataset(given.raised_on, network.preprocessing).without_labels()
         raising = dc.loader(others.sample(recipe.raised, seed=1), 50)
-    dc.raise_gate(adapted, raising, kinds, seed)
+    print("strength", dc.choose_strength(adapted, raising, kinds, seed), flush=True)
     agreement = compared(network, adapted, some, kinds)
     notes = {
         "summary": recipe.summary,

@@ -150,7 +150,7 @@ def test_the_answers_to_each_cell_are_those_of_both_networks(adapted: AdaptedMod
     harm(adapted)
     ((images, labels),) = batches()
     parts = [(images[:20], labels[:20]), (images[20:], labels[20:])]
-    found = gate_answers(adapted, parts, ["contrast:1,3"], seed=0)
+    (found,) = gate_answers(adapted, parts, ["contrast:1,3"], seed=0)
     contrast = dc.Distortion("contrast")
     cells = [images, contrast(images, 1), contrast(images, 3)]
     truth = adapted.network(images).argmax(1)

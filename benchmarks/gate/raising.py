@@ -47,7 +47,7 @@ def answers(name: str, kinds: list[str]) -> Answers:
     shown, kept = divided(dc.open_dataset(spec, network.preprocessing))
     adapted = dc.load_adapter(network, name)
     dc.fit_gate(adapted, shown, kinds, FALSE_ALARMS, scale=SCALE)
-    files.write_tensors(file, vars(gate_answers(adapted, kept, kinds, seed=1)))
+    files.write_tensors(file, vars(gate_answers(adapted, kept, kinds, seed=1)[0]))
     return files.read_tensors(file)
 
 

@@ -6,6 +6,7 @@ from .correction import CorrectionUnit as CorrectionUnit
 from .correction import GateConfig as GateConfig
 from .correction import GatedCopy as GatedCopy
 from .correction import UnitConfig as UnitConfig
+from .correction import choose_strength as choose_strength
 from .correction import fit_gate as fit_gate
 from .correction import load_adapter as load_adapter
 from .correction import load_adapters as load_adapters

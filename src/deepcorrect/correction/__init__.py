@@ -22,6 +22,7 @@ from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
 from deepcorrect.correction._raise_gate import raise_gate
 from deepcorrect.correction._shipped import shipped_adapters
+from deepcorrect.correction._strength import choose_strength, weaken
 from deepcorrect.correction._unit_config import (
     DESCRIPTIONS,
     WEIGHTS,
@@ -56,6 +57,7 @@ __all__ = [
     "best_options",
     "check_gains",
     "check_unit",
+    "choose_strength",
     "correct",
     "fit_gate",
     "gate_readings",
@@ -73,4 +75,5 @@ __all__ = [
     "unit_config",
     "unit_costs",
     "upload",
+    "weaken",
 ]

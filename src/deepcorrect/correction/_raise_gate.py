@@ -6,7 +6,7 @@ to the corrected network, which the untouched network often answers better.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -70,14 +70,17 @@ def raise_gate(
         >>> dc.raise_gate(adapted, batches, ["awgn:20"]) == gate  # untrained units lose nothing
         True
     """
-    gate = _gate_of(adapted)
-    found = gate_answers(adapted, loader, distortions, seed)
-    gains = (found.after - found.before).double()
-    rises = _rises(found.scores.flatten(0, 1), gains.flatten()).tolist()
-    biases = tuple(bias - rise for bias, rise in zip(gate.config.biases, rises, strict=True))
-    raised = gate.config.model_copy(update={"biases": biases})
-    adapted.set_gate(raised)
-    return raised
+    (found,) = gate_answers(adapted, loader, distortions, seed)
+    gate = raised(adapted, gain_and_rises(found)[1])
+    adapted.set_gate(gate)
+    return gate
+
+
+def raised(adapted: GatedModel, rises: Tensor) -> GateConfig:
+    """The network's gate with higher thresholds."""
+    gate = _gate_of(adapted).config
+    biases = tuple(bias - rise for bias, rise in zip(gate.biases, rises.tolist(), strict=True))
+    return gate.model_copy(update={"biases": biases})
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,20 @@ class GateAnswers:
     right_after: Tensor
 
 
+def gain_and_rises(found: GateAnswers) -> tuple[float, Tensor]:
+    """How much the thresholds rise, and what the images gain that are still corrected."""
+    scores, gains = found.scores.flatten(0, 1), (found.after - found.before).double().flatten()
+    rises = _rises(scores, gains)
+    return float(gains[(scores > rises).any(1)].sum()), rises
+
+
 def gate_answers(
-    adapted: GatedModel, loader: Batches, distortions: Sequence[str | Distortion] | str, seed: int
-) -> GateAnswers:
+    adapted: GatedModel,
+    loader: Batches,
+    distortions: Sequence[str | Distortion] | str,
+    seed: int,
+    changes: Sequence[Callable[[], None]] = (lambda: None,),
+) -> list[GateAnswers]:
     """Reads what a gate may be raised by, of clean images and of all levels of some distortions.
 
     Args:
@@ -111,6 +125,10 @@ def gate_answers(
         loader: Batches of clean images, as `raise_gate` takes them.
         distortions: Distortion specs. The cells are the clean images, and then each level.
         seed: The seed of the noise.
+        changes: Each changes the corrected network, whose answers are then read.
+
+    Returns:
+        The answers with each change.
 
     Raises:
         InputError: There is no gate, or a distortion or an image is not accepted.
@@ -118,7 +136,7 @@ def gate_answers(
     gate, device = _gate_of(adapted), device_of(adapted)
     first = next(numbered_batches(loader, PURPOSE)).images
     cells = [CLEAN, *cells_of(parse_all(distortions, input_size_of(adapted, first)))]
-    found: list[list[GateAnswers]] = [[] for _ in cells]
+    found: list[list[list[GateAnswers]]] = [[[] for _ in cells] for _ in changes]
     clean = truth = torch.empty(0)
     network, corrected = (as_logits(each, first.to(device)) for each in (adapted.network, adapted))
     with (
@@ -132,14 +150,21 @@ def gate_answers(
                 clean = batch.clean
                 truth = logits_of(network, clean).argmax(1)
             before = logits_of(network, batch.images)
-            with adapted.ungated():
-                after = logits_of(corrected, batch.images)
             scores = gate.scores(images_read(adapted, batch.images))
-            found[batch.row].append(_answers(scores, before, after, truth))
+            for change, answers in zip(changes, found, strict=True):
+                change()
+                with adapted.ungated():
+                    after = logits_of(corrected, batch.images)
+                answers[batch.row].append(_answers(scores, before, after, truth))
             advance(len(batch.images) / len(cells))
+    return [_joined(answers) for answers in found]
+
+
+def _joined(answers: list[list[GateAnswers]]) -> GateAnswers:
+    """The answers to all batches of each cell."""
     return GateAnswers(
         *(
-            torch.stack([torch.cat([getattr(each, field.name) for each in row]) for row in found])
+            torch.stack([torch.cat([getattr(each, field.name) for each in row]) for row in answers])
             for field in fields(GateAnswers)
         )
     )

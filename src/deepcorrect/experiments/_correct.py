@@ -15,9 +15,10 @@ from deepcorrect.correction import (
     AdaptedModel,
     Budget,
     UnitChoice,
+    choose_strength,
     fit_gate,
-    raise_gate,
     read_budget,
+    weaken,
 )
 from deepcorrect.data import (
     Batches,
@@ -58,6 +59,7 @@ from deepcorrect.runtime import (
     forked_random,
     from_main,
     inference,
+    is_main_process,
     to_device,
 )
 from deepcorrect.training import History, TrainingConfig, changed
@@ -302,8 +304,18 @@ def _trained(
         adapted.set_gate(from_main(lambda: fitted(scale=choices.gate_scale)))
     history = fit_in_stages(adapted, train, kinds, choices.training, seed, checkpoint)
     if choices.gate is not None:
-        adapted.set_gate(from_main(lambda: raise_gate(adapted, for_gate, kinds, seed)))
+        _choose_strength(adapted, for_gate, kinds, seed)
     return adapted, history
+
+
+def _choose_strength(adapted: AdaptedModel, images: Batches, kinds: Any, seed: int) -> None:
+    """Weakens the correction to where it helps most, raises the gate, and says so."""
+    strength = from_main(lambda: choose_strength(adapted, images, kinds, seed))
+    if not is_main_process():
+        weaken(adapted, strength)
+    adapted.set_gate(from_main(lambda: adapted.gate and adapted.gate.config))
+    if strength < 1:
+        console().print(f"strength: {strength:g} of what was trained helps most", markup=False)
 
 
 def _beside(checkpoint: str | Path | None, name: str) -> Path | None:

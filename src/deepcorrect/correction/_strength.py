@@ -1,0 +1,119 @@
+"""How strong a trained correction is: between the network's weights and the trained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from deepcorrect.correction._corrected_model import AdaptedModel
+from deepcorrect.correction._gated_copy import GatedCopy
+from deepcorrect.correction._gated_model import GatedModel
+from deepcorrect.correction._raise_gate import gain_and_rises, gate_answers, raised
+from deepcorrect.data import Batches
+from deepcorrect.distortions import Distortion
+from deepcorrect.runtime import InputError
+
+STRENGTHS = (1.0, 0.7, 0.5, 0.3)
+"""The strengths that are compared; the first is that of training."""
+
+
+def choose_strength(
+    adapted: GatedModel,
+    loader: Batches,
+    distortions: Sequence[str | Distortion] | str,
+    seed: int = 0,
+    strengths: Sequence[float] = STRENGTHS,
+) -> float:
+    """Weakens a trained correction to where it helps most, and raises its gate accordingly.
+
+    At strength a, the changes, scales and shifts of filters with weights of their own are those
+    between none and the trained ones, at a share of a of the way (as Wortsman et al. 2022, WiSE-FT,
+    equation 1, do with all weights). This costs nothing. A weaker correction gives away less where
+    little is lost, and holds better for other images than those of the training. Units stay as they
+    are. Of a `GatedCopy`, all weights and statistics are interpolated.
+
+    For each strength the gate's thresholds are raised as `raise_gate` raises them. The strength at
+    which the images that are still corrected gain most in all is kept. No labels are needed.
+
+    Args:
+        adapted: The trained network, or a `GatedCopy`, with a gate. It is changed in place.
+        loader: Images that the correction was not trained on, see `raise_gate`.
+        distortions: Distortion specs, as in `fit`.
+        seed: The seed of the noise.
+        strengths: What to choose from, above 0 and up to 1. Where no filter has weights of its own
+            there is nothing to choose, and only the gate is raised.
+
+    Returns:
+        The strength.
+
+    Raises:
+        InputError: There is no gate, or a strength, a distortion or an image is not accepted.
+
+    Example:
+        >>> import torch, deepcorrect as dc
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        ... )
+        >>> adapted = dc.correct(network, {"0": [1, 5]}, unit="weights")
+        >>> batches = [(torch.rand(8, 3, 16, 16), torch.zeros(8)) for _ in range(2)]
+        >>> _ = dc.fit_gate(adapted, batches, ["awgn:20"], false_alarms=0.25)
+        >>> dc.choose_strength(adapted, batches, ["awgn:20"])  # untrained: all are the same
+        1.0
+    """
+    if not strengths or not all(0 < each <= 1 for each in strengths):
+        raise InputError(f"strengths={strengths}: give numbers above 0 and up to 1")
+    start, end = _ends(adapted)
+    if not start:
+        strengths = [1.0]
+    at = partial(_interpolate, adapted, start, end)
+    found = gate_answers(
+        adapted, loader, distortions, seed, [partial(at, each) for each in strengths]
+    )
+    chosen = [gain_and_rises(each) for each in found]
+    best = max(range(len(strengths)), key=lambda number: chosen[number][0])
+    at(strengths[best])
+    adapted.set_gate(raised(adapted, chosen[best][1]))
+    return strengths[best]
+
+
+def weaken(adapted: GatedModel, strength: float) -> None:
+    """Sets the strength of a correction, of which the present one is 1; see `choose_strength`."""
+    _interpolate(adapted, *_ends(adapted), strength)
+
+
+def _ends(adapted: GatedModel) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """The tensors at strength 0, of those that are weakened, and all at strength 1."""
+    end = {name: value.detach().clone() for name, value in adapted.state_dict().items()}
+    return _untrained(adapted, end), end
+
+
+def _interpolate(
+    adapted: GatedModel, start: Mapping[str, Tensor], end: Mapping[str, Tensor], strength: float
+) -> None:
+    between = {
+        name: torch.lerp(value, end[name], strength)
+        for name, value in start.items()
+        if value.is_floating_point() and strength < 1
+    }
+    adapted.load_state_dict({**end, **between})
+
+
+def _untrained(adapted: GatedModel, end: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors of a correction that changes nothing, or of the network that was copied."""
+    if isinstance(adapted, AdaptedModel):
+        own = {name: value for name, value in end.items() if "/weights." in name}
+        return {
+            name: torch.ones_like(value) if name.endswith(".scale") else torch.zeros_like(value)
+            for name, value in own.items()
+        }
+    assert isinstance(adapted, GatedCopy)
+    start: Mapping[str, Tensor] = adapted.network.state_dict()
+    if start.keys() != end.keys():
+        raise InputError(
+            "the copy has other modules than the network, so that there are no weights between "
+            "theirs: give strengths=[1]"
+        )
+    return start
