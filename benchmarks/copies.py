@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deepcorrect.alternatives import finetune
-from deepcorrect.correction import GatedCopy, fit_gate, raise_gate
+from deepcorrect.correction import GatedCopy, choose_strength, fit_gate
 from deepcorrect.data import ImageSet, hold_out, loader
 from deepcorrect.evaluation import evaluate
 from deepcorrect.networks import Classifier
@@ -36,7 +36,7 @@ def gated_copy(
 
     Args:
         subject: the network.
-        images: the training images, of which a share raises the gate's thresholds.
+        images: the training images, of which a share chooses the strength and raises the gate.
         judged: the validation images that choose the settings.
         kind: the distortion.
         epochs: how often the images are shown.
@@ -63,7 +63,7 @@ def gated_copy(
             objective=OBJECTIVE,
             **settings,
         )
-        raise_gate(copy, for_gate, kind, seed)
+        choose_strength(copy, for_gate, kind, seed)
         found.append((evaluate(copy, validation, [kind], seed, "auto").mean_top1, settings, copy))
         print(f"copy, {settings}: {found[-1][0]:.4f} on validation images", flush=True)
     _, settings, copy = max(found, key=lambda each: each[0])

@@ -165,6 +165,8 @@ def test_choices_follow_the_images_and_the_input() -> None:
     alone = choose_settings(30, 32, training={}).training
     assert (alone.clean_share, alone.levels) == (0.5, "all")
     assert (few.training.clean_share, few.training.levels) == (0, "costly")
+    large = choose_settings(400, 224, training={}).training
+    assert (large.clean_share, large.levels) == (0.1, "costly")
     assert choose_settings(50, 224, training={}).gate == 0.04
     assert choose_settings(5000, 224, training={}).gate == 0.02
 

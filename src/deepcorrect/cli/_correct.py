@@ -213,7 +213,8 @@ class TrainingOptions(OptionGroup):
         typer.Option(
             min=0,
             max=1,
-            help="Share of each batch that stays undistorted. Default: 0 with a gate, else 0.5.",
+            help="Share of each batch that stays undistorted. Default: 0 with a gate, 0.1 for "
+            "inputs above 64 pixels, and 0.5 without a gate.",
         ),
     ] = None
     levels: Annotated[

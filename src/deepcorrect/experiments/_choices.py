@@ -219,7 +219,7 @@ def _training(
         "learning_rate": (rate, "smaller for large inputs and for units"),
         "batch_size": (BATCH_SIZE, "more steps for the images seen"),
         "clean_share": (
-            0.0 if gated else 0.5,
+            (0.0 if small else 0.1) if gated else 0.5,
             "the gate keeps clean images" if gated else "without a gate, half stays clean",
         ),
         "levels": (
