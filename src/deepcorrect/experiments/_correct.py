@@ -205,9 +205,9 @@ def correct(
         explain(choices)
     ranking = ranking or _ranked(model, train, kinds, choices, seed)
     made = (model, ranking, train, for_gate, kinds, choices, seed, first, checkpoint)
-    adapted, history = _trained(*made)
+    adapted, history, strength = _trained(*made)
     found = compare(model, adapted, held_back, kinds, seed, choices.training.precision, "measuring")
-    _note(adapted, model, found, history, choices, first)
+    _note(adapted, model, found, history, strength, choices, first)
     return adapted
 
 
@@ -296,19 +296,18 @@ def _trained(
     seed: int,
     images: Any,
     checkpoint: str | Path | None,
-) -> tuple[AdaptedModel, History]:
-    """Puts the correction on the network, fits the gate, trains, and raises the gate."""
+) -> tuple[AdaptedModel, History, float]:
+    """Corrects the network: fits the gate, trains, chooses the strength, and raises the gate."""
     adapted = _untrained(model, ranking, choices, seed, images, _beside(checkpoint, "latency"))
     if choices.gate is not None:
         fitted = partial(fit_gate, adapted, train, kinds, choices.gate, seed=seed)
         adapted.set_gate(from_main(lambda: fitted(scale=choices.gate_scale)))
     history = fit_in_stages(adapted, train, kinds, choices.training, seed, checkpoint)
-    if choices.gate is not None:
-        _choose_strength(adapted, for_gate, kinds, seed)
-    return adapted, history
+    gated = choices.gate is not None
+    return adapted, history, _choose_strength(adapted, for_gate, kinds, seed) if gated else 1.0
 
 
-def _choose_strength(adapted: AdaptedModel, images: Batches, kinds: Any, seed: int) -> None:
+def _choose_strength(adapted: AdaptedModel, images: Batches, kinds: Any, seed: int) -> float:
     """Weakens the correction to where it helps most, raises the gate, and says so."""
     strength = from_main(lambda: choose_strength(adapted, images, kinds, seed))
     if not is_main_process():
@@ -316,6 +315,7 @@ def _choose_strength(adapted: AdaptedModel, images: Batches, kinds: Any, seed: i
     adapted.set_gate(from_main(lambda: adapted.gate and adapted.gate.config))
     if strength < 1:
         console().print(f"strength: {strength:g} of what was trained helps most", markup=False)
+    return strength
 
 
 def _beside(checkpoint: str | Path | None, name: str) -> Path | None:
@@ -354,6 +354,7 @@ def _note(
     model: nn.Module,
     found: Comparison,
     history: History,
+    strength: float,
     choices: Choices,
     images: Any,
 ) -> None:
@@ -364,6 +365,7 @@ def _note(
         "images_seen": history.images_seen,
         "training_seconds": round(history.seconds, 2),
         "epochs": len(history.epochs),
+        "strength": strength,
         "labels": found.after.target == "labels",
         "measured": {"data": "images held back from training", **found.to_json()},
         "cost": {
