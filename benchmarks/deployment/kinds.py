@@ -89,7 +89,12 @@ def draw() -> None:
 
 def table_of_kinds(results: list[dict[str, Any]]) -> str:
     """All kinds at ResNet-20, one column for each runtime and batch, with one thread."""
-    shown = [each for each in results if (each["model"], each["threads"]) == (MODELS[0], 1)]
+    shown = [
+        each
+        for each in results
+        if (each["model"], each["threads"]) == (MODELS[0], 1)
+        and each["kinds"].keys() >= KINDS.keys()
+    ]
     head = [f"{RUNTIMES[each['runtime']]}, batch {each['batch']}" for each in shown]
     rows = [
         [
