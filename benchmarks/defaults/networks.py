@@ -4,8 +4,8 @@
 
 Their blocks are torchvision's and timm's: a ResNet of bottleneck blocks, a MobileNetV3, a ConvNeXt.
 Each is trained on the training images that are not for validation, for ten to thirty minutes on one
-core, which leaves accuracies of 48, 51 and 35 % on the validation images. The weights are kept
-beside this file, in half precision, and are trained anew by this command. A training that was
+core, which leaves accuracies of 48, 51 and 35 % on the validation images. The weights are written
+to runs/defaults, in half precision, which is not part of the repository. A training that was
 stopped goes on.
 """
 
@@ -28,7 +28,7 @@ from deepcorrect.data import Preprocessing, loader, open_dataset, read_batches
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import optional_import, progress
 
-HERE = Path(__file__).parent
+KEPT = Path("runs/defaults")
 BATCH = 128
 
 
@@ -93,10 +93,10 @@ def network(name: str) -> Classifier:
     """A trained network: one of these, or `resnet20` or `allcnn`."""
     if name not in NETWORKS:
         return cifar_network(name)
-    if not (HERE / f"{name}.safetensors").exists():
+    if not (KEPT / f"{name}.safetensors").exists():
         raise SystemExit(f"train it first: python -m benchmarks.defaults.networks {name}")
     built = NETWORKS[name]()
-    state = load_file(HERE / f"{name}.safetensors")
+    state = load_file(KEPT / f"{name}.safetensors")
     built.load_state_dict(
         {key: value.float() if value.dtype == torch.half else value for key, value in state.items()}
     )
@@ -140,7 +140,8 @@ def train(name: str) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATES[name], steps, pct_start=0.2)
     generator = torch.Generator().manual_seed(0)
     order = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(99)])
-    part, first = Path(f"{HERE / name}.part"), 0
+    KEPT.mkdir(parents=True, exist_ok=True)
+    part, first = Path(f"{KEPT / name}.part"), 0
     if part.exists():
         kept: dict[str, Any] = torch.load(part, weights_only=True)
         first = kept["step"]
@@ -165,7 +166,7 @@ def train(name: str) -> None:
                 Path(f"{part}.new").replace(part)
     state = built.state_dict()
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-    save_file({k: v.contiguous() for k, v in half.items()}, HERE / f"{name}.safetensors")
+    save_file({k: v.contiguous() for k, v in half.items()}, KEPT / f"{name}.safetensors")
     part.unlink(missing_ok=True)
     print(name, "validation accuracy", f"{accuracy(network(name)):.4f}", flush=True)
 
