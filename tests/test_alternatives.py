@@ -19,7 +19,6 @@ from deepcorrect.alternatives import (
     feature_correction,
     finetune,
     front_end,
-    interpolate,
     lora,
     merge,
     norm_adaptation,
@@ -31,7 +30,7 @@ from deepcorrect.correction import GatedCopy, fit_gate, looks_distorted
 from deepcorrect.data import Preprocessing
 from deepcorrect.distortions import Distortion
 from deepcorrect.evaluation import evaluate
-from deepcorrect.networks import Classifier, costs, describe, find, tap
+from deepcorrect.networks import Classifier, costs, describe, find, interpolate, tap
 from deepcorrect.runtime import InputError, MissingExtraError
 from deepcorrect.training import fit
 from deepcorrect.training._augmentation import augmix

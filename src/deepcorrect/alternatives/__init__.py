@@ -17,7 +17,7 @@ from deepcorrect.alternatives._lora import lora, merge
 from deepcorrect.alternatives._norm_adaptation import NormAdaptation, norm_adaptation
 from deepcorrect.alternatives._restoration import Restoration, restoration
 from deepcorrect.alternatives._tent import Tent, tent
-from deepcorrect.alternatives._wise_ft import interpolate, score_shares
+from deepcorrect.alternatives._wise_ft import score_shares
 
 __all__ = [
     "ConvAdapter",
@@ -36,7 +36,6 @@ __all__ = [
     "feature_correction",
     "finetune",
     "front_end",
-    "interpolate",
     "lora",
     "merge",
     "norm_adaptation",

@@ -14,6 +14,7 @@ from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.correction._raise_gate import gain_and_rises, gate_answers, raised
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
+from deepcorrect.networks import interpolate
 from deepcorrect.runtime import InputError
 
 STRENGTHS = (1.0, 0.7, 0.5, 0.3)
@@ -66,54 +67,45 @@ def choose_strength(
     if not strengths or not all(0 < each <= 1 for each in strengths):
         raise InputError(f"strengths={strengths}: give numbers above 0 and up to 1")
     start, end = _ends(adapted)
-    if not start:
+    if all(start[name] is value for name, value in end.items()):
         strengths = [1.0]
-    at = partial(_interpolate, adapted, start, end)
-    found = gate_answers(
-        adapted, loader, distortions, seed, [partial(at, each) for each in strengths]
-    )
+    changes = [partial(_set, adapted, start, end, each) for each in strengths]
+    found = gate_answers(adapted, loader, distortions, seed, changes)
     chosen = [gain_and_rises(each) for each in found]
     best = max(range(len(strengths)), key=lambda number: chosen[number][0])
-    at(strengths[best])
+    changes[best]()
     adapted.set_gate(raised(adapted, chosen[best][1]))
     return strengths[best]
 
 
 def weaken(adapted: GatedModel, strength: float) -> None:
     """Sets the strength of a correction, of which the present one is 1; see `choose_strength`."""
-    _interpolate(adapted, *_ends(adapted), strength)
+    _set(adapted, *_ends(adapted), strength)
+
+
+def _set(
+    adapted: GatedModel, start: Mapping[str, Tensor], end: Mapping[str, Tensor], strength: float
+) -> None:
+    adapted.load_state_dict(interpolate(start, end, strength))
 
 
 def _ends(adapted: GatedModel) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """The tensors at strength 0, of those that are weakened, and all at strength 1."""
+    """The tensors at strength 0, which are those at 1 where nothing is weakened, and at 1."""
     end = {name: value.detach().clone() for name, value in adapted.state_dict().items()}
-    return _untrained(adapted, end), end
-
-
-def _interpolate(
-    adapted: GatedModel, start: Mapping[str, Tensor], end: Mapping[str, Tensor], strength: float
-) -> None:
-    between = {
-        name: torch.lerp(value, end[name], strength)
-        for name, value in start.items()
-        if value.is_floating_point() and strength < 1
-    }
-    adapted.load_state_dict({**end, **between})
-
-
-def _untrained(adapted: GatedModel, end: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors of a correction that changes nothing, or of the network that was copied."""
     if isinstance(adapted, AdaptedModel):
-        own = {name: value for name, value in end.items() if "/weights." in name}
-        return {
-            name: torch.ones_like(value) if name.endswith(".scale") else torch.zeros_like(value)
-            for name, value in own.items()
-        }
+        return {name: _neutral(name, value) for name, value in end.items()}, end
     assert isinstance(adapted, GatedCopy)
     start: Mapping[str, Tensor] = adapted.network.state_dict()
     if start.keys() != end.keys():
         raise InputError(
             "the copy has other modules than the network, so that there are no weights between "
-            "theirs: give strengths=[1]"
+            "theirs: raise_gate raises its gate alone"
         )
-    return start
+    return start, end
+
+
+def _neutral(name: str, value: Tensor) -> Tensor:
+    """A tensor of filters' own weights that changes nothing; any other as it is."""
+    if "/weights." not in name:
+        return value
+    return torch.ones_like(value) if name.endswith(".scale") else torch.zeros_like(value)

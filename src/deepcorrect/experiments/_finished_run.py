@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect.alternatives import interpolate
 from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, load_adapter
 from deepcorrect.data import ImageSet, open_dataset
 from deepcorrect.distortions import LevelledDistortion, parse_all
@@ -28,7 +27,7 @@ from deepcorrect.experiments._sections import GateableSystem, TrainedSystem
 from deepcorrect.experiments._setup import batches
 from deepcorrect.experiments._systems import CorrectionSystem
 from deepcorrect.models import load_model, output_classes
-from deepcorrect.networks import Classifier
+from deepcorrect.networks import Classifier, interpolate
 from deepcorrect.ranking import Ranking
 from deepcorrect.runtime import InputError, console, device_for, files, unknown
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect.alternatives import interpolate, score_shares
+from deepcorrect.alternatives import score_shares
 from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, fit_gate, raise_gate
 from deepcorrect.data import loader
 from deepcorrect.deployment import latency_note
@@ -24,6 +24,7 @@ from deepcorrect.experiments._folder import (
 from deepcorrect.experiments._sections import GateableSystem, Rank, TrainedSystem
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.experiments._systems import CorrectionSystem
+from deepcorrect.networks import interpolate
 from deepcorrect.runtime import InputError, files, from_main
 from deepcorrect.training import History, fit
 

@@ -38,6 +38,7 @@ from deepcorrect.networks._hooks import (
     site_hooks,
     tap,
 )
+from deepcorrect.networks._interpolate import interpolate
 from deepcorrect.networks._layers import (
     convolutions,
     find,
@@ -101,6 +102,7 @@ __all__ = [
     "innermost",
     "input_images",
     "input_size_of",
+    "interpolate",
     "latencies",
     "layout_of",
     "layout_rule",

@@ -48,10 +48,10 @@ def _shorter(module: nn.Module) -> Callable[..., Tensor] | None:
         return None
     if type(module) is nn.BatchNorm2d:
         return _forward
-    if isinstance(module, Replacement) or not isinstance(module, nn.Conv2d):
-        return None
-    slow = slow_in_bfloat16(module, trained=module.weight.requires_grad)
-    return _forward_in_float32 if slow else None
+    if isinstance(module, nn.Conv2d):
+        slow = slow_in_bfloat16(module, trained=module.weight.requires_grad)
+        return _forward_in_float32 if slow else None
+    return None
 
 
 def _forward_in_float32(conv: nn.Conv2d, input: Tensor) -> Tensor:
