@@ -20,6 +20,11 @@ def accuracies(found: Grid) -> dict[str, Any]:
     }
 
 
+def read_kept(kept: Path) -> list[dict[str, Any]]:
+    """What a JSON file keeps; nothing, where there is none yet."""
+    return files.read_json(kept) if kept.exists() else []
+
+
 def run_once(
     kept: Path, asked: Mapping[str, Any], run: Callable[..., dict[str, Any]]
 ) -> dict[str, Any] | None:
@@ -33,10 +38,8 @@ def run_once(
     Returns:
         What is kept of it; None if it was before.
     """
-    before = files.read_json(kept) if kept.exists() else []
-    if any(all(each[name] == value for name, value in asked.items()) for each in before):
+    if any(all(each[name] == value for name, value in asked.items()) for each in read_kept(kept)):
         return None
     result = run(**asked)
-    before = files.read_json(kept) if kept.exists() else []
-    files.write_json(kept, [*before, result])
+    files.write_json(kept, [*read_kept(kept), result])
     return result

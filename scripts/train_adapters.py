@@ -56,7 +56,6 @@ class Recipe:
         raised: The number of pictures that the strength is chosen with and the gate is raised.
         raised_there: Whether these are among the pictures to judge on, without their labels. They
             are not judged then.
-        clean_share: The share of each batch that stays undistorted.
         start: The shipped adapter whose filters and weights it starts from, and which then needs no
             ranking of its own.
         shipped: Whether the package ships it.
@@ -69,7 +68,6 @@ class Recipe:
     ranked: int = 32
     raised: int = 240
     raised_there: bool = False
-    clean_share: float = 0.1
     start: str | None = None
     shipped: bool = True
 
@@ -96,7 +94,6 @@ RECIPES = {
         "the fifteen corruptions of ImageNet-C, where nobody says which of them it is",
         GROUPS["imagenet_c"],
         raised=48,
-        clean_share=0.0,
         start="efficientnet_lite0/mixture",
         shipped=False,
     ),
@@ -148,7 +145,7 @@ def train(given: argparse.Namespace) -> None:
             task=part,
             epochs=epochs,
             learning_rate=rate,
-            clean_share=recipe.clean_share,
+            clean_share=0.1,
             objective=OBJECTIVE,
             augmentation=dc.Augmentation(crop=crop, flip=True),
         )
@@ -171,7 +168,7 @@ def train(given: argparse.Namespace) -> None:
     if given.raised_on is not None:
         others = dc.open_dataset(given.raised_on, network.preprocessing).without_labels()
         raising = dc.loader(others.sample(recipe.raised, seed=1), 50)
-    print("strength", dc.choose_strength(adapted, raising, kinds, seed), flush=True)
+    strength = dc.choose_strength(adapted, raising, kinds, seed)
     agreement = compared(network, adapted, some, kinds)
     notes = {
         "summary": recipe.summary,
@@ -182,6 +179,7 @@ def train(given: argparse.Namespace) -> None:
         "distortions": [asdict(curve.distortion) for curve in agreement.after.curves.values()],
         "images_seen": seen,
         "training_seconds": round(seconds, 1),
+        "strength": strength,
     }
     if judged is not None:
         notes |= {

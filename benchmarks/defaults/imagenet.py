@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ import torch
 
 from benchmarks.defaults.search import shares
 from benchmarks.defaults.trials import IMAGENET
+from benchmarks.kept import run_once
 from benchmarks.subjects import RESULTS, SHARED, efficientnet_lite0
 from deepcorrect.data import loader, open_dataset
 from deepcorrect.evaluation import compare
 from deepcorrect.experiments import correct
 from deepcorrect.networks import trainable_parameters
-from deepcorrect.runtime import files
 
 KEPT = RESULTS / "defaults" / "imagenet.json"
 KINDS = ("gaussian_blur", "awgn")
@@ -87,18 +88,17 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     for trial in given.only:
-        kept = files.read_json(KEPT) if KEPT.exists() else []
-        asked = (trial, given.images, given.epochs, given.judged, given.seed)
-        if any(tuple(result[name] for name in ASKED) == asked for result in kept):
-            continue
-        result = run(*asked, given.out)
-        kept = files.read_json(KEPT) if KEPT.exists() else []
-        files.write_json(KEPT, [*kept, result])
-        for name in ("agreement", "accuracy"):
-            print(trial, name, result[name], flush=True)
+        asked = {
+            "trial": trial,
+            "images": given.images,
+            "epochs": given.epochs,
+            "judged": given.judged,
+            "seed": given.seed,
+        }
+        if result := run_once(KEPT, asked, partial(run, out=given.out)):
+            for name in ("agreement", "accuracy"):
+                print(trial, name, result[name], flush=True)
 
-
-ASKED = ("trial", "images", "epochs", "judged", "seed")
 
 if __name__ == "__main__":
     main()

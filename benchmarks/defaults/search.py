@@ -23,7 +23,7 @@ from benchmarks import pages
 from benchmarks.copies import COPY, gated_copy
 from benchmarks.defaults import networks
 from benchmarks.defaults.trials import ALONE, TRIALS
-from benchmarks.kept import accuracies, run_once
+from benchmarks.kept import accuracies, read_kept, run_once
 from benchmarks.subjects import RESULTS, cifar_drawn, cifar_rows
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import ImageSet, loader
@@ -49,10 +49,9 @@ def run(
     made: Any = None
     started, chosen = time.monotonic(), {}
     if trial == COPY:
-        before = files.read_json(KEPT) if KEPT.exists() else []
         drawn = cifar_drawn(subject, images, seed)
         others = cifar_rows(subject, 2_000, 1_000)
-        made, chosen = gated_copy(subject, drawn, others, kind, epochs, seed, before)
+        made, chosen = gated_copy(subject, drawn, others, kind, epochs, seed, read_kept(KEPT))
     elif trial != ALONE:
         made = corrected(subject, kind, images, epochs, dict(TRIALS[trial]), seed)
     seconds = time.monotonic() - started
@@ -147,8 +146,8 @@ def left_out(distortion: str, images: int) -> str:
     }
     rows = []
     for name, own in found.items():
-        others = [found[other] for other in found if other != name]
-        tried = able[name].intersection(*(able[other] for other in found if other != name))
+        others = [each for other, each in found.items() if other != name]
+        tried = set.intersection(*able.values())
         if not others or not tried:
             continue
         best = max(able[name], key=lambda trial: own[trial]["mean"])
@@ -157,8 +156,9 @@ def left_out(distortion: str, images: int) -> str:
         cells = ["" if each is None else f"{100 * each['mean']:.1f}" for each in shown]
         cells[0], cells[1] = f"{cells[0]} ({best})", f"{cells[1]} ({chosen})"
         rows.append([name, *cells])
-    head = ("", "its own best", "best on the others", "default", "gated copy", "network")
-    return pages.table((f"{distortion}, {images:,} images", *head[1:]), rows)
+    of = f"{distortion}, {images:,} images"
+    head = (of, "its own best", "best on the others", "default", "gated copy", "network")
+    return pages.table(head, rows)
 
 
 def _may_be_default(trial: dict[str, Any]) -> bool:

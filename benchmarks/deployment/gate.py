@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from benchmarks.deployment.latency import CLOCKS, Run, Subject, chosen_sites, in_onnx_runtime, timed
+from benchmarks.kept import read_kept
 from deepcorrect.correction._gate import statistics as statistics_of
 from deepcorrect.deployment import example_images
 from deepcorrect.deployment._export import onnx_model
@@ -175,7 +176,7 @@ def main() -> None:
         return
     for spec in given.networks or NETWORKS:
         record = measured(spec, given.rounds, given.clock)
-        results = files.read_json(RESULTS) if RESULTS.exists() else []
+        results = read_kept(RESULTS)
         keys = ("model", "threads", "clock")
         kept = [entry for entry in results if any(entry[key] != record[key] for key in keys)]
         files.write_json(RESULTS, [*kept, record])

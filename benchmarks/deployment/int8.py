@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from benchmarks.deployment.latency import Subject, chosen_sites
+from benchmarks.kept import read_kept
 from deepcorrect import networks
 from deepcorrect.deployment import quantize_file
 from deepcorrect.runtime import files
@@ -156,7 +157,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         record |= measured(given, Path(folder))
     print(json.dumps(record, indent=1))
-    results = files.read_json(RESULTS) if RESULTS.exists() else []
+    results = read_kept(RESULTS)
     keys = ("model", "sites", "threads")
     kept = [entry for entry in results if any(entry[key] != record[key] for key in keys)]
     files.write_json(RESULTS, [*kept, record])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import deepcorrect as dc
+from benchmarks.kept import read_kept
 from benchmarks.subjects import RESULTS, batches, cifar_network, cifar_rows
 from deepcorrect.runtime import files
 
@@ -40,7 +41,7 @@ def main() -> None:
         )
         record: dict[str, Any] = files.read_json(done.table)
     record = {"network": given.network, "corrected": given.adapter is not None, **record}
-    results = files.read_json(FILE) if FILE.exists() else []
+    results = read_kept(FILE)
     keys = ("network", "corrected")
     kept = [entry for entry in results if any(entry[key] != record[key] for key in keys)]
     files.write_json(FILE, [*kept, record])

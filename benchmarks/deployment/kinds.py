@@ -23,6 +23,7 @@ from torch import Tensor
 
 import deepcorrect as dc
 from benchmarks import pages
+from benchmarks.kept import read_kept
 from benchmarks.subjects import RESULTS as FOLDER
 from deepcorrect import correction
 from deepcorrect.deployment._latency import Stopwatch
@@ -147,7 +148,7 @@ def main() -> None:
         about = {"model": name, "runtime": runtime, "batch": batch}
         about |= {"threads": torch.get_num_threads()}
         kinds = measured(name, runtime, batch, given.kinds)
-        results = files.read_json(RESULTS) if RESULTS.exists() else []
+        results = read_kept(RESULTS)
         before = [entry for entry in results if about.items() <= entry.items()]
         old = before[0]["kinds"] if before else {}
         record = {**about, "torch": torch.__version__, "kinds": {**old, **kinds}}

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 import deepcorrect as dc
+from benchmarks.kept import read_kept
 from deepcorrect import networks
 from deepcorrect.experiments import load_recipe
 from deepcorrect.experiments._systems import CorrectionSystem
@@ -240,7 +241,7 @@ def main() -> None:
             rounds = given.rounds * (3 if batch == 1 else 1)
             record[f"batch {batch}"] = summary(timed(runs, images, rounds, CLOCKS[given.clock]))
     print(json.dumps(record, indent=1))
-    results = files.read_json(RESULTS) if RESULTS.exists() else []
+    results = read_kept(RESULTS)
     keys = ("model", "sites_chosen", "beta", "threads", "clock")
     kept = [entry for entry in results if any(entry[key] != record[key] for key in keys)]
     files.write_json(RESULTS, [*kept, record])

@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 
 from benchmarks import pages
 from benchmarks.copies import BATCH, COPY, OBJECTIVE, gated_copy
-from benchmarks.kept import accuracies, run_once
+from benchmarks.kept import accuracies, read_kept, run_once
 from benchmarks.subjects import RESULTS, SHARED, cifar_drawn, cifar_network, cifar_rows
 from deepcorrect.correction import WEIGHTS, GatedCopy
 from deepcorrect.data import loader, open_dataset
@@ -63,9 +63,9 @@ maps of the stem and of the blocks' sums, as the recipes of the evidence do."""
 def train(network: str, distortion: str, trial: str, seed: int) -> dict[str, Any]:
     """Trains one of them, and measures it."""
     subject, kind = cifar_network(network), distortion
-    images = cifar_drawn(subject, IMAGES, seed)
+    images, others = cifar_drawn(subject, IMAGES, seed), cifar_rows(subject, 0, 1_000)
     model, chosen = (
-        gated_copy(subject, images, cifar_rows(subject, 0, 1_000), kind, EPOCHS, seed, before())
+        gated_copy(subject, images, others, kind, EPOCHS, seed, read_kept(KEPT))
         if trial == COPY
         else (corrected(subject, images, kind, seed, dict(TRIALS[trial])), {})
     )
@@ -108,11 +108,6 @@ def corrected(subject: Classifier, images: Any, kind: str, seed: int, trial: dic
         objective=OBJECTIVE,
         **trial,
     )
-
-
-def before() -> list[dict[str, Any]]:
-    """The trials that are kept."""
-    return files.read_json(KEPT) if KEPT.exists() else []
 
 
 def ranked(
