@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.kept import read_kept
+from benchmarks.subjects import RESULTS
 from deepcorrect.alternatives import finetune
 from deepcorrect.correction import GatedCopy, choose_strength, fit_gate
 from deepcorrect.data import ImageSet, hold_out, loader
@@ -21,6 +23,8 @@ SETTINGS: tuple[dict[str, Any], ...] = tuple(
     for rate in (1e-3, 2e-3, 4e-3, 8e-3)
 )
 """What is tried for a copy; each is trained in full."""
+KEPT = RESULTS / "deployment" / "pareto.json", RESULTS / "defaults" / "trials.json"
+"""Where copies are kept, and with each what was chosen for it."""
 
 
 def gated_copy(
@@ -30,9 +34,10 @@ def gated_copy(
     kind: str,
     epochs: int,
     seed: int,
-    kept: list[dict[str, Any]],
 ) -> tuple[GatedCopy, dict[str, Any]]:
     """A fine-tuned copy behind a gate, with the best of `SETTINGS`.
+
+    Where a copy of the same network under the same distortion is kept, its settings are taken.
 
     Args:
         subject: the network.
@@ -41,8 +46,6 @@ def gated_copy(
         kind: the distortion.
         epochs: how often the images are shown.
         seed: of the training.
-        kept: trials that are kept; a copy of the same network under the same distortion takes the
-            settings that were best for the one in them.
 
     Returns:
         The copy, and its settings.
@@ -50,7 +53,7 @@ def gated_copy(
     shown, for_gate = hold_out(loader(images, BATCH, shuffle=True), FOR_GATE, seed)
     validation = loader(judged, 250)
     found = []
-    for settings in chosen_before(subject.name, kind, kept) or SETTINGS:
+    for settings in chosen_before(subject.name, kind) or SETTINGS:
         copy = GatedCopy(subject, finetune(subject))
         fit_gate(copy, shown, kind, FALSE_ALARMS, seed=seed)
         fit(
@@ -70,11 +73,9 @@ def gated_copy(
     return copy, settings
 
 
-def chosen_before(
-    network: str, kind: str, kept: list[dict[str, Any]]
-) -> list[dict[str, Any]] | None:
+def chosen_before(network: str, kind: str) -> list[dict[str, Any]] | None:
     """The settings of a copy that is kept."""
-    for each in kept:
+    for each in [each for path in KEPT for each in read_kept(path)]:
         of = each["trial"], each["distortion"]
         if of == (COPY, kind) and network in (each["network"], f"cifar_{each['network']}"):
             return [each["chosen"]]

@@ -23,7 +23,7 @@ from benchmarks import pages
 from benchmarks.copies import COPY, gated_copy
 from benchmarks.defaults import networks
 from benchmarks.defaults.trials import ALONE, TRIALS
-from benchmarks.kept import accuracies, read_kept, run_once
+from benchmarks.kept import accuracies, run_once
 from benchmarks.subjects import RESULTS, cifar_drawn, cifar_rows
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import ImageSet, loader
@@ -51,7 +51,7 @@ def run(
     if trial == COPY:
         drawn = cifar_drawn(subject, images, seed)
         others = cifar_rows(subject, 2_000, 1_000)
-        made, chosen = gated_copy(subject, drawn, others, kind, epochs, seed, read_kept(KEPT))
+        made, chosen = gated_copy(subject, drawn, others, kind, epochs, seed)
     elif trial != ALONE:
         made = corrected(subject, kind, images, epochs, dict(TRIALS[trial]), seed)
     seconds = time.monotonic() - started

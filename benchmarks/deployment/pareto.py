@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 
 from benchmarks import pages
 from benchmarks.copies import BATCH, COPY, OBJECTIVE, gated_copy
-from benchmarks.kept import accuracies, read_kept, run_once
+from benchmarks.kept import accuracies, run_once
 from benchmarks.subjects import RESULTS, SHARED, cifar_drawn, cifar_network, cifar_rows
 from deepcorrect.correction import WEIGHTS, GatedCopy
 from deepcorrect.data import loader, open_dataset
@@ -65,7 +65,7 @@ def train(network: str, distortion: str, trial: str, seed: int) -> dict[str, Any
     subject, kind = cifar_network(network), distortion
     images, others = cifar_drawn(subject, IMAGES, seed), cifar_rows(subject, 0, 1_000)
     model, chosen = (
-        gated_copy(subject, images, others, kind, EPOCHS, seed, read_kept(KEPT))
+        gated_copy(subject, images, others, kind, EPOCHS, seed)
         if trial == COPY
         else (corrected(subject, images, kind, seed, dict(TRIALS[trial])), {})
     )
