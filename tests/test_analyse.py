@@ -165,9 +165,9 @@ def test_a_run_without_a_checkpoint_of_a_system_leaves_its_features_out(copied: 
 
 
 def test_a_system_whose_gate_is_missing_is_not_analysed_without_one(copied: Path) -> None:
-    (copied / "checkpoints" / "gated.raised_gate.json").unlink()
+    (copied / "checkpoints" / "gated.strength.json").unlink()
     assert_refused(
-        command("analyse", copied), "gated.raised_gate.json is missing", "'gated' has no gate"
+        command("analyse", copied), "gated.strength.json is missing", "'gated' has no gate"
     )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 import deepcorrect as dc
 from deepcorrect.correction._checkpoint import read_config
 from deepcorrect.data import Preprocessing, loader, open_dataset
+from deepcorrect.experiments import _train, open_run
 from deepcorrect.experiments._data import open_sets
 from deepcorrect.experiments._recipe import Recipe, load_recipe
 from deepcorrect.experiments._run import run
@@ -129,6 +130,7 @@ def test_the_log_is_one_json_object_a_line_in_the_runs_order(finished: Path) -> 
         "ideal",
         "trained",
         "measured",
+        "chosen",
         "trained",
         "measured",
         "report",
@@ -628,7 +630,7 @@ def test_gates_are_raised_on_validation_images_after_training(
     if not raises:
         folder = tmp_path / "run"
         values = recipe.model_dump()
-        values["systems"]["deepcorrect"]["raise_gate"] = False
+        values["systems"]["deepcorrect"]["choose_strength"] = False
         values["systems"].pop("finetuned")
         run(Recipe.model_validate(values | {"ideal": {"images": 0}}), folder)
     model = dc.load_model(recipe.model.spec)
@@ -646,6 +648,40 @@ def test_gates_are_raised_on_validation_images_after_training(
         assert all(now <= then for now, then in zip(kept["biases"], fitted["biases"], strict=True))
     else:
         assert kept == fitted
+
+
+def test_a_run_weakens_corrections_and_copies_alike(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_train, "STRENGTHS", (0.5,))
+    training = {"epochs": 1, "batch_size": 20, "precision": "float32"}
+    correction = recipe.model_dump()["systems"]["deepcorrect"]
+    systems: dict[str, Any] = {
+        "weights": {**correction, "unit": "weights", "training": training},
+        "kept": {**correction, "unit": "weights", "training": training, "choose_strength": False},
+        "gated": {"method": "finetune", "gate": 0.1, "training": training},
+        "wise": {"method": "wise_ft", "gate": 0.1, "share": 0.5, "training": training},
+    }
+    folder = tmp_path / "run"
+    changed = recipe.model_dump() | {"systems": systems, "ideal": {"images": 0}}
+    run(Recipe.model_validate(changed), folder)
+    trained = files.read_checkpoint(folder / "checkpoints" / "weights.pt")["best_state"]
+    written = files.read_tensors(folder / "adapter-weights" / "adapter_model.safetensors")
+    opened = open_run(folder)
+    network, others = opened.model.state_dict(), opened.others
+    for name, value in written.items():
+        neutral = 1.0 if name.endswith("scale") else 0.0
+        torch.testing.assert_close(value, neutral + 0.5 * (trained[name] - neutral))
+    kept = files.read_tensors(folder / "adapter-kept" / "adapter_model.safetensors")
+    assert all(torch.equal(value, trained[name]) for name, value in kept.items())
+    for system in ("gated", "wise"):  # once, whatever may weaken them
+        saved = files.read_checkpoint(folder / "checkpoints" / f"{system}.pt")["best_state"]
+        for name, value in others[system].state_dict().items():
+            if value.is_floating_point():
+                between = 0.5 * (network[name] + saved[name])
+                torch.testing.assert_close(value, between, msg=lambda _, name=name: name)
+    assert files.read_json(folder / "checkpoints" / "gated.strength.json")["strength"] == 0.5
+    assert files.read_json(folder / "checkpoints" / "wise.strength.json")["strength"] == 1
 
 
 def test_every_system_runs_is_measured_and_reported(recipe: Recipe, tmp_path: Path) -> None:

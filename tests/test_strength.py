@@ -124,15 +124,25 @@ def test_strengths_are_above_0_and_up_to_1(strengths: tuple[float, ...]) -> None
         dc.choose_strength(ready(), batches(), KINDS, strengths=strengths)
 
 
-def test_without_a_gate_or_between_different_networks_there_is_no_strength() -> None:
+def test_without_a_gate_there_is_no_strength() -> None:
     adapted = ready()
     adapted.set_gate(None)
     with pytest.raises(InputError, match="has no gate"):
         dc.choose_strength(adapted, batches(), KINDS)
-    network = loudness_network()
-    tuned = dc.finetune(network)
-    tuned.add_module("extra", nn.Linear(2, 2))
-    gated = dc.GatedCopy(network, tuned)
-    dc.fit_gate(gated, batches(), ["awgn:60"], false_alarms=0.2)
-    with pytest.raises(InputError, match="other modules than the network"):
-        dc.choose_strength(gated, batches(), KINDS)
+
+
+def test_of_a_copy_with_more_modules_the_gate_alone_is_raised() -> None:
+    """There are no weights between the network's and those that it does not have."""
+    found = []
+    for choose in (dc.choose_strength, dc.raise_gate):
+        network = loudness_network()
+        tuned = dc.finetune(network)
+        tuned.add_module("extra", nn.Linear(2, 2))
+        gated = dc.GatedCopy(network, tuned, SENDS_ALL)
+        with torch.no_grad():
+            gated.tuned[0].bias.sub_(0.4)  # pyright: ignore
+        before = {name: value.clone() for name, value in gated.state_dict().items()}
+        assert choose(gated, batches(), KINDS) in (1.0, gated.gate and gated.gate.config)
+        assert all(torch.equal(before[name], value) for name, value in gated.state_dict().items())
+        found.append(gated.gate and gated.gate.config)
+    assert found[0] == found[1] != SENDS_ALL

@@ -22,7 +22,7 @@ from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
 from deepcorrect.correction._raise_gate import raise_gate
 from deepcorrect.correction._shipped import shipped_adapters
-from deepcorrect.correction._strength import choose_strength, weaken
+from deepcorrect.correction._strength import STRENGTHS, choose_strength, weaken
 from deepcorrect.correction._unit_config import (
     DESCRIPTIONS,
     WEIGHTS,
@@ -40,6 +40,7 @@ __all__ = [
     "ADAPTER_FILES",
     "CONFIG_FILE",
     "DESCRIPTIONS",
+    "STRENGTHS",
     "WEIGHTS",
     "AdaptedModel",
     "AdapterConfig",

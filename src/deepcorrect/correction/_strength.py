@@ -34,7 +34,8 @@ def choose_strength(
     between none and the trained ones, at a share of a of the way (as Wortsman et al. 2022, WiSE-FT,
     equation 1, do with all weights). This costs nothing. A weaker correction gives away less where
     little is lost, and holds better for other images than those of the training. Units stay as they
-    are. Of a `GatedCopy`, all weights and statistics are interpolated.
+    are. Of a `GatedCopy`, all weights and statistics are interpolated, unless it has more modules
+    than the network.
 
     For each strength the gate's thresholds are raised as `raise_gate` raises them. The strength at
     which the images that are still corrected gain most in all is kept. No labels are needed.
@@ -44,8 +45,8 @@ def choose_strength(
         loader: Images that the correction was not trained on, see `raise_gate`.
         distortions: Distortion specs, as in `fit`.
         seed: The seed of the noise.
-        strengths: What to choose from, above 0 and up to 1. Where no filter has weights of its own
-            there is nothing to choose, and only the gate is raised.
+        strengths: What to choose from, above 0 and up to 1. Where there are no weights to
+            interpolate there is nothing to choose, and only the gate is raised.
 
     Returns:
         The strength.
@@ -67,8 +68,8 @@ def choose_strength(
     if not strengths or not all(0 < each <= 1 for each in strengths):
         raise InputError(f"strengths={strengths}: give numbers above 0 and up to 1")
     start, end = _ends(adapted)
-    if all(start[name] is value for name, value in end.items()):
-        strengths = [1.0]
+    if start.keys() != end.keys() or all(start[name] is end[name] for name in end):
+        start, strengths = end, [1.0]
     changes = [partial(_set, adapted, start, end, each) for each in strengths]
     found = gate_answers(adapted, loader, distortions, seed, changes)
     chosen = [gain_and_rises(each) for each in found]
@@ -95,13 +96,7 @@ def _ends(adapted: GatedModel) -> tuple[Mapping[str, Tensor], Mapping[str, Tenso
     if isinstance(adapted, AdaptedModel):
         return {name: _neutral(name, value) for name, value in end.items()}, end
     assert isinstance(adapted, GatedCopy)
-    start: Mapping[str, Tensor] = adapted.network.state_dict()
-    if start.keys() != end.keys():
-        raise InputError(
-            "the copy has other modules than the network, so that there are no weights between "
-            "theirs: raise_gate raises its gate alone"
-        )
-    return start, end
+    return adapted.network.state_dict(), end
 
 
 def _neutral(name: str, value: Tensor) -> Tensor:

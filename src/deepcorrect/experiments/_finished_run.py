@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, load_adapter
+from deepcorrect.correction import AdaptedModel, GatedModel, load_adapter
 from deepcorrect.data import ImageSet, open_dataset
 from deepcorrect.distortions import LevelledDistortion, parse_all
 from deepcorrect.experiments._alternative_systems import WiseFtSystem
@@ -19,9 +19,9 @@ from deepcorrect.experiments._folder import (
     RECIPE_FILE,
     RESULTS_FILE,
     adapter_folder,
-    gate_file,
     share_file,
 )
+from deepcorrect.experiments._gates import read_gate
 from deepcorrect.experiments._recipe import Recipe, load_recipe
 from deepcorrect.experiments._sections import GateableSystem, TrainedSystem
 from deepcorrect.experiments._setup import batches
@@ -147,12 +147,10 @@ def _trained(
     if isinstance(system, WiseFtSystem):
         share = files.read_json(share_file(folder, name))["share"]
         built.load_state_dict(interpolate(model.state_dict(), built.state_dict(), share))
+    built = system.finished(built)
     if isinstance(built, GatedModel) and isinstance(system, GateableSystem):
-        gate = gate_file(folder, name, raised=system.raise_gate)
-        if not gate.is_file():
-            raise InputError(f"{gate} is missing: without it, {name!r} has no gate")
-        built.set_gate(files.read_json_as(gate, GateConfig))
-    return system.finished(built).eval()
+        read_gate(folder, name, system, built)
+    return built.eval()
 
 
 def _no_ranking(method: str | None) -> Ranking:

@@ -109,11 +109,6 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     return result
 
 
-def gate_file(folder: Path, system: str, *, raised: bool = False) -> Path:
-    """The file of a system's gate: as it was fitted, or with raised thresholds."""
-    return folder / CHECKPOINTS / f"{system}.{'raised_gate' if raised else 'gate'}.json"
-
-
 def share_file(folder: Path, system: str) -> Path:
     """The file of the share of fine-tuned weights in a system, and how it was found."""
     return folder / CHECKPOINTS / f"{system}.share.json"
@@ -125,7 +120,7 @@ def adapter_folder(folder: Path, system: str) -> Path:
 
 
 def log(folder: Path, event: str, **values: Any) -> None:
-    """Adds a line to `log.jsonl`; rankings and measurements are also shown on the console.
+    """Adds a line to `log.jsonl`; rankings, choices and measurements are also shown on the console.
 
     Of several processes, rank zero does.
     """
@@ -134,6 +129,6 @@ def log(folder: Path, event: str, **values: Any) -> None:
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **values}
     with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-    if event in ("ranked", "measured"):
+    if event in ("ranked", "chosen", "measured"):
         shown = ", ".join(f"{key} {value}" for key, value in values.items())
         console().print(f"{event}: {shown}", markup=False)

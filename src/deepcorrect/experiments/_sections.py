@@ -69,13 +69,14 @@ class GateableSystem(TrainedSystem):
         gate: the share of clean images that a gate may let through; null has no gate.
         gate_scale: below 1, the gate is prepared for pictures from other sources than the training
             images (`fit_gate`'s `scale`).
-        raise_gate: whether the gate's thresholds are raised after training to where the system
-            helps, on up to 500 validation images (`dc.raise_gate`).
+        choose_strength: whether, after training, weights are weakened to where they help most and
+            the gate's thresholds raised accordingly, on up to 500 validation images
+            (`dc.choose_strength`).
     """
 
     gate: float | None = Field(default=None, gt=0, lt=1)
     gate_scale: float = Field(default=1.0, gt=0, le=1)
-    raise_gate: bool = True
+    choose_strength: bool = True
 
     @model_validator(mode="after")
     def _scale_of_a_gate(self) -> GateableSystem:

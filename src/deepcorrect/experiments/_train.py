@@ -1,4 +1,4 @@
-"""The run's training steps: the gate, the training itself, and the adapter's files."""
+"""The run's training steps: the training itself, and the adapter's files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from deepcorrect.alternatives import score_shares
-from deepcorrect.correction import AdaptedModel, GateConfig, GatedModel, fit_gate, raise_gate
+from deepcorrect.correction import STRENGTHS, AdaptedModel, GatedModel
 from deepcorrect.data import loader
 from deepcorrect.deployment import latency_note
 from deepcorrect.evaluation import evaluate
@@ -16,16 +16,16 @@ from deepcorrect.experiments._alternative_systems import FeatureCorrectionSystem
 from deepcorrect.experiments._folder import (
     CHECKPOINTS,
     adapter_folder,
-    gate_file,
     log,
     once,
     share_file,
 )
+from deepcorrect.experiments._gates import choose_strength, fit_gate
 from deepcorrect.experiments._sections import GateableSystem, Rank, TrainedSystem
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.experiments._systems import CorrectionSystem
 from deepcorrect.networks import interpolate
-from deepcorrect.runtime import InputError, files, from_main
+from deepcorrect.runtime import InputError
 from deepcorrect.training import History, fit
 
 
@@ -48,7 +48,7 @@ def train(setup: Setup, name: str, system: TrainedSystem, rank: Rank) -> tuple[n
     else:
         model = system.build(setup.model, rank, recipe.seed)
     if isinstance(system, GateableSystem) and isinstance(model, GatedModel):
-        _set_gate(setup, name, system, model)
+        fit_gate(setup, name, system, model)
     shown = images.train
     if isinstance(system, FeatureCorrectionSystem):
         shown = shown.sample(system.images, recipe.seed)
@@ -64,34 +64,12 @@ def train(setup: Setup, name: str, system: TrainedSystem, rank: Rank) -> tuple[n
     )
     if isinstance(system, WiseFtSystem):
         _interpolate(setup, name, system, model)
+    model = system.finished(model)
     if isinstance(system, GateableSystem) and isinstance(model, GatedModel):
-        _raise_gate(setup, name, system, model)
+        strengths = (1.0,) if isinstance(system, WiseFtSystem) else STRENGTHS  # its own is chosen
+        choose_strength(setup, name, system, model, strengths)
     log(setup.folder, "trained", system=name, best=history.best, seconds=history.seconds)
-    return system.finished(model), history
-
-
-def _set_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel) -> None:
-    """Fits the gate of a system whose section asks for one."""
-    share = system.gate
-    if share is None:
-        return
-    data = setup.recipe.data
-
-    def fitted() -> dict[str, Any]:
-        shown = loader(setup.images.train, data.batch_size, shuffle=True, workers=data.workers)
-        gate = fit_gate(
-            model,
-            shown,
-            setup.distortions,
-            share,
-            seed=setup.recipe.seed,
-            scale=system.gate_scale,
-        )
-        return gate.model_dump(mode="json")
-
-    path = gate_file(setup.folder, name)
-    once(path, lambda: from_main(fitted))
-    model.set_gate(from_main(lambda: files.read_json_as(path, GateConfig)))
+    return model, history
 
 
 def _interpolate(setup: Setup, name: str, system: WiseFtSystem, model: nn.Module) -> None:
@@ -114,20 +92,6 @@ def _interpolate(setup: Setup, name: str, system: WiseFtSystem, model: nn.Module
     share = once(share_file(setup.folder, name), chosen)["share"]
     log(setup.folder, "chosen", system=name, share=share)
     model.load_state_dict(interpolate(start, model.state_dict(), share))
-
-
-def _raise_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel) -> None:
-    """Raises a trained system's gate to where it helps, on images that nothing was trained on."""
-    if system.gate is None or not system.raise_gate:
-        return
-    shown, seed = setup.batches(setup.images.choices), setup.recipe.seed
-
-    def raised() -> dict[str, Any]:
-        return raise_gate(model, shown, setup.distortions, seed).model_dump(mode="json")
-
-    path = gate_file(setup.folder, name, raised=True)
-    once(path, lambda: from_main(raised))
-    model.set_gate(from_main(lambda: files.read_json_as(path, GateConfig)))
 
 
 def save_adapter(
