@@ -93,7 +93,7 @@ RECIPES = {
     "imagenet-c": Recipe(
         "the fifteen corruptions of ImageNet-C, where nobody says which of them it is",
         GROUPS["imagenet_c"],
-        raised=48,
+        raised=96,
         start="efficientnet_lite0/mixture",
         shipped=False,
     ),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel
-from deepcorrect.correction._raise_gate import _rises, gate_answers
+from deepcorrect.correction._raise_gate import GateAnswers, _rises, gate_answers, margins, rises
 from deepcorrect.runtime import InputError
 
 KINDS = ["awgn:20,60,100"]
@@ -161,16 +161,58 @@ def test_the_answers_to_each_cell_are_those_of_both_networks(adapted: AdaptedMod
             before = adapted.network(cell)
             with adapted.ungated():
                 after = adapted(cell)
-        for logits, shares, right in (
-            (before, found.before, found.right_before),
-            (after, found.after, found.right_after),
-        ):
-            rows = zip(logits.softmax(1), truth, strict=True)
-            own = torch.stack([each[place] for each, place in rows])
-            assert torch.allclose(shares[row], own, atol=1e-5)
-            assert right[row].equal(logits.argmax(1) == truth)
-    assert found.right_before[0].all()
-    assert not found.right_after[0].all()
+        for logits, found_margins in ((before, found.before), (after, found.after)):
+            dark = logits[:, 0] - logits[:, 1]
+            assert torch.allclose(
+                found_margins[row], torch.where(truth == 0, dark, -dark), atol=1e-3
+            )
+            assert (found_margins[row] > 0).equal(logits.argmax(1) == truth)
+    assert (found.before[0] > 0).all()
+    assert not (found.after[0] > 0).all()
+
+
+def test_no_level_loses_for_the_gain_of_others() -> None:
+    """Two levels that the gate cannot tell apart: one gains, the other loses, the first more."""
+    sure = torch.full((100,), 9.0)
+    gains, loses = sure.clone(), sure.clone()
+    gains[:50], loses[:10] = -9, -9
+    scores = torch.stack([torch.full((100, 1), each) for each in (-1.0, 2.0, 2.0, 3.0)])
+    before = torch.stack([sure, gains, sure, gains])
+    found = GateAnswers(scores, before, torch.stack([sure, sure, loses, sure]))
+    assert 2 <= float(rises(found)) < 3  # the last level alone is corrected
+    better = GateAnswers(scores, before, torch.stack([sure, sure, sure, sure]))
+    assert float(rises(better)) == 0
+
+
+def test_images_that_are_the_same_stay_together() -> None:
+    """A threshold keeps all of them back or none: the first half gains nothing on its own."""
+    scores = torch.ones(4, 1)
+    for gains in ([-1.0, -1.0, 1.5, 1.5], [-1.0, -1.0, 0.5, 0.5]):
+        rise = _rises(scores, torch.tensor(gains, dtype=torch.float64))
+        assert float(rise) == (0.0 if sum(gains) > 0 else 1.0)
+
+
+def test_margins_are_those_to_the_best_of_the_other_answers() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.5], [1.0, 3.0, 2.5], [4.0, 0.0, 4.0]])
+    assert margins(logits, torch.tensor([1, 0, 2])).tolist() == [0.5, -2.0, 0.0]
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.3, 5.0])
+def test_it_does_not_matter_how_sure_a_network_is_of_its_answers(scale: float) -> None:
+    """A copy that answers as another one does, and is less sure, has the same gate."""
+    gates = []
+    for factor in (1.0, scale):
+        copy = dc.GatedCopy(loudness_network(), loudness_network())
+        dc.fit_gate(copy, batches(), KINDS, false_alarms=0.1)
+        with torch.no_grad():
+            for value in copy.state_dict().values():
+                value.add_(0.05)  # some answers change
+            for name in ("3.weight", "3.bias"):
+                copy.state_dict()[name].mul_(factor)
+        fitted = copy.gate and copy.gate.config
+        gates.append(dc.raise_gate(copy, batches(), KINDS))
+        assert gates[-1] != fitted
+    assert gates[0].biases == pytest.approx(gates[1].biases, abs=1e-6)
 
 
 def test_a_gate_is_needed() -> None:

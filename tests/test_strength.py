@@ -12,6 +12,7 @@ from torch import nn
 
 import deepcorrect as dc
 from deepcorrect.correction import AdaptedModel, weaken
+from deepcorrect.correction._raise_gate import GateAnswers, right_and_gain
 from deepcorrect.runtime import InputError
 
 KINDS = ["brightness:4,5"]
@@ -33,41 +34,52 @@ def ready(unit: Any = "weights", shift: float = 0.0) -> AdaptedModel:
     return adapted
 
 
-def gains(shift: float) -> float:
-    """What all images gain by a shift, by the formula of the network's answer."""
+def kept_answers(shift: float) -> int:
+    """How many images keep their answer with a shift, by the formula of the network's answer."""
     ((images, _),) = batches()
-    means = images.flatten(1).mean(1)
-    dark = means < 0.5
-
-    def right(seen: torch.Tensor) -> torch.Tensor:
-        bright = torch.sigmoid(2 * (160 * seen - 80))
-        return torch.where(dark, 1 - bright, bright)
-
+    dark = images.flatten(1).mean(1) < 0.5
     brighter = dc.Distortion("brightness")
-    total = 0.0
+    right = 0
     for shown in (images, brighter(images, 4), brighter(images, 5)):
         seen = nn.functional.conv2d(shown, torch.full((1, 3, 3, 3), 1 / 27), padding=1)
-        seen = seen.flatten(1).mean(1)
-        total += float((right(seen + shift) - right(seen)).sum())
-    return total
+        right += int(((seen.flatten(1).mean(1) + shift < 0.5) == dark).sum())
+    return right
 
 
-def test_a_correction_that_goes_too_far_is_weakened() -> None:
-    """To where the images gain most, by the formula."""
+@pytest.mark.parametrize(
+    ("shift", "best"),
+    [(-0.05, [1.0]), (-0.1, [1.0, 0.75, 0.5]), (-0.2, [0.5, 0.25])],
+)
+def test_a_correction_that_goes_too_far_is_weakened(shift: float, best: list[float]) -> None:
+    """To where most images keep their answer, by the formula."""
     strengths = (1.0, 0.75, 0.5, 0.25)
-    for shift in (-0.1, -0.2, -0.4):
-        expected = max(strengths, key=lambda each: gains(each * shift))
-        adapted = ready(shift=shift)
-        assert dc.choose_strength(adapted, batches(), KINDS, strengths=strengths) == expected
-        weights = adapted.corrected_site("0").weights
-        assert weights is not None
-        wanted = torch.full((4,), expected * shift * 27**0.5)
-        torch.testing.assert_close(weights.shift.detach(), wanted)
-    assert {max(strengths, key=lambda each: gains(each * s)) for s in (-0.1, -0.4)} == {1.0, 0.25}
+    most = max(kept_answers(each * shift) for each in strengths)
+    assert [each for each in strengths if kept_answers(each * shift) == most] == best
+    adapted = ready(shift=shift)
+    chosen = dc.choose_strength(adapted, batches(), KINDS, strengths=strengths)
+    assert chosen in best
+    weights = adapted.corrected_site("0").weights
+    assert weights is not None
+    wanted = torch.full((4,), chosen * shift * 27**0.5)
+    torch.testing.assert_close(weights.shift.detach(), wanted)
+
+
+def test_answers_count_before_how_sure_they_are() -> None:
+    """One cell of four images, of which the gate sends the last three, or the last two."""
+    found = GateAnswers(
+        scores=torch.tensor([[[-1.0], [1.0], [2.0], [3.0]]]),
+        before=torch.tensor([[9.0, 6.0, -2.0, -3.0]]),
+        after=torch.tensor([[-5.0, -0.4, 1.0, -0.1]]),
+    )
+    right, gain = right_and_gain(found, torch.tensor([0.0]))
+    fewer, more = right_and_gain(found, torch.tensor([1.0]))
+    assert (right, fewer) == (2, 3)
+    assert more - gain == pytest.approx(-float(found.gains[0, 1]))
+    assert (found.gains[0] > 0).tolist() == [False, False, True, True]
 
 
 def test_the_gate_is_raised_as_it_is_for_that_strength() -> None:
-    adapted, other = ready(shift=-0.4), ready(shift=-0.4)
+    adapted, other = ready(shift=-0.2), ready(shift=-0.2)
     strength = dc.choose_strength(adapted, batches(), KINDS, seed=3)
     weaken(other, strength)
     assert dc.raise_gate(other, batches(), KINDS, seed=3) == adapted.gate.config  # pyright: ignore
@@ -97,7 +109,7 @@ def test_units_keep_their_strength_and_their_gate_is_raised() -> None:
     before = {name: value.clone() for name, value in adapted.state_dict().items()}
     assert dc.choose_strength(adapted, batches(), KINDS) == 1
     assert all(torch.equal(before[name], value) for name, value in adapted.state_dict().items())
-    mixed = ready("weights+bottleneck", shift=-0.4)
+    mixed = ready("weights+bottleneck", shift=-0.2)
     own = {name: value.clone() for name, value in mixed.state_dict().items()}
     assert dc.choose_strength(mixed, batches(), KINDS) < 1
     changed = [n for n, value in mixed.state_dict().items() if not torch.equal(own[n], value)]
@@ -111,10 +123,10 @@ def test_a_gated_copy_is_weakened_as_a_correction_is() -> None:
     gated.set_gate(SENDS_ALL)
     before = copy.deepcopy(network.state_dict())
     with torch.no_grad():
-        gated.tuned[0].bias.sub_(0.4)  # pyright: ignore
+        gated.tuned[0].bias.sub_(0.2)  # pyright: ignore
     strength = dc.choose_strength(gated, batches(), KINDS, strengths=(1, 0.5, 0.25))
     assert strength == 0.25
-    torch.testing.assert_close(gated.state_dict()["0.bias"], torch.full((4,), -0.1))
+    torch.testing.assert_close(gated.state_dict()["0.bias"], torch.full((4,), -0.05))
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
@@ -140,7 +152,7 @@ def test_of_a_copy_with_more_modules_the_gate_alone_is_raised() -> None:
         tuned.add_module("extra", nn.Linear(2, 2))
         gated = dc.GatedCopy(network, tuned, SENDS_ALL)
         with torch.no_grad():
-            gated.tuned[0].bias.sub_(0.4)  # pyright: ignore
+            gated.tuned[0].bias.sub_(0.2)  # pyright: ignore
         before = {name: value.clone() for name, value in gated.state_dict().items()}
         assert choose(gated, batches(), KINDS) in (1.0, gated.gate and gated.gate.config)
         assert all(torch.equal(before[name], value) for name, value in gated.state_dict().items())

@@ -47,6 +47,7 @@ TRIALS: dict[str, dict[str, Any]] = {
     "weights, 10 %": {"beta": 0.1},
     "weights, 25 %": {"beta": 0.25},
     "weights, 50 %": {"beta": 0.5},
+    "weights, default": {},
     "weights, 10 %, random filters": {"beta": 0.1, "method": "random"},
     "weights, 25 %, random filters": {"beta": 0.25, "method": "random"},
     "weights, 50 %, random filters": {"beta": 0.5, "method": "random"},
@@ -56,8 +57,9 @@ TRIALS: dict[str, dict[str, Any]] = {
     "weights 50 % and dense units": {"unit": "dense", "beta": 0.75, "weights": 0.5},
     COPY: {},
 }
-"""Weights are those of a share of each convolution's filters; units correct three quarters of the
-maps of the stem and of the blocks' sums, as the recipes of the evidence do."""
+"""Weights are those of a share of each convolution's filters, or, by default, of those with the
+highest gains per weight until they have half of the network's parameters; units correct three
+quarters of the maps of the stem and of the blocks' sums, as the recipes of the evidence do."""
 
 
 def train(network: str, distortion: str, trial: str, seed: int) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """By what a gate's thresholds are raised: what corrected networks gain and lose on other pictures.
 
     DEEPCORRECT_SHARED=... python -m benchmarks.gate.raising [--adapter NAME] [--draws 20]
+        [--pictures parquet:imagenet_sample/test.parquet] [--most 160]
 
-A shipped adapter's gate is fitted anew to Caltech-101's pictures, and its thresholds are raised on
-some of the pictures that the adapter was not trained on, drawn at random: as `dc.raise_gate` does,
-by the probability of the right answer, and by the answers kept and lost. Both are judged on the
-other pictures: the gain over the network in the mean, at clean and at the level where it is least,
-in points of agreement with the network's answers to clean pictures. Answers and scores are kept in
-runs/gate, so that only the first run takes minutes. Means over the draws; printed, and written to
-results/gate/raising.json.
+An adapter's gate is fitted anew to Caltech-101's pictures, and its thresholds are raised on some
+pictures that the adapter was not trained on, drawn at random: as `dc.raise_gate` does, by the
+margins of the right answer, by its probability, and by the answers kept and lost. All are judged on
+the other pictures: the gain over the network in the mean, at clean and at the level where it is
+least, in points of agreement with the network's answers to clean pictures. The pictures are those
+of Caltech-101 that shipped adapters were not trained on, or `--pictures`. Answers and scores are
+kept in runs/gate, so that only the first run takes minutes. Means over the draws; printed, and
+written to results/gate/raising.json.
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ import deepcorrect as dc
 from benchmarks.gate.detection import RESULTS
 from benchmarks.pages import table
 from benchmarks.subjects import SHARED, efficientnet_lite0
-from deepcorrect.correction._raise_gate import _rises, gate_answers
+from deepcorrect.correction._raise_gate import (
+    GateAnswers,
+    _rises,
+    gate_answers,
+    margins,
+    rises,
+)
 from deepcorrect.runtime import files
 from scripts.train_adapters import divided
 
@@ -34,50 +42,74 @@ COUNTS = (48, 120, 200)
 FALSE_ALARMS, SCALE = 0.02, 0.5
 
 Answers = dict[str, Tensor]
-"""The attributes of `GateAnswers`."""
+"""The gate's scores, cells x N x kinds, and `before` and `after` the correction the margin and the
+probability of the right answer, cells x N x 2."""
 
 
-def answers(name: str, kinds: list[str]) -> Answers:
-    """Answers to the pictures that were kept out, with a gate as it was fitted."""
-    file = KEPT / f"{name.replace('/', '-')}.safetensors"
+def answers(adapter: str, kinds: list[str], pictures: str | None, most: int) -> Answers:
+    """Answers to pictures that nothing was trained on, with a gate as it was fitted."""
+    file = KEPT / f"{called(adapter, pictures).replace('/', '-')}.safetensors"
     if file.exists():
         return files.read_tensors(file)
     network = efficientnet_lite0()
     spec = f"parquet:{SHARED}/data/caltech101/train.parquet"
     shown, kept = divided(dc.open_dataset(spec, network.preprocessing))
-    adapted = dc.load_adapter(network, name)
+    if pictures is not None:
+        others = dc.open_dataset(pictures, network.preprocessing)
+        kept = dc.loader(others.sample(min(most, len(others)), seed=0), 40)
+    adapted = dc.load_adapter(network, adapter)
     dc.fit_gate(adapted, shown, kinds, FALSE_ALARMS, scale=SCALE)
-    files.write_tensors(file, vars(gate_answers(adapted, kept, kinds, seed=1)[0]))
+    files.write_tensors(file, vars(gate_answers(adapted, kept, kinds, seed=1, read=both)[0]))
     return files.read_tensors(file)
 
 
-def by_answers(each: Answers) -> Tensor:
-    return each["right_after"].double() - each["right_before"].double()
+def called(adapter: str, pictures: str | None) -> str:
+    """How results are named."""
+    return adapter if pictures is None else f"{adapter}, {pictures.split('/')[-2]}"
 
 
-def by_probability(each: Answers) -> Tensor:
-    return (each["after"] - each["before"]).double()
+def both(logits: Tensor, truth: Tensor) -> Tensor:
+    """The margins and the probabilities of the right answers, N x 2."""
+    probabilities = logits.softmax(1).gather(1, truth[:, None]).flatten()
+    return torch.stack([margins(logits, truth), probabilities], 1)
 
 
-RULES: dict[str, Callable[[Answers], Tensor] | None] = {
-    "as fitted": None,
-    "probabilities": by_probability,
-    "answers": by_answers,
+def change_of_answers(each: Answers) -> Tensor:
+    before, after = (each[name][..., 0] >= 0 for name in ("before", "after"))
+    return after.double() - before.double()
+
+
+def change_of_probability(each: Answers) -> Tensor:
+    return (each["after"] - each["before"])[..., 1].double()
+
+
+def with_margins(each: Answers) -> GateAnswers:
+    return GateAnswers(each["scores"], each["before"][..., 0], each["after"][..., 0])
+
+
+def unbounded(gains: Callable[[Answers], Tensor]) -> Callable[[Answers], Tensor]:
+    """Thresholds for the highest gain in all, whatever a level loses."""
+    return lambda each: _rises(each["scores"].flatten(0, 1), gains(each).flatten())
+
+
+RULES: dict[str, Callable[[Answers], Tensor]] = {
+    "as fitted": lambda each: torch.zeros(each["scores"].shape[2]),
+    "margins, as raise_gate": lambda each: rises(with_margins(each)),
+    "margins, unbounded": unbounded(lambda each: with_margins(each).gains),
+    "probabilities, unbounded": unbounded(change_of_probability),
+    "answers, unbounded": unbounded(change_of_answers),
 }
 
 
 def judged(each: Answers, rule: str, count: int, draws: int) -> dict[str, Any]:
     """The gains on the pictures that a gate was not raised with, in points, means of draws."""
-    gains, generator, found = RULES[rule], torch.Generator().manual_seed(0), []
-    kinds, size = each["scores"].shape[2], each["scores"].shape[1]
+    generator, found, size = torch.Generator().manual_seed(0), [], each["scores"].shape[1]
     for _ in range(draws):
         rows = torch.randperm(size, generator=generator)
         own, other = rows[:count], rows[count:]
-        rise = torch.zeros(kinds)
-        if gains is not None:
-            rise = _rises(each["scores"][:, own].flatten(0, 1), gains(each)[:, own].flatten())
+        rise = RULES[rule]({name: value[:, own] for name, value in each.items()})
         sent = (each["scores"][:, other] - rise).amax(2) > 0
-        change = by_answers(each)[:, other] * sent
+        change = change_of_answers(each)[:, other] * sent
         found.append(100 * change.double().mean(1))
     levels = torch.stack(found).mean(0)
     return {
@@ -91,6 +123,8 @@ def judged(each: Answers, rule: str, count: int, draws: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adapter", default="efficientnet_lite0/blur-noise")
+    parser.add_argument("--pictures", help="such as are to be corrected; of Caltech-101 without it")
+    parser.add_argument("--most", type=int, default=160, help="so many of these pictures")
     parser.add_argument("--draws", type=int, default=20)
     given = parser.parse_args()
     config = dc.load_adapter(efficientnet_lite0(), given.adapter).config
@@ -98,9 +132,10 @@ def main() -> None:
         f"{each['name']}:{','.join(map(str, each['levels']))}"
         for each in config.notes["distortions"]
     ]
-    each = answers(given.adapter, kinds)
-    record: dict[str, Any] = {"pictures": each["scores"].shape[1], "draws": given.draws}
-    for count in COUNTS:
+    each = answers(given.adapter, kinds, given.pictures, given.most)
+    pictures = each["scores"].shape[1]
+    record: dict[str, Any] = {"pictures": pictures, "draws": given.draws}
+    for count in [each for each in COUNTS if each < pictures]:
         record[str(count)] = {rule: judged(each, rule, count, given.draws) for rule in RULES}
         rows = [
             [rule, *(f"{found[key]:+.2f}" for key in ("mean", "clean", "least"))]
@@ -109,7 +144,7 @@ def main() -> None:
         print(table([f"raised on {count}", "mean", "clean", "least level"], rows))
     kept = RESULTS / "raising.json"
     before = files.read_json(kept) if kept.exists() else {}
-    files.write_json(kept, before | {given.adapter: record})
+    files.write_json(kept, before | {called(given.adapter, given.pictures): record})
 
 
 if __name__ == "__main__":

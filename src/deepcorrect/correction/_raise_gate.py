@@ -30,6 +30,11 @@ from deepcorrect.runtime import InputError, device_of, inference, progress
 PURPOSE = "to raise a gate with"
 LEAST_GAIN = 1e-9
 """Gains in all that differ by less are the same but for rounding."""
+ACCEPTED_LOSS = 0.005
+"""The share of the answers that clean images, or those of a level, may lose by being corrected."""
+MOST_ROUNDS = 12
+SMOOTHING = 0.15
+"""Over how much of a margin an answer turns from wrong to right, in their standard deviations."""
 
 
 def raise_gate(
@@ -40,11 +45,14 @@ def raise_gate(
 ) -> GateConfig:
     """Raises the thresholds of a trained network's gate to where the correction helps.
 
-    For each image, clean and at each level of all distortions, it compares the probability that the
-    untouched and the corrected network give to the untouched network's answer to the clean image.
-    The thresholds of the kinds of distortions then rise to where the images that are still
-    corrected gain most in all. No labels are needed. Take images that the correction was not
-    trained on, as similar as can be to those that it will see.
+    For each image, clean and at each level of all distortions, it compares how surely the untouched
+    and the corrected network give the untouched network's answer to the clean image: the logistic
+    function of the margin by which this answer's logit is above all others, in units of the
+    network's own margins. Probabilities would not do, as one network may be less sure of its
+    answers than the other is where both are right as often. The thresholds of the kinds of
+    distortions then rise to where the images that are still corrected gain most in all, and those
+    of no level, nor the clean ones, lose more than half a point. No labels are needed. Take images
+    that the correction was not trained on, as similar as can be to those that it will see.
 
     Args:
         adapted: The trained network, or a `GatedCopy`, with a gate.
@@ -71,15 +79,15 @@ def raise_gate(
         True
     """
     (found,) = gate_answers(adapted, loader, distortions, seed)
-    gate = raised(adapted, gain_and_rises(found)[1])
+    gate = raised(adapted, rises(found))
     adapted.set_gate(gate)
     return gate
 
 
-def raised(adapted: GatedModel, rises: Tensor) -> GateConfig:
+def raised(adapted: GatedModel, by: Tensor) -> GateConfig:
     """The network's gate with higher thresholds."""
     gate = _gate_of(adapted).config
-    biases = tuple(bias - rise for bias, rise in zip(gate.biases, rises.tolist(), strict=True))
+    biases = tuple(bias - rise for bias, rise in zip(gate.biases, by.tolist(), strict=True))
     return gate.model_copy(update={"biases": biases})
 
 
@@ -91,24 +99,64 @@ class GateAnswers:
 
     Attributes:
         scores: The gate's, cells x N x kinds.
-        before: The probability that the untouched network gives to the right answer, cells x N.
-        after: The probability that the corrected network gives to it, cells x N.
-        right_before: Whether the untouched network gives it, cells x N.
-        right_after: Whether the corrected network gives it, cells x N.
+        before: The margins of the right answer, by the untouched network, cells x N.
+        after: The margins of the right answer, by the corrected network, cells x N.
     """
 
     scores: Tensor
     before: Tensor
     after: Tensor
-    right_before: Tensor
-    right_after: Tensor
+
+    @property
+    def gains(self) -> Tensor:
+        """By how much surer the right answer is with the correction, from -1 to 1, cells x N."""
+        return _sure(self.after) - _sure(self.before)
 
 
-def gain_and_rises(found: GateAnswers) -> tuple[float, Tensor]:
-    """How much the thresholds rise, and what the images gain that are still corrected."""
-    scores, gains = found.scores.flatten(0, 1), (found.after - found.before).double().flatten()
-    rises = _rises(scores, gains)
-    return float(gains[(scores > rises).any(1)].sum()), rises
+def _sure(margins: Tensor) -> Tensor:
+    """How surely the right answer is given, from 0 to 1."""
+    unit = SMOOTHING * margins.double().std(correction=0)
+    return torch.sigmoid(margins.double() / unit.clamp_min(torch.finfo(torch.float32).tiny))
+
+
+def rises(found: GateAnswers) -> Tensor:
+    """How much the thresholds rise for the images that are still corrected to gain most.
+
+    No cell loses more than is accepted, clean images by their standard error less: where one does,
+    its images count twice as much, and so on until none does.
+    """
+    gains = found.gains
+    weights = torch.ones_like(gains[:, :1])
+    for _ in range(MOST_ROUNDS):
+        by = _rises(found.scores.flatten(0, 1), (weights / weights.max() * gains).flatten())
+        kept = gains * (found.scores > by).any(2)
+        least = kept.mean(1)
+        least[0] -= kept[0].std(correction=0) / kept.shape[1] ** 0.5
+        harmed = least < -ACCEPTED_LOSS
+        if not harmed.any():
+            break
+        weights[harmed] *= 2
+    return by
+
+
+def right_and_gain(found: GateAnswers, by: Tensor) -> tuple[int, float]:
+    """With thresholds that rise, how many images get the right answer, and how much surer those get
+    it that are still corrected, in all."""
+    sent = (found.scores > by).any(2)
+    right = torch.where(sent, found.after, found.before) >= 0
+    return int(right.sum()), float(found.gains[sent].sum())
+
+
+def margins(logits: Tensor, truth: Tensor) -> Tensor:
+    """By how much the right answers' logits are above the largest of the others, (N,).
+
+    Args:
+        logits: N x classes.
+        truth: The right answers, (N,).
+    """
+    own = truth[:, None]
+    others = logits.scatter(1, own, -torch.inf).amax(1)
+    return logits.gather(1, own).flatten() - others
 
 
 def gate_answers(
@@ -117,6 +165,7 @@ def gate_answers(
     distortions: Sequence[str | Distortion] | str,
     seed: int,
     changes: Sequence[Callable[[], None]] = (lambda: None,),
+    read: Callable[[Tensor, Tensor], Tensor] = margins,
 ) -> list[GateAnswers]:
     """Reads what a gate may be raised by, of clean images and of all levels of some distortions.
 
@@ -126,6 +175,7 @@ def gate_answers(
         distortions: Distortion specs. The cells are the clean images, and then each level.
         seed: The seed of the noise.
         changes: Each changes the corrected network, whose answers are then read.
+        read: What is read of logits, N x classes, and the right answers, (N,).
 
     Returns:
         The answers with each change.
@@ -155,7 +205,8 @@ def gate_answers(
                 change()
                 with adapted.ungated():
                     after = logits_of(corrected, batch.images)
-                answers[batch.row].append(_answers(scores, before, after, truth))
+                seen = (scores, read(before, truth), read(after, truth))
+                answers[batch.row].append(GateAnswers(*(each.cpu() for each in seen)))
             advance(len(batch.images) / len(cells))
     return [_joined(answers) for answers in found]
 
@@ -176,14 +227,6 @@ def _gate_of(adapted: GatedModel) -> Gate:
     return adapted.gate
 
 
-def _answers(scores: Tensor, before: Tensor, after: Tensor, truth: Tensor) -> GateAnswers:
-    """The answers to one batch, on the CPU: from scores, N x kinds, and logits, N x classes."""
-    logits = (before, after)
-    shares = [each.softmax(1).gather(1, truth[:, None]).flatten() for each in logits]
-    right = [each.argmax(1) == truth for each in logits]
-    return GateAnswers(*(each.cpu() for each in (scores, *shares, *right)))
-
-
 def _rises(scores: Tensor, gains: Tensor) -> Tensor:
     """How much each kind's threshold rises for the images above any of them to gain most.
 
@@ -199,9 +242,10 @@ def _rises(scores: Tensor, gains: Tensor) -> Tensor:
         found = [_best(scores, gains, rises, kind) for kind in range(len(rises))]
         now = gains[(scores > rises).any(1)].sum()
         kind = max(range(len(found)), key=lambda kind: found[kind][0])
-        if found[kind][0] <= now + LEAST_GAIN:
+        best, rise = found[kind]
+        if best <= now + LEAST_GAIN or float(rises[kind]) == rise:
             break
-        rises[kind] = found[kind][1]
+        rises[kind] = rise
     for kind in range(len(rises)):  # no higher than needed
         rises[kind] = _best(scores, gains, rises, kind)[1]
     return rises
@@ -217,9 +261,13 @@ def _best(scores: Tensor, gains: Tensor, rises: Tensor, kind: int) -> tuple[floa
     sent = others.amax(1) > 0
     own, order = scores[~sent, kind].sort()
     above = own > 0
-    # what is lost by keeping back the first images, none of them to all of them
+    # what is lost by keeping back the first images, none of them to all of them; of those with one
+    # score, all or none
     lost = gains[~sent][order][above].cumsum(0)
+    tied = own[above][1:] == own[above][:-1]
+    total = lost[-1:].sum()
+    lost[:-1][tied] = torch.inf
     lost = torch.cat([lost.new_zeros(1), lost])
     first = int((lost - lost.min() <= LEAST_GAIN).nonzero()[0])
-    gained = gains[sent].sum() + lost[-1] - lost[first]
+    gained = gains[sent].sum() + total - lost[first]
     return float(gained), float(own[above][first - 1]) if first else 0.0

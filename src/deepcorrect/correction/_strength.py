@@ -11,7 +11,7 @@ from torch import Tensor
 from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._gated_copy import GatedCopy
 from deepcorrect.correction._gated_model import GatedModel
-from deepcorrect.correction._raise_gate import gain_and_rises, gate_answers, raised
+from deepcorrect.correction._raise_gate import gate_answers, raised, right_and_gain, rises
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
 from deepcorrect.networks import interpolate
@@ -38,7 +38,8 @@ def choose_strength(
     than the network.
 
     For each strength the gate's thresholds are raised as `raise_gate` raises them. The strength at
-    which the images that are still corrected gain most in all is kept. No labels are needed.
+    which most images get the untouched network's answer to the clean image is kept; of several, the
+    one that gives it most surely in all. No labels are needed.
 
     Args:
         adapted: The trained network, or a `GatedCopy`, with a gate. It is changed in place.
@@ -72,10 +73,11 @@ def choose_strength(
         start, strengths = end, [1.0]
     changes = [partial(_set, adapted, start, end, each) for each in strengths]
     found = gate_answers(adapted, loader, distortions, seed, changes)
-    chosen = [gain_and_rises(each) for each in found]
-    best = max(range(len(strengths)), key=lambda number: chosen[number][0])
+    thresholds = [rises(each) for each in found]
+    worth = [right_and_gain(*each) for each in zip(found, thresholds, strict=True)]
+    best = max(range(len(strengths)), key=lambda number: worth[number])
     changes[best]()
-    adapted.set_gate(raised(adapted, chosen[best][1]))
+    adapted.set_gate(raised(adapted, thresholds[best]))
     return strengths[best]
 
 
