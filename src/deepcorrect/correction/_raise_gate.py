@@ -125,10 +125,10 @@ def rises(found: GateAnswers) -> Tensor:
     No cell loses more than is accepted, clean images by their standard error less: where one does,
     its images count twice as much, and so on until none does.
     """
-    gains = found.gains
+    scores, gains = found.scores.flatten(0, 1), found.gains
     weights = torch.ones_like(gains[:, :1])
+    by = _rises(scores, gains.flatten())
     for _ in range(MOST_ROUNDS):
-        by = _rises(found.scores.flatten(0, 1), (weights / weights.max() * gains).flatten())
         kept = gains * (found.scores > by).any(2)
         least = kept.mean(1)
         least[0] -= kept[0].std(correction=0) / kept.shape[1] ** 0.5
@@ -136,6 +136,7 @@ def rises(found: GateAnswers) -> Tensor:
         if not harmed.any():
             break
         weights[harmed] *= 2
+        by = _rises(scores, (weights / weights.max() * gains).flatten())
     return by
 
 
