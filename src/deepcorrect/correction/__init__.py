@@ -20,7 +20,7 @@ from deepcorrect.correction._gated_copy import GatedCopy
 from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
-from deepcorrect.correction._raise_gate import raise_gate
+from deepcorrect.correction._raise_gate import ACCEPTED_LOSS, raise_gate
 from deepcorrect.correction._shipped import shipped_adapters
 from deepcorrect.correction._strength import STRENGTHS, choose_strength, weaken
 from deepcorrect.correction._unit_config import (
@@ -37,6 +37,7 @@ from deepcorrect.correction._unit_config import (
 from deepcorrect.correction._units import CorrectionUnit, spread_out
 
 __all__ = [
+    "ACCEPTED_LOSS",
     "ADAPTER_FILES",
     "CONFIG_FILE",
     "DESCRIPTIONS",

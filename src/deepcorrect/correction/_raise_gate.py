@@ -33,6 +33,7 @@ LEAST_GAIN = 1e-9
 ACCEPTED_LOSS = 0.005
 """The share of the answers that clean images, or those of a level, may lose by being corrected."""
 MOST_ROUNDS = 12
+"""How often what counts for an image is doubled, so that its level loses less."""
 SMOOTHING = 0.15
 """Over how much of a margin an answer turns from wrong to right, in their standard deviations."""
 
@@ -122,8 +123,8 @@ def _sure(margins: Tensor) -> Tensor:
 def rises(found: GateAnswers) -> Tensor:
     """How much the thresholds rise for the images that are still corrected to gain most.
 
-    No cell loses more than is accepted, clean images by their standard error less: where one does,
-    its images count twice as much, and so on until none does.
+    No cell loses more than `ACCEPTED_LOSS`, clean images by their standard error less: where one
+    does, its images count twice as much, and so on until none does, or `MOST_ROUNDS` times.
     """
     scores, gains = found.scores.flatten(0, 1), found.gains
     weights = torch.ones_like(gains[:, :1])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from deepcorrect import correction
 from deepcorrect.correction import (
+    ACCEPTED_LOSS,
     AdaptedModel,
     Budget,
     UnitChoice,
@@ -69,8 +70,6 @@ HELD_BACK = 0.2
 FOR_THE_GATE = 0.1
 """The share of the other images that only the gate's thresholds are raised with."""
 MOST_FOR_THE_GATE = 500
-ACCEPTED_HARM = 0.005
-"""The largest accepted loss of accuracy on clean images."""
 
 DEFAULT_DISTORTIONS = ("gaussian_blur", "awgn")
 """The distortions that a network is corrected for if none are named: the paper's."""
@@ -391,7 +390,7 @@ def verdict(found: Comparison) -> str:
             "images held back from training, which is not more than its interval: give more "
             "images, train for more epochs, or name only distortions that cost the network accuracy"
         )
-    if -found.clean_gain > max(ACCEPTED_HARM, found.clean_interval):
+    if -found.clean_gain > max(ACCEPTED_LOSS, found.clean_interval):
         return (
             f"the correction changes accuracy on clean images by {clean:+.1f} points: correct "
             "fewer filters (beta), use a smaller gate, or a larger clean_share"
