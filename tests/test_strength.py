@@ -11,7 +11,7 @@ from test_raise_gate import batches, loudness_network
 from torch import nn
 
 import deepcorrect as dc
-from deepcorrect.correction import AdaptedModel, weaken
+from deepcorrect.correction import AdaptedModel, Strength, find_strength, set_strength
 from deepcorrect.correction._raise_gate import GateAnswers, right_and_gain
 from deepcorrect.runtime import InputError
 
@@ -80,11 +80,20 @@ def test_answers_count_before_how_sure_they_are() -> None:
 
 def test_the_gate_is_raised_as_it_is_for_that_strength() -> None:
     adapted, other = ready(shift=-0.2), ready(shift=-0.2)
-    strength = dc.choose_strength(adapted, batches(), KINDS, seed=3)
-    weaken(other, strength)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    found = find_strength(other, batches(), KINDS, seed=3)
+    assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
+    assert dc.choose_strength(adapted, batches(), KINDS, seed=3) == found.strength < 1
+    assert found.gate == adapted.gate.config  # pyright: ignore
+    weaken(other, found.strength)
     assert dc.raise_gate(other, batches(), KINDS, seed=3) == adapted.gate.config  # pyright: ignore
     for name, value in adapted.state_dict().items():
         assert torch.equal(value, other.state_dict()[name])
+
+
+def weaken(adapted: AdaptedModel, strength: float) -> None:
+    assert adapted.gate is not None
+    set_strength(adapted, Strength(strength=strength, gate=adapted.gate.config))
 
 
 def test_weights_are_between_the_networks_and_the_trained_ones() -> None:

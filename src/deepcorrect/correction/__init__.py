@@ -22,7 +22,13 @@ from deepcorrect.correction._hub import upload
 from deepcorrect.correction._push import push_to_hub
 from deepcorrect.correction._raise_gate import ACCEPTED_LOSS, raise_gate
 from deepcorrect.correction._shipped import shipped_adapters
-from deepcorrect.correction._strength import STRENGTHS, choose_strength, weaken
+from deepcorrect.correction._strength import (
+    STRENGTHS,
+    Strength,
+    choose_strength,
+    find_strength,
+    set_strength,
+)
 from deepcorrect.correction._unit_config import (
     DESCRIPTIONS,
     WEIGHTS,
@@ -54,6 +60,7 @@ __all__ = [
     "GatedCopy",
     "GatedModel",
     "Runtime",
+    "Strength",
     "UnitChoice",
     "UnitConfig",
     "best_options",
@@ -61,6 +68,7 @@ __all__ = [
     "check_unit",
     "choose_strength",
     "correct",
+    "find_strength",
     "fit_gate",
     "gate_readings",
     "hidden_width",
@@ -72,10 +80,10 @@ __all__ = [
     "raise_gate",
     "read_budget",
     "select_within_budget",
+    "set_strength",
     "shipped_adapters",
     "spread_out",
     "unit_config",
     "unit_costs",
     "upload",
-    "weaken",
 ]

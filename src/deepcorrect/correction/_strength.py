@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from deepcorrect.correction._corrected_model import AdaptedModel
+from deepcorrect.correction._gate import GateConfig
 from deepcorrect.correction._gated_copy import GatedCopy
 from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.correction._raise_gate import gate_answers, raised, right_and_gain, rises
@@ -19,6 +21,18 @@ from deepcorrect.runtime import InputError
 
 STRENGTHS = (1.0, 0.7, 0.5, 0.3)
 """The strengths that are compared; the first is that of training."""
+
+
+class Strength(BaseModel):
+    """What was chosen for a trained network.
+
+    Attributes:
+        strength: Of its changes, from above 0 (none) up to 1 (as they were trained).
+        gate: The gate with the thresholds that belong to it.
+    """
+
+    strength: float
+    gate: GateConfig
 
 
 def choose_strength(
@@ -66,24 +80,40 @@ def choose_strength(
         >>> dc.choose_strength(adapted, batches, ["awgn:20"])  # untrained: all are the same
         1.0
     """
+    chosen = find_strength(adapted, loader, distortions, seed, strengths)
+    set_strength(adapted, chosen)
+    return chosen.strength
+
+
+def find_strength(
+    adapted: GatedModel,
+    loader: Batches,
+    distortions: Sequence[str | Distortion] | str,
+    seed: int = 0,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Strength:
+    """Finds what `choose_strength` sets, and leaves the network as it is."""
     if not strengths or not all(0 < each <= 1 for each in strengths):
         raise InputError(f"strengths={strengths}: give numbers above 0 and up to 1")
     start, end = _ends(adapted)
     if start.keys() != end.keys() or all(start[name] is end[name] for name in end):
         start, strengths = end, [1.0]
     changes = [partial(_set, adapted, start, end, each) for each in strengths]
-    found = gate_answers(adapted, loader, distortions, seed, changes)
+    try:
+        found = gate_answers(adapted, loader, distortions, seed, changes)
+    finally:
+        adapted.load_state_dict(end)
     thresholds = [rises(each) for each in found]
     worth = [right_and_gain(*each) for each in zip(found, thresholds, strict=True)]
     best = max(range(len(strengths)), key=lambda number: worth[number])
-    changes[best]()
-    adapted.set_gate(raised(adapted, thresholds[best]))
-    return strengths[best]
+    return Strength(strength=strengths[best], gate=raised(adapted, thresholds[best]))
 
 
-def weaken(adapted: GatedModel, strength: float) -> None:
-    """Sets the strength of a correction, of which the present one is 1; see `choose_strength`."""
-    _set(adapted, *_ends(adapted), strength)
+def set_strength(adapted: GatedModel, chosen: Strength) -> None:
+    """Weakens a trained network, of which the present strength is 1, and sets the gate."""
+    if chosen.strength < 1:
+        _set(adapted, *_ends(adapted), chosen.strength)
+    adapted.set_gate(chosen.gate)
 
 
 def _set(

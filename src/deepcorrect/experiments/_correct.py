@@ -16,10 +16,10 @@ from deepcorrect.correction import (
     AdaptedModel,
     Budget,
     UnitChoice,
-    choose_strength,
+    find_strength,
     fit_gate,
     read_budget,
-    weaken,
+    set_strength,
 )
 from deepcorrect.data import (
     Batches,
@@ -60,7 +60,6 @@ from deepcorrect.runtime import (
     forked_random,
     from_main,
     inference,
-    is_main_process,
     to_device,
 )
 from deepcorrect.training import History, TrainingConfig, changed
@@ -308,13 +307,12 @@ def _trained(
 
 def _choose_strength(adapted: AdaptedModel, images: Batches, kinds: Any, seed: int) -> float:
     """Weakens the correction to where it helps most, raises the gate, and says so."""
-    strength = from_main(lambda: choose_strength(adapted, images, kinds, seed))
-    if not is_main_process():
-        weaken(adapted, strength)
-    adapted.set_gate(from_main(lambda: adapted.gate and adapted.gate.config))
-    if strength < 1:
-        console().print(f"strength: {strength:g} of what was trained helps most", markup=False)
-    return strength
+    chosen = from_main(lambda: find_strength(adapted, images, kinds, seed))
+    set_strength(adapted, chosen)
+    if chosen.strength < 1:
+        told = f"strength: {chosen.strength:g} of what was trained helps most"
+        console().print(told, markup=False)
+    return chosen.strength
 
 
 def _beside(checkpoint: str | Path | None, name: str) -> Path | None:

@@ -6,27 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from deepcorrect import correction
-from deepcorrect.correction import GateConfig, GatedModel, weaken
+from deepcorrect.correction import GateConfig, GatedModel, Strength, find_strength, set_strength
 from deepcorrect.data import loader
 from deepcorrect.experiments._folder import CHECKPOINTS, log, once
 from deepcorrect.experiments._sections import GateableSystem
 from deepcorrect.experiments._setup import Setup
 from deepcorrect.runtime import InputError, files, from_main
-
-
-class Strength(BaseModel):
-    """What was chosen for a trained system.
-
-    Attributes:
-        strength: of its weights, see `dc.choose_strength`.
-        gate: the gate with the thresholds that belong to it.
-    """
-
-    strength: float
-    gate: GateConfig
 
 
 def fit_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel) -> None:
@@ -63,17 +49,14 @@ def choose_strength(
     shown, seed = setup.batches(setup.images.choices), setup.recipe.seed
 
     def chosen() -> dict[str, Any]:
-        trained = {key: value.clone() for key, value in model.state_dict().items()}
-        strength = correction.choose_strength(model, shown, setup.distortions, seed, strengths)
-        model.load_state_dict(trained)  # weakened below, as it is where the choice is read
-        assert model.gate is not None
-        return Strength(strength=strength, gate=model.gate.config).model_dump(mode="json")
+        found = find_strength(model, shown, setup.distortions, seed, strengths)
+        return found.model_dump(mode="json")
 
     path = _strength_file(setup.folder, name)
     once(path, lambda: from_main(chosen))
     found = from_main(lambda: files.read_json_as(path, Strength))
     log(setup.folder, "chosen", system=name, strength=found.strength)
-    _use(model, found)
+    set_strength(model, found)
 
 
 def read_gate(folder: Path, name: str, system: GateableSystem, model: GatedModel) -> None:
@@ -87,15 +70,9 @@ def read_gate(folder: Path, name: str, system: GateableSystem, model: GatedModel
     if not path.is_file():
         raise InputError(f"{path} is missing: without it, {name!r} has no gate")
     if system.choose_strength:
-        _use(model, files.read_json_as(path, Strength))
+        set_strength(model, files.read_json_as(path, Strength))
     else:
         model.set_gate(files.read_json_as(path, GateConfig))
-
-
-def _use(model: GatedModel, chosen: Strength) -> None:
-    if chosen.strength < 1:
-        weaken(model, chosen.strength)
-    model.set_gate(chosen.gate)
 
 
 def _fitted_file(folder: Path, system: str) -> Path:
