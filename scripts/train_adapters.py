@@ -3,7 +3,7 @@
     python scripts/train_adapters.py NAME --pictures parquet:caltech101/train.parquet
         [--judged parquet:imagenet_val/test.parquet] [--judged-images N]
         [--raised-on parquet:imagenet_sample/test.parquet] [--out DIR]
-        [--trial] [--rate R] [--crop-epochs N] [--epochs N] [--seed N]
+        [--trial] [--copy] [--rate R] [--crop-epochs N] [--epochs N] [--seed N]
 
 Any pictures serve; the shipped adapters saw Caltech-101's training pictures. Ninety in a hundred
 are trained on: first as random crops, which cost a third of whole pictures and do not change the
@@ -13,7 +13,9 @@ answers on the others. These choose the strength and raise the gate's thresholds
 which are then not judged.
 What is finished is kept in runs/adapters, so that a stopped training goes on. With `--judged`, the
 accuracy on ImageNet's validation pictures goes into the card; nothing else is chosen by it.
-`imagenet-c` is not shipped: it is for `benchmarks.evidence.imagenet_c`.
+`imagenet-c` is not shipped: it is for `benchmarks.evidence.imagenet_c`. With `--copy`, the fair
+competitor is trained in the adapter's place, a fine-tuned copy behind the same gate: its weights
+as they are trained go into `copy.safetensors`, and its strength and gate beside it.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import deepcorrect as dc
+from deepcorrect.correction import GatedModel, Strength, find_strength, set_strength
 from deepcorrect.correction._checkpoint import read_config, write_card
 from deepcorrect.data import Batches, ImageSet, hold_out, random_part
 from deepcorrect.distortions import GROUPS
@@ -33,6 +37,7 @@ from deepcorrect.evaluation import Comparison, compare
 from deepcorrect.experiments._choices import CROP
 from deepcorrect.experiments._stages import RATE
 from deepcorrect.networks import multiply_adds
+from deepcorrect.runtime import files
 
 WORK = Path("runs/adapters")
 SHIPPED = Path(__file__).parent.parent / "src/deepcorrect/correction/shipped/efficientnet_lite0"
@@ -128,9 +133,55 @@ def train(given: argparse.Namespace) -> None:
     network = dc.load_model("efficientnet_lite0")
     every = dc.open_dataset(given.pictures, network.preprocessing).without_labels()
     shown, kept = divided(every)
-    adapted = before_training(given.name, network, shown, seed)
-    dc.fit_gate(adapted, shown, kinds, recipe.false_alarms, scale=0.5)
-    work = WORK / given.name / f"rate-{given.rate:g}-{given.crop_epochs}-{given.epochs}-{seed}"
+    if given.copy:
+        corrected = dc.GatedCopy(network, dc.finetune(network))
+    else:
+        corrected = before_training(given.name, network, shown, seed)
+    dc.fit_gate(corrected, shown, kinds, recipe.false_alarms, scale=0.5)
+    seen, seconds = shown_in_parts(given, corrected, shown, kinds)
+    some = random_part(kept, JUDGED)
+    if given.trial:
+        corrected.set_gate(None)
+        compared(network, corrected, some, kinds)
+        return
+    raising, judged = divided_to_judge(given, network, kept)
+    chosen = find_strength(corrected, raising, kinds, seed)
+    if isinstance(corrected, dc.GatedCopy):
+        write_copy(given.out or WORK / given.name, corrected, chosen)
+        return
+    set_strength(corrected, chosen)
+    agreement = compared(network, corrected, some, kinds)
+    notes = {
+        "summary": recipe.summary,
+        "model": "efficientnet_lite0",
+        "license": "apache-2.0",
+        "data": "Caltech-101's training pictures, without labels",
+        "labels": False,
+        "distortions": [asdict(curve.distortion) for curve in agreement.after.curves.values()],
+        "images_seen": seen,
+        "training_seconds": round(seconds, 1),
+        "strength": chosen.strength,
+    }
+    if judged is not None:
+        notes |= {
+            "measured": {
+                "data": "ImageNet's validation set",
+                **compared(network, corrected, dc.loader(judged, 50), kinds).to_json(),
+            },
+            "cost": cost(network, corrected),
+        }
+    own = SHIPPED / given.name if recipe.shipped else WORK / given.name / "adapter"
+    folder = corrected.save_pretrained(given.out or own, notes, half=True)
+    write_card(folder, read_config(folder), f"efficientnet_lite0/{given.name}")
+    print(f"wrote {folder}")
+
+
+def shown_in_parts(
+    given: argparse.Namespace, corrected: GatedModel, shown: Batches, kinds: list[str]
+) -> tuple[int, float]:
+    """Trains with parts of the pictures and then with whole ones; the images seen, and seconds."""
+    copy = "copy-" if given.copy else ""
+    trial = f"{copy}rate-{given.rate:g}-{given.crop_epochs}-{given.epochs}-{given.seed}"
     seen, seconds = 0, 0.0
     for part, crop, epochs, rate in (
         ("crops", CROP, given.crop_epochs, given.rate),
@@ -139,9 +190,9 @@ def train(given: argparse.Namespace) -> None:
         if not epochs:
             continue
         history = dc.fit(
-            *(adapted, shown, kinds),
-            seed=seed,
-            checkpoint=work / f"{part}.pt",
+            *(corrected, shown, kinds),
+            seed=given.seed,
+            checkpoint=WORK / given.name / trial / f"{part}.pt",
             task=part,
             epochs=epochs,
             learning_rate=rate,
@@ -150,11 +201,14 @@ def train(given: argparse.Namespace) -> None:
             augmentation=dc.Augmentation(crop=crop, flip=True),
         )
         seen, seconds = seen + history.images_seen, seconds + history.seconds
-    some = random_part(kept, JUDGED)
-    if given.trial:
-        adapted.set_gate(None)
-        compared(network, adapted, some, kinds)
-        return
+    return seen, seconds
+
+
+def divided_to_judge(
+    given: argparse.Namespace, network: dc.Classifier, kept: Batches
+) -> tuple[Batches, ImageSet | None]:
+    """The pictures to choose the strength and raise the gate with, and those to judge on."""
+    recipe = RECIPES[given.name]
     raising, judged = random_part(kept, recipe.raised, seed=1), None
     if given.judged is not None:
         judged = dc.open_dataset(given.judged, network.preprocessing)
@@ -168,38 +222,23 @@ def train(given: argparse.Namespace) -> None:
     if given.raised_on is not None:
         others = dc.open_dataset(given.raised_on, network.preprocessing).without_labels()
         raising = dc.loader(others.sample(recipe.raised, seed=1), 50)
-    strength = dc.choose_strength(adapted, raising, kinds, seed)
-    agreement = compared(network, adapted, some, kinds)
-    notes = {
-        "summary": recipe.summary,
-        "model": "efficientnet_lite0",
-        "license": "apache-2.0",
-        "data": "Caltech-101's training pictures, without labels",
-        "labels": False,
-        "distortions": [asdict(curve.distortion) for curve in agreement.after.curves.values()],
-        "images_seen": seen,
-        "training_seconds": round(seconds, 1),
-        "strength": strength,
-    }
-    if judged is not None:
-        notes |= {
-            "measured": {
-                "data": "ImageNet's validation set",
-                **compared(network, adapted, dc.loader(judged, 50), kinds).to_json(),
-            },
-            "cost": cost(network, adapted),
-        }
-    own = SHIPPED / given.name if recipe.shipped else WORK / given.name / "adapter"
-    folder = adapted.save_pretrained(given.out or own, notes, half=True)
-    write_card(folder, read_config(folder), f"efficientnet_lite0/{given.name}")
-    print(f"wrote {folder}")
+    return raising, judged
+
+
+def write_copy(folder: Path, copy: dc.GatedCopy, chosen: Strength) -> None:
+    """Writes a fine-tuned copy's weights, and beside them its strength and gate, as
+    `benchmarks.evidence.corruptions` reads them."""
+    path = folder / "copy.safetensors"
+    files.write_tensors(path, copy.state_dict())
+    files.write_json(folder / f"{path.name}.strength.json", chosen.model_dump(mode="json"))
+    print(f"wrote {path}")
 
 
 def compared(
-    network: dc.Classifier, adapted: dc.AdaptedModel, pictures: Batches, kinds: list[str]
+    network: dc.Classifier, corrected: nn.Module, pictures: Batches, kinds: list[str]
 ) -> Comparison:
     """Measures the network and the corrected one, and prints both."""
-    found = compare(network, adapted, pictures, kinds, 0, "auto", "measuring")
+    found = compare(network, corrected, pictures, kinds, 0, "auto", "measuring")
     for kind, curve in found.after.curves.items():
         for grid in (found.before, found.after):
             shares = [grid.clean.top1 if grid.clean else 0.0, *grid.curves[kind].top1]
@@ -230,6 +269,7 @@ def main() -> None:
     parser.add_argument("--raised-on", help="pictures that raise the gate's thresholds")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--trial", action="store_true", help="judge without a gate, write nothing")
+    parser.add_argument("--copy", action="store_true", help="train a fine-tuned copy instead")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--crop-epochs", type=int, default=9)
     parser.add_argument("--epochs", type=int, default=2)

@@ -26,6 +26,8 @@ from benchmarks.evidence.streams import (  # noqa: E402
     right_mixed,
     right_sorted,
 )
+from deepcorrect.correction import GateConfig, GatedCopy, Strength  # noqa: E402
+from deepcorrect.correction._gate import statistic_names  # noqa: E402
 from deepcorrect.data import ImageSet, loader  # noqa: E402
 from deepcorrect.distortions import GROUPS, Distortion, parse_all  # noqa: E402
 from deepcorrect.evaluation import ALEXNET_REFERENCE, evaluate  # noqa: E402
@@ -176,6 +178,31 @@ def test_a_frozen_network_answers_a_mixed_stream_as_a_sorted_one(
     grid = evaluate(digits_model, loader(images, 30), kinds, seed=3)
     means = {"clean": grid.clean_top1, **{k: c.mean_top1 for k, c in grid.curves.items()}}
     assert accuracies(found, kinds) == pytest.approx(means, abs=1e-4)
+
+
+def test_a_copy_is_measured_as_it_is_and_at_its_strength_behind_its_gate(
+    digits_model: Classifier, tmp_path: Path
+) -> None:
+    tuned = {name: value + 1 for name, value in digits_model.state_dict().items()}
+    path = tmp_path / "copy.safetensors"
+    files.write_tensors(path, tuned)
+    assert list(corruptions.given_systems(digits_model, [], [("copy", path)])) == [
+        "network as it is",
+        "copy",
+    ]
+    row = (1.0,) * len(statistic_names(1))
+    gate = GateConfig(kinds=("awgn",), weights=(row,), biases=(0.0,), false_alarms=0.1)
+    chosen = Strength(strength=0.25, gate=gate).model_dump(mode="json")
+    files.write_json(corruptions.strength_beside(path), chosen)
+    found = corruptions.given_systems(digits_model, [], [("copy", path)])
+    as_it_is, gated = found["copy"].build(), found["copy, gated"].build()
+    assert isinstance(gated, GatedCopy)
+    assert gated.gate is not None
+    assert gated.gate.config == gate
+    for name, value in digits_model.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(as_it_is.state_dict()[name], value + 1)
+            torch.testing.assert_close(gated.state_dict()[name], value + 0.25)
 
 
 def test_corruptions_are_kept_system_by_system_and_not_measured_again(

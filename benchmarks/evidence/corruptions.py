@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.evidence.streams import in_memory, right_mixed, right_sorted
 from benchmarks.pages import not_run, table
 from deepcorrect.alternatives import finetune
-from deepcorrect.correction import GateConfig, GatedCopy, load_adapter
+from deepcorrect.correction import GatedCopy, Strength, load_adapter, set_strength
 from deepcorrect.data import ImageSet
 from deepcorrect.distortions import CLEAN, GROUPS, cells_of, parse_all
 from deepcorrect.evaluation import Reference, corruption_error
@@ -132,23 +132,25 @@ def given_systems(
         found[name] = Measured(partial(load_adapter, network, folder))
     for name, path in tuned:
         found[name] = Measured(partial(tuned_copy, network, path, gated=False))
-        if gate_beside(path).exists():
+        if strength_beside(path).exists():
             found[f"{name}, gated"] = Measured(partial(tuned_copy, network, path, gated=True))
     return found
 
 
-def gate_beside(path: Path) -> Path:
-    """The file of a fine-tuned copy's gate: `gated.gate.config.model_dump(mode="json")`."""
-    return path.with_name(f"{path.name}.gate.json")
+def strength_beside(path: Path) -> Path:
+    """The file of a fine-tuned copy's strength and gate, `Strength.model_dump(mode="json")`."""
+    return path.with_name(f"{path.name}.strength.json")
 
 
 def tuned_copy(network: Classifier, path: Path, *, gated: bool) -> nn.Module:
-    """A fine-tuned copy from a file of its state dict, behind its gate or not."""
+    """A fine-tuned copy from a file of its state dict: as it is, or at its strength and gated."""
     copy = finetune(network)
     copy.load_state_dict(files.read_tensors(path))
     if not gated:
         return copy.eval()
-    return GatedCopy(network, copy, files.read_json_as(gate_beside(path), GateConfig))
+    found = GatedCopy(network, copy)
+    set_strength(found, files.read_json_as(strength_beside(path), Strength))
+    return found.eval()
 
 
 def measure(

@@ -4,12 +4,13 @@
         [--images 650] [--precision float32] [--only NAME ...] [--list]
 
 The network as it is, the adapters that are named, and what others would do: batch-norm statistics
-of 32 images, TENT and EATA with images that come sorted and mixed, and fine-tuned copies, with the
-gate of a file beside theirs (`FILE.gate.json`, as `gated.gate.config.model_dump(mode="json")`) and
-without it. Top-1 errors, mCE and relative mCE by AlexNet's published errors, with the interval of
-the difference from the network. A run that was stopped goes on where it was. The corruptions are
-computed on the pictures at the network's own input size, where ImageNet-C's files are JPEGs. What
-is kept is in `benchmarks/results/evidence`; `make tables` shows it.
+of 32 images, TENT and EATA with images that come sorted and mixed, and fine-tuned copies, as they
+are and with the strength and the gate of a file beside theirs (`FILE.strength.json`).
+`scripts/train_adapters.py imagenet-c` makes the adapter, and the copy with `--copy`. Top-1 errors,
+mCE and relative mCE by AlexNet's published errors, with the interval of the difference from the
+network. A run that was stopped goes on where it was. The corruptions are computed on the pictures
+at the network's own input size, where ImageNet-C's files are JPEGs. What is kept is in
+`benchmarks/results/evidence`; `make tables` shows it.
 
 TENT and EATA have the authors' settings for ImageNet: SGD with a momentum of 0.9, a learning rate
 of 2.5e-4 and batches of 64. EATA finds the weights to hold on pictures that the network was trained
