@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.kept import read_kept
-from benchmarks.subjects import RESULTS
+from benchmarks.kept import PARETO, SEARCH, read_kept
 from deepcorrect.alternatives import finetune
 from deepcorrect.correction import GatedCopy, choose_strength, fit_gate
 from deepcorrect.data import ImageSet, hold_out, loader
@@ -23,8 +22,6 @@ SETTINGS: tuple[dict[str, Any], ...] = tuple(
     for rate in (1e-3, 2e-3, 4e-3, 8e-3)
 )
 """What is tried for a copy; each is trained in full."""
-KEPT = RESULTS / "deployment" / "pareto.json", RESULTS / "defaults" / "trials.json"
-"""Where copies are kept, and with each what was chosen for it."""
 
 
 def gated_copy(
@@ -75,7 +72,7 @@ def gated_copy(
 
 def chosen_before(network: str, kind: str) -> list[dict[str, Any]] | None:
     """The settings of a copy that is kept."""
-    for each in [each for path in KEPT for each in read_kept(path)]:
+    for each in [each for path in (PARETO, SEARCH) for each in read_kept(path)]:
         of = each["trial"], each["distortion"]
         if of == (COPY, kind) and network in (each["network"], f"cifar_{each['network']}"):
             return [each["chosen"]]

@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.subjects import RESULTS
 from deepcorrect.evaluation import Grid
 from deepcorrect.runtime import files
+
+PARETO = RESULTS / "deployment" / "pareto.json"
+SEARCH = RESULTS / "defaults" / "trials.json"
 
 
 def accuracies(found: Grid) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from benchmarks import pages
 from benchmarks.copies import COPY, gated_copy
 from benchmarks.defaults import networks
 from benchmarks.defaults.trials import ALONE, TRIALS
-from benchmarks.kept import accuracies, run_once
-from benchmarks.subjects import RESULTS, cifar_drawn, cifar_rows
+from benchmarks.kept import SEARCH, accuracies, run_once
+from benchmarks.subjects import cifar_drawn, cifar_rows
 from deepcorrect.correction import AdaptedModel
 from deepcorrect.data import ImageSet, loader
 from deepcorrect.evaluation import evaluate
@@ -34,7 +34,6 @@ from deepcorrect.networks import Classifier, trainable_parameters
 from deepcorrect.ranking import Ranking, load_ranking, rank
 from deepcorrect.runtime import files
 
-KEPT = RESULTS / "defaults" / "trials.json"
 JUDGED = 1_500
 MOST_PARAMETERS, MOST_TIME = 0.505, 1.3
 """Of the network's: what a default may take."""
@@ -116,7 +115,7 @@ def draw() -> None:
     by the other networks gives."""
     columns = ("mean top-1", "clean", "adapter")
     found: dict[str, list[dict[str, Any]]] = {}
-    for each in files.read_json(KEPT):
+    for each in files.read_json(SEARCH):
         of = f"{each['network']}, {each['distortion']}, {each['images']:,} images"
         found.setdefault(of, []).append(each)
     tables = []
@@ -138,7 +137,7 @@ def draw() -> None:
 def left_out(distortion: str, images: int) -> str:
     """For each network, its own best choices, and those that are best in the mean of the others."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for each in files.read_json(KEPT):
+    for each in files.read_json(SEARCH):
         if (each["distortion"], each["images"], each["seed"]) == (distortion, images, 0):
             found.setdefault(each["network"], {})[each["trial"]] = each
     able = {
@@ -196,7 +195,7 @@ def main() -> None:
                     "trial": trial,
                     "seed": given.seed,
                 }
-                if result := run_once(KEPT, asked, run):
+                if result := run_once(SEARCH, asked, run):
                     print(*(result[each] for each in SHOWN), flush=True)
 
 

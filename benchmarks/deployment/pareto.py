@@ -27,8 +27,8 @@ from matplotlib.axes import Axes
 
 from benchmarks import pages
 from benchmarks.copies import BATCH, COPY, OBJECTIVE, gated_copy
-from benchmarks.kept import accuracies, run_once
-from benchmarks.subjects import RESULTS, SHARED, cifar_drawn, cifar_network, cifar_rows
+from benchmarks.kept import PARETO, accuracies, run_once
+from benchmarks.subjects import SHARED, cifar_drawn, cifar_network, cifar_rows
 from deepcorrect.correction import WEIGHTS, GatedCopy
 from deepcorrect.data import loader, open_dataset
 from deepcorrect.deployment import measure_latency
@@ -38,7 +38,6 @@ from deepcorrect.networks import Classifier, choose, trainable_parameters
 from deepcorrect.ranking import Ranking, load_ranking, rank
 from deepcorrect.runtime import files
 
-KEPT = RESULTS / "deployment" / "pareto.json"
 IMAGES, EPOCHS, JUDGED = 10_000, 2, 2_000
 UNIT_SITES = "stem+sums"
 INVERTED = {"kind": "inverted", "modulation": 8}
@@ -139,7 +138,7 @@ def latencies(adapted: Any) -> dict[str, float]:
 def results(network: str, kind: str) -> dict[str, list[dict[str, Any]]]:
     """The results of each trial, one for each seed."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for each in files.read_json(KEPT):
+    for each in files.read_json(PARETO):
         if (each["network"], each["distortion"]) == (network, kind):
             found.setdefault(each["trial"], []).append(each)
     return {trial: found[trial] for trial in TRIALS if trial in found}
@@ -152,7 +151,7 @@ def mean(runs: list[dict[str, Any]], name: str) -> float:
 
 def panels() -> Iterator[tuple[str, str]]:
     """The networks and distortions that there are figures of."""
-    seen = [(each["network"], each["distortion"]) for each in files.read_json(KEPT)]
+    seen = [(each["network"], each["distortion"]) for each in files.read_json(PARETO)]
     yield from dict.fromkeys(seen)
 
 
@@ -233,7 +232,7 @@ def main() -> None:
             for kind in given.distortion:
                 for trial in given.only:
                     asked = {"network": network, "distortion": kind, "trial": trial, "seed": seed}
-                    if result := run_once(KEPT, asked, train):
+                    if result := run_once(PARETO, asked, train):
                         print(result, flush=True)
 
 
