@@ -63,7 +63,7 @@ def gated_copy(
             objective=OBJECTIVE,
             **settings,
         )
-        choose_strength(copy, for_gate, kind, seed)
+        choose_strength(copy, for_gate, kind, seed, precision="auto")
         found.append((evaluate(copy, validation, [kind], seed, "auto").mean_top1, settings, copy))
         print(f"copy, {settings}: {found[-1][0]:.4f} on validation images", flush=True)
     _, settings, copy = max(found, key=lambda each: each[0])

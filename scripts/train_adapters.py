@@ -145,7 +145,7 @@ def train(given: argparse.Namespace) -> None:
         compared(network, corrected, some, kinds)
         return
     raising, judged = divided_to_judge(given, network, kept)
-    chosen = find_strength(corrected, raising, kinds, seed)
+    chosen = find_strength(corrected, raising, kinds, seed, precision="auto")
     if isinstance(corrected, dc.GatedCopy):
         write_copy(given.out or WORK / given.name, corrected, chosen)
         return

@@ -25,7 +25,7 @@ from deepcorrect.distortions import (
     parse_all,
 )
 from deepcorrect.networks import as_logits, input_size_of, logits_of
-from deepcorrect.runtime import InputError, device_of, inference, progress
+from deepcorrect.runtime import InputError, Precision, autocast, device_of, inference, progress
 
 PURPOSE = "to raise a gate with"
 LEAST_GAIN = 1e-9
@@ -43,6 +43,7 @@ def raise_gate(
     loader: Batches,
     distortions: Sequence[str | Distortion] | str,
     seed: int = 0,
+    precision: Precision = "float32",
 ) -> GateConfig:
     """Raises the thresholds of a trained network's gate to where the correction helps.
 
@@ -61,6 +62,7 @@ def raise_gate(
             are ignored.
         distortions: Distortion specs, as in `fit`.
         seed: The seed of the noise.
+        precision: `bfloat16` runs the networks faster and less exactly.
 
     Returns:
         The gate with its new biases, which is also set on `adapted`.
@@ -79,7 +81,7 @@ def raise_gate(
         >>> dc.raise_gate(adapted, batches, ["awgn:20"]) == gate  # untrained units lose nothing
         True
     """
-    (found,) = gate_answers(adapted, loader, distortions, seed)
+    (found,) = gate_answers(adapted, loader, distortions, seed, precision=precision)
     gate = raised(adapted, rises(found))
     adapted.set_gate(gate)
     return gate
@@ -168,6 +170,7 @@ def gate_answers(
     seed: int,
     changes: Sequence[Callable[[], None]] = (lambda: None,),
     read: Callable[[Tensor, Tensor], Tensor] = margins,
+    precision: Precision = "float32",
 ) -> list[GateAnswers]:
     """Reads what a gate may be raised by, of clean images and of all levels of some distortions.
 
@@ -178,6 +181,7 @@ def gate_answers(
         seed: The seed of the noise.
         changes: Each changes the corrected network, whose answers are then read.
         read: What is read of logits, N x classes, and the right answers, (N,).
+        precision: Of the networks.
 
     Returns:
         The answers with each change.
@@ -195,6 +199,7 @@ def gate_answers(
         inference(adapted.network),
         inference(adapted),
         torch.no_grad(),
+        autocast(device, precision),
         progress("raising the gate", count_of(loader)) as advance,
     ):
         for batch in distorted_batches(loader, cells, seed=seed, device=device, purpose=PURPOSE):
@@ -207,7 +212,7 @@ def gate_answers(
                 change()
                 with adapted.ungated():
                     after = logits_of(corrected, batch.images)
-                seen = (scores, read(before, truth), read(after, truth))
+                seen = (scores, *(read(each.float(), truth) for each in (before, after)))
                 answers[batch.row].append(GateAnswers(*(each.cpu() for each in seen)))
             advance(len(batch.images) / len(cells))
     return [_joined(answers) for answers in found]

@@ -17,7 +17,7 @@ from deepcorrect.correction._raise_gate import gate_answers, raised, right_and_g
 from deepcorrect.data import Batches
 from deepcorrect.distortions import Distortion
 from deepcorrect.networks import interpolate
-from deepcorrect.runtime import InputError
+from deepcorrect.runtime import InputError, Precision
 
 STRENGTHS = (1.0, 0.7, 0.5, 0.3)
 """The strengths that are compared; the first is that of training."""
@@ -41,6 +41,7 @@ def choose_strength(
     distortions: Sequence[str | Distortion] | str,
     seed: int = 0,
     strengths: Sequence[float] = STRENGTHS,
+    precision: Precision = "float32",
 ) -> float:
     """Weakens a trained correction to where it helps most, and raises its gate accordingly.
 
@@ -62,6 +63,7 @@ def choose_strength(
         seed: The seed of the noise.
         strengths: What to choose from, above 0 and up to 1. Where there are no weights to
             interpolate there is nothing to choose, and only the gate is raised.
+        precision: `bfloat16` runs the networks faster and less exactly.
 
     Returns:
         The strength.
@@ -80,7 +82,7 @@ def choose_strength(
         >>> dc.choose_strength(adapted, batches, ["awgn:20"])  # untrained: all are the same
         1.0
     """
-    chosen = find_strength(adapted, loader, distortions, seed, strengths)
+    chosen = find_strength(adapted, loader, distortions, seed, strengths, precision)
     set_strength(adapted, chosen)
     return chosen.strength
 
@@ -91,6 +93,7 @@ def find_strength(
     distortions: Sequence[str | Distortion] | str,
     seed: int = 0,
     strengths: Sequence[float] = STRENGTHS,
+    precision: Precision = "float32",
 ) -> Strength:
     """Finds what `choose_strength` sets, and leaves the network as it is."""
     if not strengths or not all(0 < each <= 1 for each in strengths):
@@ -100,7 +103,7 @@ def find_strength(
         start, strengths = end, [1.0]
     changes = [partial(_set, adapted, start, end, each) for each in strengths]
     try:
-        found = gate_answers(adapted, loader, distortions, seed, changes)
+        found = gate_answers(adapted, loader, distortions, seed, changes, precision=precision)
     finally:
         adapted.load_state_dict(end)
     thresholds = [rises(each) for each in found]

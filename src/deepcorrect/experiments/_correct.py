@@ -307,7 +307,7 @@ def _trained(
 
 def _choose_strength(adapted: AdaptedModel, images: Batches, kinds: Any, seed: int) -> float:
     """Weakens the correction to where it helps most, raises the gate, and says so."""
-    chosen = from_main(lambda: find_strength(adapted, images, kinds, seed))
+    chosen = from_main(lambda: find_strength(adapted, images, kinds, seed, precision="auto"))
     set_strength(adapted, chosen)
     if chosen.strength < 1:
         told = f"strength: {chosen.strength:g} of what was trained helps most"

@@ -49,7 +49,9 @@ def choose_strength(
     shown, seed = setup.batches(setup.images.choices), setup.recipe.seed
 
     def chosen() -> dict[str, Any]:
-        found = find_strength(model, shown, setup.distortions, seed, strengths)
+        found = find_strength(
+            model, shown, setup.distortions, seed, strengths, setup.recipe.precision
+        )
         return found.model_dump(mode="json")
 
     path = _strength_file(setup.folder, name)
