@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -162,19 +162,31 @@ class GateOptions(OptionGroup):
         ),
     ] = None
 
+    others: Annotated[
+        Literal["network", "mean"] | None,
+        typer.Option(
+            help="Whose answers images get that look undistorted: the untouched network's, or the "
+            "mean of both networks', for distortions that nobody knows, which takes both networks' "
+            "time. Default: network.",
+        ),
+    ] = None
+
     def chosen(self) -> dict[str, Any]:
         """The arguments of `dc.correct` that these options are.
 
         Raises:
-            InputError: the share is neither a number nor `none`, or a scale is given without a
-                gate.
+            InputError: the share is neither a number nor `none`, or a scale, or who answers other
+                images, is given without a gate.
         """
-        if self.gate == "none" and self.gate_scale is not None:
-            raise InputError("--gate-scale says how a gate is fitted, and --gate none has none")
+        how = {"gate_scale": self.gate_scale, "others": self.others}
+        for name, value in how.items():
+            if self.gate == "none" and value is not None:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} says how a gate works, and --gate none has none")
         if self.gate is None or self.gate == "none":
-            return {"gate": self.gate, "gate_scale": self.gate_scale}
+            return {"gate": self.gate, **how}
         try:
-            return {"gate": float(self.gate), "gate_scale": self.gate_scale}
+            return {"gate": float(self.gate), **how}
         except ValueError:
             raise InputError(f"--gate {self.gate!r} is not a share such as 0.05, or none") from None
 

@@ -15,7 +15,7 @@ from deepcorrect.correction._correct import correct, load_adapter
 from deepcorrect.correction._corrected_model import AdaptedModel
 from deepcorrect.correction._filter_weights import FilterWeights
 from deepcorrect.correction._fit_gate import fit_gate, gate_readings, looks_distorted
-from deepcorrect.correction._gate import Gate, GateConfig
+from deepcorrect.correction._gate import Gate, GateConfig, Others
 from deepcorrect.correction._gated_copy import GatedCopy
 from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.correction._hub import upload
@@ -59,6 +59,7 @@ __all__ = [
     "GateConfig",
     "GatedCopy",
     "GatedModel",
+    "Others",
     "Runtime",
     "Strength",
     "UnitChoice",

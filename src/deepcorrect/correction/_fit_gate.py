@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcorrect.correction._gate import LEAST_PIXELS, GateConfig, statistic_names, statistics
+from deepcorrect.correction._gate import (
+    LEAST_PIXELS,
+    GateConfig,
+    Others,
+    statistic_names,
+    statistics,
+)
 from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import Distortion, distort_some, numbered_batches, parse_all
-from deepcorrect.networks import arguments_of, input_images, input_size_of
+from deepcorrect.networks import arguments_of, input_images, input_size_of, read_outputs
 from deepcorrect.runtime import (
     InputError,
     check_seed,
@@ -41,6 +48,7 @@ def fit_gate(
     images: int = 2000,
     seed: int = 0,
     scale: float = 1.0,
+    others: Others = "network",
 ) -> GateConfig:
     """Fits a gate to a corrected network by logistic regression on clean and distorted images.
 
@@ -62,13 +70,18 @@ def fit_gate(
             finer or coarser detail, which a gate fitted at one scale mistakes for noise or blur:
             0.5 prepares it for them. If all images come from one source, 1 detects slight
             distortions more often.
+        others: Whose answers images get that the gate takes for clean. With `network`, exactly the
+            network's, at no further cost; an image with a distortion that the gate has not seen
+            may then stay uncorrected. With `mean`, the mean of both networks' probabilities, for
+            images whose distortions nobody knows: it takes two networks' time for images that look
+            clean. Both networks must return logits.
 
     Returns:
         The fitted gate, which is also set on `adapted`.
 
     Raises:
-        InputError: A distortion, `false_alarms` or `scale` is not accepted, there are too few
-            images for `false_alarms`, or the network does not read images.
+        InputError: A distortion, `false_alarms`, `scale` or `others` is not accepted, there are too
+            few images for `false_alarms`, or the network does not read images.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -83,6 +96,8 @@ def fit_gate(
         raise InputError(f"false_alarms is {false_alarms}: it must be above 0 and below 1")
     if not 0 < scale <= 1:
         raise InputError(f"scale is {scale}: it must be above 0 and at most 1")
+    if others not in get_args(Others):
+        raise InputError(f"others is {others!r}: it must be one of {', '.join(get_args(Others))}")
     generator = torch.Generator().manual_seed(check_seed(seed))
     clean: list[Tensor] = []
     distorted: dict[str, list[Tensor]] = {}
@@ -93,6 +108,8 @@ def fit_gate(
     with forked_random(seed=seed), progress("fitting the gate", total) as advance:
         for batch, _, _ in numbered_batches(loader, "to fit a gate to"):
             some = batch[: images - count]
+            if others == "mean" and not count:
+                _check_logits(adapted, some)
             grid = grid or parse_all(distortions, input_size_of(adapted, some))
             for shown in _at_scales(some, scale, generator):
                 clean.append(_statistics_read(adapted, shown))
@@ -123,9 +140,21 @@ def fit_gate(
         weights=tuple(map(tuple, weights.tolist())),
         biases=tuple((biases - alarm).tolist()),
         false_alarms=false_alarms,
+        others=others,
     )
     adapted.set_gate(gate)
     return gate
+
+
+def _check_logits(adapted: GatedModel, images: Tensor) -> None:
+    """Refuses a network whose answers have no mean, as they are not logits."""
+    kind = read_outputs(adapted.network, images).kind
+    if kind != "logits":
+        raise InputError(
+            f"others='mean' averages the answers of networks that return logits, N x classes, but "
+            f"this one returns {kind}: choose others='network', or correct a network without its "
+            "last activation"
+        )
 
 
 def _at_scales(images: Tensor, smallest: float, generator: torch.Generator) -> Iterator[Tensor]:

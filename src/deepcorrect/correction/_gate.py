@@ -1,8 +1,8 @@
 """A gate, which decides from an image alone whether it is distorted.
 
 A correction helps distorted images and costs some accuracy on clean ones. A gate sends only images
-whose fine detail looks distorted to the corrected network; all others get the baseline's answer.
-The paper's units have no gate.
+whose fine detail looks distorted to the corrected network; all others get the baseline's answer,
+or the mean of both. The paper's units have no gate.
 """
 
 from __future__ import annotations
@@ -10,11 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from torch import Tensor, nn
 
 from deepcorrect.runtime import InputError
@@ -28,6 +35,9 @@ FLAT = 1e-5
 Value = Annotated[float, Field(ge=-1e12, le=1e12)]
 """A weight or a bias; sums of larger ones might not be finite."""
 
+Others = Literal["network", "mean"]
+"""Whose answer images get that a gate takes for clean: the network's, or the mean of both."""
+
 
 class GateConfig(BaseModel):
     """The configuration of a gate: linear classifiers of image statistics, one per distortion kind.
@@ -40,6 +50,8 @@ class GateConfig(BaseModel):
         biases: One bias per classifier, chosen so that the fraction `false_alarms` of the clean
             images is classified as distorted.
         false_alarms: That fraction, above 0 and below 1.
+        others: What all other images get: exactly the `network`'s answers, or the `mean` of the
+            network's and the corrected network's probabilities, see `fit_gate`.
 
     Example:
         >>> import torch, deepcorrect as dc
@@ -60,6 +72,14 @@ class GateConfig(BaseModel):
     weights: tuple[tuple[Value, ...], ...]
     biases: tuple[Value, ...]
     false_alarms: float = Field(gt=0, lt=1)
+    others: Others = "network"
+
+    @model_serializer(mode="wrap")
+    def _as_stored(self, stored: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found = stored(self)
+        if self.others == "network":  # the form of files that are older than `others`
+            found.pop("others", None)
+        return found
 
     @model_validator(mode="after")
     def _one_each(self) -> GateConfig:

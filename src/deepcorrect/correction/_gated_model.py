@@ -19,7 +19,8 @@ class GatedModel(OwnState):
     """What the corrected networks share: the user's network, a changed copy, and a gate.
 
     Without a gate, the copy answers every image. With one, it answers those that look distorted,
-    and the network all others. In training mode, every image goes to the copy.
+    and the network, or the mean of both, all others. In training mode, every image goes to the
+    copy.
 
     Attributes:
         network: The user's network, which is never changed.
@@ -79,6 +80,7 @@ class GatedModel(OwnState):
         """
         self.gate = Gate(config).to(device_of(self.network)) if config else None
         self._choice.chooser = self.gate
+        self._choice.means = config is not None and config.others == "mean"
 
     @property
     def _choice(self) -> Branches:

@@ -81,8 +81,12 @@ def _head(config: AdapterConfig) -> str:
     ]
     if config.gate:
         share = f"{100 * config.gate.false_alarms:.3g} %"
+        answer = {
+            "network": "the base network's own answer",
+            "mean": "the mean of the base network's and the corrected network's answers",
+        }[config.gate.others]
         lines.append(
-            "- Gate: images that look undistorted get the base network's own answer; "
+            f"- Gate: images that look undistorted get {answer}; "
             f"{share} of the undistorted images like those it was fitted to are corrected all "
             "the same"
         )

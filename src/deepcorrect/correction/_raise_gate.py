@@ -24,7 +24,7 @@ from deepcorrect.distortions import (
     numbered_batches,
     parse_all,
 )
-from deepcorrect.networks import as_logits, input_size_of, logits_of
+from deepcorrect.networks import as_logits, input_size_of, logits_of, mean_answers
 from deepcorrect.runtime import InputError, Precision, autocast, device_of, inference, progress
 
 PURPOSE = "to raise a gate with"
@@ -50,7 +50,8 @@ def raise_gate(
     For each image, clean and at each level of all distortions, it compares how surely the untouched
     and the corrected network give the untouched network's answer to the clean image: the logistic
     function of the margin by which this answer's logit is above all others, in units of the
-    network's own margins. Probabilities would not do, as one network may be less sure of its
+    network's own margins. With a gate whose `others` is `mean`, the mean of both networks is in the
+    untouched network's place. Probabilities would not do, as one network may be less sure of its
     answers than the other is where both are right as often. The thresholds of the kinds of
     distortions then rise to where the images that are still corrected gain most in all, and those
     of no level, nor the clean ones, lose more than half a point. No labels are needed. Take images
@@ -102,7 +103,7 @@ class GateAnswers:
 
     Attributes:
         scores: The gate's, cells x N x kinds.
-        before: The margins of the right answer, by the untouched network, cells x N.
+        before: The margins of the right answer if the image is not sent, cells x N.
         after: The margins of the right answer, by the corrected network, cells x N.
     """
 
@@ -190,6 +191,7 @@ def gate_answers(
         InputError: There is no gate, or a distortion or an image is not accepted.
     """
     gate, device = _gate_of(adapted), device_of(adapted)
+    means = gate.config.others == "mean"
     first = next(numbered_batches(loader, PURPOSE)).images
     cells = [CLEAN, *cells_of(parse_all(distortions, input_size_of(adapted, first)))]
     found: list[list[list[GateAnswers]]] = [[[] for _ in cells] for _ in changes]
@@ -212,7 +214,8 @@ def gate_answers(
                 change()
                 with adapted.ungated():
                     after = logits_of(corrected, batch.images)
-                seen = (scores, *(read(each.float(), truth) for each in (before, after)))
+                kept = mean_answers(after, before) if means else before
+                seen = (scores, *(read(each.float(), truth) for each in (kept, after)))
                 answers[batch.row].append(GateAnswers(*(each.cpu() for each in seen)))
             advance(len(batch.images) / len(cells))
     return [_joined(answers) for answers in found]

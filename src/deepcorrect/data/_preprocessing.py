@@ -62,8 +62,11 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
-        if self.input_size < 1:
-            raise InputError(f"input size {self.input_size} is not a number of pixels above 0")
+        if not isinstance(self.input_size, int) or self.input_size < 1:
+            raise InputError(
+                f"input size {self.input_size} is not a number of pixels above 0: give one side of "
+                "a square"
+            )
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise InputError(
                 f"mean has {len(self.mean)} values and std has {len(self.std)}: "

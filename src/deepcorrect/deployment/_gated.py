@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcorrect.correction import Gate
-from deepcorrect.networks import Branches, input_images, shared_copy
+from deepcorrect.networks import Branches, input_images, mean_answers, shared_copy
 from deepcorrect.runtime import widened
 
 
@@ -27,7 +27,7 @@ class GatedNetwork(Branches):
 
     def __init__(self, corrected: nn.Module, base: nn.Module, gate: Gate) -> None:
         super().__init__(corrected, base, {})
-        self.chooser = gate
+        self.chooser, self.means = gate, gate.config.others == "mean"
         _share_equal_parameters(corrected, base)
         self.register_state_dict_post_hook(_without_shared)
         self.register_load_state_dict_pre_hook(_with_shared)
@@ -39,7 +39,7 @@ class GatedParts:
 
     Attributes:
         gate: The decision, (N,) bool: whether each image is distorted.
-        base: The output for images that are not.
+        base: The output for images that are not, by the base, or the mean of both networks.
         corrected: The output for images that are.
     """
 
@@ -65,7 +65,8 @@ def gated_parts(model: nn.Module) -> GatedParts | None:
     assert gated.chooser is not None
     reader = _Reader(gated.chooser, gated.base).eval()
     decision = _Decision(instead(reader), reader).eval()
-    return GatedParts(decision, instead(gated.base), instead(gated.site))
+    others = _Mean(gated.site, gated.base).eval() if gated.means else gated.base
+    return GatedParts(decision, instead(others), instead(gated.site))
 
 
 class RoutedNetwork(nn.Module):
@@ -104,6 +105,17 @@ class RoutedNetwork(nn.Module):
             return torch.cond(distorted.all(), self.corrected, mixed, (images,))
 
         return torch.cond(distorted.any(), some, self.base, (images,))
+
+
+class _Mean(nn.Module):
+    """The mean of both networks' answers."""
+
+    def __init__(self, corrected: nn.Module, base: nn.Module) -> None:
+        super().__init__()
+        self.corrected, self.base = corrected, base
+
+    def forward(self, images: Tensor) -> Tensor:
+        return mean_answers(self.corrected(images), self.base(images))
 
 
 class _Reader(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from deepcorrect.correction import WEIGHTS, Budget, UnitChoice, read_budget
+from deepcorrect.correction import WEIGHTS, Budget, Others, UnitChoice, read_budget
 from deepcorrect.deployment import WITHIN_LATENCY
 from deepcorrect.experiments._stages import stages
 from deepcorrect.runtime import InputError
@@ -49,6 +49,7 @@ class Choices:
         gate: The share of clean images that the gate may send to the corrected network; None for
             no gate.
         gate_scale: The smallest scale of the images that the gate is fitted to.
+        others: Whose answers images get that look clean, see `fit_gate`.
         training: The settings of the training.
         reasons: Why each of them was chosen, by name; values that were given have none.
     """
@@ -60,6 +61,7 @@ class Choices:
     ranked: int
     gate: float | None
     gate_scale: float
+    others: Others
     training: TrainingConfig
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -76,6 +78,7 @@ class Choices:
             "ranked": f"{self.ranked} images",
             "gate": "none" if self.gate is None else f"{self.gate:g}",
             "gate_scale": f"{self.gate_scale:g}",
+            "others": "-" if self.gate is None else self.others,
             "epochs": str(training.epochs),
             "batch_size": f"at most {training.batch_size}",
             "optimizer": training.optimizer,
@@ -105,6 +108,7 @@ def choose_settings(
     comparable: bool = True,
     gate: Gating = None,
     gate_scale: float | None = None,
+    others: Others | None = None,
     croppable: bool = True,
     training: Mapping[str, Any],
 ) -> Choices:
@@ -122,6 +126,7 @@ def choose_settings(
         comparable: Whether the ranking compares filters of different sites.
         gate: The share, or `none` for no gate.
         gate_scale: See `unit`.
+        others: See `unit`.
         croppable: Whether the network answers parts of images, too.
         training: The settings of `TrainingConfig` that are given.
 
@@ -148,7 +153,11 @@ def choose_settings(
     share = None if gate == "none" else gate
     if gate is None:
         share, reasons["gate"] = _gate_share(images, small)
-    settings = _training(images, small, unit, share is not None, training, reasons)
+    if others is None:
+        others, reasons["others"] = "network", "exactly the network's answers, at no cost"
+    elif share is None:
+        raise InputError("others says what a gate does with images that look clean: give a gate")
+    settings = _training(images, small, unit, None if share is None else others, training, reasons)
     if croppable and "augmentation" not in training and (crop := crop_of(training, pixels)) < 1:
         settings["augmentation"] = {"crop": crop, "flip": True}
         reasons["crop"] = "a part takes a third of the time, and a distortion is as strong in it"
@@ -166,6 +175,7 @@ def choose_settings(
         min(RANKED if small else RANKED_LARGE, images) if ranked is None else ranked,
         share,
         gate_scale,
+        others,
         chosen,
         reasons,
     )
@@ -204,11 +214,20 @@ def _training(
     images: int,
     small: bool,
     unit: UnitChoice,
-    gated: bool,
+    clean: Others | None,
     given: Mapping[str, Any],
     reasons: dict[str, str],
 ) -> dict[str, Any]:
-    """The settings of the training that are given, and the others."""
+    """The settings of the training that are given, and the others.
+
+    Args:
+        images: The number of training images.
+        small: Whether the input is.
+        unit: The kind of correction.
+        clean: Who answers the images that a gate takes for clean; None without a gate.
+        given: The settings that are given.
+        reasons: Gets the reasons of the others.
+    """
     epochs = min(MOST_EPOCHS, max(2, round(IMAGES_SEEN / images)))
     rate = 0.003 if not small else 0.05 if unit == WEIGHTS else 0.01
     optimizer = "muon" if small and unit == WEIGHTS else "adamw"
@@ -218,16 +237,16 @@ def _training(
         "optimizer": (optimizer, "orthogonalised steps bring small networks further"),
         "learning_rate": (rate, "smaller for large inputs and for units"),
         "batch_size": (BATCH_SIZE, "more steps for the images seen"),
-        "clean_share": (
-            (0.0 if small else 0.1) if gated else 0.5,
-            "the gate keeps clean images" if gated else "without a gate, half stays clean",
-        ),
-        "levels": (
-            "costly" if gated else "all",
-            "the gate leaves the slightest to the network"
-            if gated
-            else "without a gate, all count",
-        ),
+        "clean_share": {
+            "network": (0.0 if small else 0.1, "the gate keeps clean images"),
+            "mean": (0.1, "the network answers clean images, too"),
+            None: (0.5, "without a gate, half stays clean"),
+        }[clean],
+        "levels": {
+            "network": ("costly", "the gate leaves the slightest to the network"),
+            "mean": ("all", "both networks answer the slightest"),
+            None: ("all", "without a gate, all count"),
+        }[clean],
         "objective": (objective, "the untouched network on the clean image is the teacher"),
         "precision": ("auto", "bfloat16 where it is native"),
     }

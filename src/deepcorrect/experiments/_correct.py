@@ -15,6 +15,7 @@ from deepcorrect.correction import (
     ACCEPTED_LOSS,
     AdaptedModel,
     Budget,
+    Others,
     UnitChoice,
     find_strength,
     fit_gate,
@@ -92,6 +93,7 @@ def correct(
     sites: Sequence[str] | str | None = None,
     gate: Gating = None,
     gate_scale: float | None = None,
+    others: Others | None = None,
     minutes: float | None = None,
     checkpoint: str | Path | None = None,
     explain: Told | None = None,
@@ -137,6 +139,9 @@ def correct(
         gate: The share of undistorted images that a gate may send to the corrected network, or
             `none` for no gate.
         gate_scale: The smallest scale of the images that the gate is fitted to, see `fit_gate`.
+        others: Whose answers images get that the gate takes for clean: the `network`'s (the
+            default), or the `mean` of both networks', for distortions that nobody knows, see
+            `fit_gate`.
         minutes: The longest accepted training time; fewer epochs are trained if it requires this.
         checkpoint: A file from which an interrupted training continues, see `fit`.
         explain: Called with the choices before anything is ranked or trained.
@@ -169,7 +174,8 @@ def correct(
     """
     if isinstance(source, Mapping) or hasattr(source, "top"):
         about = {"distortions": distortions, "validation": validation, "sites": sites, "gate": gate}
-        about |= {"gate_scale": gate_scale, "minutes": minutes, "checkpoint": checkpoint}
+        about |= {"gate_scale": gate_scale, "others": others, "minutes": minutes}
+        about |= {"checkpoint": checkpoint}
         _refuse({**about, "ranking": ranking, **training})
         return _before_training(model, source, beta, unit, seed, budget, image)
     images: Any = source
@@ -192,6 +198,7 @@ def correct(
         comparable=ranking is None or ranking.gains,
         gate=gate,
         gate_scale=gate_scale,
+        others=others,
         croppable=(crop := crop_of(training, pixels)) == 1 or reads_parts(model, first, crop),
         training=training,
     )
@@ -299,7 +306,8 @@ def _trained(
     adapted = _untrained(model, ranking, choices, seed, images, _beside(checkpoint, "latency"))
     if choices.gate is not None:
         fitted = partial(fit_gate, adapted, train, kinds, choices.gate, seed=seed)
-        adapted.set_gate(from_main(lambda: fitted(scale=choices.gate_scale)))
+        given = {"scale": choices.gate_scale, "others": choices.others}
+        adapted.set_gate(from_main(lambda: fitted(**given)))
     history = fit_in_stages(adapted, train, kinds, choices.training, seed, checkpoint)
     gated = choices.gate is not None
     return adapted, history, _choose_strength(adapted, for_gate, kinds, seed) if gated else 1.0

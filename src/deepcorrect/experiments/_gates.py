@@ -31,6 +31,7 @@ def fit_gate(setup: Setup, name: str, system: GateableSystem, model: GatedModel)
             share,
             seed=setup.recipe.seed,
             scale=system.gate_scale,
+            others=system.others,
         )
         return gate.model_dump(mode="json")
 

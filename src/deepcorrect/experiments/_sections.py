@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from deepcorrect.correction import GatedCopy
+from deepcorrect.correction import GatedCopy, Others
 from deepcorrect.data import Batches
 from deepcorrect.networks import Classifier
 from deepcorrect.ranking import Ranking
@@ -69,6 +69,8 @@ class GateableSystem(TrainedSystem):
         gate: the share of clean images that a gate may let through; null has no gate.
         gate_scale: below 1, the gate is prepared for pictures from other sources than the training
             images (`fit_gate`'s `scale`).
+        others: whose answers images get that look clean: the `network`'s, or the `mean` of both
+            networks' (`fit_gate`'s `others`).
         choose_strength: whether, after training, weights are weakened to where they help most and
             the gate's thresholds raised accordingly, on up to 500 validation images
             (`dc.choose_strength`).
@@ -76,12 +78,15 @@ class GateableSystem(TrainedSystem):
 
     gate: float | None = Field(default=None, gt=0, lt=1)
     gate_scale: float = Field(default=1.0, gt=0, le=1)
+    others: Others = "network"
     choose_strength: bool = True
 
     @model_validator(mode="after")
     def _scale_of_a_gate(self) -> GateableSystem:
         if self.gate is None and self.gate_scale != 1:
             raise ValueError("gate_scale says how a gate is fitted: give gate, too")
+        if self.gate is None and self.others != "network":
+            raise ValueError("others says what a gate does with images that look clean: give gate")
         return self
 
     def behind_gate(self, model: Classifier, tuned: nn.Module) -> nn.Module:

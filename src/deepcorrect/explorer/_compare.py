@@ -36,11 +36,13 @@ class Verdict:
 
     Attributes:
         distorted: Whether it is sent to the corrected network.
+        means: Whether any other picture gets the mean of both networks' answers.
         scores: The output of the classifier of each kind of distortion; above 0 is distorted.
         statistics: The statistics that the classifiers read, by name (see `gate_readings`).
     """
 
     distorted: bool
+    means: bool
     scores: dict[str, float]
     statistics: dict[str, float]
 
@@ -193,6 +195,7 @@ def verdict_of(adapted: AdaptedModel, image: Tensor) -> Verdict | None:
     kinds = adapted.gate.config.kinds
     return Verdict(
         bool((scores[0] > 0).any()),
+        adapted.gate.config.others == "mean",
         dict(zip(kinds, scores[0].tolist(), strict=True)),
         {name: float(values[0]) for name, values in statistics.items()},
     )

@@ -98,6 +98,8 @@ def _gate(verdict: Verdict | None) -> str:
     said = (
         "looks distorted: the corrected network answers"
         if verdict.distorted
+        else "looks clean: both networks answer"
+        if verdict.means
         else "looks clean: the untouched network answers"
     )
     scores = "".join(

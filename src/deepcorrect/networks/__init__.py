@@ -1,6 +1,6 @@
 """Classifiers and their layers: fingerprints, features, costs, sites and hooks."""
 
-from deepcorrect.networks._branches import Branches, input_images, ungated
+from deepcorrect.networks._branches import Branches, input_images, mean_answers, ungated
 from deepcorrect.networks._choose_layers import choose
 from deepcorrect.networks._classifier import (
     Classifier,
@@ -108,6 +108,7 @@ __all__ = [
     "layout_rule",
     "logits_of",
     "match_sites",
+    "mean_answers",
     "mlp_channels",
     "multiply_adds",
     "network_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,8 +19,10 @@ class Branches(Replacement):
     """Runs `site` on the images that `chooser` selects, and `base` on all others.
 
     If all images go to one branch, only this branch runs, on the batch itself. In a mixed batch,
-    each branch runs on its own images only. Under tracing (`torch.compile`, `torch.export`), both
-    branches run on all images, because control flow that depends on the data would break the graph.
+    each branch runs on its own images only. With `means`, the others get the mean of what both
+    branches answer, and `site` runs on them, too. Under tracing (`torch.compile`, `torch.export`),
+    both branches run on all images, because control flow that depends on the data would break the
+    graph.
 
     Args:
         site: The branch of the selected images. It runs on all images if there is no chooser, in
@@ -29,6 +32,7 @@ class Branches(Replacement):
 
     Attributes:
         chooser: A module that maps images, N x C x H x W, to (N,) bool; None for no choice.
+        means: Whether the other images get the `mean_answers` of both branches.
         ungated: Suspends the chooser in a thread.
         calls: The number of calls so far, by which the owner detects that there was one.
     """
@@ -39,6 +43,7 @@ class Branches(Replacement):
         super().__init__(site)
         self.base, self.base_modules = base, base_modules
         self.chooser: nn.Module | None = None
+        self.means = False
         self.ungated = Suspension()
         self.calls = 0
 
@@ -60,9 +65,9 @@ class Branches(Replacement):
         if count == len(chosen):
             return self.site(*args, **kwargs)
         if count == 0:
-            return self.base(*args, **kwargs)
+            return self.for_others(*args, **kwargs)
         parts = []
-        for network, mask in ((self.site, chosen), (self.base, ~chosen)):
+        for network, mask in ((self.site, chosen), (self.for_others, ~chosen)):
             some_args, some_kwargs = _rows((args, kwargs), mask)
             parts.append(network(*some_args, **some_kwargs))
         try:
@@ -71,6 +76,13 @@ class Branches(Replacement):
             raise
         except ValueError as error:  # of lists with one item per image
             raise _unmergeable(*parts) from error
+
+    def for_others(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes what the images get that are not selected."""
+        if not self.means:
+            return self.base(*args, **kwargs)
+        copies, more = tree_map(_copied, (args, kwargs))  # either may change its input in place
+        return mean_answers(self.site(*copies, **more), self.base(*args, **kwargs))
 
     def _replicate_for_data_parallel(self) -> Branches:
         replica: Any = super()._replicate_for_data_parallel()
@@ -86,8 +98,40 @@ class Branches(Replacement):
             kwargs: The keyword arguments of the call.
         """
         copies, more = tree_map(_copied, (args, kwargs))  # either may change its input in place
-        both = self.site(*copies, **more), self.base(*args, **kwargs)
-        return tree_map(lambda a, b: _where(chosen, a, b), *both)
+        first, second = self.site(*copies, **more), self.base(*args, **kwargs)
+        if self.means:
+            second = mean_answers(first, second)
+        return tree_map(lambda a, b: _where(chosen, a, b), first, second)
+
+
+def mean_answers(first: Any, second: Any) -> Tensor:
+    """The logarithm of the mean of two networks' probabilities, N x classes.
+
+    It is the average of two classifiers' outputs (Wortsman et al. 2022, WiSE-FT, section 5).
+
+    Args:
+        first: Logits, N x classes with two classes or more.
+        second: Logits of the same images.
+
+    Raises:
+        InputError: They are something else.
+
+    Example:
+        >>> import torch
+        >>> from deepcorrect.networks import mean_answers
+        >>> sure, unsure = torch.tensor([[4.0, 0.0]]), torch.zeros(1, 2)
+        >>> mean_answers(sure, unsure).exp()  # of 0.982 and 0.5
+        tensor([[0.7410, 0.2590]])
+    """
+    for given in (first, second):
+        if not isinstance(given, Tensor) or given.dim() != 2 or given.shape[1] < 2:
+            shown = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise InputError(
+                f"the mean of two networks' answers is of logits, N x classes, but the network "
+                f"returns {shown}: choose others='network' for its gate"
+            )
+    both = torch.stack([first.float().log_softmax(1), second.float().log_softmax(1)])
+    return both.logsumexp(0) - math.log(2)
 
 
 @contextmanager

@@ -33,7 +33,8 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
         N x C x H x W, are averaged over positions.
 
     Raises:
-        InputError: There is no such module, or no linear layer; or (when the function is called)
+        InputError: There is no such module, or no linear layer; the network answers some images
+            with the mean of two networks, see `fit_gate`; or (when the function is called)
             the module did not run, or its features have another shape.
 
     Example:
@@ -50,6 +51,11 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
         torch.Size([2, 4])
     """
     refuse_torchscript(model, "asked for its features")
+    if any(isinstance(each, Branches) and each.deciding and each.means for each in model.modules()):
+        raise InputError(
+            "this network answers images that look clean by the mean of two networks, whose "
+            "features differ: read those of either, inside `disable_adapter()` or `ungated()`"
+        )
     network, trees = network_of(model), module_trees(model)
     last: dict[str, Any] = {}
 
