@@ -265,7 +265,7 @@ def test_what_is_no_override_is_said(write: Write, override: str, message: str) 
             "systems.deepcorrect.bta=0.5",
             [
                 "unknown key 'systems.deepcorrect.bta' (given 0.5)",
-                "method, training, gate, gate_scale, choose_strength, beta, budget, unit",
+                "method, training, gate, gate_scale, others, choose_strength, beta, budget, unit",
             ],
         ),
         ("systems.tuned.beta=0.5", ["unknown key 'systems.tuned.beta'", "method, training"]),

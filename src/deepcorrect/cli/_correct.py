@@ -182,7 +182,7 @@ class GateOptions(OptionGroup):
         for name, value in how.items():
             if self.gate == "none" and value is not None:
                 option = name.replace("_", "-")
-                raise InputError(f"--{option} says how a gate works, and --gate none has none")
+                raise InputError(f"--{option} says how a gate is fitted, and --gate none has none")
         if self.gate is None or self.gate == "none":
             return {"gate": self.gate, **how}
         try:

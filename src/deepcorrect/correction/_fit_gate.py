@@ -92,12 +92,7 @@ def fit_gate(
         >>> gate.kinds, gate.false_alarms, adapted.config.gate == gate
         (('awgn',), 0.25, True)
     """
-    if not 0 < false_alarms < 1:
-        raise InputError(f"false_alarms is {false_alarms}: it must be above 0 and below 1")
-    if not 0 < scale <= 1:
-        raise InputError(f"scale is {scale}: it must be above 0 and at most 1")
-    if others not in get_args(Others):
-        raise InputError(f"others is {others!r}: it must be one of {', '.join(get_args(Others))}")
+    _check(false_alarms, scale, others)
     generator = torch.Generator().manual_seed(check_seed(seed))
     clean: list[Tensor] = []
     distorted: dict[str, list[Tensor]] = {}
@@ -144,6 +139,16 @@ def fit_gate(
     )
     adapted.set_gate(gate)
     return gate
+
+
+def _check(false_alarms: float, scale: float, others: str) -> None:
+    """Refuses settings that are not accepted."""
+    if not 0 < false_alarms < 1:
+        raise InputError(f"false_alarms is {false_alarms}: it must be above 0 and below 1")
+    if not 0 < scale <= 1:
+        raise InputError(f"scale is {scale}: it must be above 0 and at most 1")
+    if others not in get_args(Others):
+        raise InputError(f"others is {others!r}: it must be one of {', '.join(get_args(Others))}")
 
 
 def _check_logits(adapted: GatedModel, images: Tensor) -> None:

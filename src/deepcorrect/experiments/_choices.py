@@ -49,7 +49,7 @@ class Choices:
         gate: The share of clean images that the gate may send to the corrected network; None for
             no gate.
         gate_scale: The smallest scale of the images that the gate is fitted to.
-        others: Whose answers images get that look clean, see `fit_gate`.
+        others: Whose answers images get that look clean, see `fit_gate`; None without a gate.
         training: The settings of the training.
         reasons: Why each of them was chosen, by name; values that were given have none.
     """
@@ -61,7 +61,7 @@ class Choices:
     ranked: int
     gate: float | None
     gate_scale: float
-    others: Others
+    others: Others | None
     training: TrainingConfig
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ class Choices:
             "ranked": f"{self.ranked} images",
             "gate": "none" if self.gate is None else f"{self.gate:g}",
             "gate_scale": f"{self.gate_scale:g}",
-            "others": "-" if self.gate is None else self.others,
+            "others": self.others or "-",
             "epochs": str(training.epochs),
             "batch_size": f"at most {training.batch_size}",
             "optimizer": training.optimizer,
@@ -153,11 +153,8 @@ def choose_settings(
     share = None if gate == "none" else gate
     if gate is None:
         share, reasons["gate"] = _gate_share(images, small)
-    if others is None:
-        others, reasons["others"] = "network", "exactly the network's answers, at no cost"
-    elif share is None:
-        raise InputError("others says what a gate does with images that look clean: give a gate")
-    settings = _training(images, small, unit, None if share is None else others, training, reasons)
+    clean = _answering_clean(others, share, reasons)
+    settings = _training(images, small, unit, clean, training, reasons)
     if croppable and "augmentation" not in training and (crop := crop_of(training, pixels)) < 1:
         settings["augmentation"] = {"crop": crop, "flip": True}
         reasons["crop"] = "a part takes a third of the time, and a distortion is as strong in it"
@@ -175,7 +172,7 @@ def choose_settings(
         min(RANKED if small else RANKED_LARGE, images) if ranked is None else ranked,
         share,
         gate_scale,
-        others,
+        clean,
         chosen,
         reasons,
     )
@@ -208,6 +205,19 @@ def _gate_share(images: int, small: bool) -> tuple[float | None, str]:
         return None, f"a gate cannot be fitted to fewer than {LEAST_FOR_A_GATE} images"
     usual, possible = (0.05 if small else 0.02), math.ceil(200 / images) / 100
     return max(usual, possible), "images that look undistorted keep the network's own answers"
+
+
+def _answering_clean(
+    given: Others | None, share: float | None, reasons: dict[str, str]
+) -> Others | None:
+    """Whose answers images get that a gate takes for clean; None without a gate."""
+    if share is None:
+        if given is not None:
+            raise InputError("others says what a gate does with clean images: give a gate")
+        return None
+    if given is None:
+        reasons["others"] = "exactly the network's answers, at no cost"
+    return given or "network"
 
 
 def _training(

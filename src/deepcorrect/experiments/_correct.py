@@ -186,21 +186,16 @@ def correct(
     first = _first_images(model, train, seed)
     pixels = input_size_of(model, first)
     kinds = parse_all(distortions or DEFAULT_DISTORTIONS, pixels)
+    given: dict[str, Any] = {"unit": unit, "beta": beta, "budget": budget}
+    given |= {"gate": gate, "gate_scale": gate_scale, "others": others, "training": training}
     choices = choose_settings(
-        count,
-        pixels,
-        unit=unit,
-        beta=beta,
-        budget=budget,
+        *(count, pixels),
+        **given,
         sites=_sites(model, first, ranking, sites),
         sites_given=bool(sites or ranking),
         ranked=ranking and ranking.images,
         comparable=ranking is None or ranking.gains,
-        gate=gate,
-        gate_scale=gate_scale,
-        others=others,
         croppable=(crop := crop_of(training, pixels)) == 1 or reads_parts(model, first, crop),
-        training=training,
     )
     if minutes is not None:
         kept = _beside(checkpoint, "minutes")
