@@ -54,7 +54,8 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
     if any(isinstance(each, Branches) and each.deciding and each.means for each in model.modules()):
         raise InputError(
             "this network answers images that look clean by the mean of two networks, whose "
-            "features differ: read those of either, inside `disable_adapter()` or `ungated()`"
+            "features differ: read those of either, in Python, inside `disable_adapter()` or "
+            "`ungated()`"
         )
     network, trees = network_of(model), module_trees(model)
     last: dict[str, Any] = {}
