@@ -3,7 +3,7 @@
     python scripts/train_adapters.py NAME --pictures parquet:caltech101/train.parquet
         [--judged parquet:imagenet_val/test.parquet] [--judged-images N]
         [--raised-on parquet:imagenet_sample/test.parquet] [--out DIR]
-        [--trial] [--copy] [--rate R] [--crop-epochs N] [--epochs N] [--seed N]
+        [--trial] [--copy] [--trained ADAPTER] [--rate R] [--crop-epochs N] [--epochs N] [--seed N]
 
 Any pictures serve; the shipped adapters saw Caltech-101's training pictures. Ninety in a hundred
 are trained on: first as random crops, which cost a third of whole pictures and do not change the
@@ -15,7 +15,9 @@ What is finished is kept in runs/adapters, so that a stopped training goes on. W
 accuracy on ImageNet's validation pictures goes into the card; nothing else is chosen by it.
 `imagenet-c` is not shipped: it is for `benchmarks.evidence.imagenet_c`. With `--copy`, the fair
 competitor is trained in the adapter's place, a fine-tuned copy behind the same gate: its weights
-as they are trained go into `copy.safetensors`, and its strength and gate beside it.
+as they are trained go into `copy.safetensors`, and its strength and gate beside it. With
+`--trained`, nothing is trained: that adapter gets a gate and a strength anew, as a fraction of its
+present one.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ BATCH = 32
 JUDGED = 60
 OBJECTIVE = {"logits": 1.0, "features": 2.0}
 SHARE_FOR_GATE = 0.1
+KEPT_NOTES = ("images_seen", "training_seconds", "strength")
 
 
 @dataclass(frozen=True)
@@ -135,10 +138,15 @@ def train(given: argparse.Namespace) -> None:
     shown, kept = divided(every)
     if given.copy:
         corrected = dc.GatedCopy(network, dc.finetune(network))
+    elif given.trained is not None:
+        corrected = dc.load_adapter(network, given.trained)
     else:
         corrected = before_training(given.name, network, shown, seed)
     dc.fit_gate(corrected, shown, kinds, recipe.false_alarms, scale=0.5)
-    seen, seconds = shown_in_parts(given, corrected, shown, kinds)
+    if isinstance(corrected, dc.AdaptedModel) and given.trained is not None:
+        seen, seconds, before = (corrected.config.notes.get(key, 1.0) for key in KEPT_NOTES)
+    else:
+        (seen, seconds), before = shown_in_parts(given, corrected, shown, kinds), 1.0
     some = random_part(kept, JUDGED)
     if given.trial:
         corrected.set_gate(None)
@@ -160,7 +168,7 @@ def train(given: argparse.Namespace) -> None:
         "distortions": [asdict(curve.distortion) for curve in agreement.after.curves.values()],
         "images_seen": seen,
         "training_seconds": round(seconds, 1),
-        "strength": chosen.strength,
+        "strength": round(before * chosen.strength, 4),
     }
     if judged is not None:
         notes |= {
@@ -270,6 +278,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--trial", action="store_true", help="judge without a gate, write nothing")
     parser.add_argument("--copy", action="store_true", help="train a fine-tuned copy instead")
+    parser.add_argument("--trained", help="a trained adapter, to choose its strength and gate anew")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--crop-epochs", type=int, default=9)
     parser.add_argument("--epochs", type=int, default=2)
