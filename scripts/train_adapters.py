@@ -47,7 +47,6 @@ BATCH = 32
 JUDGED = 60
 OBJECTIVE = {"logits": 1.0, "features": 2.0}
 SHARE_FOR_GATE = 0.1
-KEPT_NOTES = ("images_seen", "training_seconds", "strength")
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,11 @@ def train(given: argparse.Namespace) -> None:
         corrected = before_training(given.name, network, shown, seed)
     dc.fit_gate(corrected, shown, kinds, recipe.false_alarms, scale=0.5)
     if isinstance(corrected, dc.AdaptedModel) and given.trained is not None:
-        seen, seconds, before = (corrected.config.notes.get(key, 1.0) for key in KEPT_NOTES)
+        before = corrected.config.notes
+        seen, seconds = before["images_seen"], before["training_seconds"]
+        corrected.config = corrected.config.model_copy(update={"notes": {}})
     else:
-        (seen, seconds), before = shown_in_parts(given, corrected, shown, kinds), 1.0
+        (seen, seconds), before = shown_in_parts(given, corrected, shown, kinds), {}
     some = random_part(kept, JUDGED)
     if given.trial:
         corrected.set_gate(None)
@@ -168,7 +169,7 @@ def train(given: argparse.Namespace) -> None:
         "distortions": [asdict(curve.distortion) for curve in agreement.after.curves.values()],
         "images_seen": seen,
         "training_seconds": round(seconds, 1),
-        "strength": round(before * chosen.strength, 4),
+        "strength": round(before.get("strength", 1.0) * chosen.strength, 4),
     }
     if judged is not None:
         notes |= {
@@ -277,8 +278,9 @@ def main() -> None:
     parser.add_argument("--raised-on", help="pictures that raise the gate's thresholds")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--trial", action="store_true", help="judge without a gate, write nothing")
-    parser.add_argument("--copy", action="store_true", help="train a fine-tuned copy instead")
-    parser.add_argument("--trained", help="a trained adapter, to choose its strength and gate anew")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--copy", action="store_true", help="train a fine-tuned copy instead")
+    instead.add_argument("--trained", help="an adapter, to choose its strength and gate anew")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--crop-epochs", type=int, default=9)
     parser.add_argument("--epochs", type=int, default=2)

@@ -113,6 +113,59 @@ def test_fused_and_exported_networks_answer_alike(make: Any, tmp_path: Path) -> 
             torch.testing.assert_close(shown, expected(model, images), rtol=1e-3, atol=1e-4)
 
 
+def test_eight_bits_answer_alike(tmp_path: Path) -> None:
+    """Against both networks, rounded alike: what the file says without the gate's choice."""
+    pytest.importorskip("onnxruntime")
+    images = torch.rand(32, 3, 16, 16) * torch.tensor([0.02, 1.0]).repeat(16).view(-1, 1, 1, 1)
+    loaders = [[(images + shift, torch.zeros(32, dtype=torch.long))] for shift in (0, 0.001)]
+    answers = {}
+    model = adapter()
+    for others in ("network", "mean"):
+        model.set_gate(gate(others=others))
+        done = dc.quantize(model, tmp_path / f"{others}.onnx", loaders[0], loaders[1], "awgn:40")
+        with torch.no_grad():
+            answers[others] = dc.load_exported(done.path)(MIXED).softmax(1)
+        wanted = expected(model, MIXED) if others == "mean" else model(MIXED).softmax(1)
+        torch.testing.assert_close(answers[others], wanted, rtol=0.05, atol=0.02)
+    change = (answers["mean"] - answers["network"]).abs().amax(1) > 1e-3
+    assert torch.equal(change, LOOKS_CLEAN)
+
+
+def test_objects_that_hold_the_logits_are_averaged() -> None:
+    first, second = torch.randn(2, 2, 5)
+    found = mean_answers({"logits": first, "loss": None}, {"logits": second, "loss": None})
+    torch.testing.assert_close(found["logits"], mean_answers(first, second))
+    with pytest.raises(InputError, match="others='network'"):
+        mean_answers({"a": first, "b": first}, {"a": second, "b": second})
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_mean_has_the_type_of_the_logits(kind: torch.dtype) -> None:
+    assert mean_answers(torch.zeros(1, 2, dtype=kind), torch.ones(1, 2, dtype=kind)).dtype == kind
+
+
+def test_a_network_that_changes_the_answers_afterwards_is_refused() -> None:
+    class Tempered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(images) / 4
+
+    batches = [(torch.rand(16, 3, 16, 16), torch.zeros(16)) for _ in range(2)]
+    adapted = dc.correct(Tempered().eval(), {"inner.0": [1, 5]}, unit="weights")
+    with pytest.raises(InputError, match="changes these afterwards: choose others='network'"):
+        dc.fit_gate(adapted, batches, ["awgn:40"], 0.25, others="mean")
+
+
+def test_an_adapter_for_a_part_of_another_network_has_no_mean(tmp_path: Path) -> None:
+    adapter().save_pretrained(tmp_path)
+    larger = nn.Sequential(network(), nn.ReLU(), nn.Linear(5, 3)).eval()
+    with pytest.raises(InputError, match="only a part of the network"):
+        dc.load_adapter(larger, tmp_path)
+
+
 def test_it_is_kept_with_the_adapter_and_said_in_its_card(tmp_path: Path) -> None:
     adapted = adapter()
     adapted.save_pretrained(tmp_path)
@@ -161,19 +214,23 @@ def test_only_logits_have_a_mean() -> None:
         dc.fit_gate(adapted, batches, ["awgn:40"], 0.25, others="both")  # pyright: ignore
     with pytest.raises(InputError, match=r"returns \(2, 1\)"):
         mean_answers(torch.zeros(2, 1), torch.zeros(2, 1))
-    with pytest.raises(InputError, match="returns dict"):
+    with pytest.raises(InputError, match="returns dict: choose"):
         mean_answers({}, {})
 
 
 def test_features_of_two_networks_are_refused() -> None:
     adapted = adapter()
-    with (
-        torch.no_grad(),
-        pytest.raises(InputError, match="the mean of two networks"),
-        features(adapted),
-    ):
-        pass
+    with torch.no_grad(), features(adapted) as read:
+        adapted(NOISE)
+        assert read().shape == (2, 8)  # all by one network
+        for images in (MIXED, CLEAN):
+            adapted(images)
+            with pytest.raises(InputError, match="the mean of two networks"):
+                read()
     with torch.no_grad(), adapted.ungated(), features(adapted) as read:
+        adapted(MIXED)
+        assert read().shape == (5, 8)
+    with torch.no_grad(), adapted.disable_adapter(), features(adapted) as read:
         adapted(MIXED)
         assert read().shape == (5, 8)
 

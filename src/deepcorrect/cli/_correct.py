@@ -148,7 +148,8 @@ class GateOptions(OptionGroup):
         str | None,
         typer.Option(
             metavar="SHARE",
-            help="Images that look undistorted get the untouched network's answers. At most this "
+            help="Images that look undistorted get the untouched network's answers, but see "
+            "--others. At most this "
             "share of undistorted images is corrected nevertheless; 'none' corrects all images. "
             "Default: 0.05, or 0.02 for inputs above 64 pixels.",
         ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,15 @@ from deepcorrect.correction._gate import (
 from deepcorrect.correction._gated_model import GatedModel
 from deepcorrect.data import Batches, count_of
 from deepcorrect.distortions import Distortion, distort_some, numbered_batches, parse_all
-from deepcorrect.networks import arguments_of, input_images, input_size_of, read_outputs
+from deepcorrect.networks import (
+    arguments_of,
+    forward_hooks,
+    input_images,
+    input_size_of,
+    logits_in,
+    logits_of,
+    read_outputs,
+)
 from deepcorrect.runtime import (
     InputError,
     check_seed,
@@ -74,7 +82,8 @@ def fit_gate(
             network's, at no further cost; an image with a distortion that the gate has not seen
             may then stay uncorrected. With `mean`, the mean of both networks' probabilities, for
             images whose distortions nobody knows: it takes two networks' time for images that look
-            clean. Both networks must return logits.
+            clean. Both networks must return logits; in their place, these images get logarithms of
+            probabilities.
 
     Returns:
         The fitted gate, which is also set on `adapted`.
@@ -152,7 +161,7 @@ def _check(false_alarms: float, scale: float, others: str) -> None:
 
 
 def _check_logits(adapted: GatedModel, images: Tensor) -> None:
-    """Refuses a network whose answers have no mean, as they are not logits."""
+    """Refuses a network whose answers have no mean, as the gated module returns no logits."""
     kind = read_outputs(adapted.network, images).kind
     if kind != "logits":
         raise InputError(
@@ -160,6 +169,16 @@ def _check_logits(adapted: GatedModel, images: Tensor) -> None:
             f"this one returns {kind}: choose others='network', or correct a network without its "
             "last activation"
         )
+    inner: list[Any] = []
+    keep = forward_hooks({"": adapted.gated_module}, lambda *call: inner.append(call[-1]))
+    with torch.no_grad(), inference(adapted.network), keep:
+        for some in (images, images[:1]):
+            answer = logits_of(adapted.network, some.to(device_of(adapted)))
+            if not torch.equal(logits_in(inner[-1]), logits_in(answer)):
+                raise InputError(
+                    "others='mean' averages the answers of the module that a gate reads, but the "
+                    "network changes these afterwards: choose others='network'"
+                )
 
 
 def _at_scales(images: Tensor, smallest: float, generator: torch.Generator) -> Iterator[Tensor]:

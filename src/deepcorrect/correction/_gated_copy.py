@@ -25,7 +25,8 @@ from deepcorrect.runtime import InputError
 class GatedCopy(GatedModel):
     """A network and a trained copy of it, with a gate that sends each image to one of them.
 
-    Images that look distorted get the copy's answers, and all others exactly the network's. Part of
+    Images that look distorted get the copy's answers, and all others exactly the network's, or the
+    mean of both (`GateConfig.others`). Part of
     what a correction with a gate is ahead of plain fine-tuning is due to the gate; a fine-tuned
     copy behind the same gate shows how large that part is. It takes the memory of two networks.
 
@@ -84,7 +85,7 @@ class GatedCopy(GatedModel):
         self.train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Computes the copy's output for images that look distorted, and the network's for others.
+        """Computes the copy's output for images that look distorted, and what others get.
 
         Raises:
             InputError: The network never calls the module that the gate and the copy stand for.

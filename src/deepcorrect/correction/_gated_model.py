@@ -77,10 +77,20 @@ class GatedModel(OwnState):
         Args:
             config: A gate such as `fit_gate` returns, or None to send every image to the changed
                 copy.
+
+        Raises:
+            InputError: The gate asks for the mean of two networks' answers, where a part of the
+                network is gated, whose output is no answer.
         """
+        means = config is not None and config.others == "mean"
+        if means and self.subnetwork:
+            raise InputError(
+                f"this gate averages the answers of two networks, but here {self.subnetwork!r} is "
+                "only a part of the network: set the gate with others='network'"
+            )
         self.gate = Gate(config).to(device_of(self.network)) if config else None
         self._choice.chooser = self.gate
-        self._choice.means = config is not None and config.others == "mean"
+        self._choice.means = means
 
     @property
     def _choice(self) -> Branches:

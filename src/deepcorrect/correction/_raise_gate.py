@@ -145,11 +145,12 @@ def rises(found: GateAnswers) -> Tensor:
 
 
 def right_and_gain(found: GateAnswers, by: Tensor) -> tuple[int, float]:
-    """With thresholds that rise, how many images get the right answer, and how much surer those get
-    it that are still corrected, in all."""
+    """With thresholds that rise, how many images get the right answer, and how surely they all get
+    it, in all."""
     sent = (found.scores > by).any(2)
     right = torch.where(sent, found.after, found.before) >= 0
-    return int(right.sum()), float(found.gains[sent].sum())
+    surely = torch.where(sent, _sure(found.after), _sure(found.before))
+    return int(right.sum()), float(surely.sum())
 
 
 def margins(logits: Tensor, truth: Tensor) -> Tensor:
@@ -214,7 +215,7 @@ def gate_answers(
                 change()
                 with adapted.ungated():
                     after = logits_of(corrected, batch.images)
-                kept = mean_answers(after, before) if means else before
+                kept = mean_answers(before, after) if means else before
                 seen = (scores, *(read(each.float(), truth) for each in (kept, after)))
                 answers[batch.row].append(GateAnswers(*(each.cpu() for each in seen)))
             advance(len(batch.images) / len(cells))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from deepcorrect.correction._corrected_model import AdaptedModel
@@ -31,7 +31,7 @@ class Strength(BaseModel):
         gate: The gate with the thresholds that belong to it.
     """
 
-    strength: float
+    strength: float = Field(gt=0, le=1)
     gate: GateConfig
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -62,7 +63,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
-        if not isinstance(self.input_size, int) or self.input_size < 1:
+        if not isinstance(self.input_size, Integral) or self.input_size < 1:
             raise InputError(
                 f"input size {self.input_size} is not a number of pixels above 0: give one side of "
                 "a square"

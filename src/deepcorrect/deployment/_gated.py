@@ -41,11 +41,13 @@ class GatedParts:
         gate: The decision, (N,) bool: whether each image is distorted.
         base: The output for images that are not, by the base, or the mean of both networks.
         corrected: The output for images that are.
+        means: Whether `base` is the mean of both networks.
     """
 
     gate: nn.Module
     base: nn.Module
     corrected: nn.Module
+    means: bool = False
 
 
 def gated_parts(model: nn.Module) -> GatedParts | None:
@@ -66,7 +68,7 @@ def gated_parts(model: nn.Module) -> GatedParts | None:
     reader = _Reader(gated.chooser, gated.base).eval()
     decision = _Decision(instead(reader), reader).eval()
     others = _Mean(gated.site, gated.base).eval() if gated.means else gated.base
-    return GatedParts(decision, instead(others), instead(gated.site))
+    return GatedParts(decision, instead(others), instead(gated.site), gated.means)
 
 
 class RoutedNetwork(nn.Module):
@@ -115,7 +117,7 @@ class _Mean(nn.Module):
         self.corrected, self.base = corrected, base
 
     def forward(self, images: Tensor) -> Tensor:
-        return mean_answers(self.corrected(images), self.base(images))
+        return mean_answers(self.base(images.clone()), self.corrected(images))
 
 
 class _Reader(nn.Module):

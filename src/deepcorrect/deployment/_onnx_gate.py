@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,49 @@ def compose_gated(gate: ModelProto, base: ModelProto, corrected: ModelProto) -> 
         graph,
         opset_imports=list(opsets.values()),
         ir_version=max(model.ir_version for model in parts),
+        producer_name=base.producer_name,
+        producer_version=base.producer_version,
+    )
+    composed.metadata_props.extend(base.metadata_props)
+    checker.check_model(composed)
+    return composed
+
+
+def compose_mean(base: ModelProto, corrected: ModelProto) -> ModelProto:
+    """Composes one ONNX model that returns what `networks.mean_answers` does of two.
+
+    Args:
+        base: The model from `images` to `logits`, N x classes.
+        corrected: Another of the same input and output.
+
+    Returns:
+        The model from `images` to `logits`, with the metadata of `base`.
+    """
+    from onnx import TensorProto, checker, compose, helper  # noqa: PLC0415
+
+    parts = {"own": base, "other": corrected}
+    graphs = [
+        compose.add_prefix(each, f"{part}/", rename_inputs=False).graph
+        for part, each in parts.items()
+    ]
+    nodes = [node for graph in graphs for node in graph.node]
+    initialisers = [each for graph in graphs for each in graph.initializer]
+    initialisers.append(helper.make_tensor("stacked", TensorProto.INT64, [1], [0]))
+    initialisers.append(helper.make_tensor("half", TensorProto.FLOAT, [], [math.log(2)]))
+    for part, graph in zip(parts, graphs, strict=True):
+        log, row = f"{part}/log", f"{part}/row"
+        nodes.append(helper.make_node("LogSoftmax", [graph.output[0].name], [log], axis=1))
+        nodes.append(helper.make_node("Unsqueeze", [log, "stacked"], [row]))
+    nodes.append(helper.make_node("Concat", [f"{part}/row" for part in parts], ["both"], axis=0))
+    nodes.append(helper.make_node("ReduceLogSumExp", ["both", "stacked"], ["sum"], keepdims=0))
+    nodes.append(helper.make_node("Sub", ["sum", "half"], [LOGITS]))
+    source, output = base.graph.input[0], base.graph.output[0]
+    graph = helper.make_graph(nodes, base.graph.name, [source], [output], initialisers)
+    opsets = {entry.domain: entry for each in parts.values() for entry in each.opset_import}
+    composed = helper.make_model(
+        graph,
+        opset_imports=list(opsets.values()),
+        ir_version=max(each.ir_version for each in parts.values()),
         producer_name=base.producer_name,
         producer_version=base.producer_version,
     )

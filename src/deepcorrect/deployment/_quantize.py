@@ -19,7 +19,7 @@ from deepcorrect.deployment._calibration import SETTINGS, quantize_file
 from deepcorrect.deployment._export import export, onnx_model
 from deepcorrect.deployment._fuse import example_images, fuse, on_cpu
 from deepcorrect.deployment._gated import GatedParts, gated_parts
-from deepcorrect.deployment._onnx_gate import compose_gated
+from deepcorrect.deployment._onnx_gate import compose_gated, compose_mean
 from deepcorrect.deployment._onnx_network import OnnxNetwork, filled, onnx_runtime
 from deepcorrect.distortions import (
     CLEAN,
@@ -293,7 +293,8 @@ def _quantize_gated(
         onnx.save(onnx_model(parts.corrected, images, dynamic), corrected)
         gate = onnx_model(parts.gate, images, dynamic)
     quantize_file(corrected, rounded, shown)
-    whole = compose_gated(gate, onnx.load(base), onnx.load(rounded))
+    own, ours = onnx.load(base), onnx.load(rounded)
+    whole = compose_gated(gate, compose_mean(own, ours) if parts.means else own, ours)
     del whole.metadata_props[:]
     whole.metadata_props.extend(onnx.load(exported).metadata_props)
     onnx.save(whole, out)

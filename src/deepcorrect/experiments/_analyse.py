@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from deepcorrect import analysis
+from deepcorrect.correction import GatedModel
 from deepcorrect.data import ImageSet
 from deepcorrect.distortions import Cell
 from deepcorrect.experiments import report
@@ -140,6 +141,11 @@ def _features(
 ) -> tuple[dict[str, Any], Figure]:
     """Nearest neighbours of every system, and t-SNE at each distortion's middle level."""
     systems: dict[str, nn.Module] = {"baseline": run.model, **run.others, **run.corrected}
+    for name, model in systems.items():
+        if isinstance(model, GatedModel) and model.gate and model.gate.config.others == "mean":
+            said = "answers some images by the mean of two networks: features are of its own alone"
+            console().print(f"{name} {said}", markup=False)
+            model.set_gate(None)
     batches = run.batches(images)
     near = analysis.neighbours(run.model, systems, batches, run.distortions, seed, site)
     clean, labels = analysis.gather({"": run.model}, batches, site=site)

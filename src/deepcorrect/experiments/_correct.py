@@ -304,18 +304,15 @@ def _trained(
         given = {"scale": choices.gate_scale, "others": choices.others}
         adapted.set_gate(from_main(lambda: fitted(**given)))
     history = fit_in_stages(adapted, train, kinds, choices.training, seed, checkpoint)
-    gated = choices.gate is not None
-    return adapted, history, _choose_strength(adapted, for_gate, kinds, seed) if gated else 1.0
-
-
-def _choose_strength(adapted: AdaptedModel, images: Batches, kinds: Any, seed: int) -> float:
-    """Weakens the correction to where it helps most, raises the gate, and says so."""
-    chosen = from_main(lambda: find_strength(adapted, images, kinds, seed, precision="auto"))
+    if choices.gate is None:
+        return adapted, history, 1.0
+    shown = (adapted, for_gate, kinds, seed)
+    precision = choices.training.precision
+    chosen = from_main(lambda: find_strength(*shown, precision=precision))
     set_strength(adapted, chosen)
     if chosen.strength < 1:
-        told = f"strength: {chosen.strength:g} of what was trained helps most"
-        console().print(told, markup=False)
-    return chosen.strength
+        console().print(f"strength: {chosen.strength:g} of what was trained helps most")
+    return adapted, history, chosen.strength
 
 
 def _beside(checkpoint: str | Path | None, name: str) -> Path | None:

@@ -1,6 +1,6 @@
 """Classifiers and their layers: fingerprints, features, costs, sites and hooks."""
 
-from deepcorrect.networks._branches import Branches, input_images, mean_answers, ungated
+from deepcorrect.networks._branches import Branches, input_images, logits_in, mean_answers, ungated
 from deepcorrect.networks._choose_layers import choose
 from deepcorrect.networks._classifier import (
     Classifier,
@@ -106,6 +106,7 @@ __all__ = [
     "latencies",
     "layout_of",
     "layout_rule",
+    "logits_in",
     "logits_of",
     "match_sites",
     "mean_answers",

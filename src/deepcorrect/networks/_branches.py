@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from deepcorrect.networks._sharing import Replacement
-from deepcorrect.runtime import InputError, Suspension
+from deepcorrect.runtime import InputError, Suspension, widened
 
 
 class Branches(Replacement):
@@ -82,7 +82,7 @@ class Branches(Replacement):
         if not self.means:
             return self.base(*args, **kwargs)
         copies, more = tree_map(_copied, (args, kwargs))  # either may change its input in place
-        return mean_answers(self.site(*copies, **more), self.base(*args, **kwargs))
+        return mean_answers(self.base(*args, **kwargs), self.site(*copies, **more))
 
     def _replicate_for_data_parallel(self) -> Branches:
         replica: Any = super()._replicate_for_data_parallel()
@@ -100,18 +100,22 @@ class Branches(Replacement):
         copies, more = tree_map(_copied, (args, kwargs))  # either may change its input in place
         first, second = self.site(*copies, **more), self.base(*args, **kwargs)
         if self.means:
-            second = mean_answers(first, second)
+            second = mean_answers(second, first)
         return tree_map(lambda a, b: _where(chosen, a, b), first, second)
 
 
-def mean_answers(first: Any, second: Any) -> Tensor:
-    """The logarithm of the mean of two networks' probabilities, N x classes.
+def mean_answers(first: Any, second: Any) -> Any:
+    """The logarithm of the mean of two networks' probabilities, in the place of their logits.
 
     It is the average of two classifiers' outputs (Wortsman et al. 2022, WiSE-FT, section 5).
 
     Args:
-        first: Logits, N x classes with two classes or more.
-        second: Logits of the same images.
+        first: Logits, N x classes with two classes or more, alone or as the one tensor of an
+            object such as those of transformers.
+        second: The same of another network.
+
+    Returns:
+        What `first` is, with the logarithms in its type.
 
     Raises:
         InputError: They are something else.
@@ -123,15 +127,26 @@ def mean_answers(first: Any, second: Any) -> Tensor:
         >>> mean_answers(sure, unsure).exp()  # of 0.982 and 0.5
         tensor([[0.7410, 0.2590]])
     """
-    for given in (first, second):
-        if not isinstance(given, Tensor) or given.dim() != 2 or given.shape[1] < 2:
-            shown = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-            raise InputError(
-                f"the mean of two networks' answers is of logits, N x classes, but the network "
-                f"returns {shown}: choose others='network' for its gate"
-            )
-    both = torch.stack([first.float().log_softmax(1), second.float().log_softmax(1)])
-    return both.logsumexp(0) - math.log(2)
+    leaves, form = tree_flatten(first)
+    logs = [widened(logits_in(each)).log_softmax(1) for each in (first, second)]
+    mean = (torch.stack(logs).logsumexp(0) - math.log(2)).to(logits_in(first).dtype)
+    return tree_unflatten([mean if isinstance(each, Tensor) else each for each in leaves], form)
+
+
+def logits_in(answer: Any) -> Tensor:
+    """The logits of an answer of which a mean can be taken, N x classes.
+
+    Raises:
+        InputError: It is not one tensor N x classes, alone or in an object.
+    """
+    found = [each for each in tree_leaves(answer) if isinstance(each, Tensor)]
+    if len(found) == 1 and found[0].dim() == 2 and found[0].shape[1] > 1:
+        return found[0]
+    shapes = [tuple(each.shape) for each in found] or type(answer).__name__
+    raise InputError(
+        f"the mean of two networks' answers is of logits, N x classes, but the network returns "
+        f"{shapes[0] if len(shapes) == 1 else shapes}: choose others='network' for its gate"
+    )
 
 
 @contextmanager

@@ -33,9 +33,9 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
         N x C x H x W, are averaged over positions.
 
     Raises:
-        InputError: There is no such module, or no linear layer; the network answers some images
-            with the mean of two networks, see `fit_gate`; or (when the function is called)
-            the module did not run, or its features have another shape.
+        InputError: There is no such module, or no linear layer; or (when the function is called)
+            the module did not run, its features have another shape, or some images were answered
+            by the mean of two networks, see `fit_gate`.
 
     Example:
         >>> import torch
@@ -51,12 +51,6 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
         torch.Size([2, 4])
     """
     refuse_torchscript(model, "asked for its features")
-    if any(isinstance(each, Branches) and each.deciding and each.means for each in model.modules()):
-        raise InputError(
-            "this network answers images that look clean by the mean of two networks, whose "
-            "features differ: read those of either, in Python, inside `disable_adapter()` or "
-            "`ungated()`"
-        )
     network, trees = network_of(model), module_trees(model)
     last: dict[str, Any] = {}
 
@@ -104,6 +98,11 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
                 for number in range(len(trees))
                 if str(number) in last
             ]
+            if means_of(model) and not last.get("chosen", torch.ones(1)).all():
+                raise InputError(
+                    "images that look clean were answered by the mean of two networks, whose "
+                    "features differ: read those of either, inside `ungated()` or of the network"
+                )
             if not parts:
                 raise InputError(f"{name} was not computed in a forward pass: name another module")
             return parts[0] if len(parts) == 1 else merge_rows(parts[0], parts[1], last["chosen"])
@@ -113,9 +112,19 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
 
 def choosers(model: nn.Module) -> dict[str, nn.Module]:
     """The module that chooses between two branches under the name `chosen`; empty without one."""
-    found = (each for each in model.modules() if isinstance(each, Branches) and each.chooser)
-    branches = next(found, None)
+    branches = _choosing(model)
     return {} if branches is None or branches.chooser is None else {"chosen": branches.chooser}
+
+
+def means_of(model: nn.Module) -> bool:
+    """Whether images that are not chosen get the mean of both branches' answers."""
+    branches = _choosing(model)
+    return branches is not None and branches.means
+
+
+def _choosing(model: nn.Module) -> Branches | None:
+    found = (each for each in model.modules() if isinstance(each, Branches) and each.chooser)
+    return next(found, None)
 
 
 def as_vectors(value: Any, name: str) -> Tensor:
