@@ -12,6 +12,7 @@ from deepcorrect.runtime import files
 
 PARETO = RESULTS / "deployment" / "pareto.json"
 SEARCH = RESULTS / "defaults" / "trials.json"
+"""Where `benchmarks.deployment.pareto` and `benchmarks.defaults.search` keep theirs."""
 
 
 def accuracies(found: Grid) -> dict[str, Any]:

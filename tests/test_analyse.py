@@ -36,6 +36,7 @@ def finished(digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory) ->
     recipe["test_distortions"] = {"awgn": {"levels": [40]}, "contrast": {"levels": [2, 4]}}
     recipe["systems"]["gated"] = {**recipe["systems"]["finetuned"], "gate": 0.1}
     recipe["systems"]["wise"] = {**recipe["systems"]["gated"], "method": "wise_ft"}
+    recipe["systems"]["wise"]["others"] = "mean"
     recipe["systems"]["half"] = {**recipe["systems"]["deepcorrect"], "beta": 0.5}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")

@@ -17,7 +17,8 @@ from deepcorrect.correction import GatedModel
 from deepcorrect.networks import features, mean_answers
 from deepcorrect.runtime import InputError
 
-CLEAN, NOISE = torch.full((3, 3, 16, 16), 0.5), torch.rand(2, 3, 16, 16)
+CLEAN = torch.full((3, 3, 16, 16), 0.5)
+NOISE = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 MIXED = torch.cat([CLEAN[:1], NOISE[:1], CLEAN[1:], NOISE[1:]])
 LOOKS_CLEAN = torch.tensor([True, False, True, True, False])
 

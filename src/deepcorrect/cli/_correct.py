@@ -149,9 +149,8 @@ class GateOptions(OptionGroup):
         typer.Option(
             metavar="SHARE",
             help="Images that look undistorted get the untouched network's answers, but see "
-            "--others. At most this "
-            "share of undistorted images is corrected nevertheless; 'none' corrects all images. "
-            "Default: 0.05, or 0.02 for inputs above 64 pixels.",
+            "--others. At most this share of undistorted images is corrected nevertheless; 'none' "
+            "corrects all images. Default: 0.05, or 0.02 for inputs above 64 pixels.",
         ),
     ] = None
     gate_scale: Annotated[

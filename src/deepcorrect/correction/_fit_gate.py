@@ -2,7 +2,7 @@
 
 A correction helps distorted images and costs some accuracy on clean ones. A gate sends only images
 whose fine detail looks distorted to the corrected network; all others get exactly the baseline's
-answer. The paper's units have no gate.
+answer, or the mean of both. The paper's units have no gate.
 """
 
 from __future__ import annotations

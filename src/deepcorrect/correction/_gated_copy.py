@@ -26,9 +26,9 @@ class GatedCopy(GatedModel):
     """A network and a trained copy of it, with a gate that sends each image to one of them.
 
     Images that look distorted get the copy's answers, and all others exactly the network's, or the
-    mean of both (`GateConfig.others`). Part of
-    what a correction with a gate is ahead of plain fine-tuning is due to the gate; a fine-tuned
-    copy behind the same gate shows how large that part is. It takes the memory of two networks.
+    mean of both (`GateConfig.others`). Part of what a correction with a gate is ahead of plain
+    fine-tuning is due to the gate; a fine-tuned copy behind the same gate shows how large that part
+    is. It takes the memory of two networks.
 
     `fit` trains the parameters of the copy that require gradients. `state_dict` and
     `load_state_dict` hold and take the copy's tensors alone; `gate.config` is the gate's

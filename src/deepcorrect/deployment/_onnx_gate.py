@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from deepcorrect.runtime import InputError
@@ -37,7 +37,7 @@ def compose_gated(gate: ModelProto, base: ModelProto, corrected: ModelProto) -> 
     Raises:
         InputError: The shape of an image's output is not fixed.
     """
-    from onnx import checker, compose, helper  # noqa: PLC0415
+    from onnx import compose, helper  # noqa: PLC0415
 
     source, output = base.graph.input[0], base.graph.output[0]
     any_batch = not source.type.tensor_type.shape.dim[0].HasField("dim_value")
@@ -53,19 +53,7 @@ def compose_gated(gate: ModelProto, base: ModelProto, corrected: ModelProto) -> 
         nodes.append(_if(part, networks[part], output, any_batch))
     nodes += _merged_rows() if any_batch else _merged_batches(distorted)
     initialisers = [*decision.graph.initializer, *_constants(output, any_batch)]
-    graph = helper.make_graph(nodes, base.graph.name, [source], [output], initialisers)
-    parts = (gate, base, corrected)
-    opsets = {entry.domain: entry for model in parts for entry in model.opset_import}
-    composed = helper.make_model(
-        graph,
-        opset_imports=list(opsets.values()),
-        ir_version=max(model.ir_version for model in parts),
-        producer_name=base.producer_name,
-        producer_version=base.producer_version,
-    )
-    composed.metadata_props.extend(base.metadata_props)
-    checker.check_model(composed)
-    return composed
+    return _composed(nodes, initialisers, base, (gate, base, corrected))
 
 
 def compose_mean(base: ModelProto, corrected: ModelProto) -> ModelProto:
@@ -78,31 +66,43 @@ def compose_mean(base: ModelProto, corrected: ModelProto) -> ModelProto:
     Returns:
         The model from `images` to `logits`, with the metadata of `base`.
     """
-    from onnx import TensorProto, checker, compose, helper  # noqa: PLC0415
+    from onnx import TensorProto, compose, helper  # noqa: PLC0415
 
-    parts = {"own": base, "other": corrected}
-    graphs = [
-        compose.add_prefix(each, f"{part}/", rename_inputs=False).graph
-        for part, each in parts.items()
+    nodes: list[NodeProto] = []
+    initialisers = [
+        helper.make_tensor("networks", TensorProto.INT64, [1], [0]),
+        helper.make_tensor("log 2", TensorProto.FLOAT, [], [math.log(2)]),
     ]
-    nodes = [node for graph in graphs for node in graph.node]
-    initialisers = [each for graph in graphs for each in graph.initializer]
-    initialisers.append(helper.make_tensor("stacked", TensorProto.INT64, [1], [0]))
-    initialisers.append(helper.make_tensor("half", TensorProto.FLOAT, [], [math.log(2)]))
-    for part, graph in zip(parts, graphs, strict=True):
+    rows = []
+    for part, model in (("own", base), ("other", corrected)):
+        graph = compose.add_prefix(model, f"{part}/", rename_inputs=False).graph
         log, row = f"{part}/log", f"{part}/row"
+        nodes += graph.node
         nodes.append(helper.make_node("LogSoftmax", [graph.output[0].name], [log], axis=1))
-        nodes.append(helper.make_node("Unsqueeze", [log, "stacked"], [row]))
-    nodes.append(helper.make_node("Concat", [f"{part}/row" for part in parts], ["both"], axis=0))
-    nodes.append(helper.make_node("ReduceLogSumExp", ["both", "stacked"], ["sum"], keepdims=0))
-    nodes.append(helper.make_node("Sub", ["sum", "half"], [LOGITS]))
-    source, output = base.graph.input[0], base.graph.output[0]
-    graph = helper.make_graph(nodes, base.graph.name, [source], [output], initialisers)
-    opsets = {entry.domain: entry for each in parts.values() for entry in each.opset_import}
+        nodes.append(helper.make_node("Unsqueeze", [log, "networks"], [row]))
+        initialisers += graph.initializer
+        rows.append(row)
+    nodes.append(helper.make_node("Concat", rows, ["both"], axis=0))
+    nodes.append(helper.make_node("ReduceLogSumExp", ["both", "networks"], ["sum"], keepdims=0))
+    nodes.append(helper.make_node("Sub", ["sum", "log 2"], [LOGITS]))
+    return _composed(nodes, initialisers, base, (base, corrected))
+
+
+def _composed(
+    nodes: Sequence[NodeProto],
+    initialisers: Sequence[TensorProto],
+    base: ModelProto,
+    parts: Sequence[ModelProto],
+) -> ModelProto:
+    """A model with the input, the output and the metadata of `base`, of nodes of all parts."""
+    from onnx import checker, helper  # noqa: PLC0415
+
+    ends = [base.graph.input[0]], [base.graph.output[0]]
+    opsets = {entry.domain: entry for model in parts for entry in model.opset_import}
     composed = helper.make_model(
-        graph,
+        helper.make_graph(nodes, base.graph.name, *ends, initialisers),
         opset_imports=list(opsets.values()),
-        ir_version=max(each.ir_version for each in parts.values()),
+        ir_version=max(model.ir_version for model in parts),
         producer_name=base.producer_name,
         producer_version=base.producer_version,
     )

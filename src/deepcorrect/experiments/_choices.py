@@ -204,7 +204,7 @@ def _gate_share(images: int, small: bool) -> tuple[float | None, str]:
     if images < LEAST_FOR_A_GATE:
         return None, f"a gate cannot be fitted to fewer than {LEAST_FOR_A_GATE} images"
     usual, possible = (0.05 if small else 0.02), math.ceil(200 / images) / 100
-    return max(usual, possible), "images that look undistorted are not corrected alone"
+    return max(usual, possible), "images that look undistorted need no correction"
 
 
 def _answering_clean(

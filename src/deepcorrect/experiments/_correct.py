@@ -301,14 +301,13 @@ def _trained(
     adapted = _untrained(model, ranking, choices, seed, images, _beside(checkpoint, "latency"))
     if choices.gate is not None:
         fitted = partial(fit_gate, adapted, train, kinds, choices.gate, seed=seed)
-        given = {"scale": choices.gate_scale, "others": choices.others}
-        adapted.set_gate(from_main(lambda: fitted(**given)))
+        scale, others = choices.gate_scale, choices.others or "network"
+        adapted.set_gate(from_main(lambda: fitted(scale=scale, others=others)))
     history = fit_in_stages(adapted, train, kinds, choices.training, seed, checkpoint)
     if choices.gate is None:
         return adapted, history, 1.0
-    shown = (adapted, for_gate, kinds, seed)
-    precision = choices.training.precision
-    chosen = from_main(lambda: find_strength(*shown, precision=precision))
+    found = partial(find_strength, adapted, for_gate, kinds, seed)
+    chosen = from_main(lambda: found(precision=choices.training.precision))
     set_strength(adapted, chosen)
     if chosen.strength < 1:
         console().print(f"strength: {chosen.strength:g} of what was trained helps most")

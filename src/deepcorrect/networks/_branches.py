@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map
 
 from deepcorrect.networks._sharing import Replacement
 from deepcorrect.runtime import InputError, Suspension, widened
@@ -127,10 +127,10 @@ def mean_answers(first: Any, second: Any) -> Any:
         >>> mean_answers(sure, unsure).exp()  # of 0.982 and 0.5
         tensor([[0.7410, 0.2590]])
     """
-    leaves, form = tree_flatten(first)
-    logs = [widened(logits_in(each)).log_softmax(1) for each in (first, second)]
-    mean = (torch.stack(logs).logsumexp(0) - math.log(2)).to(logits_in(first).dtype)
-    return tree_unflatten([mean if isinstance(each, Tensor) else each for each in leaves], form)
+    logits = [logits_in(each) for each in (first, second)]
+    logs = torch.stack([widened(each).log_softmax(1) for each in logits])
+    mean = (logs.logsumexp(0) - math.log(2)).to(logits[0].dtype)
+    return tree_map(lambda value: mean if isinstance(value, Tensor) else value, first)
 
 
 def logits_in(answer: Any) -> Tensor:

@@ -52,6 +52,7 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
     """
     refuse_torchscript(model, "asked for its features")
     network, trees = network_of(model), module_trees(model)
+    choosers, means = _choosing(model)
     last: dict[str, Any] = {}
 
     def keep_input(tree: str, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -76,7 +77,7 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
 
     with ExitStack() as stack:
         stack.enter_context(forward_pre_hooks({"": model}, forget))
-        stack.enter_context(forward_hooks(choosers(model), keep_output))
+        stack.enter_context(forward_hooks(choosers, keep_output))
         if site is None:
             linear = [n for n, each in network.named_modules() if isinstance(each, nn.Linear)]
             if not linear:
@@ -98,33 +99,36 @@ def features(model: nn.Module, site: str | None = None) -> Iterator[Read]:
                 for number in range(len(trees))
                 if str(number) in last
             ]
-            if means_of(model) and not last.get("chosen", torch.ones(1)).all():
-                raise InputError(
-                    "images that look clean were answered by the mean of two networks, whose "
-                    "features differ: read those of either, inside `ungated()` or of the network"
-                )
             if not parts:
                 raise InputError(f"{name} was not computed in a forward pass: name another module")
-            return parts[0] if len(parts) == 1 else merge_rows(parts[0], parts[1], last["chosen"])
+            return _of_all_images(parts, last.get("chosen"), means)
 
         yield read
 
 
-def choosers(model: nn.Module) -> dict[str, nn.Module]:
-    """The module that chooses between two branches under the name `chosen`; empty without one."""
-    branches = _choosing(model)
-    return {} if branches is None or branches.chooser is None else {"chosen": branches.chooser}
+def _choosing(model: nn.Module) -> tuple[dict[str, nn.Module], bool]:
+    """The module that chooses between two branches, as `chosen`, if there is one; and whether the
+    images that it does not choose get the mean of both branches' answers."""
+    for each in model.modules():
+        if isinstance(each, Branches) and each.chooser is not None:
+            return {"chosen": each.chooser}, each.means
+    return {}, False
 
 
-def means_of(model: nn.Module) -> bool:
-    """Whether images that are not chosen get the mean of both branches' answers."""
-    branches = _choosing(model)
-    return branches is not None and branches.means
+def _of_all_images(parts: list[Tensor], chosen: Tensor | None, means: bool) -> Tensor:
+    """The features of all images, from those of the chosen ones and of the others, if any chose.
 
-
-def _choosing(model: nn.Module) -> Branches | None:
-    found = (each for each in model.modules() if isinstance(each, Branches) and each.chooser)
-    return next(found, None)
+    Raises:
+        InputError: Some images were answered by both networks.
+    """
+    if chosen is None:
+        return parts[0]
+    if means and not chosen.all():
+        raise InputError(
+            "images that look clean were answered by the mean of two networks, whose features "
+            "differ: read those of either, inside `ungated()` or of the network"
+        )
+    return parts[0] if len(parts) == 1 else merge_rows(parts[0], parts[1], chosen)
 
 
 def as_vectors(value: Any, name: str) -> Tensor:
