@@ -260,6 +260,18 @@ def test_a_difference_in_mce_has_the_interval_of_its_images() -> None:
     ) / len(names)
     assert isinstance(each, torch.Tensor)
     assert half == pytest.approx(1.96 * float(each.std()) / 20, rel=0.1)
+    changes = {
+        (kind, row + 1): rights["a"][kind][row].double() - rights["b"][kind][row].double()
+        for kind in names
+        for row in range(5)
+    }
+    (said,) = corruptions.least_gains({corruptions.BASELINE: found["b"], "worse": found["a"]})
+    behind = sum(x.mean() < -1.96 * x.std() / 20 for x in changes.values())
+    (kind, severity), least = min(changes.items(), key=lambda pair: float(pair[1].mean()))
+    assert f"interval at {int(behind)} of 75 levels" in said
+    assert (
+        f"under {kind.replace('_', ' ')} of severity {severity}: {100 * least.mean():+.1f}" in said
+    )
     shown = 100 * (1 - rights["a"]["fog"].double().mean())
     assert f"| fog | {shown:.1f} |" in corruptions.by_corruption(found)
 

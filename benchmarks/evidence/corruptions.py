@@ -24,6 +24,7 @@ from deepcorrect.correction import GatedCopy, Strength, load_adapter, set_streng
 from deepcorrect.data import ImageSet
 from deepcorrect.distortions import CLEAN, GROUPS, cells_of, parse_all
 from deepcorrect.evaluation import Reference, corruption_error
+from deepcorrect.evaluation._compare import mean_interval
 from deepcorrect.networks import Classifier
 from deepcorrect.runtime import Precision, files
 
@@ -101,7 +102,7 @@ def figures(
     if not kept.exists():
         return not_run(command)
     found = read(kept)
-    return "\n\n".join([shown(found), by_corruption(found)])
+    return "\n\n".join([shown(found), by_corruption(found), *least_gains(found)])
 
 
 def _add_options(parser: argparse.ArgumentParser, images: int) -> None:
@@ -324,6 +325,26 @@ def each_summary(
     for name in whole(found):
         change = None if name == BASELINE else interval(found, name, BASELINE, reference)
         yield name, summary(found[name], reference), change
+
+
+def least_gains(found: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[str]:
+    """For each system, a sentence about the level at which it gains least over the network as it
+    is, and at how many it is behind by more than the 95 % interval over the images."""
+    for name in whole(found):
+        if name == BASELINE:
+            continue
+        levels = []
+        for kind in GROUPS["imagenet_c"]:
+            changes = _as_tensor(found[name][kind]) - _as_tensor(found[BASELINE][kind])
+            for severity, change in zip(SEVERITIES, changes, strict=True):
+                at = f"{kind.replace('_', ' ')} of severity {severity}"
+                levels.append((float(change.mean()), mean_interval(change), at))
+        behind = sum(gain < -half for gain, half, _ in levels)
+        gain, half, at = min(levels)
+        yield (
+            f"{name} is behind by more than the interval at {behind} of {len(levels)} levels, and "
+            f"gains least under {at}: {100 * gain:+.1f} ± {100 * half:.1f} points."
+        )
 
 
 def by_corruption(found: Mapping[str, Mapping[str, Sequence[str]]]) -> str:

@@ -107,12 +107,12 @@ def compare(
         grid_of(kinds, first, target),
         grid_of(kinds, second, target),
         float(mean.mean()),
-        _interval(mean),
-        _interval(changes[0]),
+        mean_interval(mean),
+        mean_interval(changes[0]),
     )
 
 
-def _interval(differences: Tensor) -> float:
+def mean_interval(differences: Tensor) -> float:
     """Half of the width of the 95 % confidence interval of a mean, from values (N,)."""
     spread = float(differences.std()) if len(differences) > 1 else 0.0
     return DEVIATIONS * spread / math.sqrt(len(differences))
