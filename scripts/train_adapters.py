@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 import deepcorrect as dc
-from deepcorrect.correction import GatedModel, Strength, find_strength, set_strength
+from deepcorrect.correction import GatedModel, Others, Strength, find_strength, set_strength
 from deepcorrect.correction._checkpoint import read_config, write_card
 from deepcorrect.data import Batches, ImageSet, hold_out, random_part
 from deepcorrect.distortions import GROUPS
@@ -57,6 +57,7 @@ class Recipe:
         summary: What `deepcorrect list adapters` says.
         distortions: The distortions and their levels at 224 pixels.
         false_alarms: The share of clean pictures that the gate may correct.
+        others: Whose answers pictures get that the gate takes for clean, as in `dc.fit_gate`.
         parameters: The size of the adapter, as a fraction of the network's; a quarter takes 2.4 MB
             in half precision.
         ranked: The number of pictures that filters are ranked on, at every level.
@@ -71,6 +72,7 @@ class Recipe:
     summary: str
     distortions: tuple[str, ...]
     false_alarms: float = 0.02
+    others: Others = "network"
     parameters: float = 0.25
     ranked: int = 32
     raised: int = 240
@@ -100,6 +102,7 @@ RECIPES = {
     "imagenet-c": Recipe(
         "the fifteen corruptions of ImageNet-C, where nobody says which of them it is",
         GROUPS["imagenet_c"],
+        others="mean",
         raised=96,
         start="efficientnet_lite0/mixture",
         shipped=False,
@@ -141,7 +144,8 @@ def train(given: argparse.Namespace) -> None:
         corrected = dc.load_adapter(network, given.trained)
     else:
         corrected = before_training(given.name, network, shown, seed)
-    dc.fit_gate(corrected, shown, kinds, recipe.false_alarms, scale=0.5)
+    rate, others = recipe.false_alarms, recipe.others
+    dc.fit_gate(corrected, shown, kinds, rate, scale=0.5, others=others)
     if isinstance(corrected, dc.AdaptedModel) and given.trained is not None:
         before = corrected.config.notes
         seen, seconds = before["images_seen"], before["training_seconds"]
