@@ -46,6 +46,7 @@ SEEDS = {
     "resnet20_rankings_others": 1,
     "resnet20_alternatives_configurations": 1,
     "resnet20_configurations": 1,
+    "resnet20_weights_configurations": 1,
     "allcnn_configurations": 1,
     "resnet20_blur_configurations": 1,
     "allcnn_blur_configurations": 1,
