@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from scipy.stats import t as student
 
 from deepcorrect.runtime import files
 
@@ -15,6 +19,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table: the first column is text, the others are numbers."""
     marks = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
+
+
+def with_interval(found: Sequence[float], sign: str = "", digits: int = 4) -> str:
+    """The mean, and the half of its 95 % interval (Student's) where there are three or more."""
+    mean = f"{statistics.mean(found):{sign}.{digits}f}"
+    if len(found) < 3 or len(set(found)) == 1:
+        return mean
+    half = student.ppf(0.975, len(found) - 1) * statistics.stdev(found) / math.sqrt(len(found))
+    return f"{mean} ± {half:.{digits}f}"
 
 
 def not_run(command: str) -> str:

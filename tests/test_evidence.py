@@ -125,16 +125,28 @@ def test_differences_are_seed_by_seed(kept: Path) -> None:
     assert not tables.difference(few, "finetuned", "baseline")
 
 
+def test_systems_stand_beside_the_first_of_their_recipe(kept: Path) -> None:
+    for seed in range(3):
+        path = kept / "resnet20_blur" / f"seed-{seed}" / "results.json"
+        results = json.loads(path.read_text())
+        results["systems"]["other"] = record(0.40)
+        path.write_text(json.dumps(results))
+    rows = tables.ablations("resnet20_blur").splitlines()
+    assert rows[2].startswith("| baseline | 0.7000 | 0.2000 |  | 0 (0%) |")
+    assert rows[3].startswith("| DeepCorrect | 0.7000 | 0.4200 |  | 25 (25%) | +20% |")
+    assert rows[4].startswith("| other | 0.7000 | 0.4000 | -2.0 |")
+
+
 def test_what_was_not_run_says_how(kept: Path) -> None:
     assert "grid allcnn_blur" in tables.levels("allcnn_blur")
     assert "grid resnet20_blind" in tables.corruptions("resnet20_blind")
     assert "grid allcnn_awgn" in tables.inside("allcnn_awgn")
-    assert "grid resnet20_units" in tables.beta("resnet20_units")
+    assert "grid resnet20_ablations" in tables.ablations("resnet20_ablations")
     assert "test_time`" in tables.BLOCKS["test_time"]()
     assert "test_time --mixed`" in tables.BLOCKS["test_time_mixed"]()
     assert "competitors`" in tables.BLOCKS["competitors"]()
-    text = tables.means("resnet20_blur", "resnet20_units")
-    assert "grid resnet20_units" in text
+    text = tables.means("resnet20_blur", "resnet20_alternatives")
+    assert "grid resnet20_alternatives" in text
     assert "DeepCorrect" in text
 
 
@@ -144,9 +156,9 @@ def test_the_summary_has_the_main_systems_side_by_side(
     monkeypatch.setattr(tables, "SUMMARY", {"resnet20_blur": "a network"})
     for path in kept.glob("resnet20_blur/*/results.json"):
         results = json.loads(path.read_text())
-        results["systems"]["finetuned"] = record(0.3)
+        results["systems"] |= {"finetuned": record(0.3), "finetuned_gated": record(0.35)}
         path.write_text(json.dumps(results))
-    row = "| a network | 20.0 | 30.0 | 42.0 | 70.0 | 70.0 | 70.0 | 25 (25%) |"
+    row = "| a network | 20.0 | 30.0 | 35.0 | 42.0 | 70.0 | 70.0 | 70.0 | 70.0 | 25 (25%) |"
     assert row in tables.summary().splitlines()
     monkeypatch.setattr(tables, "SUMMARY", {"allcnn_blur": "another"})
     assert "grid allcnn_blur" in tables.summary()
@@ -310,21 +322,25 @@ def run_folder(folder: Path, means: dict[str, float]) -> Path:
     return folder
 
 
+EVERY = ["finetuned", "finetuned_gated", "deepcorrect"]
+"""The trained systems of a recipe of the paper's table."""
+
+
 def test_a_changed_system_alone_is_run_again_and_put_beside_the_others(tmp_path: Path) -> None:
     recipe = load_recipe(HERE / "recipes" / "resnet20_both.yaml")
     kept = tmp_path / "kept"
-    assert missing(recipe, kept) == ["finetuned", "deepcorrect"]
-    first = run_folder(tmp_path / "first", {"baseline": 0.2, "finetuned": 0.5, "deepcorrect": 0.4})
+    assert missing(recipe, kept) == EVERY
+    first = run_folder(tmp_path / "first", {"baseline": 0.2, **dict.fromkeys(EVERY, 0.5)})
     files.write_json(first / "analysis.json", {"seed": 0})
     files.write_bytes(first / "analysis" / "features.png", b"a picture")
-    keep(recipe, ["finetuned", "deepcorrect"], first, kept)
+    keep(recipe, EVERY, first, kept)
     assert files.read_json(kept / "analysis.json") == {"seed": 0}
     assert (kept / "analysis" / "features.png").read_bytes() == b"a picture"
     assert missing(recipe, kept) == []
     assert text_of(load_recipe(kept / "recipe.yaml")) == text_of(recipe)
 
     changed = load_recipe(
-        HERE / "recipes" / "resnet20_both.yaml", ["systems.deepcorrect.unit.width_share=0.5"]
+        HERE / "recipes" / "resnet20_both.yaml", ["systems.deepcorrect.budget.parameters=0.25"]
     )
     assert missing(changed, kept) == ["deepcorrect"]
     again = run_folder(tmp_path / "again", {"baseline": 0.2, "deepcorrect": 0.45})
@@ -338,18 +354,23 @@ def test_a_changed_system_alone_is_run_again_and_put_beside_the_others(tmp_path:
         name: each["distortions"]["gaussian_blur"]["mean_top1"]
         for name, each in results["systems"].items()
     }
-    assert list(means.items()) == [("baseline", 0.2), ("finetuned", 0.5), ("deepcorrect", 0.45)]
-    assert results["seconds"] == 2 * 100 + 90 + 10
-    assert list(files.read_json(kept / "history.json")) == ["finetuned", "deepcorrect"]
+    assert list(means.items()) == [
+        ("baseline", 0.2),
+        ("finetuned", 0.5),
+        ("finetuned_gated", 0.5),
+        ("deepcorrect", 0.45),
+    ]
+    assert results["seconds"] == 2 * 100 + 2 * (90 + 10)
+    assert list(files.read_json(kept / "history.json")) == EVERY
     assert files.read_json(kept / "environment.json") == {"of": "first"}
     assert files.read_json(kept / "environment-deepcorrect.json") == {"of": "again"}
-    keep(changed, ["finetuned", "deepcorrect"], first, kept)
+    keep(changed, EVERY, first, kept)
     assert not (kept / "environment-deepcorrect.json").exists(), "all are of one run"
 
     other = load_recipe(HERE / "recipes" / "resnet20_both.yaml", ["ranking.images=100"])
     assert missing(other, kept) == ["deepcorrect"], "fine-tuning reads no ranking"
     other = load_recipe(HERE / "recipes" / "resnet20_both.yaml", ["selection.images=100"])
-    assert missing(other, kept) == ["finetuned", "deepcorrect"], "what all share has changed"
+    assert missing(other, kept) == EVERY, "what all share has changed"
 
 
 def test_where_a_run_is_analysed_all_of_its_systems_are_run_again(tmp_path: Path) -> None:
@@ -357,4 +378,4 @@ def test_where_a_run_is_analysed_all_of_its_systems_are_run_again(tmp_path: Path
     files.write_text(tmp_path / "recipe.yaml", text_of(load_recipe(path)))
     assert missing(load_recipe(path), tmp_path) == []
     changed = load_recipe(path, ["systems.finetuned.training.epochs=1"])
-    assert missing(changed, tmp_path) == ["finetuned", "deepcorrect"]
+    assert missing(changed, tmp_path) == EVERY

@@ -17,6 +17,7 @@ pictures and the tables of docs/deployment.md.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,31 @@ def table(network: str, kind: str) -> str:
             ]
         )
     return pages.table(head, rows)
+
+
+def ranked_against_random() -> str:
+    """The same share of filters, ranked and at random: means, and the difference seed by seed."""
+    rows = []
+    for network, kind in panels():
+        found = results(network, kind)
+        for trial in found:
+            drawn = f"{trial}, random filters"
+            if drawn not in found:
+                continue
+            pairs = paired(found[trial], found[drawn])
+            above = [100 * (ranked - random) for ranked, random in pairs]
+            means = [f"{100 * statistics.mean(each):.1f}" for each in zip(*pairs, strict=True)]
+            difference = pages.with_interval(above, "+", 1)
+            of = f"{network}, {kind}, {trial.removeprefix('weights, ')}"
+            rows.append([of, *means, difference, str(len(pairs))])
+    head = ["filters", "by conductance", "random", "difference, points", "seeds"]
+    return pages.table(head, rows)
+
+
+def paired(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """The mean accuracies of the seeds that both have."""
+    of = {each["seed"]: each["mean"] for each in other}
+    return [(each["mean"], of[each["seed"]]) for each in one if each["seed"] in of]
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ What was not run says so, with the command that runs it.
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import textwrap
@@ -19,18 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from scipy.stats import t as student
 
 from benchmarks.analysis.draw import features_table, ideal_table, maps_table
+from benchmarks.deployment import pareto
 from benchmarks.evidence import cifar_c, imagenet_c
 from benchmarks.evidence.grid import HERE, PICTURES, RESULTS
-from benchmarks.pages import DOCS, fill, not_run, table
-from deepcorrect.analysis import beta_points
+from benchmarks.pages import DOCS, fill, not_run, table, with_interval
 from deepcorrect.experiments import load_recipe
 from deepcorrect.experiments._analyse import ANALYSIS_FILE, FOLDER
 from deepcorrect.experiments._finished_run import systems_by_beta
 from deepcorrect.experiments._sections import TestTimeSection
-from deepcorrect.experiments.report import beta_figure, distortion_name, headline, write_png
+from deepcorrect.experiments.report import distortion_name, headline
 from deepcorrect.runtime import files
 
 DEMO = HERE.parent / "results" / "demo" / "results.json"
@@ -38,13 +36,14 @@ DEMO = HERE.parent / "results" / "demo" / "results.json"
 DOCUMENT = DOCS / "results.md"
 README = DOCS.parent / "README.md"
 LEARNING = DOCS / "images" / "evidence_learning.png"
-BETA = DOCS / "images" / "evidence_beta.png"
 PUBLISHED_CLEAN = 0.7028
 PUBLISHED_BLUR = {"baseline": 0.250, "finetuned": 0.573, "deepcorrect": 0.6023}
+PUBLISHED_NOISE = {"baseline": 0.315, "finetuned": 0.645, "deepcorrect": 0.6452}
 PUBLISHED = {
     "allcnn_blur": PUBLISHED_BLUR,
     "allcnn_blur_long": PUBLISHED_BLUR,
-    "allcnn_awgn": {"baseline": 0.315, "finetuned": 0.645, "deepcorrect": 0.6452},
+    "allcnn_awgn": PUBLISHED_NOISE,
+    "allcnn_awgn_long": PUBLISHED_NOISE,
 }
 """The paper's top-1 of its CIFAR-100 network: clean, and the means."""
 
@@ -70,15 +69,6 @@ class System:
     def shown(self, read: Callable[[dict[str, Any]], float]) -> str:
         """The mean, and the half of its 95 % interval (Student's) where there are seeds for it."""
         return with_interval(self.values(read))
-
-
-def with_interval(found: Sequence[float], sign: str = "") -> str:
-    """The mean, and the half of its 95 % interval (Student's) where there are seeds for it."""
-    mean = f"{statistics.mean(found):{sign}.4f}"
-    if len(found) < 3 or len(set(found)) == 1:
-        return mean
-    half = student.ppf(0.975, len(found) - 1) * statistics.stdev(found) / math.sqrt(len(found))
-    return f"{mean} ± {half:.4f}"
 
 
 def difference(found: Sequence[System], name: str, other: str) -> str:
@@ -160,7 +150,9 @@ def levels(experiment: str) -> str:
     head = ["the paper's mean", "the paper's, scaled"] if published else []
     seeds = len(found[0].records)
     accuracies = table(["", "clean", *steps, "mean", *head], rows)
-    above = difference(found, "deepcorrect", "finetuned")
+    above = "".join(
+        difference(found, "deepcorrect", other) for other in ("finetuned", "finetuned_gated")
+    )
     return f"{accuracies}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}.{above}"
 
 
@@ -198,6 +190,8 @@ SUMMARY = {
     "allcnn_awgn": "the paper's network, Gaussian noise",
 }
 """The recipes of the summary, and what its rows are called."""
+MAIN = ("baseline", "finetuned", "finetuned_gated", "deepcorrect")
+"""The systems of the summary."""
 
 
 def summary() -> str:
@@ -206,19 +200,20 @@ def summary() -> str:
     def mean(record: dict[str, Any]) -> float:
         return statistics.mean(each["mean_top1"] for each in record["distortions"].values())
 
-    rows = []
+    rows, absent = [], []
     for experiment, called in SUMMARY.items():
         found = {each.name: each for each in systems(experiment)}
-        if not found:
-            return missing(*SUMMARY)
-        three = [found[name] for name in ("baseline", "finetuned", "deepcorrect")]
-        trained, _ = size(three[-1].records[0], three[0].records[0])
-        means = [f"{100 * each.mean(mean):.1f}" for each in three]
-        cleans = [f"{100 * each.mean(clean):.1f}" for each in three]
+        if not found.keys() >= set(MAIN):
+            absent.append(experiment)
+            continue
+        shown = [found[name] for name in MAIN]
+        trained, _ = size(shown[-1].records[0], shown[0].records[0])
+        means = [f"{100 * each.mean(mean):.1f}" for each in shown]
+        cleans = [f"{100 * each.mean(clean):.1f}" for each in shown]
         rows.append([called, *means, *cleans, trained])
-    names = [label(name) for name in ("baseline", "finetuned", "deepcorrect")]
+    names = [label(name) for name in MAIN]
     head = ["", *names, *[f"clean: {name}" for name in names], "DeepCorrect trains"]
-    return table(head, rows)
+    return _with_missing(table(head, rows) if rows else "", absent)
 
 
 def size(record: dict[str, Any], base: dict[str, Any]) -> tuple[str, str]:
@@ -251,14 +246,12 @@ def costs(found: Sequence[System]) -> str:
     return table(["", *head, "computed in"], rows)
 
 
-def means(*experiments: str, reference: str = "", seeds: int | None = None) -> str:
-    """Several recipes on the same distortions: clean and mean of each, and the costs; and what each
-    system has above the `reference`, where there are seeds for it. Of their first `seeds` alone
-    where given."""
+def means(*experiments: str) -> str:
+    """Several recipes on the same distortions: clean and mean of each, and the costs."""
     parts: list[System] = []
     absent = []
     for experiment in experiments:
-        found = systems(experiment, seeds)
+        found = systems(experiment)
         if not found:
             absent.append(experiment)
         parts += [each for each in found if each.name != "baseline" or not parts]
@@ -274,10 +267,35 @@ def means(*experiments: str, reference: str = "", seeds: int | None = None) -> s
         ]
         for each in parts
     ]
-    others = [each.name for each in parts if each.name not in ("baseline", reference)]
-    above = "".join(difference(parts, each, reference) for each in others)
     accuracies = table(["", "clean", *kinds, "needs"], rows)
-    return _with_missing(f"{accuracies}\n\n{costs(parts)}{above}", absent)
+    return _with_missing(f"{accuracies}\n\n{costs(parts)}", absent)
+
+
+def ablations(experiment: str) -> str:
+    """Systems of a recipe beside its first: accuracies, what their mean has above the first's, and
+    what they cost."""
+    found = systems(experiment)
+    if not found:
+        return missing(experiment)
+    base, first, *_ = found
+    kinds = list(base.records[0]["distortions"])
+
+    def mean(system: System) -> float:
+        return statistics.mean(system.mean(mean_of(kind)) for kind in kinds)
+
+    rows = [
+        [
+            label(each.name),
+            f"{each.mean(clean):.4f}",
+            *[f"{each.mean(mean_of(kind)):.4f}" for kind in kinds],
+            "" if each in (base, first) else f"{100 * (mean(each) - mean(first)):+.1f}",
+            *size(each.records[0], base.records[0]),
+            shown_latency(each.records),
+        ]
+        for each in found
+    ]
+    head = ["", "clean", *kinds, f"points above {label(first.name)}"]
+    return table([*head, "trained parameters", "multiply-adds", "latency"], rows)
 
 
 SHOWN = "gaussian_noise"
@@ -397,18 +415,6 @@ def learning(*experiments: str) -> str:
     return f"![Validation accuracy against training images](images/{LEARNING.name})"
 
 
-def beta(experiment: str) -> str:
-    """Accuracy against beta: the picture of a recipe with several betas."""
-    path = RESULTS / experiment / "seed-0" / "results.json"
-    if not path.exists():
-        return missing(experiment)
-    named = systems_by_beta(load_recipe(HERE / "recipes" / f"{experiment}.yaml"))
-    results: dict[str, Any] = files.read_json(path)
-    points = beta_points(dict.fromkeys(named, results), named)
-    write_png(beta_figure(points), BETA)
-    return f"![Accuracy against beta](images/{BETA.name})"
-
-
 def inside(experiment: str) -> str:
     """The analyses of a run: nearest neighbours of features, ideal correction, PSNR and SSIM."""
     folder = RESULTS / experiment / "seed-0"
@@ -453,14 +459,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "allcnn_blur": lambda: levels("allcnn_blur"),
     "allcnn_awgn": lambda: levels("allcnn_awgn"),
     "allcnn_blur_long": lambda: levels("allcnn_blur_long"),
+    "allcnn_awgn_long": lambda: levels("allcnn_awgn_long"),
     "alternatives": lambda: means("resnet20_both", "resnet20_alternatives"),
-    "objectives": lambda: means("resnet20_objectives"),
-    "rankings": lambda: means("resnet20_rankings", reference="random"),
-    "rankings_tenth": lambda: means("resnet20_rankings_tenth", reference="random"),
-    "rankings_others": lambda: means(
-        "resnet20_rankings_tenth", "resnet20_rankings_others", seeds=1
-    ),
-    "units": lambda: means("resnet20_units"),
+    "ranked": pareto.ranked_against_random,
+    "rankings": lambda: ablations("resnet20_rankings"),
+    "ablations": lambda: ablations("resnet20_ablations"),
     "blind": lambda: corruptions("resnet20_blind"),
     "resnet20_configurations": lambda: validation("resnet20_configurations"),
     "resnet20_alternatives_configurations": lambda: validation(
@@ -479,11 +482,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
         "test_time/mixed.json", "benchmarks.evidence.test_time --mixed", test_time_mixed
     ),
     "allcnn_configurations": lambda: validation("allcnn_configurations"),
-    "resnet20_blur_configurations": lambda: validation(
-        "resnet20_blur", "resnet20_blur_configurations"
-    ),
-    "allcnn_blur_configurations": lambda: validation("allcnn_blur", "allcnn_blur_configurations"),
-    "beta": lambda: beta("resnet20_units"),
     "allcnn_blur_inside": lambda: inside("allcnn_blur"),
     "allcnn_awgn_inside": lambda: inside("allcnn_awgn"),
     "learning": lambda: learning("resnet20_blur", "resnet20_awgn", "allcnn_blur", "allcnn_awgn"),
