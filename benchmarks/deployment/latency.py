@@ -1,12 +1,11 @@
 """Latency of a network: as it is, corrected, fused, compiled, and in ONNX Runtime.
 
     python -m benchmarks.deployment.latency torchvision:resnet18 --sites block_first
-    python -m benchmarks.deployment.latency benchmarks/evidence/recipes/resnet20_blur.yaml
 
-A network with bottleneck units, or what the system `deepcorrect` of a recipe corrects it with, its
-gate left out: as all images are that the gate takes for distorted. All systems run the same images
-in turns, in one process; a figure is the median over the rounds, a ratio the median of the rounds'
-own ratios. With `--clock processor` it is the processor time of the process that counts, which a
+A network with bottleneck units, without a gate: as all images are that a gate takes for distorted.
+`benchmarks.deployment.kinds` has the other kinds of correction. All systems run the same images in
+turns, in one process; a figure is the median over the rounds, a ratio the median of the rounds' own
+ratios. With `--clock processor` it is the processor time of the process that counts, which a
 busy machine disturbs less; give one thread then (OMP_NUM_THREADS=1), as threads that wait count
 too. Weights are random: latency does not depend on them. Adds to
 `benchmarks/results/deployment/latency.json`.
@@ -32,8 +31,6 @@ from torch import Tensor, nn
 import deepcorrect as dc
 from benchmarks.kept import read_kept
 from deepcorrect import networks
-from deepcorrect.experiments import load_recipe
-from deepcorrect.experiments._systems import CorrectionSystem
 from deepcorrect.networks import costs
 from deepcorrect.runtime import files
 
@@ -86,17 +83,9 @@ class Subject:
 
 def subject(given: argparse.Namespace) -> Subject:
     """What the command line asks for."""
-    if not given.model.endswith(".yaml"):
-        model = dc.load_model(given.model, "random")
-        names = chosen_sites(model, given.sites)
-        return Subject(given.model, model, names, given.sites, given.beta, "bottleneck")
-    recipe = load_recipe(given.model)
-    system = recipe.systems["deepcorrect"]
-    assert isinstance(system, CorrectionSystem)
-    assert isinstance(system.beta, float)
-    model = dc.load_model(recipe.model.spec, "random")
-    names = list(networks.find(model, recipe.ranking.sites))
-    return Subject(recipe.model.spec, model, names, recipe.name, system.beta, system.unit)
+    model = dc.load_model(given.model, "random")
+    names = chosen_sites(model, given.sites)
+    return Subject(given.model, model, names, given.sites, given.beta, "bottleneck")
 
 
 def systems_of(
@@ -207,7 +196,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "model", help="a MODEL spec; a recipe's file; or 'table', which prints what was measured"
+        "model", help="a MODEL spec, or 'table', which prints what was measured"
     )
     parser.add_argument("--sites", default="all")
     parser.add_argument("--beta", type=float, default=0.5)
