@@ -39,15 +39,19 @@ TRAINING: dict[str, Any] = {
 """How fine-tuning is trained in the evidence, but for its budget."""
 
 
-def tried(method: str, rates: tuple[float, ...], **keys: Any) -> dict[str, dict[str, Any]]:
+def tried(
+    method: str, rates: tuple[float, ...], optimizer: str = "adamw", **keys: Any
+) -> dict[str, dict[str, Any]]:
     """A method at several learning rates, by the names in the table."""
     own = {"objective": {"activations": 1}} if method == "feature_correction" else {}
-    more = "".join(f", {key} {value}" for key, value in keys.items())
+    training = {**TRAINING, **own, "optimizer": optimizer}
+    more = "" if optimizer == "adamw" else f", {optimizer}"
+    more += "".join(f", {key} {value}" for key, value in keys.items())
     return {
         f"{method}{more}, {rate:g}": {
             "method": method,
             **keys,
-            "training": {**TRAINING, **own, "learning_rate": rate},
+            "training": {**training, "learning_rate": rate},
         }
         for rate in rates
     }
@@ -56,7 +60,9 @@ def tried(method: str, rates: tuple[float, ...], **keys: Any) -> dict[str, dict[
 TRIED: dict[str, dict[str, Any]] = {
     **tried("finetune", (1e-3, 3e-3, 1e-2)),
     **tried("wise_ft", (1e-3, 3e-3, 1e-2)),
+    **tried("wise_ft", (2e-3, 4e-3), "muon"),
     **tried("conv_adapter", (3e-3, 1e-2, 3e-2)),
+    **tried("conv_adapter", (1e-2, 3e-2), "muon"),
     **tried("feature_correction", (1e-3, 3e-3, 1e-2), images=None),
 }
 
