@@ -34,6 +34,8 @@ RESULTS = HERE / "results"
 SEEDS = {
     "resnet20_blur": 3,
     "resnet20_awgn": 3,
+    "resnet20_blur_units": 3,
+    "resnet20_awgn_units": 3,
     "allcnn_blur": 3,
     "allcnn_awgn": 3,
     "resnet20_both": 1,
