@@ -184,6 +184,23 @@ def test_no_level_loses_for_the_gain_of_others() -> None:
     assert float(rises(better)) == 0
 
 
+def test_what_a_level_loses_counts_tenfold() -> None:
+    """Three of 1,000 slightly distorted images are lost by a threshold that others gain by."""
+    sure = torch.full((1000,), 9.0)
+    lost, gained = sure.clone(), torch.full((1000,), -9.0)
+    lost[:3] = -9
+    scores = torch.full((3, 1000, 1), -1.0)
+    scores[1, :3] = 2
+    scores[2] = 3
+    for count, raised in ((5, True), (29, True), (31, False), (200, False)):
+        scores[2, :count] = 2
+        found = GateAnswers(
+            scores, torch.stack([sure, sure, gained]), torch.stack([sure, lost, sure])
+        )
+        assert (float(rises(found)) == 2) is raised
+        assert float(rises(found, loss=1)) == 0
+
+
 def test_images_that_are_the_same_stay_together() -> None:
     """A threshold keeps all of them back or none: the first half gains nothing on its own."""
     scores = torch.ones(4, 1)

@@ -195,9 +195,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "model", help="a MODEL spec, or 'table', which prints what was measured"
-    )
+    parser.add_argument("model", help="a MODEL spec, or 'table', which prints what was measured")
     parser.add_argument("--sites", default="all")
     parser.add_argument("--beta", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=9)

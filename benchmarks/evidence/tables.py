@@ -127,12 +127,18 @@ def ece(record: dict[str, Any]) -> float:
     return statistics.mean(curve["mean_ece"] for curve in record["distortions"].values())
 
 
-def levels(experiment: str) -> str:
+def levels(experiment: str, *others: str) -> str:
     """The paper's table of one distortion: clean, each level, the mean; beside the published where
-    there is one, as it is and in proportion to our network's clean accuracy."""
+    there is one, as it is and in proportion to our network's clean accuracy. Systems of `others`
+    stand beside those of the first recipe."""
     found = systems(experiment)
     if not found:
-        return missing(experiment)
+        return missing(experiment, *others)
+    absent = []
+    for other in others:
+        more = [each for each in systems(other) if each.name != "baseline"]
+        found += more
+        absent += [] if more else [other]
     (kind,) = found[0].records[0]["distortions"]
     steps = [f"{level:g}" for level in found[0].records[0]["distortions"][kind]["levels"]]
     published = PUBLISHED.get(experiment, {})
@@ -150,10 +156,16 @@ def levels(experiment: str) -> str:
     head = ["the paper's mean", "the paper's, scaled"] if published else []
     seeds = len(found[0].records)
     accuracies = table(["", "clean", *steps, "mean", *head], rows)
+    names = [each.name for each in found]
+    corrected = [name for name in names if name.startswith("deepcorrect")]
     above = "".join(
-        difference(found, "deepcorrect", other) for other in ("finetuned", "finetuned_gated")
+        difference(found, one, other)
+        for one in corrected
+        for other in names
+        if other.startswith("finetuned")
     )
-    return f"{accuracies}\n\n{costs(found)}\n\n{seeds} seed{'s' if seeds > 1 else ''}.{above}"
+    said = f"{seeds} seed{'s' if seeds > 1 else ''}.{above}"
+    return _with_missing(f"{accuracies}\n\n{costs(found)}\n\n{said}", absent)
 
 
 def demo() -> str:
@@ -435,6 +447,7 @@ def label(name: str) -> str:
     """How tables call a system."""
     known = {
         "deepcorrect": "DeepCorrect",
+        "deepcorrect_units": "DeepCorrect, units",
         "finetuned": "fine-tuned",
         "finetuned_gated": "fine-tuned, gated",
     }
@@ -454,8 +467,8 @@ def _with_missing(shown: str, absent: Sequence[str]) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "demo": demo,
     "summary": summary,
-    "resnet20_blur": lambda: levels("resnet20_blur"),
-    "resnet20_awgn": lambda: levels("resnet20_awgn"),
+    "resnet20_blur": lambda: levels("resnet20_blur", "resnet20_blur_units"),
+    "resnet20_awgn": lambda: levels("resnet20_awgn", "resnet20_awgn_units"),
     "allcnn_blur": lambda: levels("allcnn_blur"),
     "allcnn_awgn": lambda: levels("allcnn_awgn"),
     "allcnn_blur_long": lambda: levels("allcnn_blur_long"),

@@ -95,6 +95,7 @@ def unbounded(gains: Callable[[Answers], Tensor]) -> Callable[[Answers], Tensor]
 RULES: dict[str, Callable[[Answers], Tensor]] = {
     "as fitted": lambda each: torch.zeros(each["scores"].shape[2]),
     "margins, as raise_gate": lambda each: rises(with_margins(each)),
+    "margins, losses counted once": lambda each: rises(with_margins(each), 1.0),
     "margins, unbounded": unbounded(lambda each: with_margins(each).gains),
     "probabilities, unbounded": unbounded(change_of_probability),
     "answers, unbounded": unbounded(change_of_answers),

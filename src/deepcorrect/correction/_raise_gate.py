@@ -32,6 +32,9 @@ LEAST_GAIN = 1e-9
 """Gains in all that differ by less are the same but for rounding."""
 ACCEPTED_LOSS = 0.005
 """The share of the answers that clean images, or those of a level, may lose by being corrected."""
+LOSS = 10.0
+"""How many times what a level loses counts: a network that is good enough at a level should stay
+as good there, and a gate that is raised for the gain in all alone gives away a little of it."""
 MOST_ROUNDS = 12
 """How often what counts for an image is doubled, so that its level loses less."""
 SMOOTHING = 0.15
@@ -53,9 +56,10 @@ def raise_gate(
     network's own margins. With a gate whose `others` is `mean`, the mean of both networks is in the
     untouched network's place. Probabilities would not do, as one network may be less sure of its
     answers than the other is where both are right as often. The thresholds of the kinds of
-    distortions then rise to where the images that are still corrected gain most in all, and those
-    of no level, nor the clean ones, lose more than half a point. No labels are needed. Take images
-    that the correction was not trained on, as similar as can be to those that it will see.
+    distortions then rise to where the images that are still corrected gain most in all, what a
+    level loses counted tenfold, and those of no level, nor the clean ones, lose more than half a
+    point. No labels are needed. Take images that the correction was not trained on, as similar as
+    can be to those that it will see.
 
     Args:
         adapted: The trained network, or a `GatedCopy`, with a gate.
@@ -123,11 +127,13 @@ def _sure(margins: Tensor) -> Tensor:
     return torch.sigmoid(margins.double() / unit.clamp_min(torch.finfo(torch.float32).tiny))
 
 
-def rises(found: GateAnswers) -> Tensor:
+def rises(found: GateAnswers, loss: float = LOSS) -> Tensor:
     """How much the thresholds rise for the images that are still corrected to gain most.
 
-    No cell loses more than `ACCEPTED_LOSS`, clean images by their standard error less: where one
-    does, its images count twice as much, and so on until none does, or `MOST_ROUNDS` times.
+    The images of a level that loses anything, or the clean ones, count `loss` times as much. No
+    level loses more than `ACCEPTED_LOSS`, and clean images lose less by their standard error: where
+    one does, its images count twice as much again, and so on until none does, or `MOST_ROUNDS`
+    times.
     """
     scores, gains = found.scores.flatten(0, 1), found.gains
     weights = torch.ones_like(gains[:, :1])
@@ -135,10 +141,12 @@ def rises(found: GateAnswers) -> Tensor:
     for _ in range(MOST_ROUNDS):
         kept = gains * (found.scores > by).any(2)
         least = kept.mean(1)
+        loses = (least < 0) & (weights[:, 0] < loss)
         least[0] -= kept[0].std(correction=0) / kept.shape[1] ** 0.5
-        harmed = least < -ACCEPTED_LOSS
-        if not harmed.any():
+        harmed = (least < -ACCEPTED_LOSS) & ~loses
+        if not (loses | harmed).any():
             break
+        weights[loses] = loss
         weights[harmed] *= 2
         by = _rises(scores, (weights / weights.max() * gains).flatten())
     return by
