@@ -201,6 +201,18 @@ def test_what_a_level_loses_counts_tenfold() -> None:
         assert float(rises(found, loss=1)) == 0
 
 
+def test_answers_that_are_no_numbers_are_the_worst() -> None:
+    """A correction that overflows for some images harms there, and may help elsewhere."""
+    logits = torch.tensor([[1.0, 3.0], [torch.nan, 1.0], [torch.inf, torch.inf]])
+    found = margins(logits, torch.tensor([1, 1, 0]))
+    assert found.tolist() == [2, -torch.inf, -torch.inf]
+    sure, lost = torch.full((100,), 9.0), torch.full((100,), -9.0)
+    scores = torch.stack([torch.full((100, 1), each) for each in (-1.0, 2.0, 3.0)])
+    after = torch.stack([sure, torch.full((100,), -torch.inf), sure])
+    answers = GateAnswers(scores, torch.stack([sure, sure, lost]), after)
+    assert 2 <= float(rises(answers)) < 3
+
+
 def test_images_that_are_the_same_stay_together() -> None:
     """A threshold keeps all of them back or none: the first half gains nothing on its own."""
     scores = torch.ones(4, 1)

@@ -123,7 +123,7 @@ class GateAnswers:
 
 def _sure(margins: Tensor) -> Tensor:
     """How surely the right answer is given, from 0 to 1."""
-    unit = SMOOTHING * margins.double().std(correction=0)
+    unit = SMOOTHING * margins[margins.isfinite()].double().std(correction=0)
     return torch.sigmoid(margins.double() / unit.clamp_min(torch.finfo(torch.float32).tiny))
 
 
@@ -164,13 +164,18 @@ def right_and_gain(found: GateAnswers, by: Tensor) -> tuple[int, float]:
 def margins(logits: Tensor, truth: Tensor) -> Tensor:
     """By how much the right answers' logits are above the largest of the others, (N,).
 
+    Where logits are not numbers, as of a correction that overflows on images that are unlike those
+    it was trained on, the right answer is as far behind as can be.
+
     Args:
         logits: N x classes.
         truth: The right answers, (N,).
     """
     own = truth[:, None]
     others = logits.scatter(1, own, -torch.inf).amax(1)
-    return logits.gather(1, own).flatten() - others
+    return (logits.gather(1, own).flatten() - others).nan_to_num(
+        -torch.inf, posinf=torch.inf, neginf=-torch.inf
+    )
 
 
 def gate_answers(
