@@ -211,6 +211,16 @@ def test_answers_that_are_no_numbers_are_the_worst() -> None:
     after = torch.stack([sure, torch.full((100,), -torch.inf), sure])
     answers = GateAnswers(scores, torch.stack([sure, sure, lost]), after)
     assert 2 <= float(rises(answers)) < 3
+    huge = after.clone()
+    huge[1, 1:] = 9
+    for one in (-torch.inf, -1e4, -1e30, 1e30):
+        huge[1, 0] = one
+        found = rises(GateAnswers(scores, torch.stack([sure, lost, lost]), huge))
+        assert float(found) == 0, "one answer of many says nothing of the others"
+    nothing = GateAnswers(
+        scores, torch.stack([sure, sure, lost]), torch.full_like(after, -torch.inf)
+    )
+    assert float(rises(nothing)) >= 3
 
 
 def test_images_that_are_the_same_stay_together() -> None:

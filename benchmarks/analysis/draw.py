@@ -59,13 +59,13 @@ def maps_table(found: dict[str, Any]) -> str:
     return table(headings, rows)
 
 
-def ideal_table(found: dict[str, Any], betas: dict[str, float]) -> str:
-    headings = ["beta", "distortion", "baseline", "learned", "ideal", "learned share of the gain"]
+def ideal_table(found: dict[str, Any]) -> str:
+    headings = ["system", "distortion", "baseline", "learned", "ideal", "learned share of the gain"]
     rows = []
-    for name, beta in betas.items():
-        for kind, curves in found["ideal"][name]["distortions"].items():
+    for name, one in found["ideal"].items():
+        for kind, curves in one["distortions"].items():
             shares = [percent(mean(curves[key])) for key in ("baseline", "learned", "ideal")]
-            rows.append([f"{beta:g}", f"`{kind}`", *shares, percent(curves["recovered"])])
+            rows.append([f"`{name}`", f"`{kind}`", *shares, percent(curves["recovered"])])
     return table(headings, rows)
 
 
@@ -107,20 +107,13 @@ def beta_table(found: dict[str, Any]) -> str:
     return table(headings, rows)
 
 
-def betas(found: dict[str, Any]) -> dict[str, float]:
-    """The corrected systems' betas, ascending; the run names `deepcorrect` that of one half."""
-    others = (name for name in found["ideal"] if name != "deepcorrect")
-    values = {name: int(name.removeprefix("beta_")) / 100 for name in others}
-    return dict(sorted({**values, "deepcorrect": 0.5}.items(), key=lambda item: item[1]))
-
-
 def main() -> None:
     if "--measure" in sys.argv[1:]:
         measure()
     found = files.read_json(RESULTS / ANALYSIS_FILE)
     makers = {
         "maps": maps_table,
-        "ideal": lambda found: ideal_table(found, betas(found)),
+        "ideal": ideal_table,
         "features": features_table,
         "learning": learning_table,
         "beta": beta_table,

@@ -81,13 +81,6 @@ class Subject:
         return dc.correct(self.model, chosen, unit=self.unit)
 
 
-def subject(given: argparse.Namespace) -> Subject:
-    """What the command line asks for."""
-    model = dc.load_model(given.model, "random")
-    names = chosen_sites(model, given.sites)
-    return Subject(given.model, model, names, given.sites, given.beta, "bottleneck")
-
-
 def systems_of(
     given: Subject, folder: Path, compiled: bool
 ) -> tuple[dict[str, Run], dict[str, Any]]:
@@ -205,7 +198,9 @@ def main() -> None:
     if given.model == "table":
         print(table(files.read_json(RESULTS)))
         return
-    chosen = subject(given)
+    model = dc.load_model(given.model, "random")
+    names = chosen_sites(model, given.sites)
+    chosen = Subject(given.model, model, names, given.sites, given.beta, "bottleneck")
     pixels = chosen.model.preprocessing.input_size
     record: dict[str, Any] = {
         "model": chosen.spec,

@@ -59,7 +59,7 @@ TRIALS: dict[str, dict[str, Any]] = {
 }
 """Weights are those of a share of each convolution's filters, or, by default, of those with the
 highest gains per weight until they have half of the network's parameters; units correct three
-quarters of the maps of the stem and of the blocks' sums, as the recipes of the evidence do."""
+quarters of the maps of the stem and of the blocks' sums."""
 
 
 def train(network: str, distortion: str, trial: str, seed: int) -> dict[str, Any]:
@@ -218,6 +218,8 @@ def table(network: str, kind: str) -> str:
 
 def ranked_against_random() -> str:
     """The same share of filters, ranked and at random: means, and the difference seed by seed."""
+    if not PARETO.exists():
+        return pages.not_run("benchmarks.deployment.pareto train")
     rows = []
     for network, kind in panels():
         found = results(network, kind)
@@ -225,7 +227,8 @@ def ranked_against_random() -> str:
             drawn = f"{trial}, random filters"
             if drawn not in found:
                 continue
-            pairs = paired(found[trial], found[drawn])
+            if not (pairs := paired(found[trial], found[drawn])):
+                continue
             above = [100 * (ranked - random) for ranked, random in pairs]
             means = [f"{100 * statistics.mean(each):.1f}" for each in zip(*pairs, strict=True)]
             difference = pages.with_interval(above, "+", 1)

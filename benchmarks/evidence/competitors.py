@@ -36,7 +36,7 @@ TRAINING: dict[str, Any] = {
     "augmentation": {"shift": 0.125, "flip": True},
     "objective": {"logits": 1, "activations": 1},
 }
-"""How fine-tuning is trained in the evidence, but for its budget."""
+"""How all are trained, but for the optimizer, the rate and what is their own."""
 
 
 def tried(
@@ -59,6 +59,7 @@ def tried(
 
 TRIED: dict[str, dict[str, Any]] = {
     **tried("finetune", (1e-3, 3e-3, 1e-2)),
+    **tried("finetune", (2e-3, 4e-3), "muon"),
     **tried("wise_ft", (1e-3, 3e-3, 1e-2)),
     **tried("wise_ft", (2e-3, 4e-3), "muon"),
     **tried("conv_adapter", (3e-3, 1e-2, 3e-2)),

@@ -7,8 +7,8 @@ A run that was stopped goes on where it was; a finished one is kept in `results/
 (results, recipe, history, environment, and the analyses of some) and not repeated. Where a recipe
 changed since, the systems that it changed are run again, beside the baseline, and the others are
 kept; `environment-SYSTEM.json` says what they were run with. Where the run is analysed, all are run
-again. With `--minutes`, no run is started after so many; what runs is finished. On two CPU cores
-with bfloat16 all of it was planned at under twelve hours; `--list` says what each one took.
+again. With `--minutes`, no run is started after so many; what runs is finished. `--list` says what
+each one took.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ from benchmarks.evidence.grid import HERE, PICTURES, RESULTS
 from benchmarks.pages import DOCS, fill, not_run, table, with_interval
 from deepcorrect.experiments import load_recipe
 from deepcorrect.experiments._analyse import ANALYSIS_FILE, FOLDER
-from deepcorrect.experiments._finished_run import systems_by_beta
 from deepcorrect.experiments._sections import TestTimeSection
 from deepcorrect.experiments.report import distortion_name, headline
 from deepcorrect.runtime import files
@@ -86,10 +85,9 @@ def difference(found: Sequence[System], name: str, other: str) -> str:
     return f"\n\n{label(name)} less {label(other)}, seed by seed: {', '.join(parts)}."
 
 
-def systems(experiment: str, seeds: int | None = None) -> list[System]:
-    """The systems of a recipe that was run, in the recipe's order; of its first seeds alone where
-    their number is given."""
-    found = sorted(RESULTS.glob(f"{experiment}/seed-*/results.json"))[:seeds]
+def systems(experiment: str) -> list[System]:
+    """The systems of a recipe that was run, in the recipe's order."""
+    found = sorted(RESULTS.glob(f"{experiment}/seed-*/results.json"))
     runs = [json.loads(path.read_text())["systems"] for path in found]
     names = list(runs[0]) if runs else []
     recipe = load_recipe(HERE / "recipes" / f"{experiment}.yaml").systems
@@ -154,7 +152,6 @@ def levels(experiment: str, *others: str) -> str:
         beside = ["", ""] if theirs is None else [f"{theirs:.3f}", f"{theirs * scale:.3f}"]
         rows.append([label(system.name), *shown, *(beside if published else [])])
     head = ["the paper's mean", "the paper's, scaled"] if published else []
-    seeds = len(found[0].records)
     accuracies = table(["", "clean", *steps, "mean", *head], rows)
     names = [each.name for each in found]
     corrected = [name for name in names if name.startswith("deepcorrect")]
@@ -164,7 +161,15 @@ def levels(experiment: str, *others: str) -> str:
         for other in names
         if other.startswith("finetuned")
     )
-    said = f"{seeds} seed{'s' if seeds > 1 else ''}.{above}"
+    counts: dict[int, list[str]] = {}
+    for each in found:
+        counts.setdefault(len(each.records), []).append(label(each.name))
+    said = "; ".join(
+        f"{count} seed{'s' if count > 1 else ''}"
+        + (f": {', '.join(of)}" if counts.keys() > {count} else "")
+        for count, of in counts.items()
+    )
+    said += f".{above}"
     return _with_missing(f"{accuracies}\n\n{costs(found)}\n\n{said}", absent)
 
 
@@ -334,26 +339,23 @@ def corruptions(experiment: str) -> str:
     return f"{table(['', *[label(each.name) for each in found]], rows)}\n\n{costs(found)}"
 
 
-def validation(*experiments: str) -> str:
+def validation(experiment: str) -> str:
     """The best epoch's mean top-1 on the validation images of each trained system, seed 0."""
-    rows, absent = [], []
-    for experiment in experiments:
-        path = RESULTS / experiment / "seed-0" / "history.json"
-        if not path.exists():
-            absent.append(experiment)
-            continue
-        found = {each.name: each.records[0] for each in systems(experiment, 1)}
-        for name, history in files.read_json(path).items():
-            rows.append(
-                [
-                    label(name),
-                    f"{max(epoch['score'] for epoch in history['epochs']):.4f}",
-                    *size(found[name], found["baseline"]),
-                    f"{found[name]['training_seconds'] / 60:.1f}",
-                ]
-            )
+    path = RESULTS / experiment / "seed-0" / "history.json"
+    if not path.exists():
+        return missing(experiment)
+    found = {each.name: each.records[0] for each in systems(experiment)}
+    rows = [
+        [
+            label(name),
+            f"{max(epoch['score'] for epoch in history['epochs']):.4f}",
+            *size(found[name], found["baseline"]),
+            f"{found[name]['training_seconds'] / 60:.1f}",
+        ]
+        for name, history in files.read_json(path).items()
+    ]
     head = ["", "validation mean top-1", "trained parameters", "multiply-adds", "minutes"]
-    return _with_missing(table(head, rows) if rows else "", absent)
+    return table(head, rows)
 
 
 def of_kept(name: str, command: str, shown: Callable[[dict[str, Any]], str]) -> str:
@@ -433,9 +435,7 @@ def inside(experiment: str) -> str:
     if not (folder / ANALYSIS_FILE).exists():
         return missing(experiment)
     found = files.read_json(folder / ANALYSIS_FILE)
-    recipe = load_recipe(HERE / "recipes" / f"{experiment}.yaml")
-    shares = {name: share for share, name in systems_by_beta(recipe).items()}
-    made = features_table(found), ideal_table(found, shares), maps_table(found)
+    made = features_table(found), ideal_table(found), maps_table(found)
     parts = []
     for name, numbers in zip(PICTURES, made, strict=True):
         picture = os.path.relpath(folder / FOLDER / f"{name}.png", DOCS)

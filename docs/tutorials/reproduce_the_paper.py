@@ -106,6 +106,5 @@ assert corrected.mean_top1 > baseline.mean_top1 + 0.1
 # ```
 #
 # `python -m benchmarks.evidence.grid` in a clone has the runs with the paper's
-# own network. After ten epochs it reaches 61.0 % under blur, where the paper
-# reports 60.2 %. [Results](../results.md) has every figure beside the published
-# one, and says where they differ.
+# own network, and [Results](../results.md) the figures beside the published
+# ones.

@@ -33,10 +33,12 @@ LEAST_GAIN = 1e-9
 ACCEPTED_LOSS = 0.005
 """The share of the answers that clean images, or those of a level, may lose by being corrected."""
 LOSS = 10.0
-"""How many times what a level loses counts: a network that is good enough at a level should stay
-as good there, and a gate that is raised for the gain in all alone gives away a little of it."""
+"""How many times the images of a level count that loses: where the network is good enough it should
+stay as good, and a gate that is raised for the gain in all alone gives away a little of that."""
 MOST_ROUNDS = 12
 """How often what counts for an image is doubled, so that its level loses less."""
+OVERFLOW = 100
+"""An answer whose margin is so many times the median of all margins is an overflow."""
 SMOOTHING = 0.15
 """Over how much of a margin an answer turns from wrong to right, in their standard deviations."""
 
@@ -56,9 +58,9 @@ def raise_gate(
     network's own margins. With a gate whose `others` is `mean`, the mean of both networks is in the
     untouched network's place. Probabilities would not do, as one network may be less sure of its
     answers than the other is where both are right as often. The thresholds of the kinds of
-    distortions then rise to where the images that are still corrected gain most in all, what a
-    level loses counted tenfold, and those of no level, nor the clean ones, lose more than half a
-    point. No labels are needed. Take images that the correction was not trained on, as similar as
+    distortions then rise to where the images that are still corrected gain most in all, those of a
+    level that loses counted tenfold, and those of no level, nor the clean ones, lose more than half
+    a point. No labels are needed. Take images that the correction was not trained on, as similar as
     can be to those that it will see.
 
     Args:
@@ -122,8 +124,14 @@ class GateAnswers:
 
 
 def _sure(margins: Tensor) -> Tensor:
-    """How surely the right answer is given, from 0 to 1."""
-    unit = SMOOTHING * margins[margins.isfinite()].double().std(correction=0)
+    """How surely the right answer is given, from 0 to 1.
+
+    Answers that overflow say nothing of how large the others are.
+    """
+    usual = margins[margins.isfinite()].double()
+    if not len(usual):
+        return torch.zeros_like(margins, dtype=torch.float64)
+    unit = SMOOTHING * usual[usual.abs() <= OVERFLOW * usual.abs().median()].std(correction=0)
     return torch.sigmoid(margins.double() / unit.clamp_min(torch.finfo(torch.float32).tiny))
 
 
