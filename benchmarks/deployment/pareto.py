@@ -41,6 +41,8 @@ from deepcorrect.runtime import files
 
 IMAGES, EPOCHS, JUDGED = 10_000, 2, 2_000
 UNIT_SITES = "stem+sums"
+LABEL = 0.6
+"""The width of a label in the picture, in multiples of the baseline's time."""
 INVERTED = {"kind": "inverted", "modulation": 8}
 
 TRIALS: dict[str, dict[str, Any]] = {
@@ -170,28 +172,32 @@ def draw() -> None:
 
 
 def draw_panel(axis: Axes, network: str, kind: str) -> None:
-    """One point for each kind of correction."""
+    """One point for each kind of correction, with a line to its label."""
+    points = []
     for trial, runs in results(network, kind).items():
         if "random" in trial:
             continue
-        time = runs[0]["latency"].get("onnx", 1.0)
+        time, top1 = runs[0]["latency"].get("onnx", 1.0), 100 * mean(runs, "mean")
         marker, colour = ("s", "#b4451f") if trial == COPY else ("o", "#1f5fb4")
-        axis.plot(time, 100 * mean(runs, "mean"), marker, color=colour)
-        axis.annotate(
-            f"{trial}\n{mean(runs, 'parameters'):.0%} of the parameters",
-            (time, 100 * mean(runs, "mean")),
-            (8, -6),
-            textcoords="offset points",
-            fontsize=9,
-        )
+        axis.plot(time, top1, marker, color=colour)
+        points.append((top1, time, f"{trial} ({mean(runs, 'parameters'):.0%})"))
     axis.set(
-        title=f"{network}, {kind}",
+        title=f"{network}, {kind} (in brackets: of the network's parameters)",
         xlabel="time of a corrected image, of the baseline's (ONNX Runtime)",
         ylabel="mean top-1 accuracy, %",
     )
     axis.set_xlim(0.9, 1.3 * axis.get_xlim()[1])
     axis.margins(y=0.15)
     axis.grid(alpha=0.3)
+    apart = 0.05 * (axis.get_ylim()[1] - axis.get_ylim()[0])
+    placed: list[tuple[float, float]] = []
+    for top1, time, text in sorted(points, reverse=True):
+        near = [at for at, other in placed if abs(other - time) < LABEL]
+        at = min([top1, *(each - apart for each in near)])
+        placed.append((at, time))
+        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "relpos": (0, 0.5)}
+        place = (time + 0.06, at)
+        axis.annotate(text, (time, top1), place, va="center", fontsize=9, arrowprops=line)
 
 
 def table(network: str, kind: str) -> str:
