@@ -190,12 +190,12 @@ def draw_panel(axis: Axes, network: str, kind: str) -> None:
     axis.margins(y=0.15)
     axis.grid(alpha=0.3)
     apart = 0.05 * (axis.get_ylim()[1] - axis.get_ylim()[0])
+    line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "relpos": (0, 0.5)}
     placed: list[tuple[float, float]] = []
     for top1, time, text in sorted(points, reverse=True):
         near = [at for at, other in placed if abs(other - time) < LABEL]
         at = min([top1, *(each - apart for each in near)])
         placed.append((at, time))
-        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "relpos": (0, 0.5)}
         place = (time + 0.06, at)
         axis.annotate(text, (time, top1), place, va="center", fontsize=9, arrowprops=line)
 
@@ -230,10 +230,7 @@ def ranked_against_random() -> str:
     for network, kind in panels():
         found = results(network, kind)
         for trial in found:
-            drawn = f"{trial}, random filters"
-            if drawn not in found:
-                continue
-            if not (pairs := paired(found[trial], found[drawn])):
+            if not (pairs := paired(found[trial], found.get(f"{trial}, random filters", []))):
                 continue
             above = [100 * (ranked - random) for ranked, random in pairs]
             means = [f"{100 * statistics.mean(each):.1f}" for each in zip(*pairs, strict=True)]

@@ -166,7 +166,7 @@ def levels(experiment: str, *others: str) -> str:
         counts.setdefault(len(each.records), []).append(label(each.name))
     said = "; ".join(
         f"{count} seed{'s' if count > 1 else ''}"
-        + (f": {', '.join(of)}" if counts.keys() > {count} else "")
+        + (f": {', '.join(of)}" if len(counts) > 1 else "")
         for count, of in counts.items()
     )
     said += f".{above}"

@@ -89,12 +89,11 @@ def subject(network: str | None, pictures: str | None, most: int) -> Subject:
     return Subject(lite, shown, kept, 0.02, 0.5)
 
 
-def answers(of: Subject, adapter: str, kinds: list[str], name: str) -> Answers:
+def answers(of: Subject, adapted: dc.AdaptedModel, kinds: list[str], name: str) -> Answers:
     """Answers to images that nothing was trained on, with a gate as it was fitted."""
     file = KEPT / f"{name.replace('/', '-')}.safetensors"
     if file.exists():
         return files.read_tensors(file)
-    adapted = dc.load_adapter(of.network, adapter)
     dc.fit_gate(adapted, of.shown, kinds, of.false_alarms, scale=of.scale)
     files.write_tensors(file, vars(gate_answers(adapted, of.kept, kinds, seed=1, read=both)[0]))
     return files.read_tensors(file)
@@ -169,10 +168,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=20)
     given = parser.parse_args()
     of = subject(given.network, given.pictures, given.most)
-    curves = dc.load_adapter(of.network, given.adapter).config.notes["distortions"]
+    adapted = dc.load_adapter(of.network, given.adapter)
+    curves = adapted.config.notes["distortions"]
     kinds = [f"{each['name']}:{','.join(map(str, each['levels']))}" for each in curves]
     name = called(given.adapter, given.network, given.pictures)
-    each = answers(of, given.adapter, kinds, name)
+    each = answers(of, adapted, kinds, name)
     pictures = each["scores"].shape[1]
     record: dict[str, Any] = {"pictures": pictures, "draws": given.draws}
     for count in [each for each in COUNTS if each < pictures]:
